@@ -1,0 +1,67 @@
+# What one does with this tree.  `make help` lists the targets.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RUNTIME := $(VENV)/.installed-runtime
+DEVELOPMENT := $(VENV)/.installed-development
+
+.DEFAULT_GOAL := help
+.PHONY: help run setup setup-dev test unit long system bench proto lint types lock wheel clean
+
+help:  ## list these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+
+run: setup  ## set up, then serve a volume on 127.0.0.1:3260 until Ctrl-C
+	@$(BIN)/cstor up
+
+setup: $(RUNTIME)  ## make .venv with the three commands cstor, cstor-target, cstor-replica
+
+setup-dev: $(DEVELOPMENT)  ## the same with the tools for tests, lint and types
+
+test: setup-dev lint types  ## everything but what takes long; needs some system packages
+	@tools/system-packages test
+	@$(BIN)/python -m pytest -m "not long"
+
+unit: setup-dev  ## the tests that need no system package
+	@$(BIN)/python -m pytest -m "not long and not system"
+
+long: setup-dev  ## all tests, also those that take long
+	@tools/system-packages test
+	@$(BIN)/python -m pytest
+
+system: setup-dev  ## only the tests that drive the finished product from outside
+	@tools/system-packages test
+	@$(BIN)/python -m pytest -m "system and not long" tests/system
+
+bench: setup-dev  ## side by side with tgt: writes tables to benchmarks/results
+	@tools/system-packages test
+	@$(BIN)/python benchmarks/side_by_side.py
+
+proto: setup-dev  ## generate the stubs of cstor_core/generated from proto/
+	@$(BIN)/python proto/generate.py
+
+lint: setup-dev  ## ruff: rules and format
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check --quiet .
+
+types: setup-dev  ## mypy --strict
+	@$(BIN)/mypy
+
+lock: setup-dev  ## choose versions anew: requirements.lock and requirements-dev.lock
+	@PATH="$(abspath $(BIN)):$$PATH" tools/lock
+
+wheel: setup-dev  ## build dist/*.whl
+	@$(BIN)/python -m build --wheel --no-isolation
+
+clean:  ## remove what was built and cached; .venv and ./cstor-data stay
+	@rm -rf dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+$(RUNTIME): requirements.lock pyproject.toml tools/make-venv
+	@tools/make-venv $(PYTHON) $(VENV) requirements.lock
+	@touch $@
+
+$(DEVELOPMENT): requirements-dev.lock pyproject.toml tools/make-venv
+	@tools/make-venv $(PYTHON) $(VENV) requirements-dev.lock
+	@touch $(RUNTIME) $@

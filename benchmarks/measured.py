@@ -1,0 +1,117 @@
+"""What was measured, and how it is summed up: medians, ratios, CPU for each request."""
+
+from __future__ import annotations
+
+import platform
+import statistics
+import subprocess
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from benchmarks.matrix import Cell
+
+REPOSITORY = Path(__file__).parents[1]
+MICROSECONDS = 1e6
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One run of one cell against one contender."""
+
+    duration_s: float
+    settle_s: float
+    """How long after the last answer the replicas held everything; a part of the duration."""
+    cpu_s: dict[str, float]
+    """CPU seconds of each role's processes, the initiator's among them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """All rounds of one cell against one contender."""
+
+    cell: Cell
+    contender: str
+    samples: tuple[Sample, ...]
+
+    @property
+    def rate(self) -> float:
+        """Requests a second, the median of the rounds."""
+        return statistics.median(self.cell.count / sample.duration_s for sample in self.samples)
+
+    @property
+    def bytes_per_s(self) -> float:
+        """Bytes a second, the median of the rounds."""
+        return self.rate * self.cell.request_bytes
+
+    def cpu_us(self) -> dict[str, float]:
+        """Microseconds of CPU for each request, by role, the median of the rounds."""
+        roles = self.samples[0].cpu_s
+        return {
+            role: statistics.median(sample.cpu_s[role] for sample in self.samples)
+            / self.cell.count
+            * MICROSECONDS
+            for role in roles
+        }
+
+    def document(self, baseline: Result) -> dict[str, Any]:
+        """The result for JSON, with the ratio to the contender that all are compared with."""
+        cell = self.cell
+        return {
+            "contender": self.contender,
+            "operation": "write" if cell.is_write else "read",
+            "request_bytes": cell.request_bytes,
+            "depth": cell.depth,
+            "order": "strided" if cell.is_strided else "sequential",
+            "count": cell.count,
+            "requests_per_s": round(self.rate, 1),
+            "bytes_per_s": round(self.bytes_per_s),
+            "ratio": round(self.rate / baseline.rate, 3),
+            "cpu_us_per_request": {role: round(used, 1) for role, used in self.cpu_us().items()},
+            "rounds": [
+                {
+                    "duration_s": sample.duration_s,
+                    "settle_s": round(sample.settle_s, 4),
+                    "cpu_s": {role: round(used, 3) for role, used in sample.cpu_s.items()},
+                }
+                for sample in self.samples
+            ],
+        }
+
+
+def circumstances() -> dict[str, str]:
+    """The machine, the day and the commit that a result belongs to."""
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": _commit(),
+        "processor": _processor(),
+        "processors": str(_processor_count()),
+        "memory": _memory(),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+    }
+
+
+def _commit() -> str:
+    """The commit, marked when files differ from it; `none` outside of a repository."""
+    command = ["git", "-C", str(REPOSITORY), "describe", "--always", "--dirty", "--abbrev=12"]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    return answer.stdout.strip() if answer.returncode == 0 else "none"
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+def _processor_count() -> int:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return sum(line.startswith("processor") for line in lines)
+
+
+def _memory() -> str:
+    first = Path("/proc/meminfo").read_text().splitlines()[0]
+    return f"{int(first.split()[1]) / 1024 / 1024:.0f} GiB"

@@ -1,0 +1,108 @@
+"""gRPC calls of a command: a question, a time limit, and errors as sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol, Self, TypeVar
+
+import grpc
+
+from cstor_core.errors import (
+    CorruptError,
+    CstorError,
+    FencedError,
+    InputError,
+    NoSpaceError,
+    UnavailableError,
+    UnknownVolumeError,
+)
+
+MESSAGE_BYTES_MAX = 16 * 1024 * 1024
+OPTIONS = (
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
+    ("grpc.keepalive_time_ms", 5000),
+    ("grpc.keepalive_timeout_ms", 5000),
+    ("grpc.enable_retries", 0),
+)
+
+ERRORS: dict[grpc.StatusCode, type[CstorError]] = {
+    grpc.StatusCode.INVALID_ARGUMENT: InputError,
+    grpc.StatusCode.NOT_FOUND: UnknownVolumeError,
+    grpc.StatusCode.FAILED_PRECONDITION: FencedError,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: NoSpaceError,
+    grpc.StatusCode.DATA_LOSS: CorruptError,
+    grpc.StatusCode.UNAVAILABLE: UnavailableError,
+    grpc.StatusCode.DEADLINE_EXCEEDED: UnavailableError,
+}
+
+
+class Message(Protocol):
+    """What the generated classes have in common."""
+
+    def SerializeToString(self) -> bytes:  # noqa: N802 (protobuf's name)
+        """The message as bytes."""
+
+    @classmethod
+    def FromString(cls, s: bytes) -> Self:  # noqa: N802 (protobuf's name)
+        """The message of these bytes."""
+
+
+Answer = TypeVar("Answer", bound=Message)
+
+
+class Connection:
+    """A connection to one daemon; it connects when it is first used."""
+
+    def __init__(self, address: str, service: str, daemon: str) -> None:
+        """`service` is the gRPC service, `daemon` what a person calls who answers there."""
+        self.address = address
+        self._service = service
+        self._daemon = daemon
+        self._channel = grpc.insecure_channel(address, options=OPTIONS)
+
+    def ask(self, method: str, question: Message, answer: type[Answer], timeout_s: float) -> Answer:
+        """One question, one answer.  Raises the CstorError that the daemon's status stands for."""
+        call = self._channel.unary_unary(
+            f"/{self._service}/{method}",
+            request_serializer=_serialize,
+            response_deserializer=answer.FromString,
+        )
+        try:
+            return call(question, timeout=timeout_s)
+        except grpc.RpcError as error:
+            raise self._error(error) from error
+
+    def listen(self, method: str, question: Message, answer: type[Answer]) -> Iterator[Answer]:
+        """One question, a stream of answers.  Raises as `ask` does, where the stream ends."""
+        call = self._channel.unary_stream(
+            f"/{self._service}/{method}",
+            request_serializer=_serialize,
+            response_deserializer=answer.FromString,
+        )
+        answers = call(question)
+        try:
+            yield from answers
+        except grpc.RpcError as error:
+            raise self._error(error) from error
+        finally:
+            answers.cancel()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._channel.close()
+
+    def _error(self, error: grpc.RpcError) -> CstorError:
+        # Every error of a call is also a grpc.Call; the stubs do not say so.
+        if not isinstance(error, grpc.Call):
+            return CstorError(f"{self._daemon} at {self.address}: {error}")
+        code = error.code()
+        if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+            said = f"does not answer ({error.details()})"
+        else:
+            said = f"says: {error.details()}"
+        return ERRORS.get(code, CstorError)(f"{self._daemon} at {self.address} {said}")
+
+
+def _serialize(message: Message) -> bytes:
+    return message.SerializeToString()

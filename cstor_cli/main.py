@@ -1,0 +1,289 @@
+"""The command line of `cstor`: what may be written, and what the exit code is.
+
+Nothing is decided here.
+"""
+
+from __future__ import annotations
+
+import enum
+import importlib.metadata
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cstor_cli.addresses import parse_address
+from cstor_cli.cluster_file import Home, locked
+from cstor_cli.control_client import control as connect
+from cstor_cli.down import bring_down, stop_all
+from cstor_cli.exit_codes import ExitCode, exit_code_of
+from cstor_cli.founding import LOGICAL_BLOCK_BYTES, Wanted, found
+from cstor_cli.printing import look_line, print_json, print_status, print_volumes, up_lines
+from cstor_cli.replica_client import GrpcReplicaClient
+from cstor_cli.status import look_at, status_document, volume_document
+from cstor_cli.up import Options, bring_up, new_salt, new_uuid, require_serving
+from cstor_cli.watching import InterruptedByUserError, interruptible, uninterrupted, watch
+from cstor_core.errors import CstorError, InputError
+from cstor_core.units import parse_size
+
+HELP = """A replicated block volume, served over iSCSI.
+
+Exit codes: 0 it worked; 1 it failed, or copies differ; 2 something that was given is wrong, and
+nothing was touched; 3 something that had to be read could not be read.
+"""
+
+app = typer.Typer(
+    help=HELP, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None
+)
+volume_app = typer.Typer(help="Found, show and compare volumes.", no_args_is_help=True)
+app.add_typer(volume_app, name="volume")
+
+
+class Output(enum.StrEnum):
+    """How a result is printed."""
+
+    TABLE = "table"
+    JSON = "json"
+
+
+DirectoryOption = Annotated[
+    Path, typer.Option("--dir", help="Where the volume's data, logs and state are.")
+]
+OutputOption = Annotated[Output, typer.Option("--output", "-o", help="For people, or for scripts.")]
+SizeOption = Annotated[
+    str | None, typer.Option("--size", help="Size of the volume: 1GiB, 512M, or bytes.")
+]
+BlockOption = Annotated[
+    int | None,
+    typer.Option("--logical-block-size", help="Bytes of a logical sector: 512 or 4096."),
+]
+ReplicasOption = Annotated[
+    list[str], typer.Option("--replica", help="HOST:PORT of a replica daemon; once for each.")
+]
+DEFAULT_DIRECTORY = Path("cstor-data")
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        typer.echo(importlib.metadata.version("cstor"))
+        raise typer.Exit
+
+
+@app.command()
+def up(
+    directory: DirectoryOption = DEFAULT_DIRECTORY,
+    size: SizeOption = None,
+    replicas: Annotated[
+        int | None, typer.Option(help="Number of copies; with 1 all is one process.")
+    ] = None,
+    portal: Annotated[
+        str | None, typer.Option(help="HOST:PORT for initiators; 127.0.0.1:3260 if it is free.")
+    ] = None,
+    volume: Annotated[
+        str | None, typer.Option(help="Name of the volume, the last part of its iSCSI name.")
+    ] = None,
+    logical_block_size: BlockOption = None,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Return once initiators can log in.")
+    ] = False,
+) -> None:
+    """Start a volume on this machine and stay until Ctrl-C, which stops it.
+
+    A new directory gets a new volume: 1GiB, three replicas, 512-byte logical sectors.  A directory
+    that holds one already is started as it is, and options that do not fit it are refused; what
+    runs already is left alone.
+    """
+
+    options = Options(
+        volume, parse_size(size) if size is not None else None, replicas, logical_block_size, portal
+    )
+    with interruptible():
+        result = bring_up(directory, options, _say)
+        for problem in result.problems:
+            _complain(problem)
+        if detach:
+            require_serving(result)
+        try:
+            for line in up_lines(result):
+                _say(line)
+            if detach:
+                return
+            if not result.serving:
+                _complain(f"initiators have to wait: {result.reason}")
+            _say(look_line(result.look))
+            code = watch(result.look.home, result.children, _say)
+        except InterruptedByUserError:
+            if detach:
+                raise
+            home = Home.at(directory)
+            with uninterrupted(), locked(home):
+                _say("stopping")
+                stop_all(home, _say)
+            code = ExitCode.OK
+    raise typer.Exit(code)
+
+
+@app.command()
+def status(
+    directory: DirectoryOption = DEFAULT_DIRECTORY, output: OutputOption = Output.TABLE
+) -> None:
+    """Say how the volume and each of its replicas are; works while they are down, too."""
+
+    document = status_document(look_at(Home.at(directory)), GrpcReplicaClient)
+    if output is Output.JSON:
+        print_json(document)
+    else:
+        print_status(document)
+
+
+@app.command()
+def down(directory: DirectoryOption = DEFAULT_DIRECTORY) -> None:
+    """Flush and stop everything of a volume on this machine, and wait until its ports are free."""
+
+    bring_down(directory, _say)
+
+
+@volume_app.command("create")
+def create(
+    name: Annotated[str, typer.Argument(help="Name of the volume: a-z, 0-9, '.' and '-'.")],
+    size: Annotated[str, typer.Option("--size", help="Size of the volume: 1GiB, 512M, or bytes.")],
+    replica: ReplicasOption,
+    logical_block_size: BlockOption = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Found a volume on replica daemons that run already, on this or on other hosts.
+
+    If it breaks off half-way, the same command completes it.
+    """
+
+    wanted = Wanted(name, parse_size(size), logical_block_size or LOGICAL_BLOCK_BYTES[0])
+    result = found(
+        wanted,
+        replica,
+        GrpcReplicaClient,
+        new_uuid,
+        new_salt,
+    )
+    if not result.completed:
+        raise InputError(f"a volume {name} exists already on these daemons")
+    members = result.configuration.members
+    if output is Output.JSON:
+        print_json(
+            {
+                "name": name,
+                "uuid": result.identity.volume_uuid,
+                "size_bytes": result.identity.size_bytes,
+                "members": [
+                    {"uuid": member.replica_uuid, "address": member.address} for member in members
+                ],
+            }
+        )
+        return
+    _say(f"{name} is founded, with the UUID {result.identity.volume_uuid}:")
+    for member in members:
+        _say(f"  replica {member.replica_uuid} at {member.address}")
+    _say("serve it with")
+    addresses = " ".join(f"--replica {member.address}" for member in members)
+    _say(f"  cstor-target STATE_DIR --volume {name} {addresses} --portal HOST:3260")
+
+
+@volume_app.command("compare")
+def compare(
+    directory: Annotated[
+        Path | None, typer.Option("--dir", help="A directory of cstor up; its volume is compared.")
+    ] = None,
+    replica: ReplicasOption = [],  # noqa: B006 (typer reads the default, nobody changes it)
+    volume: Annotated[
+        str | None, typer.Option(help="Name or UUID of the volume, with --replica.")
+    ] = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Read all data on all members and compare versions and checksums, block by block.
+
+    Exit code 0 only if every member was read and all are equal; 1 where blocks differ or do not
+    match their checksums; 3 where a member could not be read.
+    """
+
+    # numpy takes longer to import than any other command takes to run.
+    from cstor_cli.compare_printing import comparison_document, print_comparison
+    from cstor_cli.comparing import compare_volume
+
+    name, addresses = _what_to_compare(directory, replica, volume)
+    comparison = compare_volume(name, addresses, GrpcReplicaClient)
+    if output is Output.JSON:
+        print_json(comparison_document(comparison))
+    else:
+        print_comparison(comparison)
+    raise typer.Exit(comparison.exit_code)
+
+
+def _what_to_compare(
+    directory: Path | None, replicas: list[str], volume: str | None
+) -> tuple[str, list[str]]:
+    """The volume, and where its members are."""
+
+    if replicas:
+        if volume is None or directory is not None:
+            raise InputError("with --replica, name the volume with --volume, and no --dir")
+        return volume, [str(parse_address(address)) for address in replicas]
+    look = look_at(Home.at(directory or DEFAULT_DIRECTORY))
+    if volume is not None and volume not in (look.cluster.volume, look.cluster.volume_uuid):
+        raise InputError(f"{look.home.path} holds {look.cluster.volume}, not {volume}")
+    addresses = [look.replica_address(index) for index in range(len(look.cluster.replicas))]
+    return look.cluster.volume_uuid or look.cluster.volume, addresses
+
+
+ControlOption = Annotated[
+    str, typer.Option("--control", help="HOST:PORT of a target's control service.")
+]
+
+
+@volume_app.command("list")
+def list_volumes(
+    control: ControlOption = "127.0.0.1:7777", output: OutputOption = Output.TABLE
+) -> None:
+    """List the volumes that a target serves."""
+
+    with connect(control) as client:
+        documents: list[dict[str, Any]] = [volume_document(v) for v in client.list_volumes()]
+    if output is Output.JSON:
+        print_json(documents)
+    else:
+        print_volumes(documents)
+
+
+@volume_app.command("show")
+def show_volume(
+    volume: Annotated[str, typer.Argument(help="Name or UUID of the volume.")],
+    control: ControlOption = "127.0.0.1:7777",
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Show one volume of a target."""
+
+    with connect(control) as client:
+        document = volume_document(client.show_volume(volume))
+    if output is Output.JSON:
+        print_json(document)
+    else:
+        print_volumes([document])
+
+
+def main() -> None:
+    """Run the command line; exits the process."""
+    try:
+        app()
+    except CstorError as error:
+        _complain(str(error))
+        sys.exit(exit_code_of(error))
+
+
+def _say(line: str) -> None:
+    typer.echo(line)
+
+
+def _complain(line: str) -> None:
+    typer.echo(f"cstor: {line}", err=True)

@@ -1,0 +1,108 @@
+"""What people see: a few lines when a volume is up, tables otherwise, and JSON for scripts."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from cstor_cli.addresses import parse_address
+from cstor_cli.status import Look
+from cstor_cli.up import Up
+from cstor_core.units import format_size
+
+console = Console(soft_wrap=True, highlight=False)
+
+
+def print_json(document: object) -> None:
+    """A document on stdout, and nothing else."""
+    typer.echo(json.dumps(document, indent=2))
+
+
+def up_lines(up: Up) -> list[str]:
+    """What somebody needs who wants to use the volume."""
+    look = up.look
+    cluster = look.cluster
+    facts = look.ready("target") or {}
+    portal = parse_address(str(facts.get("portal", cluster.portal))).reachable()
+    url = f"iscsi://{portal}/{cluster.iqn}/0"
+    count = len(cluster.replicas)
+    copies = f"{count} replicas" if count > 1 else "1 replica"
+    metrics = [str(facts.get("metrics")), *(place.metrics for place in cluster.replicas)]
+    return [
+        f"{cluster.volume}: {format_size(cluster.size_bytes)}, {copies}, data in {look.home.path}",
+        f"  IQN       {cluster.iqn}",
+        f"  URL       {url}",
+        f"  Linux     iscsiadm -m discovery -t sendtargets -p {portal}",
+        f"            iscsiadm -m node -T {cluster.iqn} -p {portal} --login",
+        f"  QEMU      qemu-img info {url}",
+        f"            qemu-system-x86_64 -drive file={url},format=raw,if=virtio",
+        f"  replicas  {', '.join(look.replica_address(index) for index in range(count))} (gRPC)",
+        f"  metrics   {', '.join(f'http://{at}/metrics' for at in metrics)}",
+        f"  control   {facts.get('control')} (gRPC), http://{facts.get('http')}/readyz",
+        f"  logs      {look.home.path / 'logs'}",
+    ]
+
+
+def print_status(document: dict[str, Any]) -> None:
+    """The document of `cstor status` for a person."""
+    volume, target = document["volume"], document["target"]
+    console.print(
+        f"[bold]{volume['name']}[/] {document['status']}, {format_size(volume['size_bytes'])}, "
+        f"{volume['iqn']}"
+    )
+    if document["reason"]:
+        console.print(f"  {document['reason']}", markup=False)
+    if target["pid"]:
+        console.print(
+            f"  target pid {target['pid']}, iSCSI {target['portal']}, control {target['control']}, "
+            f"HTTP {target['http']}, metrics {target['metrics']}",
+            markup=False,
+        )
+    else:
+        console.print("  the target does not run")
+    table = Table("replica", "status", "address", "pid", "applied", "durable", "rebuilt", "reason")
+    for replica in document["replicas"]:
+        table.add_row(
+            str(replica["index"]),
+            replica["status"],
+            replica["address"],
+            str(replica["pid"] or "-"),
+            str(replica["applied_seq"]),
+            str(replica["durable_seq"]),
+            _rebuilt(replica["rebuild"]),
+            replica["reason"],
+        )
+    console.print(table)
+    for session in document["sessions"]:
+        console.print(f"  session of {session['initiator']} from {session['address']}")
+
+
+def print_volumes(documents: list[dict[str, Any]]) -> None:
+    """The volumes of a target for a person."""
+    table = Table("volume", "status", "size", "members", "IQN", "portal")
+    for volume in documents:
+        table.add_row(
+            volume["name"],
+            volume["status"],
+            format_size(volume["size_bytes"]),
+            ", ".join(f"{member['address']} {member['status']}" for member in volume["members"]),
+            volume["iqn"],
+            volume["portal"],
+        )
+    console.print(table)
+
+
+def _rebuilt(rebuild: dict[str, int] | None) -> str:
+    if rebuild is None:
+        return "-"
+    total = rebuild["blocks_total"]
+    return f"{rebuild['blocks_done']}/{total}" if total else "begins"
+
+
+def look_line(look: Look) -> str:
+    """One line on what runs: for a foreground that begins to wait."""
+    return f"running: {', '.join(sorted(look.running))}; Ctrl-C stops it all"

@@ -1,0 +1,225 @@
+"""Starting the daemons of a directory, and waiting until each says which ports it has.
+
+The ports of the replicas are chosen here, because members know each other by address.  Between
+choosing and binding another program may take one: a daemon that ends because of that is started
+again with the next.  A port that the user named never moves.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from cstor_cli.addresses import Address, is_free, next_free, parse_address
+from cstor_cli.cluster_file import ClusterFile, Home, ready_facts, replica_name
+from cstor_cli.exit_codes import ExitCode
+from cstor_cli.processes import POLL_S, REPLICA, TARGET, last_line, program, start
+from cstor_core.errors import CstorError
+
+LOCAL_HOST = "127.0.0.1"
+REPLICA_PORT = 7778
+REPLICA_METRICS_PORT = 9501
+PORT_ATTEMPTS_MAX = 5
+
+Say = Callable[[str], None]
+
+
+@dataclass(slots=True)
+class Starting:
+    """A daemon that was started by this command."""
+
+    name: str
+    process: subprocess.Popen[bytes]
+    addresses: tuple[Address, ...]
+    """The ports that were chosen for it."""
+    output_offset: int
+    """Where its own words begin in its output."""
+    ready: dict[str, Any] | None = None
+    failure: str = ""
+    wrong_input: bool = False
+    """It ended because of what it found, not because of what happened to it."""
+
+
+@dataclass(slots=True)
+class Started:
+    """What came of starting some daemons."""
+
+    cluster: ClusterFile
+    running: list[Starting] = field(default_factory=list)
+    failed: list[Starting] = field(default_factory=list)
+
+
+def start_replicas(
+    home: Home, cluster: ClusterFile, indexes: Sequence[int], deadline: float, say: Say
+) -> Started:
+    """Start the replica daemons with these indexes, each on its own ports, and wait for them.
+
+    The result's `cluster` has the addresses that they really have.
+    """
+    result = Started(cluster)
+    waiting = list(indexes)
+    for attempt in range(PORT_ATTEMPTS_MAX):
+        result.cluster = _with_free_ports(result.cluster, waiting, say)
+        begun = [_start_replica(home, result.cluster, index) for index in waiting]
+        _wait_until_ready(home, begun, deadline)
+        lost = [daemon for daemon in begun if _lost_its_port(daemon)]
+        if attempt == PORT_ATTEMPTS_MAX - 1:
+            lost = []
+        result.running += [daemon for daemon in begun if not daemon.failure]
+        result.failed += [daemon for daemon in begun if daemon.failure and daemon not in lost]
+        waiting = [index for index in waiting if replica_name(index) in {d.name for d in lost}]
+        if not waiting:
+            break
+    return result
+
+
+def start_target(home: Home, cluster: ClusterFile, deadline: float, say: Say) -> Started:
+    """Start the target and wait until it listens; with one replica, its pool is in the process.
+
+    The result's `cluster` has the portal that it really has.
+    """
+    result = Started(cluster)
+    for attempt in range(PORT_ATTEMPTS_MAX):
+        result.cluster = _with_free_portal(result.cluster, say)
+        if len(cluster.replicas) == 1:
+            result.cluster = _with_free_ports(result.cluster, [0], say)
+        begun = _start_target(home, result.cluster)
+        _wait_until_ready(home, [begun], deadline)
+        if not begun.failure:
+            result.running.append(begun)
+            return result
+        if not _lost_its_port(begun) or attempt == PORT_ATTEMPTS_MAX - 1:
+            result.failed.append(begun)
+            return result
+    return result
+
+
+def describe_end(name: str, exit_code: int | None, home: Home, output_offset: int = 0) -> str:
+    """One sentence on a daemon that has ended: how, its last words, and where the rest is."""
+    if exit_code is None:
+        how = "has ended"
+    elif exit_code < 0:
+        how = f"was killed by signal {-exit_code}"
+    else:
+        how = f"has ended with exit code {exit_code}"
+    output, log = home.output(name), home.log(name)
+    spoke = output.exists() and output.stat().st_size > output_offset
+    words = last_line([output, log] if spoke else [log])
+    return f"{name} {how}: {words or 'it said nothing'} (log: {log})"
+
+
+def _start_replica(home: Home, cluster: ClusterFile, index: int) -> Starting:
+    name = replica_name(index)
+    place = cluster.replicas[index]
+    command = [
+        program(REPLICA),
+        str(home.pool(index)),
+        *("--listen", place.address),
+        *("--metrics", place.metrics),
+    ]
+    return _start(home, name, command, (parse_address(place.address), parse_address(place.metrics)))
+
+
+def _start_target(home: Home, cluster: ClusterFile) -> Starting:
+    command = [program(TARGET), str(home.target), "--volume", cluster.volume]
+    chosen: tuple[Address, ...] = ()
+    if not cluster.portal_is_set:
+        chosen = (parse_address(cluster.portal),)
+    if len(cluster.replicas) == 1:
+        place = cluster.replicas[0]
+        command += ["--pool", str(home.pool(0))]
+        command += ["--replica-grpc", place.address, "--replica-metrics", place.metrics]
+        chosen += (parse_address(place.address), parse_address(place.metrics))
+    else:
+        for place in cluster.replicas:
+            command += ["--replica", place.address]
+    command += ["--portal", cluster.portal]
+    return _start(home, "target", command, chosen)
+
+
+def _start(home: Home, name: str, command: Sequence[str], chosen: tuple[Address, ...]) -> Starting:
+    output = home.output(name)
+    offset = output.stat().st_size if output.exists() else 0
+    files = ("--ready-file", str(home.ready_file(name)), "--log-file", str(home.log(name)))
+    home.ready_file(name).unlink(missing_ok=True)
+    process = start([*command, *files], output)
+    return Starting(name, process, chosen, min(offset, output.stat().st_size))
+
+
+def _wait_until_ready(home: Home, daemons: Sequence[Starting], deadline: float) -> None:
+    """Wait until each has its ready file or has ended, or the time is over."""
+    waiting = list(daemons)
+    while waiting:
+        for daemon in list(waiting):
+            # Asked before the file is looked for: a daemon that is ready may end at once.
+            code = daemon.process.poll()
+            daemon.ready = ready_facts(home, daemon.name, daemon.process.pid)
+            if code is not None:
+                daemon.failure = describe_end(daemon.name, code, home, daemon.output_offset)
+                daemon.wrong_input = code == ExitCode.INPUT
+            if daemon.failure or daemon.ready is not None:
+                waiting.remove(daemon)
+        if waiting and time.monotonic() > deadline:
+            for daemon in waiting:
+                daemon.failure = (
+                    f"{daemon.name} (pid {daemon.process.pid}) does not get ready: "
+                    f"{last_line([home.log(daemon.name)])} (log: {home.log(daemon.name)})"
+                )
+            return
+        if waiting:
+            time.sleep(POLL_S)
+
+
+def _lost_its_port(daemon: Starting) -> bool:
+    """Whether it ended because somebody took a port between our look and its own."""
+    return daemon.wrong_input and not all(is_free(address) for address in daemon.addresses)
+
+
+def _with_free_portal(cluster: ClusterFile, say: Say) -> ClusterFile:
+    """The same with a portal that is free; CstorError where the user named one that is not."""
+    preferred = parse_address(cluster.portal)
+    if cluster.portal_is_set:
+        return cluster
+    portal = next_free(preferred)
+    _say_moved(say, "iSCSI", preferred, portal)
+    return replace(cluster, portal=str(portal))
+
+
+def _with_free_ports(cluster: ClusterFile, indexes: Collection[int], say: Say) -> ClusterFile:
+    """The same with free ports for these replicas, the ones that they had if possible."""
+    places = list(cluster.replicas)
+    taken = {
+        parse_address(text).port
+        for index, place in enumerate(places)
+        if index not in indexes
+        for text in (place.address, place.metrics)
+    }
+    for index in indexes:
+        name = replica_name(index)
+        chosen = []
+        for what, text in (("gRPC", places[index].address), ("metrics", places[index].metrics)):
+            preferred = parse_address(text)
+            address = next_free(preferred, taken)
+            _say_moved(say, f"{what} of {name}", preferred, address)
+            taken.add(address.port)
+            chosen.append(str(address))
+        places[index] = replace(places[index], address=chosen[0], metrics=chosen[1])
+    return replace(cluster, replicas=tuple(places))
+
+
+def _say_moved(say: Say, what: str, preferred: Address, chosen: Address) -> None:
+    if chosen != preferred:
+        say(f"port {preferred.port} is taken: {what} is on port {chosen.port}")
+
+
+def make_directories(home: Home) -> None:
+    """Make the directories of a home.  Raises CstorError where that cannot be done."""
+    try:
+        for path in (home.path, home.log("x").parent, home.ready_file("x").parent):
+            os.makedirs(path, exist_ok=True)
+    except OSError as error:
+        raise CstorError(f"{error.filename} cannot be made: {error.strerror}") from error

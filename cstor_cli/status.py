@@ -1,0 +1,240 @@
+"""`cstor status`: one word for the volume, one for each replica, and where everything answers.
+
+The target knows best.  Where it does not answer, the replicas are asked directly; where nothing
+answers, `cstor.json` still says what there is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from cstor_cli.cluster_file import ClusterFile, Home, ReplicaPlace, load, ready_facts, replica_name
+from cstor_cli.control_client import control
+from cstor_cli.processes import Daemon, scan
+from cstor_cli.replica_client import Dial
+from cstor_core.errors import CstorError
+from cstor_core.generated.cstor.v1 import control_pb2, replica_pb2, volume_pb2
+
+OFFLINE = "offline"
+Document = dict[str, Any]
+
+REPLICA_WORDS = {
+    replica_pb2.REPLICA_STATE_UNFOUNDED: OFFLINE,
+    replica_pb2.REPLICA_STATE_COMPLETE: "in-sync",
+    replica_pb2.REPLICA_STATE_REBUILDING: "rebuilding",
+    replica_pb2.REPLICA_STATE_FAILED: "failed",
+}
+"""What a replica's own state is called while no target says how it stands to the others."""
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What runs in a directory at one moment."""
+
+    home: Home
+    cluster: ClusterFile
+    running: Mapping[str, Daemon]
+
+    def ready(self, name: str) -> Document | None:
+        """What the running daemon's ready file says; None where it is not ready."""
+        daemon = self.running.get(name)
+        return ready_facts(self.home, name, daemon.pid) if daemon else None
+
+    def host_of(self, index: int) -> Daemon | None:
+        """The process that serves a replica: its own, or the target where all is one process."""
+        if len(self.cluster.replicas) == 1:
+            return self.running.get("target") or self.running.get(replica_name(index))
+        return self.running.get(replica_name(index))
+
+    def replica_address(self, index: int) -> str:
+        """Where the replica's gRPC answers, as its daemon last said."""
+        if len(self.cluster.replicas) == 1 and (facts := self.ready("target")):
+            return str(facts.get("replica_grpc") or self.cluster.replicas[index].address)
+        return self.cluster.replicas[index].address
+
+
+def look_at(home: Home) -> Look:
+    """Look at a directory.  Raises InputError where it holds no volume."""
+    return Look(home, load(home), scan(home))
+
+
+def ask_target(look: Look) -> tuple[control_pb2.VolumeReport | None, str]:
+    """The target's report, or None and the reason why there is none."""
+    if "target" not in look.running:
+        return None, "the target does not run: start it with cstor up"
+    facts = look.ready("target")
+    if facts is None:
+        return None, "the target is starting"
+    try:
+        with control(str(facts["control"])) as client:
+            return client.show_volume(look.cluster.volume), ""
+    except CstorError as error:
+        return None, str(error)
+
+
+def status_document(look: Look, dial: Dial) -> Document:
+    """The document that `cstor status --output json` prints."""
+    report, reason = ask_target(look)
+    if report is None:
+        members = [_ask_replica(look, index, dial) for index in range(len(look.cluster.replicas))]
+        word = OFFLINE
+    else:
+        members = _members(look, report)
+        word = volume_word(report.status)
+        reason = report.reason
+    target = look.running.get("target")
+    facts = look.ready("target") or {}
+    return {
+        "status": word,
+        "reason": reason,
+        "directory": str(look.home.path),
+        "volume": _volume(look.cluster, report),
+        "replicas": members,
+        "target": {
+            "pid": target.pid if target else None,
+            "portal": facts.get("portal", look.cluster.portal),
+            "control": facts.get("control"),
+            "http": facts.get("http"),
+            "metrics": facts.get("metrics"),
+        },
+        "sessions": [
+            {"initiator": session.initiator_name, "address": session.address, "tsih": session.tsih}
+            for session in (report.sessions if report else ())
+        ],
+    }
+
+
+def volume_document(report: control_pb2.VolumeReport) -> Document:
+    """A volume as `cstor volume list` and `show` print it."""
+    return {
+        "name": report.identity.name,
+        "uuid": report.identity.volume_uuid,
+        "status": volume_word(report.status),
+        "reason": report.reason,
+        "iqn": report.iqn,
+        "portal": report.portal,
+        "size_bytes": report.size_bytes,
+        "epoch": report.epoch,
+        "members": [
+            {"address": member.member.address} | _seen_by_target(member)
+            for member in report.members
+        ],
+    }
+
+
+def volume_word(status: control_pb2.VolumeStatus.ValueType) -> str:
+    """`healthy` for VOLUME_STATUS_HEALTHY, and so on."""
+    return _word(control_pb2.VolumeStatus.Name(status), "VOLUME_STATUS_")
+
+
+def member_word(status: control_pb2.MemberStatus.ValueType) -> str:
+    """`in-sync` for MEMBER_STATUS_IN_SYNC, and so on."""
+    return _word(control_pb2.MemberStatus.Name(status), "MEMBER_STATUS_")
+
+
+def _word(name: str, prefix: str) -> str:
+    word = name.removeprefix(prefix).lower().replace("_", "-")
+    return OFFLINE if word == "unspecified" else word
+
+
+def _volume(cluster: ClusterFile, report: control_pb2.VolumeReport | None) -> Document:
+    volume: Document = {
+        "name": cluster.volume,
+        "uuid": cluster.volume_uuid,
+        "iqn": cluster.iqn,
+        "size_bytes": cluster.size_bytes,
+        "logical_block_bytes": cluster.logical_block_bytes,
+    }
+    if report is not None:
+        volume |= {
+            "size_bytes": report.size_bytes or cluster.size_bytes,
+            "epoch": report.epoch,
+            "last_seq": report.last_seq,
+            "completed_seq": report.completed_seq,
+        }
+    return volume
+
+
+def _members(look: Look, report: control_pb2.VolumeReport) -> list[Document]:
+    """The replicas of the directory as the target sees them, then members that are elsewhere."""
+    left = list(report.members)
+    documents = []
+    for index, place in enumerate(look.cluster.replicas):
+        document = _replica(look, index, place)
+        member = next((m for m in left if _is_at(m.member, place)), None)
+        if member is None:
+            document["reason"] = "the volume does not count it among its members"
+        else:
+            left.remove(member)
+            document |= _seen_by_target(member) | {"uuid": member.member.replica_uuid or place.uuid}
+        documents.append(document)
+    for index, member in enumerate(left, len(documents)):
+        elsewhere = ReplicaPlace(member.member.replica_uuid, member.member.address, "")
+        documents.append(_replica(look, index, elsewhere) | _seen_by_target(member))
+    return documents
+
+
+def _is_at(member: volume_pb2.Member, place: ReplicaPlace) -> bool:
+    """Whether a member is the replica of that place: by UUID, or by address until one is known."""
+    if member.replica_uuid and place.uuid:
+        return member.replica_uuid == place.uuid
+    return member.address == place.address
+
+
+def _seen_by_target(member: control_pb2.MemberReport) -> Document:
+    rebuild = None
+    if member.status == control_pb2.MEMBER_STATUS_REBUILDING:
+        rebuild = {
+            "blocks_total": member.rebuild_blocks_total,
+            "blocks_done": member.rebuild_blocks_done,
+        }
+    return {
+        "uuid": member.member.replica_uuid,
+        "status": member_word(member.status),
+        "applied_seq": member.applied_seq,
+        "durable_seq": member.durable_seq,
+        "rebuild": rebuild,
+        "reason": member.reason,
+    }
+
+
+def _replica(look: Look, index: int, place: ReplicaPlace) -> Document:
+    ours = index < len(look.cluster.replicas)
+    host = look.host_of(index) if ours else None
+    return {
+        "index": index,
+        "uuid": place.uuid,
+        "address": look.replica_address(index) if ours else place.address,
+        "status": OFFLINE,
+        "applied_seq": 0,
+        "durable_seq": 0,
+        "rebuild": None,
+        "pid": host.pid if host else None,
+        "pool": str(look.home.pool(index)) if ours else None,
+        "metrics": place.metrics or None,
+        "reason": "",
+    }
+
+
+def _ask_replica(look: Look, index: int, dial: Dial) -> Document:
+    """A replica as it sees itself."""
+    document = _replica(look, index, look.cluster.replicas[index])
+    if document["pid"] is None:
+        return document | {"reason": "its daemon does not run"}
+    client = dial(str(document["address"]))
+    try:
+        report = client.inquire(look.cluster.volume_uuid or look.cluster.volume)
+    except CstorError as error:
+        return document | {"reason": str(error)}
+    finally:
+        client.close()
+    reigns = report.history.reigns
+    return document | {
+        "uuid": report.replica_uuid,
+        "status": REPLICA_WORDS.get(report.state, OFFLINE),
+        "applied_seq": reigns[-1].last_seq if reigns else 0,
+        "durable_seq": report.durable_seq,
+        "reason": report.reason,
+    }

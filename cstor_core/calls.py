@@ -1,0 +1,55 @@
+"""Calls over gRPC with our own errors on both ends.
+
+A daemon answers an error of `cstor_core.errors` with the error's status and sentence; the caller
+gets an error of the same meaning back.  FAILED_PRECONDITION becomes RefusedError: whether another
+target reigns is only ever concluded from the answer to a promise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from typing import TypeVar
+
+import grpc
+import grpc.aio
+
+from cstor_core.errors import (
+    CorruptError,
+    CstorError,
+    InputError,
+    NoSpaceError,
+    RefusedError,
+    UnavailableError,
+    UnknownVolumeError,
+)
+
+T = TypeVar("T")
+
+_ERRORS: dict[grpc.StatusCode, type[CstorError]] = {
+    grpc.StatusCode.UNAVAILABLE: UnavailableError,
+    grpc.StatusCode.DEADLINE_EXCEEDED: UnavailableError,
+    grpc.StatusCode.CANCELLED: UnavailableError,
+    grpc.StatusCode.ABORTED: UnavailableError,
+    grpc.StatusCode.OUT_OF_RANGE: UnavailableError,
+    grpc.StatusCode.FAILED_PRECONDITION: RefusedError,
+    grpc.StatusCode.INVALID_ARGUMENT: InputError,
+    grpc.StatusCode.NOT_FOUND: UnknownVolumeError,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: NoSpaceError,
+    grpc.StatusCode.DATA_LOSS: CorruptError,
+}
+
+
+def error_of(error: grpc.aio.AioRpcError, address: str) -> CstorError:
+    """Our error for a gRPC error that came from the daemon at `address`."""
+    kind = _ERRORS.get(error.code(), CstorError)
+    if error.code() == grpc.StatusCode.UNAVAILABLE and "onnect" in (error.details() or ""):
+        return kind(f"no daemon answers at {address}: {error.details()}")
+    return kind(error.details() or f"the daemon at {address} answered {error.code().name}")
+
+
+async def called(call: Awaitable[T], address: str) -> T:
+    """The answer of a gRPC call; raises CstorError where it failed."""
+    try:
+        return await call
+    except grpc.aio.AioRpcError as error:
+        raise error_of(error, address) from error

@@ -1,0 +1,56 @@
+"""The seam for the network between daemons, and its gRPC form.
+
+A channel for data and one for promises go to the same address and must be two connections, so
+that data in flight cannot delay a promise; gRPC would share one between channels with equal
+arguments unless it is told not to.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import grpc.aio
+
+KEEPALIVE_TIME_MS = 2000
+KEEPALIVE_TIMEOUT_MS = 2500
+MESSAGE_BYTES_MAX = 16 * 1024 * 1024
+
+
+class Dialler(Protocol):
+    """Makes connections to daemons by address."""
+
+    def channel(self, address: str) -> grpc.aio.Channel:
+        """A channel of its own (never shared) to HOST:PORT; connects when it is first used."""
+
+
+class GrpcDialler:
+    """Plain gRPC channels over TCP."""
+
+    def channel(self, address: str) -> grpc.aio.Channel:
+        return grpc.aio.insecure_channel(
+            address,
+            options=(
+                ("grpc.use_local_subchannel_pool", 1),
+                ("grpc.keepalive_time_ms", KEEPALIVE_TIME_MS),
+                ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
+                ("grpc.keepalive_permit_without_calls", 1),
+                ("grpc.http2.max_pings_without_data", 0),
+                ("grpc.min_reconnect_backoff_ms", 200),
+                ("grpc.initial_reconnect_backoff_ms", 200),
+                ("grpc.max_reconnect_backoff_ms", 1000),
+                ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
+                ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
+                ("grpc.enable_retries", 0),
+            ),
+        )
+
+
+SERVER_OPTIONS = (
+    ("grpc.so_reuseport", 0),
+    ("grpc.keepalive_time_ms", KEEPALIVE_TIME_MS),
+    ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
+    ("grpc.http2.min_ping_interval_without_data_ms", 1000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
+    ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
+)

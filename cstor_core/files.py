@@ -1,0 +1,238 @@
+"""The seam for files: every file call of a store goes through a `Filesystem`.
+
+Calls that only touch the page cache are plain calls; calls that may wait for a disk are
+coroutines, and run on a thread that does nothing but the system call.  There is no mmap: a page
+fault would block the loop, and an I/O error would be a signal.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import errno
+import fcntl
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+Buffer = bytes | bytearray | memoryview
+T = TypeVar("T")
+
+_FALLOC_FL_KEEP_SIZE = 0x01
+_FALLOC_FL_PUNCH_HOLE = 0x02
+_IOV_MAX = 1024
+
+_libc = ctypes.CDLL(None, use_errno=True)  # Python has no call of its own for punching holes
+_libc.fallocate64.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
+
+
+class File(Protocol):
+    """An open file.  Every call may raise OSError; offsets and lengths are bytes."""
+
+    def size(self) -> int:
+        """The length of the file."""
+
+    def pwritev(self, pieces: Sequence[Buffer], offset: int) -> None:
+        """Write all pieces one after another from `offset` on, into the page cache."""
+
+    def pread(self, length: int, offset: int) -> bytes:
+        """Read, and wait for the disk if need be: for opening and for offline tools."""
+
+    def pread_cached(self, length: int, offset: int) -> Buffer | None:
+        """Read what the page cache holds; None if the disk would be asked (RWF_NOWAIT)."""
+
+    async def pread_off_loop(self, length: int, offset: int) -> bytes:
+        """Read on a thread."""
+
+    async def pwritev_off_loop(self, pieces: Sequence[Buffer], offset: int) -> None:
+        """Write on a thread: for large writes in the background."""
+
+    async def datasync(self) -> None:
+        """`fdatasync` on a thread.  After it has failed once the file must be given up."""
+
+    def datasync_blocking(self) -> None:
+        """`fdatasync`, and wait: for a store that can take nothing more before it is done."""
+
+    def allocate(self, offset: int, length: int) -> None:
+        """Reserve space (`posix_fallocate`); the file grows to hold it."""
+
+    def punch(self, offset: int, length: int) -> None:
+        """Give space back; it reads as zeros from then on."""
+
+    def truncate(self, length: int) -> None:
+        """Set the length."""
+
+    def close(self) -> None:
+        """Close; the file is not used again."""
+
+
+class Filesystem(Protocol):
+    """Names and files below it; paths are absolute."""
+
+    def open(self, path: Path, *, create: bool = False, read_only: bool = False) -> File:
+        """Open for reading and writing; `create` makes a new file and fails if there is one."""
+
+    def exists(self, path: Path) -> bool:
+        """Whether there is a file or directory of that name."""
+
+    def list(self, path: Path) -> list[str]:
+        """The names in a directory, sorted."""
+
+    def make_directory(self, path: Path) -> None:
+        """Make a directory and its parents; nothing happens where it exists."""
+
+    def rename(self, source: Path, destination: Path) -> None:
+        """Rename over whatever is there, in one step."""
+
+    def remove(self, path: Path) -> None:
+        """Unlink a file."""
+
+    async def sync_directory(self, path: Path) -> None:
+        """Make the names in a directory durable."""
+
+    def sync_directory_blocking(self, path: Path) -> None:
+        """The same, and wait."""
+
+    def lock(self, path: Path) -> File:
+        """Take an exclusive lock on a file, made if absent, for as long as it is open.
+
+        Raises BlockingIOError if another process holds it.
+        """
+
+    def space(self, path: Path) -> tuple[int, int]:
+        """(total, available) bytes of the file system that holds `path`."""
+
+
+class OsFile:
+    """A file of the operating system."""
+
+    __slots__ = ("_fd", "_nowait", "_threads")
+
+    def __init__(self, fd: int, threads: ThreadPoolExecutor) -> None:
+        self._fd = fd
+        self._threads = threads
+        self._nowait = True
+
+    def size(self) -> int:
+        return os.fstat(self._fd).st_size
+
+    def pwritev(self, pieces: Sequence[Buffer], offset: int) -> None:
+        for start in range(0, len(pieces), _IOV_MAX):
+            group = pieces[start : start + _IOV_MAX]
+            wanted = sum(map(len, group)) if len(group) > 1 else len(group[0])
+            done = os.pwritev(self._fd, group, offset)
+            if done != wanted:
+                _write_rest(self._fd, group, offset, done)
+            offset += wanted
+
+    def pread(self, length: int, offset: int) -> bytes:
+        return os.pread(self._fd, length, offset)
+
+    def pread_cached(self, length: int, offset: int) -> Buffer | None:
+        if not self._nowait:
+            return os.pread(self._fd, length, offset)
+        buffer = bytearray(length)
+        try:
+            done = os.preadv(self._fd, [buffer], offset, os.RWF_NOWAIT)
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            if error.errno != errno.EOPNOTSUPP:
+                raise
+            self._nowait = False  # tmpfs: nothing there can miss
+            return os.pread(self._fd, length, offset)
+        return buffer if done == length else None
+
+    async def pread_off_loop(self, length: int, offset: int) -> bytes:
+        return await self._off_loop(lambda: os.pread(self._fd, length, offset))
+
+    async def pwritev_off_loop(self, pieces: Sequence[Buffer], offset: int) -> None:
+        await self._off_loop(lambda: self.pwritev(pieces, offset))
+
+    async def datasync(self) -> None:
+        await self._off_loop(lambda: os.fdatasync(self._fd))
+
+    def datasync_blocking(self) -> None:
+        os.fdatasync(self._fd)
+
+    def allocate(self, offset: int, length: int) -> None:
+        os.posix_fallocate(self._fd, offset, length)
+
+    def punch(self, offset: int, length: int) -> None:
+        mode = _FALLOC_FL_PUNCH_HOLE | _FALLOC_FL_KEEP_SIZE
+        if _libc.fallocate64(self._fd, mode, offset, length) != 0:
+            code = ctypes.get_errno()
+            raise OSError(code, os.strerror(code))
+
+    def truncate(self, length: int) -> None:
+        os.ftruncate(self._fd, length)
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+    async def _off_loop(self, call: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, call)
+
+
+class OsFilesystem:
+    """The operating system's files.  One pool of threads serves all of them."""
+
+    def __init__(self, threads: int = 4) -> None:
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="disk")
+
+    def open(self, path: Path, *, create: bool = False, read_only: bool = False) -> OsFile:
+        flags = os.O_CLOEXEC | (os.O_RDONLY if read_only else os.O_RDWR)
+        if create:
+            flags |= os.O_CREAT | os.O_EXCL
+        return OsFile(os.open(path, flags, 0o600), self._threads)
+
+    def exists(self, path: Path) -> bool:
+        return path.exists()
+
+    def list(self, path: Path) -> list[str]:
+        return sorted(os.listdir(path))
+
+    def make_directory(self, path: Path) -> None:
+        path.mkdir(parents=True, exist_ok=True)
+
+    def rename(self, source: Path, destination: Path) -> None:
+        source.rename(destination)
+
+    def remove(self, path: Path) -> None:
+        path.unlink()
+
+    async def sync_directory(self, path: Path) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._threads, _sync_directory, path)
+
+    def sync_directory_blocking(self, path: Path) -> None:
+        _sync_directory(path)
+
+    def lock(self, path: Path) -> OsFile:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(fd)
+            raise
+        return OsFile(fd, self._threads)
+
+    def space(self, path: Path) -> tuple[int, int]:
+        found = os.statvfs(path)
+        return found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize
+
+
+def _write_rest(fd: int, pieces: Sequence[Buffer], offset: int, done: int) -> None:
+    """Finish a short write; the system call says why it was short (ENOSPC, EIO)."""
+    rest = memoryview(b"".join(pieces))
+    while done < len(rest):
+        done += os.pwrite(fd, rest[done:], offset + done)
+
+
+def _sync_directory(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

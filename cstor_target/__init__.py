@@ -1,0 +1,1 @@
+"""The target daemon: iSCSI in, one replicated order of writes out."""

@@ -1,0 +1,261 @@
+"""The target daemon: its parts put together, from the first port to the last flush.
+
+It listens before the volume is open, so that probes can ask and logins can wait.  In order: ports,
+which may be refused before anything is touched; its directory; the replica in its own process, if
+there is one; the engine; and then everything is answered.  It ends on a signal (initiators log out,
+what is in flight ends, a quorum flushes), when another target takes the volume over, or when its
+engine fails, which is a defect.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import uuid
+from contextlib import AsyncExitStack
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import structlog
+from prometheus_client import CollectorRegistry, ProcessCollector
+
+from cstor_core.clock import SystemClock
+from cstor_core.dialling import GrpcDialler
+from cstor_core.errors import InputError
+from cstor_core.files import OsFilesystem
+from cstor_core.generated.cstor.v1 import control_pb2, control_pb2_grpc
+from cstor_core.serving import (
+    Health,
+    bind_port,
+    grpc_server,
+    install_signal_handlers,
+    listen_grpc,
+    port_of,
+    serve_pages,
+    start_metrics,
+    write_ready_file,
+)
+from cstor_core.settings import Address, join_address
+from cstor_target.control import SERVICE_NAME, ControlServicer
+from cstor_target.local_links import local_links
+from cstor_target.metrics import TargetCollector
+from cstor_target.replica_links import grpc_links
+from cstor_target.reporting import pages, why_not_ready
+from cstor_target.served_volume import Directory, ServedVolume
+from cstor_target.settings import (
+    CONTROL_PORT,
+    HTTP_PORT,
+    ISCSI_PORT,
+    METRICS_PORT,
+    TargetSettings,
+)
+from cstor_target.transport import IscsiServer
+from cstor_target.volume.engine import Engine
+from cstor_target.volume.links import LinkFactory
+from replica.daemon import ReplicaPorts, open_host
+
+EXIT_STOPPED = 0
+EXIT_FAILED = 1
+EXIT_DEPOSED = 3
+
+DRAIN_S = 10.0
+HEALTH_PERIOD_S = 1.0
+CALLS_END_S = 0.5
+LOCK_NAME = "lock"
+WARNINGS = frozenset(("waiting", "member_lost", "quorum_lost", "deposed"))
+"""Events of the engine that somebody will want to know of; the others are its ordinary life."""
+
+log = structlog.get_logger()
+
+
+class Listeners:
+    """The ports of the target itself, held from the start; nothing is answered yet."""
+
+    def __init__(self, settings: TargetSettings, volumes: list[ServedVolume]) -> None:
+        """Raises InputError where a port that was set is taken, or a host is not of this machine;
+        then none of them is held."""
+        self._held: list[socket.socket] = []
+        try:
+            self.iscsi, self.portal = self._bind(settings.portal, ISCSI_PORT)
+            self.http, self.http_address = self._bind(settings.http, HTTP_PORT)
+            self.metrics, self.metrics_address = self._bind(settings.metrics, METRICS_PORT)
+            self.control = grpc_server()
+            control_pb2_grpc.add_ControlServiceServicer_to_server(
+                ControlServicer(volumes), self.control
+            )
+            self.health = Health(self.control, (SERVICE_NAME,))
+            port = listen_grpc(self.control, settings.control, CONTROL_PORT)
+            self.control_address = join_address(settings.control.host, port)
+        except InputError:
+            self.close()
+            raise
+
+    def _bind(self, address: Address, default_port: int) -> tuple[socket.socket, str]:
+        listener = bind_port(address, default_port)
+        self._held.append(listener)
+        return listener, join_address(address.host, port_of(listener))
+
+    def close(self) -> None:
+        """Let the ports go that were not handed to a server."""
+        for listener in self._held:
+            listener.close()
+
+
+class TargetDaemon:
+    """One target process; `run` is its life."""
+
+    def __init__(self, settings: TargetSettings) -> None:
+        self._settings = settings
+        self._clock = SystemClock()
+        self._version = product_version()
+        self._volumes: list[ServedVolume] = []
+        self._iscsi = IscsiServer(Directory(self._volumes), self._clock)
+        self._facts: dict[str, object] = {"pid": os.getpid()}
+
+    async def run(self) -> int:
+        """Serve until there is a reason to end; returns the exit code.
+
+        Raises InputError where a port, a directory or a pool cannot be used.
+        """
+        stop = asyncio.Event()
+        install_signal_handlers(stop.set)
+        if self._settings.ready_file is not None:
+            self._settings.ready_file.unlink(missing_ok=True)
+        async with AsyncExitStack() as stack:
+            listeners = Listeners(self._settings, self._volumes)
+            stack.callback(listeners.close)
+            self._take_directory(stack)
+            links = await self._links(stack)
+            engine = self._engine(links, listeners.portal)
+            stack.push_async_callback(engine.close)
+            await self._answer(stack, listeners)
+            engine.start()
+            return await self._until_the_end(engine, stop)
+
+    def _take_directory(self, stack: AsyncExitStack) -> None:
+        """Make the state directory and lock it: two targets in one would share a ready file."""
+        directory = self._settings.state_dir.absolute()
+        filesystem = OsFilesystem()
+        try:
+            filesystem.make_directory(directory)
+            lock = filesystem.lock(directory / LOCK_NAME)
+        except BlockingIOError as error:
+            raise InputError(
+                f"another target runs in {directory}: stop it, or name another directory"
+            ) from error
+        except OSError as error:
+            raise InputError(
+                f"the directory {directory} cannot be used: {error.strerror}"
+            ) from error
+        stack.callback(lock.close)
+
+    async def _links(self, stack: AsyncExitStack) -> LinkFactory:
+        """How replicas are reached; with a pool, its host is opened and answers, too."""
+        settings = self._settings
+        others = grpc_links(GrpcDialler())
+        if settings.pool is None:
+            return others
+        host = await open_host(settings.pool.absolute())
+        stack.push_async_callback(host.close)
+        ports = ReplicaPorts(host, settings.replica_grpc, settings.replica_metrics)
+        await ports.start()
+        stack.push_async_callback(ports.stop)
+        self._facts |= {"replica_grpc": ports.grpc, "replica_metrics": ports.metrics}
+        return local_links(ports.grpc, host, others)
+
+    def _engine(self, links: LinkFactory, portal: str) -> Engine:
+        """The engine of the volume, and the volume as initiators and operators see it."""
+        settings = self._settings
+        own = self._facts.get("replica_grpc")
+        addresses = [*([str(own)] if own is not None else []), *settings.replica]
+        instance = str(uuid.uuid4())
+        volume_log = log.bind(volume=settings.volume)
+        volume_log.info("target_starting", instance=instance, replicas=addresses)
+
+        def event(name: str, facts: dict[str, object]) -> None:
+            (volume_log.warning if name in WARNINGS else volume_log.info)(name, **facts)
+
+        engine = Engine(
+            settings.volume, addresses, links, self._clock, settings.engine, instance, event
+        )
+        volume = ServedVolume(
+            settings.volume, engine, lambda: self._sessions(volume), portal, self._version
+        )
+        self._volumes.append(volume)
+        engine.when_serving(self._iscsi.retry_held_logins)
+        return engine
+
+    def _sessions(self, volume: ServedVolume) -> list[control_pb2.SessionReport]:
+        return [
+            control_pb2.SessionReport(initiator_name=session.initiator_name, tsih=session.tsih)
+            for session in self._iscsi.sessions.of_target(volume.name)
+        ]
+
+    async def _answer(self, stack: AsyncExitStack, listeners: Listeners) -> None:
+        """Begin to answer on every port, and say so."""
+        http = await serve_pages(listeners.http, pages(self._volumes, self._version))
+        stack.callback(http.close)
+        registry = CollectorRegistry(auto_describe=False)
+        registry.register(TargetCollector(self._volumes, self._iscsi.counters))
+        ProcessCollector(registry=registry)
+        metrics = await start_metrics(listeners.metrics, registry)
+        stack.callback(metrics.close)
+        await listeners.control.start()
+        stack.push_async_callback(listeners.control.stop, CALLS_END_S)
+        health = asyncio.ensure_future(self._tell_health(listeners.health))
+        stack.callback(health.cancel)
+        host, port = listeners.iscsi.getsockname()[:2]
+        listeners.iscsi.close()
+        try:
+            await self._iscsi.serve(host, port)
+        except OSError as error:
+            raise InputError(
+                f"cannot listen on {listeners.portal}: {error.strerror}; name another portal"
+            ) from error
+        self._facts |= {
+            "portal": listeners.portal,
+            "control": listeners.control_address,
+            "http": listeners.http_address,
+            "metrics": listeners.metrics_address,
+        }
+        if (ready_file := self._settings.ready_file) is not None:
+            write_ready_file(ready_file, self._facts)
+            stack.callback(ready_file.unlink, missing_ok=True)
+        log.info("target_listening", **_without_pid(self._facts))
+
+    async def _tell_health(self, health: Health) -> None:
+        """Keep the gRPC health service at what `/readyz` says."""
+        while True:
+            await health.set(not any(why_not_ready(volume) for volume in self._volumes))
+            await self._clock.sleep(HEALTH_PERIOD_S)
+
+    async def _until_the_end(self, engine: Engine, stop: asyncio.Event) -> int:
+        """Wait for a reason to end, and let initiators go in the way that it asks for."""
+        stopped = asyncio.ensure_future(stop.wait())
+        reasons: tuple[asyncio.Future[Any], ...] = (stopped, engine.deposed, engine.failed)
+        await asyncio.wait(reasons, return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        if engine.deposed.done():
+            log.error("target_deposed", reason=engine.deposed.result())
+            await self._iscsi.drain(0)
+            return EXIT_DEPOSED
+        if engine.failed.done():
+            log.error("engine_failed", exc_info=engine.failed.result())
+            await self._iscsi.drain(0)
+            return EXIT_FAILED
+        log.info("target_stopping")
+        await self._iscsi.drain(DRAIN_S)
+        return EXIT_STOPPED
+
+
+def product_version() -> str:
+    """The version that is installed."""
+    try:
+        return version("cstor")
+    except PackageNotFoundError:
+        return "0"
+
+
+def _without_pid(facts: dict[str, object]) -> dict[str, object]:
+    return {name: value for name, value in facts.items() if name != "pid"}

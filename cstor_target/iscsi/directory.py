@@ -1,0 +1,39 @@
+"""The seam between login and the volumes of this process: which target nodes there are.
+
+Names are iSCSI names in their normal form, lower case (RFC 7143, 4.2.7.2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+
+class Target(Protocol):
+    """What login and discovery must know of a target node."""
+
+    @property
+    def name(self) -> str:
+        """The iSCSI name."""
+
+    @property
+    def portal_group_tag(self) -> int:
+        """The tag of the one portal group (RFC 7143, 13.9)."""
+
+    @property
+    def portals(self) -> Sequence[str]:
+        """HOST:PORT of each portal; empty: the address that the initiator connected to."""
+
+    @property
+    def ready(self) -> bool:
+        """False while its volume is opening: a login is held, not refused."""
+
+
+class TargetDirectory(Protocol):
+    """Target nodes by name."""
+
+    def find(self, name: str) -> Target | None:
+        """The target node of that name, or None."""
+
+    def targets(self) -> Iterable[Target]:
+        """All of them, in the order in which SendTargets names them."""

@@ -1,0 +1,172 @@
+"""Framing: from a byte stream to PDUs (RFC 7143, 11.1 and 13.1).
+
+The receiver owns the buffer that the transport reads into, and gives data segments out as slices
+of it.  A chunk of which a slice was given out is never written again: it is replaced, and lives as
+long as its slices.  A PDU that does not fit into the rest of its chunk moves to a new chunk which
+is large enough, so a PDU always lies in one piece.  Digests are checked here; nobody else sees a
+PDU whose digest is wrong.
+"""
+
+from __future__ import annotations
+
+from cstor_core.checksums import crc32c
+from cstor_target.iscsi.codec import REQUEST, Header
+from cstor_target.iscsi.constants import BHS_BYTES, DIGEST_BYTES, LOGIN_DATA_SEGMENT_BYTES
+from cstor_target.iscsi.errors import ConnectionBroken
+
+_READ_BYTES_MIN = 16 * 1024
+"""With less room than this a read from the socket is not worth its system call."""
+
+_NO_HEADER: Header = (0, 0, 0, 0, 0, 0, 0, 0, 0, b"")
+
+
+class Receiver:
+    """The receive buffer of one connection and the PDU that was found last.
+
+    `header`, `ahs` and `data` describe that PDU; `data` stays valid for as long as it is kept.
+    """
+
+    __slots__ = (
+        "_at",
+        "_chunk",
+        "_chunk_bytes",
+        "_data_bytes_max",
+        "_data_digest",
+        "_end",
+        "_header_digest",
+        "_lent",
+        "_plain_bytes_max",
+        "_start",
+        "_view",
+        "ahs",
+        "data",
+        "data_is_corrupt",
+        "header",
+    )
+
+    def __init__(self, chunk_bytes: int) -> None:
+        self._chunk_bytes = chunk_bytes
+        self._chunk = bytearray(chunk_bytes)
+        self._view = memoryview(self._chunk)
+        self._at = self._start = self._end = 0
+        self._lent = False
+        self.header = _NO_HEADER
+        self.ahs = b""
+        self.data: memoryview | bytes = b""
+        self.data_is_corrupt = False
+        self.configure(LOGIN_DATA_SEGMENT_BYTES, header_digest=False, data_digest=False)
+
+    def configure(self, data_bytes_max: int, *, header_digest: bool, data_digest: bool) -> None:
+        """What the login negotiated, from the next PDU on."""
+        self._data_bytes_max = data_bytes_max
+        self._header_digest = DIGEST_BYTES if header_digest else 0
+        self._data_digest = DIGEST_BYTES if data_digest else 0
+        self._plain_bytes_max = -1 if header_digest or data_digest else data_bytes_max
+
+    def get_buffer(self) -> memoryview:
+        """Room for the next bytes of the stream; never empty."""
+        return self._view[self._end :]
+
+    def received(self, size: int) -> None:
+        """The transport has written `size` bytes into what `get_buffer` returned."""
+        self._end += size
+
+    @property
+    def is_empty(self) -> bool:
+        """All that was received has been taken."""
+        return self._start == self._end
+
+    def next_pdu(self) -> bool:
+        """Take the next whole PDU; False while there is none.
+
+        Raises ConnectionBroken when the header's digest or a length cannot be right.
+        """
+        start = self._start
+        available = self._end - start
+        if available < BHS_BYTES:
+            self._make_room(BHS_BYTES)
+            return False
+        header: Header = REQUEST.unpack_from(self._chunk, start)
+        length = header[3]
+        if length > self._plain_bytes_max:
+            return self._next_general_pdu(header)
+        total = BHS_BYTES + (length + 3 & ~3)
+        if available < total:
+            self._make_room(total)
+            return False
+        self._at = start
+        self._start = start + total
+        self.header = header
+        self.ahs = b""
+        if length:
+            start += BHS_BYTES
+            self.data = self._view[start : start + length]
+            self._lent = True
+        else:
+            self.data = b""
+        return True
+
+    def header_bytes(self) -> bytes:
+        """The Basic Header Segment of the last PDU, for a Reject or the rare codecs."""
+        return bytes(self._view[self._at : self._at + BHS_BYTES])
+
+    def _next_general_pdu(self, header: Header) -> bool:
+        """The same for a PDU with additional header segments or digests (11.2.1 to 11.2.4)."""
+        start = self._start
+        available = self._end - start
+        ahs_end = BHS_BYTES + (header[3] >> 24) * 4
+        data_at = ahs_end + self._header_digest
+        if available < data_at:
+            self._make_room(data_at)
+            return False
+        if self._header_digest:
+            self._check_header(start + ahs_end)
+        length = header[3] & 0xFFFFFF
+        if length > self._data_bytes_max:
+            raise ConnectionBroken(
+                f"a data segment of {length} bytes, more than the declared"
+                f" MaxRecvDataSegmentLength of {self._data_bytes_max}"
+            )
+        data_end = data_at + (length + 3 & ~3)
+        total = data_end + self._data_digest if length else data_at
+        if available < total:
+            self._make_room(total)
+            return False
+        self.ahs = bytes(self._view[start + BHS_BYTES : start + ahs_end])
+        self.data = self._view[start + data_at : start + data_at + length] if length else b""
+        self.data_is_corrupt = bool(
+            length
+            and self._data_digest
+            and not self._digest_matches(start + data_at, start + data_end)
+        )
+        self._lent = self._lent or length > 0
+        self._at = start
+        self._start = start + total
+        self.header = header
+        return True
+
+    def _check_header(self, end: int) -> None:
+        if not self._digest_matches(self._start, end):
+            raise ConnectionBroken("the header digest of a PDU is wrong")
+
+    def _digest_matches(self, start: int, end: int) -> bool:
+        digest = int.from_bytes(self._view[end : end + DIGEST_BYTES], "little")
+        return crc32c(self._view[start:end]) == digest
+
+    def _make_room(self, needed: int) -> None:
+        """See to it that `needed` bytes from the first one not taken on fit into the chunk."""
+        start, end = self._start, self._end
+        if start == end:
+            if not self._lent:
+                self._start = self._end = 0
+                return
+            if len(self._chunk) - end >= _READ_BYTES_MIN:
+                return
+        elif len(self._chunk) - start >= needed:
+            return
+        chunk = bytearray(max(self._chunk_bytes, needed))
+        chunk[: end - start] = self._view[start:end]
+        self._chunk = chunk
+        self._view = memoryview(chunk)
+        self._start, self._end = 0, end - start
+        self._lent = False

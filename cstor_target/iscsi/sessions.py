@@ -1,0 +1,203 @@
+"""Sessions of this process and how they replace each other (RFC 7143, 4.4.3, 6.3.1, 6.3.4, 6.3.5).
+
+A session is known by InitiatorName, ISID and target node.  MaxConnections is 1 and the error
+recovery level 0, so a session has exactly one connection and ends with it.  A login with TSIH 0
+for a session that exists ends the old one first (session reinstatement); a login that names the
+session's TSIH and CID takes the place of the old connection (connection reinstatement).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+from cstor_target.iscsi.constants import SERIAL_MASK, LoginStatus
+from cstor_target.iscsi.counters import Counters
+from cstor_target.iscsi.directory import Target
+from cstor_target.iscsi.errors import LoginRefused
+from cstor_target.iscsi.limits import Limits
+
+_TSIH_MAX = 0xFFFF
+
+
+class SessionConnection(Protocol):
+    """What a session asks of its connection."""
+
+    def drop(self) -> None:
+        """Close at once; the tasks lose their answers."""
+
+    def close(self) -> None:
+        """Close when what was queued is sent."""
+
+    def abort_tasks(self, lun: int | None) -> None:
+        """Drop the answers of all tasks of a LUN (its eight bytes as a number), or of all."""
+
+
+class CommandWindow:
+    """CmdSN ordering and flow control of one session (RFC 7143, 4.2.2.1).
+
+    MaxCmdSN is ExpCmdSN plus what is free of the window less one, so it never goes back: a
+    command takes its place by moving ExpCmdSN, and gives it free when it is done.
+    """
+
+    __slots__ = ("exp_cmd_sn", "outstanding", "parked", "size")
+
+    def __init__(self, cmd_sn: int, size: int) -> None:
+        self.exp_cmd_sn = cmd_sn
+        self.size = size
+        self.outstanding = 0
+        self.parked: dict[int, Callable[[], None]] = {}
+
+    @property
+    def max_cmd_sn(self) -> int:
+        """The highest CmdSN that may be sent."""
+        return self.exp_cmd_sn + self.size - self.outstanding - 1 & SERIAL_MASK
+
+    def distance(self, cmd_sn: int) -> int:
+        """How far a CmdSN is ahead of ExpCmdSN, in serial arithmetic; -1 outside of the window."""
+        ahead = cmd_sn - self.exp_cmd_sn & SERIAL_MASK
+        return ahead if ahead < self.size - self.outstanding else -1
+
+    def advance(self) -> None:
+        """ExpCmdSN has been received."""
+        self.exp_cmd_sn = self.exp_cmd_sn + 1 & SERIAL_MASK
+
+    def next_parked(self) -> Callable[[], None] | None:
+        """What arrived early and is now next in order, taken out; it must advance itself."""
+        return self.parked.pop(self.exp_cmd_sn, None) if self.parked else None
+
+
+class Session:
+    """One I_T nexus, or a discovery session (`target` is None).
+
+    `nexus` names the initiator port as SCSI does: InitiatorName, `,i,0x`, ISID (RFC 7143, 4.4.3).
+    """
+
+    __slots__ = (
+        "cid",
+        "connection",
+        "initiator_alias",
+        "initiator_name",
+        "isid",
+        "leading_values",
+        "nexus",
+        "on_end",
+        "target",
+        "tsih",
+        "window",
+    )
+
+    def __init__(
+        self,
+        initiator_name: str,
+        isid: bytes,
+        target: Target | None,
+        tsih: int,
+        window: CommandWindow,
+    ) -> None:
+        self.initiator_name = initiator_name
+        self.initiator_alias = ""
+        self.isid = isid
+        self.nexus = f"{initiator_name},i,0x{isid.hex()}"
+        self.target = target
+        self.tsih = tsih
+        self.window = window
+        self.cid = 0
+        self.leading_values: dict[str, str] = {}
+        self.connection: SessionConnection | None = None
+        self.on_end: Callable[[], None] | None = None
+
+    @property
+    def key(self) -> tuple[str, bytes, str]:
+        """What must be unique among the sessions of a process."""
+        return self.initiator_name, self.isid, self.target.name if self.target else ""
+
+
+class SessionTable:
+    """All sessions, shared by the connections of a process."""
+
+    def __init__(self, limits: Limits, counters: Counters) -> None:
+        self._limits = limits
+        self._counters = counters
+        self._sessions: dict[tuple[str, bytes, str], Session] = {}
+        self._used_tsihs: set[int] = set()
+        self._last_tsih = 0
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    def __iter__(self) -> Iterator[Session]:
+        return iter(list(self._sessions.values()))
+
+    def of_target(self, name: str) -> list[Session]:
+        """The sessions of one target node."""
+        return [s for s in self._sessions.values() if s.target and s.target.name == name]
+
+    def create(
+        self, initiator_name: str, isid: bytes, target: Target | None, cmd_sn: int
+    ) -> Session:
+        """A new session; one of the same name, ISID and target ends first.
+
+        Raises LoginRefused (Out of resources) when there are too many.
+        """
+        window = CommandWindow(cmd_sn, self._limits.command_window)
+        session = Session(initiator_name, isid, target, 0, window)
+        old = self._sessions.get(session.key)
+        if old is not None:
+            self._counters.sessions_reinstated += 1
+            self.end(old)
+        if len(self._sessions) >= self._limits.sessions_max:
+            raise LoginRefused(
+                LoginStatus.OUT_OF_RESOURCES,
+                f"{len(self._sessions)} sessions are open, which is the limit",
+            )
+        session.tsih = self._free_tsih()
+        self._sessions[session.key] = session
+        return session
+
+    def rejoin(
+        self, initiator_name: str, isid: bytes, target: Target | None, tsih: int, cid: int
+    ) -> Session:
+        """The session that a login with a TSIH names, its old connection dropped.
+
+        Raises LoginRefused: no such session, or a CID that would be a second connection.
+        """
+        name = target.name if target else ""
+        session = self._sessions.get((initiator_name, isid, name))
+        if session is None or session.tsih != tsih:
+            raise LoginRefused(
+                LoginStatus.SESSION_DOES_NOT_EXIST, f"no session with TSIH {tsih} exists"
+            )
+        if session.cid != cid:
+            raise LoginRefused(
+                LoginStatus.TOO_MANY_CONNECTIONS, "a session has only one connection"
+            )
+        old, session.connection = session.connection, None
+        if old is not None:
+            old.drop()
+        session.window.parked.clear()
+        return session
+
+    def end(self, session: Session) -> None:
+        """Forget a session and drop its connection; `on_end` is called once."""
+        if self._sessions.get(session.key) is not session:
+            return
+        del self._sessions[session.key]
+        self._used_tsihs.discard(session.tsih)
+        connection, session.connection = session.connection, None
+        if connection is not None:
+            connection.drop()
+        on_end, session.on_end = session.on_end, None
+        if on_end is not None:
+            on_end()
+
+    def _free_tsih(self) -> int:
+        """The next number after the last one, so that one is not used again soon."""
+        tsih = self._last_tsih
+        while True:
+            tsih = tsih % _TSIH_MAX + 1
+            if tsih not in self._used_tsihs:
+                break
+        self._used_tsihs.add(tsih)
+        self._last_tsih = tsih
+        return tsih

@@ -1,0 +1,66 @@
+"""A SCSI task as the connection sees it: from its command PDU to its status (RFC 7143, 4.2.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from cstor_target.volume.backing import Buffer
+
+if TYPE_CHECKING:
+    from cstor_target.iscsi.transfers import Transfer
+
+
+class Task:
+    """One SCSI command.  It is itself the event "command received" when its data is complete.
+
+    `data_out` holds what the initiator sent, as slices of the receive buffer.  `residual` is set by
+    whoever knows how much data-out the CDB asked for: bytes expected less bytes asked for.
+    """
+
+    __slots__ = (
+        "aborted",
+        "cdb",
+        "cmd_sn",
+        "data_out",
+        "expected_data_transfer_length",
+        "immediate",
+        "initiator_task_tag",
+        "is_read",
+        "is_write",
+        "lun",
+        "reserved_bytes",
+        "residual",
+        "started",
+        "transfer",
+    )
+
+    def __init__(
+        self,
+        initiator_task_tag: int,
+        lun: int,
+        cdb: bytes,
+        flags: int,
+        expected_data_transfer_length: int,
+        cmd_sn: int,
+        immediate: bool,
+    ) -> None:
+        self.initiator_task_tag = initiator_task_tag
+        self.lun = lun
+        self.cdb = cdb
+        self.is_read = flags & 0x40
+        self.is_write = flags & 0x20
+        self.expected_data_transfer_length = expected_data_transfer_length
+        self.cmd_sn = cmd_sn
+        self.immediate = immediate
+        self.data_out: Sequence[Buffer] = ()
+        self.residual = 0
+        self.reserved_bytes = 0
+        self.transfer: Transfer | None = None
+        self.started = False
+        self.aborted = False
+
+    @property
+    def expected_in(self) -> int:
+        """How many bytes of data-in the initiator has room for."""
+        return self.expected_data_transfer_length if self.is_read else 0

@@ -1,0 +1,114 @@
+"""Text negotiation in the full feature phase (RFC 7143, 11.10, 11.11, 13.3, appendix C).
+
+One exchange at a time: text with the C bit is collected, a text response that is larger than the
+initiator's MaxRecvDataSegmentLength goes out in parts, and a request with the reserved Target
+Transfer Tag begins anew.  SendTargets=All is answered in normal sessions too, because libiscsi
+asks there; every target of the process is named in either case.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from cstor_target.iscsi.constants import RESERVED_TAG
+from cstor_target.iscsi.directory import Target, TargetDirectory
+from cstor_target.iscsi.errors import TextError
+from cstor_target.iscsi.keys import Use
+from cstor_target.iscsi.limits import Limits
+from cstor_target.iscsi.negotiation import Negotiator
+from cstor_target.iscsi.sessions import Session
+from cstor_target.iscsi.text import Pair, TextCollector, decode, encode
+
+_TRANSFER_TAG = 1
+"""The Target Transfer Tag of the one exchange that may be under way."""
+
+
+@dataclass(frozen=True, slots=True)
+class TextAnswer:
+    """The variable part of a Text Response."""
+
+    text: bytes
+    final: bool
+    continues: bool
+    target_transfer_tag: int
+
+
+class TextPhase:
+    """The text exchanges of one connection."""
+
+    def __init__(
+        self,
+        session: Session,
+        negotiator: Negotiator,
+        directory: TargetDirectory,
+        portal: str,
+        limits: Limits,
+    ) -> None:
+        self._session = session
+        self._negotiator = negotiator
+        self._directory = directory
+        self._portal = portal
+        self._limits = limits
+        self._collector = TextCollector(limits.text_bytes_max)
+        self._unsent = b""
+
+    @property
+    def segment_bytes_max(self) -> int:
+        """The initiator's MaxRecvDataSegmentLength, which it may declare anew here (13.12)."""
+        return int(self._negotiator.values["MaxRecvDataSegmentLength"])
+
+    def receive(self, request: Any, data: bytes) -> TextAnswer:
+        """The answer to one parsed TEXT_REQUEST.
+
+        Raises TextError; the exchange is forgotten then.
+        """
+        if request.target_transfer_tag == RESERVED_TAG:
+            self._collector.clear()
+            self._unsent = b""
+        elif self._unsent and not data:
+            return self._next_part(request.final)
+        try:
+            self._collector.add(data)
+            if request.continue_:
+                return TextAnswer(b"", False, False, _TRANSFER_TAG)
+            pairs = decode(self._collector.take(), self._limits.keys_max)
+        except TextError:
+            self._collector.clear()
+            raise
+        self._unsent = encode(self._answers(pairs))
+        return self._next_part(request.final)
+
+    def _next_part(self, final: bool) -> TextAnswer:
+        size = self.segment_bytes_max
+        part, self._unsent = self._unsent[:size], self._unsent[size:]
+        if self._unsent:
+            return TextAnswer(part, False, True, _TRANSFER_TAG)
+        return TextAnswer(part, final, False, RESERVED_TAG if final else _TRANSFER_TAG)
+
+    def _answers(self, pairs: list[Pair]) -> list[Pair]:
+        offers = [pair for pair in pairs if pair[0] != "SendTargets"]
+        answers = self._negotiator.answer(offers, Use.FULL_FEATURE)
+        for key, value in pairs:
+            if key == "SendTargets":
+                answers += self._send_targets(value)
+        return answers
+
+    def _send_targets(self, value: str) -> list[Pair]:
+        """Appendix C: All, one by its name, or (empty value) the session's own target."""
+        if value == "All":
+            return [pair for t in self._directory.targets() for pair in self._record(t)]
+        if value:
+            target = self._directory.find(value.lower())
+            return self._record(target) if target else []
+        if self._session.target is None:
+            return [("SendTargets", "Reject")]
+        return self._record(self._session.target)
+
+    def _record(self, target: Target) -> list[Pair]:
+        portals = target.portals or (self._portal,)
+        tag = target.portal_group_tag
+        return [
+            ("TargetName", target.name),
+            *(("TargetAddress", f"{portal},{tag}") for portal in portals),
+        ]

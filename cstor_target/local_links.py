@@ -1,0 +1,123 @@
+"""Links to replicas in the target's own process: no network, the same sessions and messages.
+
+A message is handed over on the next turn of the event loop, so that sending stays what it is over
+a network: it returns at once, and the answer comes later.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from typing import Protocol
+
+from cstor_core.errors import CstorError
+from cstor_core.generated.cstor.v1 import replica_pb2
+from cstor_target.volume.links import LinkFactory, MessageStream, OnClosed, OnMessage
+from replica.host import ReplicaHost
+
+
+class _Session(Protocol):
+    """What the append and the read session of a replica have in common."""
+
+    def receive(self, message: bytes) -> None: ...
+
+    def take_answer(self) -> bytes | None: ...
+
+    def end(self) -> None: ...
+
+
+MakeSession = Callable[[Callable[[], None], Callable[[CstorError], None]], _Session]
+
+
+class LocalStream:
+    """One stream to a session in this process."""
+
+    def __init__(self, make: MakeSession, on_message: OnMessage, on_closed: OnClosed) -> None:
+        self._on_message = on_message
+        self._on_closed = on_closed
+        self._queue: deque[bytes] = deque()
+        self._scheduled = False
+        self._closed = False
+        self._session = make(self._schedule, self._fail)
+
+    def send(self, message: bytes) -> None:
+        """As `MessageStream.send`."""
+        self._queue.append(message)
+        self._schedule()
+
+    def close(self) -> None:
+        """As `MessageStream.close`."""
+        if not self._closed:
+            self._closed = True
+            self._queue.clear()
+            self._session.end()
+
+    def _schedule(self) -> None:
+        if not self._scheduled and not self._closed:
+            self._scheduled = True
+            asyncio.get_running_loop().call_soon(self._run)
+
+    def _run(self) -> None:
+        self._scheduled = False
+        try:
+            while self._queue and not self._closed:
+                self._session.receive(self._queue.popleft())
+        except CstorError as error:
+            self._fail(error)
+        while not self._closed and (answer := self._session.take_answer()) is not None:
+            self._on_message(answer)
+
+    def _fail(self, error: CstorError) -> None:
+        if not self._closed:
+            self.close()
+            asyncio.get_running_loop().call_soon(self._on_closed, error)
+
+
+class LocalLink:
+    """The link to the replica host in this process."""
+
+    def __init__(self, address: str, host: ReplicaHost) -> None:
+        self.address = address
+        self._host = host
+
+    async def inquire(self, volume: str) -> replica_pb2.ReplicaReport:
+        """As `ReplicaLink.inquire`."""
+        request = replica_pb2.InquireRequest(volume=volume)
+        return (await self._host.inquire(request)).replica
+
+    async def promise(self, request: replica_pb2.PromiseRequest) -> replica_pb2.PromiseResponse:
+        """As `ReplicaLink.promise`."""
+        return await self._host.promise(request)
+
+    async def catch_up(self, request: replica_pb2.CatchUpRequest) -> replica_pb2.ReplicaReport:
+        """As `ReplicaLink.catch_up`."""
+        return (await self._host.catch_up(request)).replica
+
+    async def begin_rebuild(
+        self, request: replica_pb2.BeginRebuildRequest
+    ) -> replica_pb2.ReplicaReport:
+        """As `ReplicaLink.begin_rebuild`."""
+        return (await self._host.begin_rebuild(request)).replica
+
+    def rebuild(
+        self, request: replica_pb2.RebuildRequest
+    ) -> AsyncIterator[replica_pb2.RebuildResponse]:
+        """As `ReplicaLink.rebuild`."""
+        return self._host.rebuild(request)
+
+    def open_append(self, on_message: OnMessage, on_closed: OnClosed) -> MessageStream:
+        """As `ReplicaLink.open_append`."""
+        return LocalStream(self._host.append_session, on_message, on_closed)
+
+    def open_read(self, on_message: OnMessage, on_closed: OnClosed) -> MessageStream:
+        """As `ReplicaLink.open_read`."""
+        return LocalStream(self._host.read_session, on_message, on_closed)
+
+    async def close(self) -> None:
+        """As `ReplicaLink.close`; the host is closed by whoever opened it."""
+
+
+def local_links(address: str, host: ReplicaHost, others: LinkFactory) -> LinkFactory:
+    """Links to the host in this process at its own address, and to `others` elsewhere."""
+    return lambda wanted: LocalLink(wanted, host) if wanted == address else others(wanted)

@@ -1,0 +1,122 @@
+"""The command `cstor-target`: flags in, exit code out; the daemon itself is in `daemon`."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import structlog
+import typer
+import uvloop
+
+from cstor_core.errors import CstorError, InputError
+from cstor_core.logs import LogFormat, LogLevel, configure_logs
+from cstor_core.settings import load_settings
+from cstor_target.daemon import EXIT_FAILED, TargetDaemon
+from cstor_target.settings import TargetSettings
+
+EXIT_INPUT = 2
+GARBAGE_THRESHOLD = 20_000
+"""Allocations between two looks for cycles: the data path makes few."""
+HELP = """Serve one replicated volume over iSCSI.
+
+The replicas are kept by cstor-replica daemons, which --replica names; with --pool this process
+keeps one itself.  It listens at once and opens the volume as soon as a quorum of its replicas
+answers: /readyz on the HTTP port and `cstor status` say how far it is.
+
+Each setting is a flag, else an environment variable (CSTOR_TARGET_PORTAL for --portal, and so on;
+CSTOR_TARGET_REPLICA has its addresses separated by commas), else a key of the TOML file (portal,
+replica = [...]), else its default.  A port that is not set moves to the next free one, and the
+log and the ready file say which; one that is set and taken is an error.
+
+Exit codes: 0 stopped by SIGTERM or SIGINT, everything flushed; 1 an error that the log explains;
+2 a setting, port or directory that cannot be used, nothing touched; 3 another target has taken
+the volume over.
+"""
+
+application = typer.Typer(
+    add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False
+)
+
+
+@application.command(help=HELP)
+def serve(
+    state_dir: Annotated[
+        Path | None,
+        typer.Argument(help="Directory of this target; made if absent, and locked while it runs."),
+    ] = None,
+    volume: Annotated[str | None, typer.Option(help="Name or UUID of the volume.")] = None,
+    replica: Annotated[
+        list[str] | None,
+        typer.Option(help="HOST:PORT of a replica daemon; give it once for each."),
+    ] = None,
+    pool: Annotated[
+        Path | None, typer.Option(help="Also keep the replica in this pool directory.")
+    ] = None,
+    portal: Annotated[
+        str | None, typer.Option(help="HOST:PORT for iSCSI; default 127.0.0.1, port 3260.")
+    ] = None,
+    control: Annotated[
+        str | None, typer.Option(help="HOST:PORT for gRPC control; default 127.0.0.1, port 7777.")
+    ] = None,
+    http: Annotated[
+        str | None,
+        typer.Option(help="HOST:PORT for probes and status; default 127.0.0.1, port 6060."),
+    ] = None,
+    metrics: Annotated[
+        str | None, typer.Option(help="HOST:PORT for Prometheus; default 127.0.0.1, port 9500.")
+    ] = None,
+    replica_grpc: Annotated[
+        str | None,
+        typer.Option(help="With --pool: HOST:PORT of its gRPC; default 127.0.0.1, port 7778."),
+    ] = None,
+    replica_metrics: Annotated[
+        str | None,
+        typer.Option(help="With --pool: HOST:PORT of its metrics; default 127.0.0.1, port 9501."),
+    ] = None,
+    write_timeout_s: Annotated[
+        float | None,
+        typer.Option(help="Seconds that commands wait for a quorum before BUSY; default 20."),
+    ] = None,
+    ready_file: Annotated[
+        Path | None, typer.Option(help="JSON file with pid and ports, written when listening.")
+    ] = None,
+    log_format: Annotated[LogFormat | None, typer.Option(help="Default: console.")] = None,
+    log_file: Annotated[
+        Path | None, typer.Option(help="Rotated log file instead of standard error.")
+    ] = None,
+    log_level: Annotated[LogLevel | None, typer.Option(help="Default: info.")] = None,
+    config: Annotated[Path | None, typer.Option(help="TOML file with settings.")] = None,
+) -> None:
+    """Read the settings and run the daemon until it ends; exits with its code."""
+    flags = {name: value for name, value in locals().items() if name != "config"}
+    flags["replica"] = replica or None
+    try:
+        settings = load_settings(TargetSettings, flags, config)
+        configure_logs(settings.log_format, settings.log_level, settings.log_file)
+    except InputError as error:
+        print(f"cstor-target: {error}", file=sys.stderr)  # noqa: T201 - there is no log yet
+        raise typer.Exit(EXIT_INPUT) from error
+    raise typer.Exit(run(settings))
+
+
+def run(settings: TargetSettings) -> int:
+    """Run the daemon; returns its exit code."""
+    daemon = TargetDaemon(settings)
+    gc.set_threshold(GARBAGE_THRESHOLD)
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(daemon.run())
+    except CstorError as error:
+        structlog.get_logger().error("target_not_served", reason=str(error))
+        if settings.log_file is not None:
+            print(f"cstor-target: {error}", file=sys.stderr)  # noqa: T201 - said to a person
+        return EXIT_INPUT if isinstance(error, InputError) else EXIT_FAILED
+
+
+def main() -> None:
+    """The console script."""
+    application(prog_name="cstor-target")

@@ -1,0 +1,200 @@
+"""What Prometheus is told on port 9500, read from plain counters when it asks.
+
+Names follow Prometheus' conventions: base units, `_total` for what only grows.  Every sample of a
+volume carries its name as `volume`; one of a replica also its UUID and address.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from typing import Generic, TypeVar
+
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
+
+from cstor_core.generated.cstor.v1 import control_pb2
+from cstor_core.units import BLOCK_BYTES
+from cstor_target.iscsi.counters import Counters as IscsiCounters
+from cstor_target.reporting import member_word, volume_word
+from cstor_target.served_volume import SERVING_STATUSES, ServedVolume
+from cstor_target.volume.counters import Histogram
+
+VOLUME_COUNTERS = {
+    "reads": "READ commands completed",
+    "writes": "WRITE commands received",
+    "unmaps": "UNMAP commands received",
+    "flushes": "SYNCHRONIZE CACHE commands received",
+    "read_bytes": "Bytes read by initiators",
+    "written_bytes": "Bytes written by initiators",
+    "failed": "Commands that the volume could not carry out",
+    "batches": "Messages of entries sent to all replicas",
+    "merges": "Writes of parts of blocks that were merged with what was there",
+    "read_retries": "Reads that were asked of another replica after one had failed",
+    "checksum_errors": "Blocks that came with data of another checksum",
+    "rebuilds_done": "Replicas brought in sync",
+    "rebuilds_failed": "Rebuilds that ended without the replica in sync",
+}
+"""Attributes of a volume's counters, and what each counts; the metric is named after it."""
+LATENCIES = {
+    "read_latency": "Time from a READ to its data",
+    "write_latency": "Time from a WRITE or UNMAP to its acknowledgement by a quorum",
+    "flush_latency": "Time from a SYNCHRONIZE CACHE to stable storage on a quorum",
+}
+REPLICA_LABELS = ("volume", "replica", "address")
+
+T = TypeVar("T")
+
+
+class TargetCollector(Collector):
+    """The metrics of all volumes of a process and of its iSCSI side."""
+
+    def __init__(self, volumes: Sequence[ServedVolume], iscsi: IscsiCounters) -> None:
+        self._volumes = volumes
+        self._iscsi = iscsi
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing: the registry would otherwise collect once at registration."""
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        """As prometheus_client asks."""
+        reports = [(volume, volume.report()) for volume in self._volumes]
+        yield from self._commands()
+        yield from _states([report for _, report in reports])
+        yield from _replicas([report for _, report in reports])
+        for field in fields(self._iscsi):
+            name = f"cstor_iscsi_{field.name}"
+            words = f"iSCSI: {field.name.replace('_', ' ')}"
+            yield CounterMetricFamily(name, words, value=getattr(self._iscsi, field.name))
+
+    def _commands(self) -> Iterator[Metric]:
+        named = [(volume.volume_name, volume.engine.counters) for volume in self._volumes]
+        for attribute, words in VOLUME_COUNTERS.items():
+            counter = CounterMetricFamily(f"cstor_volume_{attribute}", words, labels=["volume"])
+            for name, counters in named:
+                counter.add_metric([name], getattr(counters, attribute))
+            yield counter
+        in_flight = GaugeMetricFamily(
+            "cstor_volume_in_flight", "Commands not answered yet", labels=["volume"]
+        )
+        for name, counters in named:
+            in_flight.add_metric([name], counters.in_flight)
+        yield in_flight
+        for attribute, words in LATENCIES.items():
+            family = HistogramMetricFamily(
+                f"cstor_volume_{attribute}_seconds", words, labels=["volume"]
+            )
+            for name, counters in named:
+                _add_histogram(family, [name], getattr(counters, attribute))
+            yield family
+
+
+@dataclass(frozen=True, slots=True)
+class _Gauge(Generic[T]):
+    """A number read from a report, and what it says."""
+
+    name: str
+    words: str
+    value: Callable[[T], float]
+
+
+_VOLUME_GAUGES: tuple[_Gauge[control_pb2.VolumeReport], ...] = (
+    _Gauge("size_bytes", "Size of the volume", lambda report: report.size_bytes),
+    _Gauge("sessions", "iSCSI sessions", lambda report: len(report.sessions)),
+    _Gauge("epoch", "Epoch in which this target reigns", lambda report: report.epoch),
+    _Gauge("last_seq", "Last entry given a place in the order", lambda report: report.last_seq),
+    _Gauge("completed_seq", "Last entry held by a quorum", lambda report: report.completed_seq),
+    _Gauge("replicas", "Members of the volume", lambda report: len(report.members)),
+    _Gauge(
+        "replicas_in_sync",
+        "Members in sync",
+        lambda report: sum(
+            member.status == control_pb2.MEMBER_STATUS_IN_SYNC for member in report.members
+        ),
+    ),
+    _Gauge(
+        "quorum",
+        "Members that must be in sync to serve",
+        lambda report: len(report.members) // 2 + 1 if report.members else 0,
+    ),
+    _Gauge(
+        "serving",
+        "1 if initiators can use the volume",
+        lambda report: report.status in SERVING_STATUSES,
+    ),
+)
+_REPLICA_GAUGES: tuple[_Gauge[control_pb2.MemberReport], ...] = (
+    _Gauge("applied_seq", "Last entry applied", lambda member: member.applied_seq),
+    _Gauge("durable_seq", "Last entry on stable storage", lambda member: member.durable_seq),
+    _Gauge(
+        "rebuild_total_bytes",
+        "Bytes that its rebuild copies in all",
+        lambda member: member.rebuild_blocks_total * BLOCK_BYTES,
+    ),
+    _Gauge(
+        "rebuild_copied_bytes",
+        "Bytes that its rebuild has copied",
+        lambda member: member.rebuild_blocks_done * BLOCK_BYTES,
+    ),
+)
+
+
+def _add_histogram(family: HistogramMetricFamily, labels: list[str], found: Histogram) -> None:
+    buckets: list[tuple[str, float]] = []
+    total = 0
+    bounds = [*(repr(bound) for bound in found.bucket_bounds_s), "+Inf"]
+    for bound, count in zip(bounds, found.counts, strict=True):
+        total += count
+        buckets.append((bound, total))
+    family.add_metric(labels, buckets, sum_value=found.sum_s)
+
+
+def _states(reports: Sequence[control_pb2.VolumeReport]) -> Iterator[Metric]:
+    """What a volume is, and whether it can be used."""
+    for gauge in _VOLUME_GAUGES:
+        family = GaugeMetricFamily(f"cstor_volume_{gauge.name}", gauge.words, labels=["volume"])
+        for report in reports:
+            family.add_metric([report.identity.name], gauge.value(report))
+        yield family
+    status = GaugeMetricFamily(
+        "cstor_volume_status", "1 for the status that the volume has", labels=["volume", "status"]
+    )
+    for report in reports:
+        for number in control_pb2.VolumeStatus.values():
+            if number != control_pb2.VOLUME_STATUS_UNSPECIFIED:
+                status.add_metric(
+                    [report.identity.name, volume_word(number)], report.status == number
+                )
+    yield status
+
+
+def _replicas(reports: Sequence[control_pb2.VolumeReport]) -> Iterator[Metric]:
+    """How each replica is, as the target sees it."""
+    members = [
+        ((report.identity.name, member.member.replica_uuid, member.member.address), member)
+        for report in reports
+        for member in report.members
+    ]
+    state = GaugeMetricFamily(
+        "cstor_volume_replica_state",
+        "1 for the state that the replica has",
+        labels=[*REPLICA_LABELS, "state"],
+    )
+    for labels, member in members:
+        for number in control_pb2.MemberStatus.values():
+            if number != control_pb2.MEMBER_STATUS_UNSPECIFIED:
+                state.add_metric([*labels, member_word(number)], member.status == number)
+    yield state
+    for gauge in _REPLICA_GAUGES:
+        family = GaugeMetricFamily(
+            f"cstor_volume_replica_{gauge.name}", gauge.words, labels=REPLICA_LABELS
+        )
+        for labels, member in members:
+            family.add_metric(labels, gauge.value(member))
+        yield family

@@ -1,0 +1,234 @@
+"""The I_T nexus of one connection: binds iSCSI events to the SCSI device and to the volume.
+
+A command goes from the connection to the device, which answers at once or with a request; the
+volume carries the request out and calls back; the device says what comes next; the last step is
+the answer.  What was started is never taken back: the answer of an aborted task is dropped by the
+connection, the volume's work goes on.
+
+Memory for reads is bounded: while more than `read_bytes_in_flight_max` is being read, or the
+initiator does not take what was sent, further reads wait here.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from functools import partial
+from typing import Protocol
+
+from cstor_target.iscsi.connection import Connection
+from cstor_target.iscsi.constants import TaskManagementFunction, TaskManagementResponse
+from cstor_target.iscsi.directory import Target, TargetDirectory
+from cstor_target.iscsi.events import Event, LoggedIn, TaskManagementReceived
+from cstor_target.iscsi.limits import Limits
+from cstor_target.iscsi.sessions import Session, SessionTable
+from cstor_target.iscsi.tasks import Task
+from cstor_target.residuals import data_out_bytes
+from cstor_target.scsi.completion import finish, finish_read
+from cstor_target.scsi.requests import Flush, Outcome, Read, Step, Unmap, Write
+from cstor_target.scsi.target_device import TargetDevice
+from cstor_target.volume.backing import Buffer, Failure, Volume
+
+_LUN_0 = frozenset((0, 0x4000 << 48))
+"""LUN 0 in the two addressing methods that name it (SAM-5, 4.7)."""
+
+
+class ServedTarget(Target, Protocol):
+    """A target node with what is behind it."""
+
+    @property
+    def device(self) -> TargetDevice:
+        """The SCSI device."""
+
+    @property
+    def volume(self) -> Volume:
+        """The volume behind LUN 0."""
+
+
+class ServedDirectory(TargetDirectory, Protocol):
+    """The directory, for those who also look behind the names."""
+
+    def find(self, name: str) -> ServedTarget | None:
+        """The target node of that name, or None."""
+
+
+class Nexus:
+    """Carries out what one connection's initiator asks for."""
+
+    __slots__ = (
+        "_connection",
+        "_device",
+        "_directory",
+        "_name",
+        "_read_bytes",
+        "_read_bytes_max",
+        "_session",
+        "_sessions",
+        "_stopped",
+        "_volume",
+        "_waiting",
+    )
+
+    def __init__(
+        self,
+        connection: Connection,
+        directory: ServedDirectory,
+        sessions: SessionTable,
+        limits: Limits,
+    ) -> None:
+        self._connection = connection
+        self._directory = directory
+        self._sessions = sessions
+        self._session: Session | None = None
+        self._device: TargetDevice | None = None
+        self._volume: Volume | None = None
+        self._name = ""
+        self._read_bytes = 0
+        self._read_bytes_max = limits.read_bytes_in_flight_max
+        self._waiting: deque[tuple[Task, Read]] = deque()
+        self._stopped = False
+
+    def handle(self, events: list[Event]) -> None:
+        """Act on the events of one burst, and let the volume send what it has gathered."""
+        for event in events:
+            if type(event) is Task:
+                self._start(event)
+            elif type(event) is LoggedIn:
+                self._logged_in(event)
+            elif type(event) is TaskManagementReceived:
+                self._manage(event)
+        if self._volume is not None:
+            self._volume.kick()
+
+    def stop_reading(self) -> None:
+        """The initiator does not take what was sent: start no more reads."""
+        self._stopped = True
+
+    def go_on_reading(self) -> None:
+        """The initiator has caught up."""
+        self._stopped = False
+        self._read_waiting()
+
+    def _logged_in(self, event: LoggedIn) -> None:
+        session = event.session
+        self._session = session
+        if session.target is None:
+            return
+        served = self._directory.find(session.target.name)
+        assert served is not None, f"{session.target.name} vanished between login and first command"
+        self._device = served.device
+        self._volume = served.volume
+        self._name = session.nexus
+        if not event.rejoined:
+            session.on_end = partial(served.device.nexus_lost, session.nexus)
+            served.device.nexus_established(session.nexus)
+
+    def _start(self, task: Task) -> None:
+        device = self._device
+        if task.aborted or device is None:
+            self._connection.complete(task, 0)
+            return
+        expected = task.expected_data_transfer_length
+        step = device.start(
+            self._name, task.lun, task.cdb, task.data_out, expected if task.is_read else 0
+        )
+        if task.is_write and not (type(step) is Write and step.data is task.data_out):
+            asked_for = data_out_bytes(task.cdb, device.unit.block_bytes)
+            if asked_for is not None:
+                task.residual = expected - asked_for
+        self._carry_out(task, step)
+
+    def _carry_out(self, task: Task, step: Step) -> None:
+        volume = self._volume
+        if volume is None:
+            return
+        match step:
+            case Write():
+                volume.write(step.offset, step.data, step.durable, partial(self._done, task, step))
+            case Read():
+                self._read(volume, task, step)
+            case Outcome():
+                self._connection.complete(task, step.status, step.data_in, step.sense)
+            case Unmap():
+                volume.unmap(step.extents, step.durable, partial(self._done, task, step))
+            case Flush():
+                volume.flush(partial(self._done, task, step))
+
+    def _done(self, task: Task, request: Write | Unmap | Flush, failure: Failure | None) -> None:
+        if failure is None and request.finish is None:
+            self._connection.complete(task, 0)
+            return
+        self._go_on(task, finish(request, failure))
+
+    def _read(self, volume: Volume, task: Task, request: Read) -> None:
+        in_flight = self._read_bytes
+        if self._stopped or (in_flight and in_flight + request.length > self._read_bytes_max):
+            self._waiting.append((task, request))
+            return
+        self._read_bytes = in_flight + request.length
+        volume.read(request.offset, request.length, partial(self._read_done, task, request))
+
+    def _read_done(
+        self, task: Task, request: Read, failure: Failure | None, data: Sequence[Buffer]
+    ) -> None:
+        self._read_bytes -= request.length
+        if failure is None and request.finish is None:
+            self._connection.complete(task, 0, data)
+        else:
+            self._go_on(task, finish_read(request, failure, data))
+        if self._waiting:
+            self._read_waiting()
+
+    def _read_waiting(self) -> None:
+        """Start the reads that waited, as many as may be."""
+        volume = self._volume
+        if volume is None:
+            return
+        waiting, self._waiting = self._waiting, deque()
+        for task, request in waiting:
+            if task.aborted:
+                self._connection.complete(task, 0)
+            else:
+                self._read(volume, task, request)
+        volume.kick()
+
+    def _go_on(self, task: Task, step: Step) -> None:
+        """A later step of a command, outside of any burst."""
+        self._carry_out(task, step)
+        if self._volume is not None and type(step) is not Outcome:
+            self._volume.kick()
+
+    def _manage(self, request: TaskManagementReceived) -> None:
+        """Task management that concerns a task set or more (RFC 7143, 11.5.1; SAM-5, 7).
+
+        TAS is 0: the tasks of other nexuses end without a word, and a unit attention tells why.
+        """
+        device, session = self._device, self._session
+        if device is None or session is None or session.target is None:
+            return
+        function = request.function
+        whole_target = function in (
+            TaskManagementFunction.TARGET_WARM_RESET,
+            TaskManagementFunction.TARGET_COLD_RESET,
+        )
+        if not whole_target and request.lun not in _LUN_0:
+            self._connection.answer_task_management(
+                request, TaskManagementResponse.LUN_DOES_NOT_EXIST
+            )
+            return
+        of_target = self._sessions.of_target(session.target.name)
+        if function is TaskManagementFunction.ABORT_TASK_SET:
+            self._connection.abort_tasks(request.lun)
+        else:
+            for other in of_target:
+                if other.connection is not None:
+                    other.connection.abort_tasks(None if whole_target else request.lun)
+            if function is TaskManagementFunction.CLEAR_TASK_SET:
+                device.task_set_cleared(self._name)
+            else:
+                device.reset(self._name)
+        self._connection.answer_task_management(request, TaskManagementResponse.FUNCTION_COMPLETE)
+        if function is TaskManagementFunction.TARGET_COLD_RESET:
+            for other in of_target:
+                if other.connection is not None:
+                    other.connection.close()

@@ -1,0 +1,149 @@
+"""Links to replica daemons over gRPC: the network side of `cstor_target.volume.links`.
+
+A link has two connections: one for the streams and orders, one for questions and promises, which
+must not wait behind data.  A stream has one task that writes what is queued and one that reads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator
+
+import grpc.aio
+
+from cstor_core.calls import called, error_of
+from cstor_core.dialling import Dialler
+from cstor_core.errors import CstorError, UnavailableError
+from cstor_core.generated.cstor.v1 import replica_pb2, replica_pb2_grpc
+from cstor_target.volume.links import LinkFactory, MessageStream, OnClosed, OnMessage
+
+RawCall = grpc.aio.StreamStreamCall[bytes, bytes]
+
+_CALL_TIMEOUT_S = 5.0
+_CATCH_UP_TIMEOUT_S = 60.0
+
+
+class GrpcStream:
+    """One bidirectional stream of raw messages."""
+
+    def __init__(
+        self, call: RawCall, address: str, on_message: OnMessage, on_closed: OnClosed
+    ) -> None:
+        self._call = call
+        self._address = address
+        self._on_message = on_message
+        self._on_closed = on_closed
+        self._queue: deque[bytes] = deque()
+        self._wake = asyncio.Event()
+        self._closed = False
+        self._tasks = (
+            asyncio.ensure_future(self._write_all()),
+            asyncio.ensure_future(self._read_all()),
+        )
+
+    def send(self, message: bytes) -> None:
+        """As `MessageStream.send`."""
+        if not self._closed:
+            self._queue.append(message)
+            self._wake.set()
+
+    def close(self) -> None:
+        """As `MessageStream.close`."""
+        if not self._closed:
+            self._closed = True
+            self._queue.clear()
+            self._call.cancel()
+            for task in self._tasks:
+                task.cancel()
+
+    async def _write_all(self) -> None:
+        try:
+            while True:
+                while self._queue:
+                    await self._call.write(self._queue.popleft())
+                self._wake.clear()
+                await self._wake.wait()
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            # The reader gets the status of the call, and reports it.
+            self._queue.clear()
+
+    async def _read_all(self) -> None:
+        error: CstorError
+        try:
+            while isinstance(message := await self._call.read(), bytes):
+                self._on_message(message)
+            error = UnavailableError(f"the replica daemon at {self._address} ended the stream")
+        except grpc.aio.AioRpcError as failure:
+            error = error_of(failure, self._address)
+        if not self._closed:
+            self.close()
+            self._on_closed(error)
+
+
+class GrpcLink:
+    """The link to one replica daemon."""
+
+    def __init__(self, address: str, dialler: Dialler) -> None:
+        self.address = address
+        self._data = dialler.channel(address)
+        self._promises = dialler.channel(address)
+        self._orders = replica_pb2_grpc.ReplicaServiceStub(self._data)
+        self._questions = replica_pb2_grpc.ReplicaServiceStub(self._promises)
+
+    async def inquire(self, volume: str) -> replica_pb2.ReplicaReport:
+        """As `ReplicaLink.inquire`."""
+        request = replica_pb2.InquireRequest(volume=volume)
+        call = self._questions.Inquire(request, timeout=_CALL_TIMEOUT_S)
+        return (await called(call, self.address)).replica
+
+    async def promise(self, request: replica_pb2.PromiseRequest) -> replica_pb2.PromiseResponse:
+        """As `ReplicaLink.promise`."""
+        call = self._questions.Promise(request, timeout=_CALL_TIMEOUT_S)
+        return await called(call, self.address)
+
+    async def catch_up(self, request: replica_pb2.CatchUpRequest) -> replica_pb2.ReplicaReport:
+        """As `ReplicaLink.catch_up`."""
+        call = self._orders.CatchUp(request, timeout=_CATCH_UP_TIMEOUT_S)
+        return (await called(call, self.address)).replica
+
+    async def begin_rebuild(
+        self, request: replica_pb2.BeginRebuildRequest
+    ) -> replica_pb2.ReplicaReport:
+        """As `ReplicaLink.begin_rebuild`."""
+        call = self._orders.BeginRebuild(request, timeout=_CALL_TIMEOUT_S)
+        return (await called(call, self.address)).replica
+
+    async def rebuild(
+        self, request: replica_pb2.RebuildRequest
+    ) -> AsyncIterator[replica_pb2.RebuildResponse]:
+        """As `ReplicaLink.rebuild`."""
+        try:
+            async for progress in self._orders.Rebuild(request):
+                yield progress
+        except grpc.aio.AioRpcError as error:
+            raise error_of(error, self.address) from error
+
+    def open_append(self, on_message: OnMessage, on_closed: OnClosed) -> MessageStream:
+        """As `ReplicaLink.open_append`."""
+        return self._open("Append", on_message, on_closed)
+
+    def open_read(self, on_message: OnMessage, on_closed: OnClosed) -> MessageStream:
+        """As `ReplicaLink.open_read`."""
+        return self._open("Read", on_message, on_closed)
+
+    async def close(self) -> None:
+        """As `ReplicaLink.close`."""
+        await self._data.close()
+        await self._promises.close()
+
+    def _open(self, method: str, on_message: OnMessage, on_closed: OnClosed) -> MessageStream:
+        raw: grpc.aio.StreamStreamMultiCallable[bytes, bytes]
+        raw = self._data.stream_stream(f"/cstor.v1.ReplicaService/{method}")
+        call = raw()
+        return GrpcStream(call, self.address, on_message, on_closed)
+
+
+def grpc_links(dialler: Dialler) -> LinkFactory:
+    """The factory of links over gRPC."""
+    return lambda address: GrpcLink(address, dialler)

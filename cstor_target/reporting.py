@@ -1,0 +1,105 @@
+"""A volume's report as words and JSON, and the answers to probes.
+
+The words are those that `cstor status` shows: one for the volume, one for each replica.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from http import HTTPStatus
+from typing import Any
+
+from google.protobuf.json_format import MessageToDict
+
+from cstor_core.generated.cstor.v1 import control_pb2
+from cstor_core.serving import Page
+from cstor_target.served_volume import SERVING_STATUSES, ServedVolume
+
+
+def volume_word(status: control_pb2.VolumeStatus.ValueType) -> str:
+    """`healthy`, `degraded`, …"""
+    name = control_pb2.VolumeStatus.Name(status)
+    return name.removeprefix("VOLUME_STATUS_").lower().replace("_", "-")
+
+
+def member_word(status: control_pb2.MemberStatus.ValueType) -> str:
+    """`in-sync`, `rebuilding`, …"""
+    name = control_pb2.MemberStatus.Name(status)
+    return name.removeprefix("MEMBER_STATUS_").lower().replace("_", "-")
+
+
+def report_document(report: control_pb2.VolumeReport) -> dict[str, Any]:
+    """A report as plain data for JSON; numbers are numbers, statuses are words."""
+    document: dict[str, Any] = {
+        "name": report.identity.name,
+        "uuid": report.identity.volume_uuid,
+        "iqn": report.iqn,
+        "portal": report.portal,
+        "status": volume_word(report.status),
+        "reason": report.reason,
+        "size_bytes": report.size_bytes,
+        "logical_block_bytes": report.identity.logical_block_bytes,
+        "physical_block_bytes": report.identity.physical_block_bytes,
+        "write_cache": report.identity.write_cache,
+        "epoch": report.epoch,
+        "last_seq": report.last_seq,
+        "completed_seq": report.completed_seq,
+    }
+    document["replicas"] = [
+        {
+            "uuid": member.member.replica_uuid,
+            "address": member.member.address,
+            "status": member_word(member.status),
+            "applied_seq": member.applied_seq,
+            "durable_seq": member.durable_seq,
+            "rebuild": {
+                "blocks_total": member.rebuild_blocks_total,
+                "blocks_done": member.rebuild_blocks_done,
+            },
+            "reason": member.reason,
+        }
+        for member in report.members
+    ]
+    document["sessions"] = [
+        MessageToDict(
+            session, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+        )
+        for session in report.sessions
+    ]
+    return document
+
+
+def pages(volumes: Sequence[ServedVolume], version: str) -> Mapping[str, Callable[[], Page]]:
+    """What port 6060 answers: whether the process lives, whether it is ready, and how it is."""
+
+    def alive() -> Page:
+        return Page(b"alive\n")
+
+    def ready() -> Page:
+        waiting = [sentence for volume in volumes if (sentence := why_not_ready(volume))]
+        if waiting:
+            body = "".join(f"{sentence}\n" for sentence in waiting).encode()
+            return Page(body, status=HTTPStatus.SERVICE_UNAVAILABLE)
+        return Page(b"ready\n")
+
+    def status() -> Page:
+        document = {
+            "version": version,
+            "volumes": [report_document(volume.report()) for volume in volumes],
+        }
+        return Page(json.dumps(document, indent=2).encode() + b"\n", "application/json")
+
+    return {"/healthz": alive, "/readyz": ready, "/status": status}
+
+
+def why_not_ready(volume: ServedVolume) -> str:
+    """A sentence where initiators cannot use the volume now; empty where they can.
+
+    Ready means: opened, a quorum of its members in sync, serving.
+    """
+    report = volume.report()
+    if volume.ready and report.status in SERVING_STATUSES:
+        return ""
+    state = volume_word(report.status) if volume.ready else "opening"
+    return f"volume {volume.volume_name} is {state}: {report.reason or 'no more is known yet'}"

@@ -1,0 +1,132 @@
+"""The table of commands: what is in it is supported, and nothing else is.
+
+It drives dispatch by operation code and service action, the check of bits that must be zero, and
+REPORT SUPPORTED OPERATION CODES.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from typing import TYPE_CHECKING
+
+from cstor_target.scsi import cdb as layouts
+from cstor_target.scsi import (
+    device_commands,
+    inquiry,
+    mode_commands,
+    provisioning,
+    read_write,
+    reports,
+    verify,
+)
+from cstor_target.scsi.cdb_layout import Cdb
+from cstor_target.scsi.command import (
+    AT_ONCE,
+    MEDIUM,
+    MEDIUM_IN_PIECES,
+    Command,
+    Handler,
+)
+from cstor_target.scsi.requests import Step
+from cstor_target.scsi.sense import FieldPointer, ScsiError, Sense
+from cstor_target.volume.backing import Buffer
+
+if TYPE_CHECKING:
+    from cstor_target.scsi.logical_unit import LogicalUnit
+
+_SERVICE_ACTION_MASK = 0x1F
+
+COMMANDS: tuple[Command, ...] = (
+    Command(layouts.TEST_UNIT_READY, device_commands.test_unit_ready, AT_ONCE),
+    Command(layouts.REQUEST_SENSE, device_commands.request_sense, AT_ONCE),
+    Command(layouts.READ_6, read_write.read_6, MEDIUM, checks_cdb=True),
+    Command(layouts.WRITE_6, read_write.write_6, MEDIUM, checks_cdb=True),
+    Command(layouts.INQUIRY, inquiry.inquiry, AT_ONCE),
+    Command(layouts.MODE_SELECT_6, mode_commands.mode_select_6, AT_ONCE),
+    Command(layouts.MODE_SENSE_6, mode_commands.mode_sense_6, AT_ONCE),
+    Command(layouts.START_STOP_UNIT, device_commands.start_stop_unit, MEDIUM),
+    Command(
+        layouts.PREVENT_ALLOW_MEDIUM_REMOVAL, device_commands.prevent_allow_medium_removal, AT_ONCE
+    ),
+    Command(layouts.READ_CAPACITY_10, device_commands.read_capacity_10, AT_ONCE),
+    Command(layouts.READ_10, read_write.read_10, MEDIUM, checks_cdb=True),
+    Command(layouts.WRITE_10, read_write.write_10, MEDIUM, checks_cdb=True),
+    Command(layouts.WRITE_AND_VERIFY_10, verify.write_and_verify_10, MEDIUM_IN_PIECES),
+    Command(layouts.VERIFY_10, verify.verify_10, MEDIUM_IN_PIECES),
+    Command(layouts.PRE_FETCH_10, device_commands.pre_fetch_10, AT_ONCE),
+    Command(layouts.SYNCHRONIZE_CACHE_10, device_commands.synchronize_cache_10, MEDIUM),
+    Command(layouts.WRITE_SAME_10, provisioning.write_same_10, MEDIUM_IN_PIECES),
+    Command(layouts.UNMAP, provisioning.unmap, MEDIUM),
+    Command(layouts.MODE_SELECT_10, mode_commands.mode_select_10, AT_ONCE),
+    Command(layouts.MODE_SENSE_10, mode_commands.mode_sense_10, AT_ONCE),
+    Command(layouts.READ_16, read_write.read_16, MEDIUM, checks_cdb=True),
+    Command(layouts.WRITE_16, read_write.write_16, MEDIUM, checks_cdb=True),
+    Command(layouts.WRITE_AND_VERIFY_16, verify.write_and_verify_16, MEDIUM_IN_PIECES),
+    Command(layouts.VERIFY_16, verify.verify_16, MEDIUM_IN_PIECES),
+    Command(layouts.PRE_FETCH_16, device_commands.pre_fetch_16, AT_ONCE),
+    Command(layouts.SYNCHRONIZE_CACHE_16, device_commands.synchronize_cache_16, MEDIUM),
+    Command(layouts.WRITE_SAME_16, provisioning.write_same_16, MEDIUM_IN_PIECES),
+    Command(layouts.READ_CAPACITY_16, device_commands.read_capacity_16, AT_ONCE),
+    Command(layouts.REPORT_LUNS, reports.report_luns, AT_ONCE),
+    Command(layouts.REPORT_TARGET_PORT_GROUPS, reports.report_target_port_groups, AT_ONCE),
+    Command(
+        layouts.REPORT_SUPPORTED_OPERATION_CODES,
+        reports.report_supported_operation_codes,
+        AT_ONCE,
+    ),
+    Command(
+        layouts.REPORT_SUPPORTED_TASK_MANAGEMENT_FUNCTIONS,
+        reports.report_supported_task_management_functions,
+        AT_ONCE,
+    ),
+    Command(layouts.READ_12, read_write.read_12, MEDIUM, checks_cdb=True),
+    Command(layouts.WRITE_12, read_write.write_12, MEDIUM, checks_cdb=True),
+    Command(layouts.WRITE_AND_VERIFY_12, verify.write_and_verify_12, MEDIUM_IN_PIECES),
+    Command(layouts.VERIFY_12, verify.verify_12, MEDIUM_IN_PIECES),
+)
+
+
+def dispatch_table(commands: Sequence[Command]) -> list[Handler]:
+    """A handler for each of the 256 operation codes."""
+    table: list[Handler] = [_unsupported] * 256
+    actions: dict[int, dict[int, Handler]] = {}
+    for command in commands:
+        layout = command.layout
+        handler = command.handler if command.checks_cdb else _checked(layout, command.handler)
+        if layout.service_action is None:
+            table[layout.operation_code] = handler
+        else:
+            actions.setdefault(layout.operation_code, {})[layout.service_action] = handler
+    for operation_code, by_action in actions.items():
+        table[operation_code] = _by_service_action(by_action)
+    return table
+
+
+def _checked(layout: Cdb, handler: Handler) -> Handler:
+    def check_and_handle(
+        unit: LogicalUnit, nexus: Hashable, cdb: Buffer, data_out: Sequence[Buffer]
+    ) -> Step:
+        layout.check(cdb)
+        return handler(unit, nexus, cdb, data_out)
+
+    return check_and_handle
+
+
+def _by_service_action(handlers: dict[int, Handler]) -> Handler:
+    def handle(unit: LogicalUnit, nexus: Hashable, cdb: Buffer, data_out: Sequence[Buffer]) -> Step:
+        handler = handlers.get(cdb[1] & _SERVICE_ACTION_MASK)
+        if handler is None:
+            # An unknown service action is an invalid field, not an invalid operation code.
+            raise ScsiError(Sense.INVALID_FIELD_IN_CDB, field=FieldPointer(True, 1, 4))
+        return handler(unit, nexus, cdb, data_out)
+
+    return handle
+
+
+def _unsupported(
+    unit: LogicalUnit, nexus: Hashable, cdb: Buffer, data_out: Sequence[Buffer]
+) -> Step:
+    raise ScsiError(Sense.INVALID_COMMAND_OPERATION_CODE, field=FieldPointer(True, 0, 7))
+
+
+DISPATCH = dispatch_table(COMMANDS)

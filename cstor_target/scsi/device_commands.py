@@ -1,0 +1,163 @@
+"""The commands about the device as a whole: ready, sense, start and stop, cache, capacity.
+
+SPC-4: TEST UNIT READY 6.47, REQUEST SENSE 6.39.  SBC-3: PRE-FETCH 5.8 and 5.9, PREVENT ALLOW MEDIUM
+REMOVAL 5.10, READ CAPACITY 5.15 and 5.16, START STOP UNIT 5.25, SYNCHRONIZE CACHE 5.26 and 5.27.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Hashable, Sequence
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any
+
+from construct import BitsInteger, BitStruct, Flag, Padding
+
+from cstor_target.scsi import cdb as layouts
+from cstor_target.scsi.cdb import UNPACK_BLOCK_10, UNPACK_BLOCK_16
+from cstor_target.scsi.command import Handler
+from cstor_target.scsi.read_write import Decoder, check_range
+from cstor_target.scsi.requests import Flush, Outcome, Status, Step
+from cstor_target.scsi.sense import Sense, descriptor_format, fixed_format
+from cstor_target.volume.backing import Buffer
+
+if TYPE_CHECKING:
+    from cstor_target.scsi.logical_unit import LogicalUnit
+
+
+class PowerCondition(IntEnum):
+    """The POWER CONDITION field of START STOP UNIT (SBC-3, 5.25)."""
+
+    START_VALID = 0x0
+    ACTIVE = 0x1
+    IDLE = 0x2
+    STANDBY = 0x3
+    LU_CONTROL = 0x7
+    FORCE_IDLE_0 = 0xA
+    FORCE_STANDBY_0 = 0xB
+
+
+_POWER_CONDITIONS = frozenset(PowerCondition)
+
+# READ CAPACITY (10) and (16) parameter data (SBC-3, 5.15 and 5.16).  All of it is declared here
+# and nothing of it is hot.
+_CAPACITY_10 = struct.Struct(">II")
+_CAPACITY_10_LAST_MAX = 0xFFFF_FFFF
+_CAPACITY_16 = BitStruct(
+    "returned_logical_block_address" / BitsInteger(64),
+    "logical_block_length_in_bytes" / BitsInteger(32),
+    Padding(4),
+    "p_type" / BitsInteger(3),
+    "prot_en" / Flag,
+    "p_i_exponent" / BitsInteger(4),
+    "logical_blocks_per_physical_block_exponent" / BitsInteger(4),
+    "lbpme" / Flag,
+    "lbprz" / Flag,
+    "lowest_aligned_logical_block_address" / BitsInteger(14),
+    Padding(16 * 8),
+)
+
+
+def data_in(data: bytes, allocation_length: int) -> Outcome:
+    """GOOD with parameter data, cut off at the allocation length (SPC-4, 4.2.5)."""
+    return Outcome(Status.GOOD, (data[:allocation_length],))
+
+
+def test_unit_ready(
+    unit: LogicalUnit, nexus: Hashable, cdb: Buffer, data_out: Sequence[Buffer]
+) -> Step:
+    """TEST UNIT READY: there is no medium to be loaded, and nothing to spin up."""
+    return Outcome(Status.GOOD)
+
+
+def request_sense(
+    unit: LogicalUnit, nexus: Hashable, cdb: Buffer, data_out: Sequence[Buffer]
+) -> Step:
+    """REQUEST SENSE: a pending unit attention, which it clears; otherwise NO SENSE."""
+    fields = layouts.REQUEST_SENSE.parse(cdb)
+    sense = unit.attentions.take(nexus) or Sense.NO_ADDITIONAL_SENSE_INFORMATION
+    encode = descriptor_format if fields.desc else fixed_format
+    return data_in(encode(sense), fields.allocation_length)
+
+
+def start_stop_unit(
+    unit: LogicalUnit, nexus: Hashable, cdb: Buffer, data_out: Sequence[Buffer]
+) -> Step:
+    """START STOP UNIT: nothing spins, and nothing can be ejected; a stop flushes the cache."""
+    fields = layouts.START_STOP_UNIT.parse(cdb)
+    if fields.power_condition not in _POWER_CONDITIONS:
+        raise layouts.START_STOP_UNIT.invalid_field("power_condition")
+    if fields.power_condition == PowerCondition.START_VALID:
+        if fields.loej:
+            raise layouts.START_STOP_UNIT.invalid_field("loej")
+        if not fields.start and not fields.no_flush:
+            return Flush()
+    return Outcome(Status.GOOD)
+
+
+def prevent_allow_medium_removal(
+    unit: LogicalUnit, nexus: Hashable, cdb: Buffer, data_out: Sequence[Buffer]
+) -> Step:
+    """PREVENT ALLOW MEDIUM REMOVAL: the medium is never removable, so both are kept."""
+    return Outcome(Status.GOOD)
+
+
+def read_capacity_10(
+    unit: LogicalUnit, nexus: Hashable, cdb: Buffer, data_out: Sequence[Buffer]
+) -> Step:
+    """READ CAPACITY (10); a larger capacity than fits sends the initiator to the 16 byte form."""
+    last = min(unit.block_count - 1, _CAPACITY_10_LAST_MAX)
+    return Outcome(Status.GOOD, (_CAPACITY_10.pack(last, unit.block_bytes),))
+
+
+def read_capacity_16(
+    unit: LogicalUnit, nexus: Hashable, cdb: Buffer, data_out: Sequence[Buffer]
+) -> Step:
+    """READ CAPACITY (16): thin (LBPME), and unmapped blocks read as zeros (LBPRZ)."""
+    fields = layouts.READ_CAPACITY_16.parse(cdb)
+    exponent = unit.geometry.blocks_per_physical_block_exponent
+    capacity: dict[str, Any] = {
+        "returned_logical_block_address": unit.block_count - 1,
+        "logical_block_length_in_bytes": unit.block_bytes,
+        "p_type": 0,
+        "prot_en": False,
+        "p_i_exponent": 0,
+        "logical_blocks_per_physical_block_exponent": exponent,
+        "lbpme": True,
+        "lbprz": True,
+        "lowest_aligned_logical_block_address": 0,
+    }
+    return data_in(_CAPACITY_16.build(capacity), fields.allocation_length)
+
+
+def _cache_synchronizer(decode: Decoder) -> Handler:
+    def synchronize_cache(
+        unit: LogicalUnit, nexus: Hashable, cdb: Buffer, data_out: Sequence[Buffer]
+    ) -> Step:
+        """The whole cache is flushed, whatever the range, and IMMED waits as well.
+
+        Both give the initiator more than it asked for: one flush serves all that wait for it.
+        """
+        _flags, logical_block_address, blocks, _control = decode(cdb)
+        check_range(unit, logical_block_address, blocks)
+        return Flush()
+
+    return synchronize_cache
+
+
+def _prefetcher(decode: Decoder) -> Handler:
+    def pre_fetch(
+        unit: LogicalUnit, nexus: Hashable, cdb: Buffer, data_out: Sequence[Buffer]
+    ) -> Step:
+        """GOOD, and not CONDITION MET, says that the blocks are not all in the cache."""
+        _flags, logical_block_address, blocks, _control = decode(cdb)
+        check_range(unit, logical_block_address, blocks)
+        return Outcome(Status.GOOD)
+
+    return pre_fetch
+
+
+synchronize_cache_10 = _cache_synchronizer(UNPACK_BLOCK_10)
+synchronize_cache_16 = _cache_synchronizer(UNPACK_BLOCK_16)
+pre_fetch_10 = _prefetcher(UNPACK_BLOCK_10)
+pre_fetch_16 = _prefetcher(UNPACK_BLOCK_16)

@@ -1,0 +1,97 @@
+"""One logical unit: a direct access block device over one volume (SBC-3).
+
+It holds what the commands look at: capacity, limits, names, the write cache bit, unit attentions.
+It starts commands and never waits; the requests that `start` gives are carried out by whoever
+called it.  Between commands it holds nothing of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+
+from cstor_target.scsi import geometry as limits
+from cstor_target.scsi.cdb import INQUIRY, REPORT_LUNS, REQUEST_SENSE
+from cstor_target.scsi.command import Command
+from cstor_target.scsi.commands import COMMANDS, DISPATCH
+from cstor_target.scsi.geometry import Geometry
+from cstor_target.scsi.identity import Identity
+from cstor_target.scsi.requests import Step
+from cstor_target.scsi.sense import ScsiError, Sense, check_condition
+from cstor_target.scsi.unit_attention import UnitAttentions
+from cstor_target.volume.backing import Buffer
+
+# These are carried out although a unit attention is pending (SAM-5): REQUEST SENSE reports
+# it, the other two leave it pending.
+_DESPITE_UNIT_ATTENTION = frozenset(
+    layout.operation_code for layout in (INQUIRY, REPORT_LUNS, REQUEST_SENSE)
+)
+
+
+class LogicalUnit:
+    """A block device server; `write_cache` says whether GOOD means durable (WCE = 0) or not."""
+
+    __slots__ = (
+        "attentions",
+        "block_bytes",
+        "block_count",
+        "block_shift",
+        "geometry",
+        "identity",
+        "transfer_blocks_max",
+        "unmap_blocks_max",
+        "write_cache",
+        "write_same_blocks_max",
+    )
+
+    commands: Sequence[Command] = COMMANDS
+
+    def __init__(self, identity: Identity, geometry: Geometry, *, write_cache: bool = True) -> None:
+        self.geometry = geometry
+        self.identity = identity
+        self.write_cache = write_cache
+        self.attentions = UnitAttentions()
+        self.block_bytes = geometry.logical_block_bytes
+        self.block_shift = geometry.block_shift
+        self.block_count = geometry.blocks(geometry.size_bytes())
+        self.transfer_blocks_max = geometry.blocks(limits.TRANSFER_BYTES_MAX)
+        self.unmap_blocks_max = geometry.blocks(limits.UNMAP_BYTES_MAX)
+        self.write_same_blocks_max = geometry.blocks(limits.WRITE_SAME_BYTES_MAX)
+
+    def start(
+        self, nexus: Hashable, cdb: Buffer, data_out: Sequence[Buffer] = (), expected_in: int = 0
+    ) -> Step:
+        """Start a command: the answer, or the first request to the volume.
+
+        `cdb` is at least 16 bytes long, as iSCSI carries it.  `expected_in` is not looked at: data
+        beyond what the initiator expects are a residual, which is iSCSI's to count.
+        """
+        operation_code = cdb[0]
+        if self.attentions.pending and operation_code not in _DESPITE_UNIT_ATTENTION:
+            condition = self.attentions.take(nexus)
+            if condition is not None:
+                return check_condition(condition)
+        try:
+            return DISPATCH[operation_code](self, nexus, cdb, data_out)
+        except ScsiError as error:
+            return error.outcome()
+
+    def nexus_established(self, nexus: Hashable) -> None:
+        """An initiator has logged in; the first command that can fail tells it of a reset."""
+        self.attentions.nexus_established(nexus)
+
+    def nexus_lost(self, nexus: Hashable) -> None:
+        """The session of an initiator has ended."""
+        self.attentions.nexus_lost(nexus)
+
+    def reset(self) -> None:
+        """LOGICAL UNIT RESET or a reset of the target; aborting the tasks is the caller's part."""
+        self.attentions.reset()
+
+    def task_set_cleared(self, nexus: Hashable) -> None:
+        """CLEAR TASK SET of `nexus`: the others are told why their commands never ended."""
+        self.attentions.establish(Sense.COMMANDS_CLEARED_BY_ANOTHER_INITIATOR, nexus)
+
+    def capacity_changed(self) -> None:
+        """The volume has grown: commands may use the new blocks, and every nexus is told."""
+        self.block_count = self.geometry.blocks(self.geometry.size_bytes())
+        self.attentions.establish(Sense.CAPACITY_DATA_HAS_CHANGED)

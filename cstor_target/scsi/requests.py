@@ -1,0 +1,75 @@
+"""What a logical unit answers a CDB with: an outcome at once, or a request to the volume.
+
+`LogicalUnit.start(cdb, data_out, nexus)` returns one of these.  An `Outcome` is the answer.  A
+request (`Read`, `Write`, `Unmap`, `Flush`) is carried out by the volume, and its result goes back
+through `finish`, which gives the next step: an `Outcome`, or for commands of several steps
+(VERIFY with BYTCHK, WRITE SAME in pieces) one more request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+from cstor_target.volume.backing import Buffer, Failure
+
+
+class Status(IntEnum):
+    """Status codes (SAM-5, table 43)."""
+
+    GOOD = 0x00
+    CHECK_CONDITION = 0x02
+    CONDITION_MET = 0x04
+    BUSY = 0x08
+    RESERVATION_CONFLICT = 0x18
+    TASK_SET_FULL = 0x28
+    TASK_ABORTED = 0x40
+
+
+@dataclass(slots=True)
+class Outcome:
+    """The end of a command.  `sense` is fixed-format sense data (SPC-4, 4.5.3), without length."""
+
+    status: Status
+    data_in: Sequence[Buffer] = ()
+    sense: bytes = b""
+
+
+@dataclass(slots=True)
+class Read:
+    """Read `length` bytes from byte `offset` on; `finish` is None for a plain READ (hot path)."""
+
+    offset: int
+    length: int
+    finish: Callable[[Failure | None, Sequence[Buffer]], Step] | None = None
+
+
+@dataclass(slots=True)
+class Write:
+    """Write `data` at byte `offset`; `finish` is None where GOOD follows success."""
+
+    offset: int
+    data: Sequence[Buffer]
+    durable: bool
+    finish: Callable[[Failure | None], Step] | None = None
+
+
+@dataclass(slots=True)
+class Unmap:
+    """Discard (byte offset, byte length) extents."""
+
+    extents: Sequence[tuple[int, int]] = field(default_factory=tuple)
+    durable: bool = False
+    finish: Callable[[Failure | None], Step] | None = None
+
+
+@dataclass(slots=True)
+class Flush:
+    """SYNCHRONIZE CACHE."""
+
+    finish: Callable[[Failure | None], Step] | None = None
+
+
+Request = Read | Write | Unmap | Flush
+Step = Outcome | Request

@@ -1,0 +1,56 @@
+"""Unit attention conditions (SAM-5): what a nexus is told before its next command.
+
+One list of conditions for every I_T nexus that has any; a nexus without conditions costs nothing,
+which is why `pending` is all that the path of every command looks at.  A reset supersedes what was
+waiting.  A condition is never held twice, so a list cannot grow beyond the number of conditions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+
+from cstor_target.scsi.sense import Sense
+
+
+class UnitAttentions:
+    """The conditions of one logical unit, by I_T nexus."""
+
+    __slots__ = ("_nexuses", "pending")
+
+    def __init__(self) -> None:
+        self._nexuses: set[Hashable] = set()
+        self.pending: dict[Hashable, list[Sense]] = {}
+
+    def nexus_established(self, nexus: Hashable) -> None:
+        """A new nexus learns that the logical unit knows nothing of it from before."""
+        self._nexuses.add(nexus)
+        self.pending[nexus] = [Sense.POWER_ON_RESET_OR_BUS_DEVICE_RESET_OCCURRED]
+
+    def nexus_lost(self, nexus: Hashable) -> None:
+        """Forget a nexus and whatever it was to be told."""
+        self._nexuses.discard(nexus)
+        self.pending.pop(nexus, None)
+
+    def reset(self) -> None:
+        """Hard reset or logical unit reset: every nexus is told, the one that asked as well."""
+        for nexus in self._nexuses:
+            self.pending[nexus] = [Sense.POWER_ON_RESET_OR_BUS_DEVICE_RESET_OCCURRED]
+
+    def establish(self, condition: Sense, but: Hashable | None = None) -> None:
+        """Every nexus `but` one is to be told `condition`, after what it is to be told already."""
+        for nexus in self._nexuses:
+            if nexus == but:
+                continue
+            waiting = self.pending.setdefault(nexus, [])
+            if condition not in waiting:
+                waiting.append(condition)
+
+    def take(self, nexus: Hashable) -> Sense | None:
+        """The next condition of `nexus`, which is cleared by being reported (SAM-5)."""
+        waiting = self.pending.get(nexus)
+        if not waiting:
+            return None
+        condition = waiting.pop(0)
+        if not waiting:
+            del self.pending[nexus]
+        return condition

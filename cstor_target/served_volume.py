@@ -1,0 +1,156 @@
+"""One volume as this process serves it: its engine, its iSCSI target node, its disk.
+
+The engine knows the volume, the iSCSI side knows sessions, and operators want both in one report:
+here they meet.  The disk (a SCSI target device with LUN 0) is made when the volume has opened,
+because only then its identity is certain; until then a login is held.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
+from uuid import UUID
+
+from cstor_core.generated.cstor.v1 import control_pb2, volume_pb2
+from cstor_target.scsi.geometry import Geometry
+from cstor_target.scsi.identity import Identity
+from cstor_target.scsi.target_device import TargetDevice
+from cstor_target.settings import is_uuid
+from cstor_target.volume.backing import Volume
+from cstor_target.volume.counters import Counters
+
+IQN_PREFIX = "iqn.2016-09.com.openebs.cstor:"
+PORTAL_GROUP_TAG = 1
+
+SERVING_STATUSES = (
+    control_pb2.VOLUME_STATUS_HEALTHY,
+    control_pb2.VOLUME_STATUS_DEGRADED,
+    control_pb2.VOLUME_STATUS_REBUILDING,
+)
+
+Sessions = Callable[[], Sequence[control_pb2.SessionReport]]
+
+
+class VolumeEngine(Volume, Protocol):
+    """What the daemon asks of an engine beyond being a disk."""
+
+    counters: Counters
+
+    @property
+    def identity(self) -> volume_pb2.VolumeIdentity | None:
+        """What the volume is; None until a replica has answered."""
+
+    @property
+    def serving(self) -> bool:
+        """Whether the volume has opened."""
+
+    def when_serving(self, callback: Callable[[], None]) -> None:
+        """Call back once it has opened."""
+
+    def report(self) -> control_pb2.VolumeReport:
+        """What operators are told, but for name, portal and sessions."""
+
+
+class ServedVolume:
+    """A volume, its target node and its sessions; `wanted` is the name or UUID that was asked for.
+
+    It is a `Target` of the iSCSI side's directory.
+    """
+
+    def __init__(
+        self, wanted: str, engine: VolumeEngine, sessions: Sessions, portal: str, revision: str
+    ) -> None:
+        self.engine = engine
+        self.portal = portal
+        self._revision = revision
+        self._wanted = wanted
+        self._sessions = sessions
+        self._device: TargetDevice | None = None
+        engine.when_serving(self._opened)
+
+    @property
+    def name(self) -> str:
+        """The iSCSI name of the target node."""
+        return IQN_PREFIX + self.volume_name.lower()
+
+    @property
+    def volume_name(self) -> str:
+        """The volume's name; what was asked for until a replica has said it."""
+        identity = self.engine.identity
+        return identity.name if identity is not None else self._wanted
+
+    @property
+    def portal_group_tag(self) -> int:
+        """The tag of the one portal group."""
+        return PORTAL_GROUP_TAG
+
+    @property
+    def portals(self) -> Sequence[str]:
+        """None of its own: an initiator is told the address that it has reached."""
+        return ()
+
+    @property
+    def ready(self) -> bool:
+        """Whether a login may go on."""
+        return self._device is not None
+
+    @property
+    def volume(self) -> Volume:
+        """The disk's contents."""
+        return self.engine
+
+    @property
+    def device(self) -> TargetDevice:
+        """The SCSI device; there is one once the volume is ready."""
+        assert self._device is not None, "a login went on before the volume was ready"
+        return self._device
+
+    def is_called(self, name_or_uuid: str) -> bool:
+        """Whether a person means this volume."""
+        identity = self.engine.identity
+        known = {self.volume_name, self._wanted, self.name}
+        return name_or_uuid in known | ({identity.volume_uuid} if identity is not None else set())
+
+    def may_become(self, iscsi_name: str) -> bool:
+        """Whether this volume, once it is known, may turn out to have that iSCSI name."""
+        unknown = self.engine.identity is None and is_uuid(self._wanted)
+        return unknown and iscsi_name.startswith(IQN_PREFIX)
+
+    def report(self) -> control_pb2.VolumeReport:
+        """Everything that operators are told."""
+        report = self.engine.report()
+        if not report.identity.name:
+            report.identity.name = self.volume_name
+        report.iqn = self.name
+        report.portal = self.portal
+        report.sessions.extend(self._sessions())
+        return report
+
+    def _opened(self) -> None:
+        identity = self.engine.identity
+        assert identity is not None, "a volume opens after its replicas have said what it is"
+        geometry = Geometry(
+            lambda: self.engine.size_bytes,
+            identity.logical_block_bytes,
+            identity.physical_block_bytes,
+        )
+        names = Identity(UUID(identity.volume_uuid), self.name, self._revision)
+        self._device = TargetDevice(names, geometry, write_cache=identity.write_cache)
+
+
+class Directory:
+    """The target nodes of this process by iSCSI name; the iSCSI side's `TargetDirectory`."""
+
+    def __init__(self, volumes: Sequence[ServedVolume]) -> None:
+        self._volumes = volumes
+
+    def find(self, name: str) -> ServedVolume | None:
+        """The target node of that name, or one that may still prove to have it, or None."""
+        for volume in self._volumes:
+            if volume.name == name:
+                return volume
+        return next((volume for volume in self._volumes if volume.may_become(name)), None)
+
+    def targets(self) -> Iterable[ServedVolume]:
+        """All of them, in the order in which SendTargets names them."""
+        return self._volumes

@@ -1,0 +1,91 @@
+"""The settings of the target daemon: flags, environment (`CSTOR_TARGET_…`) and a TOML file.
+
+Ports are those of `docs/operations.md`.  Every address is of this machine alone unless the user
+says otherwise: initiators and operators are not authenticated yet, so nothing is open to a network
+by default.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+from uuid import UUID
+
+from pydantic import BeforeValidator, Field, model_validator
+from pydantic_settings import NoDecode, SettingsConfigDict
+
+from cstor_core.errors import InputError
+from cstor_core.settings import Address, AddressSetting, DaemonSettings, parse_address
+from cstor_target.volume.settings import EngineSettings
+
+LOCAL_HOST = "127.0.0.1"
+ISCSI_PORT = 3260
+CONTROL_PORT = 7777
+HTTP_PORT = 6060
+METRICS_PORT = 9500
+REPLICA_GRPC_PORT = 7778
+REPLICA_METRICS_PORT = 9501
+REPLICAS_MAX = 15
+
+
+def _addresses(value: object) -> object:
+    """Addresses of replicas: a list, or one text with commas (as the environment has it)."""
+    if isinstance(value, str):
+        value = [part for part in value.replace(",", " ").split() if part]
+    if not isinstance(value, list | tuple):
+        return value
+    for text in value:
+        try:
+            address = parse_address(str(text))
+        except InputError as error:
+            raise ValueError(str(error)) from error
+        if not address.port:
+            raise ValueError(f"{text!r} names no port: write HOST:PORT of a replica daemon")
+    if len(set(value)) != len(value):
+        raise ValueError("an address is given twice: each replica has one of its own")
+    return tuple(value)
+
+
+ReplicaAddresses = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_addresses)]
+
+
+class TargetSettings(DaemonSettings):
+    """What `cstor-target` can be told; see `docs/operations.md`."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="CSTOR_TARGET_", extra="forbid", env_ignore_empty=True
+    )
+
+    state_dir: Path
+    volume: str = Field(min_length=1, max_length=200)
+    replica: Annotated[ReplicaAddresses, Field(max_length=REPLICAS_MAX)] = ()
+    pool: Path | None = None
+    portal: AddressSetting = Address(LOCAL_HOST, None)
+    control: AddressSetting = Address(LOCAL_HOST, None)
+    http: AddressSetting = Address(LOCAL_HOST, None)
+    metrics: AddressSetting = Address(LOCAL_HOST, None)
+    replica_grpc: AddressSetting = Address(LOCAL_HOST, None)
+    replica_metrics: AddressSetting = Address(LOCAL_HOST, None)
+    write_timeout_s: Annotated[float, Field(gt=0, le=3600)] = EngineSettings().write_timeout_s
+
+    @model_validator(mode="after")
+    def _somewhere(self) -> TargetSettings:
+        if not self.replica and self.pool is None:
+            raise ValueError(
+                "no replica is named: give --replica HOST:PORT for each daemon, or --pool DIR"
+            )
+        return self
+
+    @property
+    def engine(self) -> EngineSettings:
+        """What the engine is told."""
+        return EngineSettings(write_timeout_s=self.write_timeout_s)
+
+
+def is_uuid(volume: str) -> bool:
+    """Whether a volume is named by its UUID rather than by its name."""
+    try:
+        UUID(volume)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,258 @@
+"""iSCSI over TCP: the asyncio shell around `cstor_target.iscsi.connection` (RFC 7143, 4.2.1).
+
+The event loop reads straight into the buffer that the connection owns, and everything that one
+turn of the loop has to say leaves in one `writelines`.  While an initiator does not take what was
+sent, nothing more is read from it.  Time comes from the clock that is handed in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable, Sequence
+from typing import cast
+
+import structlog
+
+from cstor_core.clock import Clock, Timer
+from cstor_target.iscsi.connection import Connection, Phase
+from cstor_target.iscsi.counters import Counters
+from cstor_target.iscsi.events import ConnectionFailed, Event, LoggedIn, LoggedOut
+from cstor_target.iscsi.limits import Limits
+from cstor_target.iscsi.sessions import SessionTable
+from cstor_target.nexus import Nexus, ServedDirectory
+
+_TICK_S = 0.5
+_CLOSING_S = 5
+_LOGOUT_GRACE_S = 2
+"""How long a shutdown waits for initiators to log out before it lets nothing new begin."""
+
+_log = structlog.get_logger(__name__)
+
+
+class IscsiServer:
+    """Listens, and holds what all connections share: sessions, target nodes, counters."""
+
+    def __init__(
+        self, directory: ServedDirectory, clock: Clock, limits: Limits | None = None
+    ) -> None:
+        self.directory = directory
+        self.clock = clock
+        self.limits = limits if limits is not None else Limits()
+        self.counters = Counters()
+        self.sessions = SessionTable(self.limits, self.counters)
+        self._connections: set[_IscsiProtocol] = set()
+        self._server: asyncio.Server | None = None
+        self._timer: Timer | None = None
+
+    async def serve(self, host: str, port: int) -> tuple[str, int]:
+        """Begin to accept connections, and return the address that was bound.
+
+        Raises OSError when the address cannot be had.
+        """
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(
+            lambda: _IscsiProtocol(self, loop), host, port, reuse_address=True, backlog=128
+        )
+        bound: tuple[str, int] = self._server.sockets[0].getsockname()[:2]
+        return bound
+
+    def retry_held_logins(self) -> None:
+        """A volume has opened: logins that wait for it go on now."""
+        self._tick_all()
+
+    async def drain(self, timeout_s: float) -> None:
+        """Stop without losing an answer that was earned, within `timeout_s` seconds.
+
+        No new connection is accepted; initiators are asked to log out; after a grace period
+        nothing new is read; commands that were started end; then connections are closed.
+        """
+        if self._server is not None:
+            self._server.close()
+        deadline_s = self.clock.monotonic() + timeout_s
+        grace_s = min(_LOGOUT_GRACE_S, timeout_s)
+        for protocol in list(self._connections):
+            protocol.request_logout(max(1, round(grace_s)))
+        await self._until(lambda: not self._connections, self.clock.monotonic() + grace_s)
+        for protocol in list(self._connections):
+            protocol.stop_reading()
+        await self._until(
+            lambda: not any(p.core.tasks_in_flight for p in self._connections), deadline_s
+        )
+        for protocol in list(self._connections):
+            protocol.announce_drop()
+        await self._until(lambda: not self._connections, deadline_s + 1)
+        for protocol in list(self._connections):
+            protocol.abort()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def added(self, protocol: _IscsiProtocol) -> bool:
+        """A connection was accepted; False when there are too many."""
+        if len(self._connections) >= self.limits.connections_max:
+            self.counters.connections_refused += 1
+            return False
+        self.counters.connections_accepted += 1
+        self._connections.add(protocol)
+        if self._timer is None:
+            self._timer = self.clock.call_later(_TICK_S, self._tick)
+        return True
+
+    def removed(self, protocol: _IscsiProtocol) -> None:
+        """A connection is gone."""
+        self._connections.discard(protocol)
+
+    def _tick(self) -> None:
+        self._tick_all()
+        self._timer = self.clock.call_later(_TICK_S, self._tick) if self._connections else None
+
+    def _tick_all(self) -> None:
+        now_s = self.clock.monotonic()
+        for protocol in list(self._connections):
+            protocol.tick(now_s)
+
+    async def _until(self, holds: Callable[[], bool], deadline_s: float) -> None:
+        while not holds() and self.clock.monotonic() < deadline_s:
+            await self.clock.sleep(0.02)
+
+
+class _IscsiProtocol(asyncio.BufferedProtocol):
+    """One TCP connection."""
+
+    def __init__(self, server: IscsiServer, loop: asyncio.AbstractEventLoop) -> None:
+        self._server = server
+        self._loop = loop
+        self._log = _log
+        self._reading_stopped = False
+        self._closing_since_s: float | None = None
+        self._transport: asyncio.Transport
+        self._nexus: Nexus
+        self.core: Connection
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Accepted: make the protocol engine."""
+        server = self._server
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(high=server.limits.output_bytes_high)
+        transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._log = _log.bind(peer=_address(transport.get_extra_info("peername")))
+        self.core = Connection(
+            server.sessions,
+            server.directory,
+            _address(transport.get_extra_info("sockname")),
+            self._wake,
+            server.clock.monotonic(),
+            server.limits,
+            server.counters,
+        )
+        self._nexus = Nexus(self.core, server.directory, server.sessions, server.limits)
+        if not server.added(self):
+            self._log.warning("iscsi.refused", reason="too many connections")
+            self._transport.abort()
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Where the loop reads to."""
+        return self.core.get_buffer()
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """A burst of bytes: all its commands are started, then everything there is to say goes."""
+        events = self.core.buffer_updated(nbytes)
+        if events:
+            self._nexus.handle(events)
+            if type(events[0]) in _NOTEWORTHY or type(events[-1]) in _NOTEWORTHY:
+                self._tell(events)
+        self._flush()
+
+    def eof_received(self) -> bool:
+        """The initiator sends no more: there is no use in a half-open connection."""
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection is gone, for whatever reason."""
+        self._server.removed(self)
+        self.core.drop()
+
+    def pause_writing(self) -> None:
+        """The initiator does not take what was sent."""
+        self._transport.pause_reading()
+        self._nexus.stop_reading()
+
+    def resume_writing(self) -> None:
+        """It takes again."""
+        if self.core.closing:
+            return
+        if not self._reading_stopped:
+            self._transport.resume_reading()
+        self._nexus.go_on_reading()
+
+    def tick(self, now_s: float) -> None:
+        """Time has passed; a peer that does not take our last words is cut off."""
+        if self.core.closing:
+            if self._closing_since_s is None:
+                self._closing_since_s = now_s
+            elif now_s - self._closing_since_s > _CLOSING_S:
+                self._transport.abort()
+            return
+        events = self.core.tick(now_s)
+        if events:
+            self._nexus.handle(events)
+            self._tell(events)
+
+    def request_logout(self, within_s: int) -> None:
+        """The server is being stopped; who has no session yet is just closed."""
+        if self.core.phase is Phase.FULL_FEATURE:
+            self.core.request_logout(within_s)
+        else:
+            self.core.close()
+
+    def stop_reading(self) -> None:
+        """Let no new command in."""
+        self._reading_stopped = True
+        if not self._transport.is_closing():
+            self._transport.pause_reading()
+
+    def announce_drop(self) -> None:
+        """Say good-bye and close."""
+        self.core.announce_drop()
+
+    def abort(self) -> None:
+        """Close at once."""
+        self._transport.abort()
+
+    def _wake(self) -> None:
+        self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        pieces = self.core.take_output()
+        if pieces and not self._transport.is_closing():
+            self._transport.writelines(pieces)
+        if self.core.closing:
+            self._transport.close()
+
+    def _tell(self, events: Sequence[Event]) -> None:
+        """Log what an operator looks for."""
+        for event in events:
+            if isinstance(event, LoggedIn):
+                session = event.session
+                self._log = self._log.bind(
+                    initiator=session.initiator_name,
+                    target=session.target.name if session.target else "discovery",
+                    tsih=session.tsih,
+                )
+                self._log.info("iscsi.logged_in", rejoined=event.rejoined)
+            elif isinstance(event, LoggedOut):
+                self._log.info("iscsi.logged_out")
+            elif isinstance(event, ConnectionFailed):
+                self._log.warning("iscsi.connection_failed", reason=str(event.error))
+
+
+_NOTEWORTHY = (LoggedIn, LoggedOut, ConnectionFailed)
+
+
+def _address(name: tuple[str, int] | None) -> str:
+    """HOST:PORT, with an IPv6 address in brackets (RFC 7143, 13.8)."""
+    if name is None:
+        return "?"
+    host = f"[{name[0]}]" if ":" in name[0] else name[0]
+    return f"{host}:{name[1]}"

@@ -1,0 +1,1 @@
+"""The replication engine: one order of entries, a quorum of replicas, epochs and members."""

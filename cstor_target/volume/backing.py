@@ -1,0 +1,56 @@
+"""What the SCSI side asks of a volume, and how it is answered.
+
+Offsets and lengths are bytes and multiples of the logical block.  Nothing here waits: each call
+returns at once and `done` is called later, exactly once, from the event loop (never from inside
+the call).  A command that was started is never taken back: ABORT TASK drops the answer, not the
+entry.  The kick at the end of a burst of commands is what forms batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from enum import Enum
+from typing import Protocol
+
+Buffer = bytes | bytearray | memoryview
+
+
+class Failure(Enum):
+    """Why a command did not succeed; `cstor_target.scsi` turns it into status and sense."""
+
+    BUSY = "fewer than a quorum of replicas; try again"
+    MEDIUM_ERROR = "no good copy of a block is left"
+    SPACE = "the pools are full"
+    NOT_READY = "the volume is not open"
+
+
+ReadDone = Callable[[Failure | None, Sequence[Buffer]], None]
+"""Called with the data in order, as pieces to be sent without joining them."""
+Done = Callable[[Failure | None], None]
+
+
+class Volume(Protocol):
+    """One replicated volume as a disk sees it; implemented by `cstor_target.volume.engine`."""
+
+    @property
+    def size_bytes(self) -> int:
+        """The size now; it only grows."""
+
+    def read(self, offset: int, length: int, done: ReadDone) -> None:
+        """Read; blocks never written are zeros."""
+
+    def write(self, offset: int, data: Sequence[Buffer], durable: bool, done: Done) -> None:
+        """Write the pieces one after another from `offset` on.
+
+        The buffers are the volume's until `done`: the caller must not change them.  With
+        `durable` (FUA, or the write cache off) `done` waits for stable storage on a quorum.
+        """
+
+    def unmap(self, extents: Sequence[tuple[int, int]], durable: bool, done: Done) -> None:
+        """Discard (offset, length) extents: they read as zeros from then on."""
+
+    def flush(self, done: Done) -> None:
+        """SYNCHRONIZE CACHE: every write answered before is on stable storage on a quorum."""
+
+    def kick(self) -> None:
+        """A burst of commands is complete: send what has gathered, if nothing is on its way."""

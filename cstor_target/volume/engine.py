@@ -1,0 +1,275 @@
+"""One volume: the facade over its order, its reads and its members.
+
+It is what the SCSI side sees as a disk (`cstor_target.volume.backing.Volume`).  A command goes to
+the merger if it covers parts of blocks, waits at the gate while fewer than a quorum of members are
+in sync, and then goes to the order or to the reads.  Nothing here waits on a coroutine; the rare
+work (opening the volume, bringing members back) is done by `cstor_target.volume.membership`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from cstor_core.clock import Clock, Timer
+from cstor_core.generated.cstor.v1 import control_pb2, volume_pb2
+from cstor_core.units import BLOCK_BYTES
+from cstor_target.volume.backing import Buffer, Done, Failure, ReadDone
+from cstor_target.volume.counters import Counters, Histogram
+from cstor_target.volume.links import LinkFactory
+from cstor_target.volume.membership import Membership
+from cstor_target.volume.merging import Merger, whole_block_pieces, whole_blocks
+from cstor_target.volume.opener import Opener
+from cstor_target.volume.order import Order
+from cstor_target.volume.reads import Reads, slice_pieces
+from cstor_target.volume.roster import EventSink, Roster
+from cstor_target.volume.settings import EngineSettings
+
+_TICK_S = 1.0
+
+
+class Engine:
+    """The engine of one volume, from its start to its close; all calls from one event loop."""
+
+    def __init__(
+        self,
+        volume: str,
+        addresses: Sequence[str],
+        links: LinkFactory,
+        clock: Clock,
+        settings: EngineSettings,
+        instance: str,
+        events: EventSink,
+    ) -> None:
+        self.counters = Counters()
+        self._clock = clock
+        self._settings = settings
+        self._order = Order(
+            clock, self._broadcast, settings.batch_bytes_max, settings.backlog_bytes_max
+        )
+        self._reads = Reads(clock, self._order, self.counters)
+        self._merger = Merger(self._reads.read_blocks, self._write_blocks)
+        self._roster = Roster(clock, settings, events, self._order, self._reads)
+        self._membership = Membership(
+            Opener(volume, addresses, links, settings, instance),
+            self._roster,
+            self._order,
+            self._reads,
+            clock,
+            settings,
+            events,
+        )
+        self._gate: deque[tuple[float, Callable[[], None], Done]] = deque()
+        self._tick: Timer | None = None
+        self._closing = False
+        self._roster.on_quorum = self._open_gate
+
+    def start(self) -> None:
+        """Begin to look for members, to open the volume and to keep its members in sync."""
+        self._membership.start()
+        self._tick = self._clock.call_later(_TICK_S, self._ticked)
+
+    async def close(self) -> None:
+        """Drain what is in flight for as long as commands may wait, flush, and hang up."""
+        self._closing = True
+        if self.serving:
+            deadline_s = self._clock.monotonic() + self._settings.write_timeout_s
+            flushed: asyncio.Future[Failure | None]
+            flushed = asyncio.get_running_loop().create_future()
+            self.flush(flushed.set_result)
+            self.kick()
+            while not (flushed.done() and self._order.idle):
+                if self._clock.monotonic() > deadline_s or not self._roster.has_quorum:
+                    break
+                await self._clock.sleep(0.01)
+        if self._tick is not None:
+            self._tick.cancel()
+        await self._membership.close()
+
+    @property
+    def identity(self) -> volume_pb2.VolumeIdentity | None:
+        """What the volume is; None until a replica has answered."""
+        tenure = self._membership.tenure
+        return tenure.identity if tenure is not None else None
+
+    @property
+    def serving(self) -> bool:
+        """Whether the volume is open: its epoch's record is durable on a quorum."""
+        return self._roster.serving
+
+    @property
+    def deposed(self) -> asyncio.Future[str]:
+        """Resolves with a sentence when another target has taken over."""
+        return self._membership.deposed
+
+    @property
+    def failed(self) -> asyncio.Future[BaseException | None]:
+        """Resolves with an error that nobody expected; the daemon ends with it."""
+        return self._membership.failed
+
+    def when_serving(self, callback: Callable[[], None]) -> None:
+        """Call back once the volume is open; at once if it is."""
+        self._membership.when_serving(callback)
+
+    @property
+    def size_bytes(self) -> int:
+        """The size now; 0 until a replica has answered."""
+        identity = self.identity
+        return identity.size_bytes if identity is not None else 0
+
+    def report(self) -> control_pb2.VolumeReport:
+        """What operators are told; portal, name and sessions are the daemon's to fill in."""
+        report = self._roster.report()
+        tenure = self._membership.tenure
+        if tenure is not None:
+            report.identity.CopyFrom(tenure.identity)
+            report.epoch = tenure.epoch
+        report.size_bytes = self.size_bytes
+        report.last_seq = self._order.last_seq
+        report.completed_seq = self._order.completed_seq
+        return report
+
+    def read(self, offset: int, length: int, done: ReadDone) -> None:
+        """As `Volume.read`."""
+        counters, clock, started_s = self.counters, self._clock, self._clock.monotonic()
+        counters.in_flight += 1
+        first = offset // BLOCK_BYTES
+        skip = offset % BLOCK_BYTES
+        count = -(-(skip + length) // BLOCK_BYTES)
+        aligned = not skip and not length % BLOCK_BYTES
+
+        def finished(error: Failure | None, pieces: Sequence[Buffer]) -> None:
+            counters.in_flight -= 1
+            counters.reads += 1
+            counters.read_bytes += length
+            counters.failed += error is not None
+            counters.read_latency.observe(clock.monotonic() - started_s)
+            done(error, pieces if aligned or error else slice_pieces(pieces, skip, length))
+
+        self._reads.read_blocks(first, count, finished)
+
+    def write(self, offset: int, data: Sequence[Buffer], durable: bool, done: Done) -> None:
+        """As `Volume.write`."""
+        length = len(data[0]) if len(data) == 1 else sum(map(len, data))
+        counters = self.counters
+        counters.writes += 1
+        counters.written_bytes += length
+        finished = self._counted(counters.write_latency, done)
+        if offset % BLOCK_BYTES or length % BLOCK_BYTES:
+            self._merger.write(offset, data, durable, finished)
+        else:
+            self._write_blocks(offset // BLOCK_BYTES, data, durable, finished)
+
+    def unmap(self, extents: Sequence[tuple[int, int]], durable: bool, done: Done) -> None:
+        """As `Volume.unmap`; parts of blocks are written with zeros."""
+        self.counters.unmaps += 1
+        finished = self._counted(self.counters.write_latency, done)
+        steps = [step for offset, length in extents for step in _unmap_steps(offset, length)]
+        left = len(steps) + 1
+        failure: Failure | None = None
+
+        def step_done(error: Failure | None) -> None:
+            nonlocal left, failure
+            left -= 1
+            failure = failure or error
+            if not left:
+                finished(failure)
+
+        for offset, length, whole in steps:
+            if whole:
+                first, count = offset // BLOCK_BYTES, length // BLOCK_BYTES
+                self._unmap_blocks(first, count, durable, step_done)
+            else:
+                self._merger.write(offset, [bytes(length)], durable, step_done)
+        asyncio.get_running_loop().call_soon(step_done, None)
+
+    def flush(self, done: Done) -> None:
+        """As `Volume.flush`."""
+        self.counters.flushes += 1
+        finished = self._counted(self.counters.flush_latency, done)
+        if self._order.all_durable and self._roster.has_quorum:
+            asyncio.get_running_loop().call_soon(finished, None)
+        else:
+            self._pass_gate(lambda: self._order.flush(finished), finished)
+
+    def kick(self) -> None:
+        """As `Volume.kick`."""
+        self._order.kick()
+        self._reads.kick()
+
+    def _write_blocks(self, first: int, data: Sequence[Buffer], durable: bool, done: Done) -> None:
+        if not self._roster.has_quorum or self._gate:
+            again = lambda: self._write_blocks(first, data, durable, done)  # noqa: E731
+            self._pass_gate(again, done)
+            return
+        pieces = data if len(data) == 1 else whole_block_pieces(data)
+        count = sum(map(len, pieces)) // BLOCK_BYTES
+        if self._merger.wait(
+            first, count, lambda: self._write_blocks(first, data, durable, done)
+        ):
+            return
+        self._order.write(first, count, pieces, durable, done)
+
+    def _unmap_blocks(self, first: int, count: int, durable: bool, done: Done) -> None:
+        again = lambda: self._unmap_blocks(first, count, durable, done)  # noqa: E731
+        if not self._roster.has_quorum or self._gate:
+            self._pass_gate(again, done)
+        elif not self._merger.wait(first, count, again):
+            self._order.unmap(first, count, durable, done)
+
+    def _pass_gate(self, go: Callable[[], None], done: Done) -> None:
+        """Go on at once with a quorum; else wait for one, without a place in the order."""
+        if self._roster.has_quorum and not self._gate:
+            go()
+        else:
+            self._gate.append((self._clock.monotonic(), go, done))
+
+    def _open_gate(self) -> None:
+        waiting, self._gate = self._gate, deque()
+        for _, go, _ in waiting:
+            go()
+        self.kick()
+
+    def _counted(self, histogram: Histogram, done: Done) -> Done:
+        counters, clock, started_s = self.counters, self._clock, self._clock.monotonic()
+        counters.in_flight += 1
+
+        def finished(error: Failure | None) -> None:
+            counters.in_flight -= 1
+            counters.failed += error is not None
+            histogram.observe(clock.monotonic() - started_s)
+            done(error)
+
+        return finished
+
+    def _broadcast(self, message: bytes) -> None:
+        self.counters.batches += 1
+        for member in self._roster.members:
+            if member.append_stream is not None:
+                member.append_stream.send(message)
+
+    def _ticked(self) -> None:
+        """Once a second: end what has waited too long, and let laggards go."""
+        before_s = self._clock.monotonic() - self._settings.write_timeout_s
+        self._order.expire(before_s)
+        self._reads.expire(before_s)
+        while self._gate and self._gate[0][0] < before_s:
+            self._gate.popleft()[2](Failure.BUSY)
+        self._roster.drop_laggards()
+        self.kick()
+        self._tick = self._clock.call_later(_TICK_S, self._ticked)
+
+
+def _unmap_steps(offset: int, length: int) -> list[tuple[int, int, bool]]:
+    """(offset, length, whole blocks?) stretches that an extent is made of."""
+    first, count = whole_blocks(offset, length)
+    if not count:
+        return [(offset, length, False)] if length else []
+    start, end = first * BLOCK_BYTES, (first + count) * BLOCK_BYTES
+    steps = [(start, end - start, True)]
+    if start > offset:
+        steps.append((offset, start - offset, False))
+    if offset + length > end:
+        steps.append((end, offset + length - end, False))
+    return steps

@@ -1,0 +1,66 @@
+"""The seam between the engine and a replica, wherever that runs.
+
+A link is made for an address and speaks to whatever replica of the volume answers there.  Its
+calls raise the errors of `cstor_core.errors`: UnavailableError when nobody answers or a
+connection is lost, FencedError when another target reigns, ForeignReplicaError when the wrong
+replica answers.  Promises travel on a connection of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from typing import Protocol
+
+from cstor_core.errors import CstorError
+from cstor_core.generated.cstor.v1 import replica_pb2
+
+OnMessage = Callable[[bytes], None]
+OnClosed = Callable[[CstorError], None]
+
+
+class MessageStream(Protocol):
+    """One open bidirectional stream of encoded messages."""
+
+    def send(self, message: bytes) -> None:
+        """Queue a message, in order; never waits.  After the stream has closed it is dropped."""
+
+    def close(self) -> None:
+        """End the stream; no callback comes after it."""
+
+
+class ReplicaLink(Protocol):
+    """The calls of one replica daemon that a target uses."""
+
+    address: str
+
+    async def inquire(self, volume: str) -> replica_pb2.ReplicaReport:
+        """A question without effect, by name or UUID of the volume."""
+
+    async def promise(self, request: replica_pb2.PromiseRequest) -> replica_pb2.PromiseResponse:
+        """Ask for a promise."""
+
+    async def catch_up(self, request: replica_pb2.CatchUpRequest) -> replica_pb2.ReplicaReport:
+        """Have the replica fetch entries from a peer, in order."""
+
+    async def begin_rebuild(
+        self, request: replica_pb2.BeginRebuildRequest
+    ) -> replica_pb2.ReplicaReport:
+        """Have the replica flag itself."""
+
+    def rebuild(
+        self, request: replica_pb2.RebuildRequest
+    ) -> AsyncIterator[replica_pb2.RebuildResponse]:
+        """Have the replica copy what it lacks from a peer; progress, then `complete`."""
+
+    def open_append(self, on_message: OnMessage, on_closed: OnClosed) -> MessageStream:
+        """Open the stream of entries; messages as `cstor_core.frames` encodes them."""
+
+    def open_read(self, on_message: OnMessage, on_closed: OnClosed) -> MessageStream:
+        """Open the stream of reads."""
+
+    async def close(self) -> None:
+        """Give the connections up."""
+
+
+LinkFactory = Callable[[str], ReplicaLink]
+"""Makes the link to an address, HOST:PORT."""

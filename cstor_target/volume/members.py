@@ -1,0 +1,94 @@
+"""A member as the target knows it: where it is, how far it is, and its two streams."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import Enum
+
+from google.protobuf.message import DecodeError
+
+from cstor_core.errors import CstorError, ProtocolError
+from cstor_core.generated.cstor.v1 import control_pb2, replica_pb2, stream_pb2, volume_pb2
+from cstor_target.volume.links import MessageStream, ReplicaLink
+
+
+class Standing(Enum):
+    """What a member counts for; the value is its word in reports."""
+
+    OFFLINE = control_pb2.MEMBER_STATUS_OFFLINE
+    REBUILDING = control_pb2.MEMBER_STATUS_REBUILDING
+    IN_SYNC = control_pb2.MEMBER_STATUS_IN_SYNC
+    FULL = control_pb2.MEMBER_STATUS_FULL
+    FAILED = control_pb2.MEMBER_STATUS_FAILED
+
+
+class Member:
+    """One member of the configuration, or an address that has not said yet who is there."""
+
+    def __init__(self, link: ReplicaLink) -> None:
+        self.link = link
+        self.replica_uuid = ""
+        self.standing = Standing.OFFLINE
+        self.reason = "it has not been reached yet"
+        self.applied_seq = 0
+        self.durable_seq = 0
+        self.rebuild_total = 0
+        self.rebuild_done = 0
+        self.append_stream: MessageStream | None = None
+        self.report: replica_pb2.ReplicaReport | None = None
+
+    @property
+    def name(self) -> str:
+        """For sentences: its address, and the start of its UUID once that is known."""
+        if not self.replica_uuid:
+            return self.link.address
+        return f"{self.link.address} ({self.replica_uuid[:8]})"
+
+    def join(
+        self,
+        opening: stream_pb2.StreamOpening,
+        applied_seq: int,
+        on_progress: Callable[[], None],
+        on_closed: Callable[[Member, CstorError], None],
+    ) -> None:
+        """Open its stream of entries; what the caller sends next is the entry `applied_seq + 1`."""
+        self.leave()
+        self.applied_seq = applied_seq
+        self.durable_seq = 0
+
+        def received(message: bytes) -> None:
+            try:
+                response = stream_pb2.AppendResponse.FromString(message)
+            except DecodeError:
+                closed(ProtocolError(f"replica {self.name} sent an answer that cannot be read"))
+                return
+            self.applied_seq = response.applied_seq
+            self.durable_seq = response.durable_seq
+            on_progress()
+
+        def closed(error: CstorError) -> None:
+            if self.append_stream is stream:
+                on_closed(self, error)
+
+        stream = self.link.open_append(received, closed)
+        self.append_stream = stream
+        request = stream_pb2.AppendRequest(format=1 << 16, opening=opening)
+        stream.send(request.SerializeToString())
+
+    def leave(self) -> None:
+        """Close its stream of entries; it counts for nothing from now on."""
+        stream, self.append_stream = self.append_stream, None
+        if stream is not None:
+            stream.close()
+
+    def describe(self) -> control_pb2.MemberReport:
+        """What operators are told about it."""
+        return control_pb2.MemberReport(
+            member=volume_pb2.Member(replica_uuid=self.replica_uuid, address=self.link.address),
+            status=self.standing.value,
+            applied_seq=self.applied_seq,
+            durable_seq=self.durable_seq,
+            rebuild_blocks_total=self.rebuild_total,
+            rebuild_blocks_done=self.rebuild_done,
+            reason="" if self.standing is Standing.IN_SYNC else self.reason,
+        )

@@ -1,0 +1,151 @@
+"""The rare work of a volume: opening it, and bringing members back for as long as it is open."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+
+from cstor_core.clock import Clock
+from cstor_core.errors import CstorError, FencedError, NoSpaceError, UnavailableError
+from cstor_target.volume.members import Member, Standing
+from cstor_target.volume.opener import Opener
+from cstor_target.volume.order import Order
+from cstor_target.volume.reads import Reads
+from cstor_target.volume.returning import Returning
+from cstor_target.volume.roster import EventSink, Roster
+from cstor_target.volume.settings import EngineSettings
+from cstor_target.volume.tenure import Tenure
+
+_FULL_RETRY_S = 2.0
+_POLL_S = 0.005
+
+
+class Membership:
+    """Drives a roster from the first question to the end of the volume's service."""
+
+    def __init__(
+        self,
+        opener: Opener,
+        roster: Roster,
+        order: Order,
+        reads: Reads,
+        clock: Clock,
+        settings: EngineSettings,
+        events: EventSink,
+    ) -> None:
+        self._opener = opener
+        self._roster = roster
+        self._order = order
+        self._reads = reads
+        self._clock = clock
+        self._settings = settings
+        self._events = events
+        self._tasks: list[asyncio.Task[None]] = []
+        self._when_serving: list[Callable[[], None]] = []
+        self.tenure: Tenure | None = None
+        loop = asyncio.get_event_loop()
+        self.deposed: asyncio.Future[str] = loop.create_future()
+        self.failed: asyncio.Future[BaseException | None] = loop.create_future()
+
+    def start(self) -> None:
+        """Begin to open the volume."""
+        self._spawn(self._open_until_done())
+
+    async def close(self) -> None:
+        """Stop bringing members back, and hang up."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for member in self._roster.members:
+            self._reads.remove(member, retry=False)
+            member.leave()
+        for link in self._opener.links.values():
+            await link.close()
+
+    def when_serving(self, callback: Callable[[], None]) -> None:
+        """Call back once the volume is open; at once if it is."""
+        if self._roster.serving:
+            callback()
+        else:
+            self._when_serving.append(callback)
+
+    def _spawn(self, work: Coroutine[object, object, None]) -> None:
+        """Run a task that never ends by itself; an error that nobody expected ends the daemon."""
+        task = asyncio.ensure_future(work)
+        self._tasks.append(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and task.exception() is not None and not self.failed.done():
+            self.failed.set_result(task.exception())
+
+    async def _open_until_done(self) -> None:
+        while True:
+            try:
+                tenure = await self._open()
+                break
+            except CstorError as error:
+                if str(error) != self._roster.reason:
+                    self._roster.reason = str(error)
+                    self._events("waiting", {"reason": str(error)})
+            await self._clock.sleep(self._settings.retry_s)
+        returning = Returning(tenure, self._roster, self._order, self._clock, self._settings)
+        for member in self._roster.members:
+            self._spawn(self._keep(member, returning))
+
+    async def _open(self) -> Tenure:
+        """One attempt; raises CstorError with the reason why it came to nothing."""
+        opener, roster, order = self._opener, self._roster, self._order
+        tenure = self.tenure = await opener.find_members()
+        roster.begin(opener.members)
+        opening = await opener.promises(tenure)
+        ready = await opener.bring_in_order(tenure, opening)
+        end_seq = opening.history.end.last_seq
+        order.start(tenure.epoch, end_seq, tenure.identity.checksum_salt)
+        self._reads.start(tenure.stream_opening("", False), tenure.identity.checksum_salt)
+        for member in ready:
+            opening_words = tenure.stream_opening(member.replica_uuid, False)
+            member.join(opening_words, end_seq, roster.progressed, roster.lost)
+            roster.promote(member)
+        await self._record_epoch(tenure, end_seq + 1)
+        tenure.history = opening.history.adopted(tenure.epoch, end_seq + 1)
+        self._events("open", {"epoch": tenure.epoch, "after_seq": end_seq})
+        roster.serve()
+        for callback in self._when_serving:
+            callback()
+        self._when_serving.clear()
+        return tenure
+
+    async def _record_epoch(self, tenure: Tenure, seq: int) -> None:
+        """Send the epoch's record and wait until a quorum has flushed it."""
+        roster = self._roster
+        self._order.record(tenure.epoch_record(seq))
+        while self._order.durable_seq < seq:
+            await self._clock.sleep(_POLL_S)
+            if len(roster.in_sync) < roster.quorum:
+                for member in list(roster.in_sync):
+                    roster.lost(member, UnavailableError("the volume could not be opened"))
+                raise UnavailableError("a member was lost while the volume was being opened")
+
+    async def _keep(self, member: Member, returning: Returning) -> None:
+        """Bring a member back whenever it is out, for as long as the volume is open."""
+        while not self.deposed.done():
+            pause_s = self._settings.retry_s
+            if member.append_stream is None:
+                try:
+                    await returning.bring_back(member)
+                except FencedError as error:
+                    self._depose(str(error))
+                except CstorError as error:
+                    if member.standing is not Standing.FAILED:
+                        self._roster.lost(member, error)
+                    if isinstance(error, NoSpaceError):
+                        pause_s = _FULL_RETRY_S
+            await self._clock.sleep(pause_s)
+
+    def _depose(self, sentence: str) -> None:
+        """Another target reigns: nothing is served from now on."""
+        self._roster.stop(sentence)
+        if not self.deposed.done():
+            self._events("deposed", {"reason": sentence})
+            self.deposed.set_result(sentence)

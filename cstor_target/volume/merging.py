@@ -1,0 +1,114 @@
+"""Writes and discards that do not cover whole blocks.
+
+A block is the unit of versions, so a part of one becomes a whole one here: the block is read,
+changed, and written.  Until that write has its place in the order the block is locked, and
+whatever else wants to change it waits its turn; else the merge would undo a write that it has not
+seen.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from cstor_core.units import BLOCK_BYTES
+from cstor_target.volume.backing import Buffer, Done, Failure, ReadDone
+
+ReadBlocks = Callable[[int, int, ReadDone], None]
+WriteBlocks = Callable[[int, Sequence[Buffer], bool, Done], None]
+
+
+class Merger:
+    """Merges partial blocks over the volume's own reads and writes of whole blocks."""
+
+    def __init__(self, read_blocks: ReadBlocks, write_blocks: WriteBlocks) -> None:
+        self._read_blocks = read_blocks
+        self._write_blocks = write_blocks
+        self._locked: dict[int, deque[Callable[[], None]]] = {}
+        self.merges = 0
+
+    def wait(self, first: int, count: int, retry: Callable[[], None]) -> bool:
+        """Whether one of the blocks is locked; if so, `retry` is called when it is free."""
+        if self._locked:
+            for block in range(first, first + count) if count < len(self._locked) else self._locked:
+                if first <= block < first + count and block in self._locked:
+                    self._locked[block].append(retry)
+                    return True
+        return False
+
+    def write(self, offset: int, data: Sequence[Buffer], durable: bool, done: Done) -> None:
+        """Write bytes that begin or end within a block; `offset` and length are bytes."""
+        length = sum(map(len, data))
+        first = offset // BLOCK_BYTES
+        end = -(-(offset + length) // BLOCK_BYTES)
+        if self.wait(first, end - first, lambda: self.write(offset, data, durable, done)):
+            return
+        self.merges += 1
+        edges = self._edges(offset, length)
+        for block in edges:
+            self._locked[block] = deque()
+        old: dict[int, bytes] = {}
+        left = len(edges)
+        failed: Failure | None = None
+
+        def have(block: int, error: Failure | None, pieces: Sequence[Buffer]) -> None:
+            nonlocal left, failed
+            left -= 1
+            failed = failed or error
+            old[block] = b"".join(pieces)
+            if left:
+                return
+            if failed is None:
+                whole = _overlay(old, first, end, offset, data)
+                self._write_blocks(first, [whole], durable, done)
+            self._unlock(edges)
+            if failed is not None:
+                done(failed)
+
+        for block in edges:
+            self._read_blocks(block, 1, partial(have, block))
+
+    def _edges(self, offset: int, length: int) -> list[int]:
+        """The blocks that are covered in part."""
+        edges = []
+        if offset % BLOCK_BYTES:
+            edges.append(offset // BLOCK_BYTES)
+        last = (offset + length) // BLOCK_BYTES
+        if (offset + length) % BLOCK_BYTES and last not in edges:
+            edges.append(last)
+        return edges
+
+    def _unlock(self, blocks: Sequence[int]) -> None:
+        waiting = [retry for block in blocks for retry in self._locked.pop(block)]
+        for retry in waiting:
+            retry()
+
+
+def _overlay(
+    old: dict[int, bytes], first: int, end: int, offset: int, data: Sequence[Buffer]
+) -> bytearray:
+    """Whole blocks from `first` to `end` with the new bytes over the old ones."""
+    whole = bytearray((end - first) * BLOCK_BYTES)
+    for block, content in old.items():
+        at = (block - first) * BLOCK_BYTES
+        whole[at : at + BLOCK_BYTES] = content
+    at = offset - first * BLOCK_BYTES
+    for piece in data:
+        whole[at : at + len(piece)] = piece
+        at += len(piece)
+    return whole
+
+
+def whole_block_pieces(data: Sequence[Buffer]) -> Sequence[Buffer]:
+    """The same bytes in pieces that are each a whole number of blocks."""
+    if all(len(piece) % BLOCK_BYTES == 0 for piece in data):
+        return data
+    return [b"".join(data)]
+
+
+def whole_blocks(offset: int, length: int) -> tuple[int, int]:
+    """(first, count) of the blocks that lie wholly within a stretch of bytes."""
+    first = -(-offset // BLOCK_BYTES)
+    end = (offset + length) // BLOCK_BYTES
+    return (first, end - first) if end > first else (first, 0)

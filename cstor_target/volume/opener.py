@@ -1,0 +1,201 @@
+"""Opening a volume: from addresses to an epoch whose record a quorum has on stable storage.
+
+The steps are those of the contract, in their order: questions without effect; promises, only when
+a quorum answered; the highest position; a quorum brought to it in order; the epoch's record.  A
+step that fails ends the attempt with a sentence; the next attempt begins with questions again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Iterable
+from typing import TypeVar
+
+from cstor_core.errors import CstorError, UnavailableError
+from cstor_core.generated.cstor.v1 import replica_pb2
+from cstor_core.history import History
+from cstor_target.volume.links import LinkFactory, ReplicaLink
+from cstor_target.volume.members import Member, Standing
+from cstor_target.volume.opening import (
+    Opening,
+    can_vote,
+    choose,
+    newest_configuration,
+    next_epoch,
+)
+from cstor_target.volume.quorum import write_quorum
+from cstor_target.volume.settings import EngineSettings
+from cstor_target.volume.tenure import Tenure
+
+Who = TypeVar("Who")
+Answer = TypeVar("Answer")
+_NO_HISTORY = History()
+
+
+class Opener:
+    """The attempts to open one volume; links are kept between them."""
+
+    def __init__(
+        self,
+        volume: str,
+        addresses: Iterable[str],
+        links: LinkFactory,
+        settings: EngineSettings,
+        instance: str,
+    ) -> None:
+        self._volume = volume
+        self._make_link = links
+        self._settings = settings
+        self._instance = instance
+        self.links: dict[str, ReplicaLink] = {}
+        for address in addresses:
+            self.link_to(address)
+        self.members: list[Member] = []
+
+    def link_to(self, address: str) -> ReplicaLink:
+        """The link to an address, made when it is first asked for."""
+        if address not in self.links:
+            self.links[address] = self._make_link(address)
+        return self.links[address]
+
+    async def find_members(self) -> Tenure:
+        """Ask everybody, without effect; sets `members` as the newest configuration names them.
+
+        Raises UnavailableError when fewer than a quorum of them answer.
+        """
+        reports = await self._inquire(self.links.values())
+        configuration = newest_configuration(list(reports.values()))
+        found = {report.replica_uuid: link for link, report in reports.items()}
+        missing = [
+            self.link_to(member.address)
+            for member in configuration.members
+            if member.replica_uuid not in found and member.address not in self.links
+        ]
+        if missing:
+            later = await self._inquire(missing)
+            reports.update(later)
+            found.update({report.replica_uuid: link for link, report in later.items()})
+        known = {member.replica_uuid: member for member in self.members}
+        self.members = []
+        for named in configuration.members:
+            link = found.get(named.replica_uuid) or self.link_to(named.address)
+            member = known.get(named.replica_uuid) or Member(link)
+            member.link, member.replica_uuid = link, named.replica_uuid
+            member.report = reports.get(link) if named.replica_uuid in found else None
+            _judge(member)
+            self.members.append(member)
+        present = [member.report for member in self.members if member.report is not None]
+        voting = [report for report in present if can_vote(report)]
+        quorum = write_quorum(len(self.members))
+        if len(voting) < quorum:
+            raise UnavailableError(
+                f"{len(voting)} of {len(self.members)} members answer and {quorum} are needed; "
+                f"missing: {_names(member for member in self.members if not _votes(member))}; "
+                "start their replica daemons"
+            )
+        identity = voting[0].identity
+        epoch = next_epoch(voting)
+        return Tenure(identity, configuration, epoch, self._instance, _NO_HISTORY)
+
+    async def promises(self, tenure: Tenure) -> Opening:
+        """Ask all that answered for a promise, and choose the history to build on."""
+        asked = [member for member in self.members if _votes(member)]
+        answers = await self._all(
+            {
+                member: member.link.promise(tenure.promise_request(member.replica_uuid))
+                for member in asked
+            }
+        )
+        promised = {}
+        for member, answer in answers.items():
+            member.report = answer.replica
+            if answer.promised:
+                promised[member.replica_uuid] = answer.replica
+        opening = choose([member.replica_uuid for member in self.members], promised)
+        tenure.history = opening.history
+        return opening
+
+    async def bring_in_order(self, tenure: Tenure, opening: Opening) -> list[Member]:
+        """Have complete members that are behind fetch the missing entries from a holder.
+
+        Returns the members, at least a quorum, that are at the end of the history.
+        """
+        by_uuid = {member.replica_uuid: member for member in self.members}
+        ready = [by_uuid[uuid] for uuid in opening.holders]
+        source = replica_pb2.Source(
+            address=ready[0].link.address, replica_uuid=ready[0].replica_uuid
+        )
+        through_seq = opening.history.end.last_seq
+        answers = await self._all(
+            {
+                by_uuid[uuid]: by_uuid[uuid].link.catch_up(
+                    replica_pb2.CatchUpRequest(
+                        orders=tenure.orders(uuid), source=source, through_seq=through_seq
+                    )
+                )
+                for uuid in opening.behind
+            },
+            timeout_s=self._settings.write_timeout_s,
+        )
+        ready.extend(answers)
+        quorum = write_quorum(len(self.members))
+        if len(ready) < quorum:
+            raise UnavailableError(
+                f"{len(ready)} members could be brought to the newest entry and {quorum} are "
+                f"needed; behind: {_names(m for m in self.members if m not in ready)}; "
+                "start the members that are missing"
+            )
+        return ready
+
+    async def _inquire(
+        self, links: Iterable[ReplicaLink]
+    ) -> dict[ReplicaLink, replica_pb2.ReplicaReport]:
+        return await self._all({link: link.inquire(self._volume) for link in links})
+
+    async def _all(
+        self, calls: dict[Who, Awaitable[Answer]], timeout_s: float | None = None
+    ) -> dict[Who, Answer]:
+        """Make calls at once; the answers of those that succeed in time, in the order given."""
+        limit_s = timeout_s or self._settings.inquiry_timeout_s
+        tasks = {who: asyncio.ensure_future(call) for who, call in calls.items()}
+        if tasks:
+            await asyncio.wait(tasks.values(), timeout=limit_s)
+        answers = {}
+        for who, task in tasks.items():
+            if not task.done():
+                task.cancel()
+                _note(who, f"it did not answer within {limit_s:g} s")
+                continue
+            error = task.exception()
+            if error is None:
+                answers[who] = task.result()
+            elif isinstance(error, CstorError):
+                _note(who, str(error))
+            else:
+                raise error
+        return answers
+
+
+def _note(who: object, reason: str) -> None:
+    if isinstance(who, Member):
+        who.reason = reason
+
+
+def _judge(member: Member) -> None:
+    """Set what a member counts for from what it said."""
+    report = member.report
+    if report is None:
+        member.standing, member.reason = Standing.OFFLINE, "its replica daemon does not answer"
+    elif report.state == replica_pb2.REPLICA_STATE_FAILED:
+        member.standing, member.reason = Standing.FAILED, report.reason
+    else:
+        member.standing, member.reason = Standing.OFFLINE, "the volume is not open yet"
+
+
+def _votes(member: Member) -> bool:
+    return member.report is not None and can_vote(member.report)
+
+
+def _names(members: Iterable[Member]) -> str:
+    return ", ".join(member.name for member in members) or "none"
+

@@ -1,0 +1,105 @@
+"""The decisions of an opening, as pure functions of what the members reported.
+
+A target asks first without effect, and for promises only when a quorum answers.  The highest
+position among those that promised is the volume's history; a complete replica must hold it; a
+quorum of members is brought to it, in order, before the epoch's record makes the epoch real.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from cstor_core.errors import UnavailableError
+from cstor_core.generated.cstor.v1 import replica_pb2, volume_pb2
+from cstor_core.history import History, Position
+from cstor_core.words import history_from
+from cstor_target.volume.quorum import write_quorum
+
+Report = replica_pb2.ReplicaReport
+
+
+def position_of(report: Report) -> Position:
+    """What a replica votes with."""
+    end = history_from(report.history).end
+    return Position(report.configuration.forced_openings, end.epoch, end.last_seq)
+
+
+def newest_configuration(reports: Sequence[Report]) -> volume_pb2.Configuration:
+    """The configuration whose members are asked: the one with the highest number.
+
+    Raises UnavailableError while no replica of the volume has one.
+    """
+    founded = [report.configuration for report in reports if report.configuration.members]
+    if not founded:
+        raise UnavailableError(
+            "the volume is not founded yet: no replica that answers knows its members; "
+            "run 'cstor volume create' (or 'cstor up') to found it"
+        )
+    return max(founded, key=lambda each: (each.forced_openings, each.number))
+
+
+def can_vote(report: Report) -> bool:
+    """Whether a member's promise counts: it is founded and its disk has not failed."""
+    return report.state in (
+        replica_pb2.REPLICA_STATE_COMPLETE,
+        replica_pb2.REPLICA_STATE_REBUILDING,
+    )
+
+
+def next_epoch(reports: Sequence[Report]) -> int:
+    """An epoch higher than any that the members promised or lived through."""
+    known = [history_from(report.history).end.epoch for report in reports]
+    return max([*known, *(report.promised_epoch for report in reports)], default=0) + 1
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """What an opening builds on, by replica UUID."""
+
+    history: History
+    holders: tuple[str, ...]
+    """Complete replicas that are at the end of the history: sources for the others."""
+    behind: tuple[str, ...]
+    """Complete replicas whose history is a prefix: they are caught up in order."""
+    others: tuple[str, ...]
+    """Rebuilding or with entries that the history dropped: brought back while serving."""
+
+
+def choose(members: Sequence[str], promised: Mapping[str, Report]) -> Opening:
+    """What to open with, given the reports that came with the promises.
+
+    Raises UnavailableError, with a sentence that says what is missing, when a quorum cannot be
+    reached with those that promised.
+    """
+    voters = {uuid: promised[uuid] for uuid in members if uuid in promised}
+    quorum = write_quorum(len(members))
+    if len(voters) < quorum:
+        raise UnavailableError(
+            f"{len(voters)} of {len(members)} members promised and {quorum} are needed: "
+            "start the missing replicas"
+        )
+    highest = max(voters.values(), key=position_of)
+    history = history_from(highest.history)
+    holders, behind, others = [], [], []
+    for uuid, report in voters.items():
+        own = history_from(report.history)
+        if report.state != replica_pb2.REPLICA_STATE_COMPLETE:
+            others.append(uuid)
+        elif own == history:
+            holders.append(uuid)
+        elif own.is_prefix_of(history):
+            behind.append(uuid)
+        else:
+            others.append(uuid)
+    if not holders:
+        raise UnavailableError(
+            f"the newest entries (up to {history.end.epoch}:{history.end.last_seq}) are known only "
+            "to a replica that is being rebuilt: start another member that holds them"
+        )
+    if len(holders) + len(behind) < quorum:
+        raise UnavailableError(
+            f"{len(holders) + len(behind)} complete members answer and {quorum} are needed: "
+            "the others must be rebuilt first, from a volume that is open; start the missing ones"
+        )
+    return Opening(history, tuple(holders), tuple(behind), tuple(others))

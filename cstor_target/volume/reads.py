@@ -1,0 +1,306 @@
+"""Reads: from an in-sync member, verified, and from another one when it fails.
+
+The questions of a burst go to one member, the one with the least to do, as one message; bursts
+take turns.  An answer is believed only when every block passes its checksum, and it is handed on
+only when a quorum holds every version in it: else a later read could return an older one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+from cstor_core.checksums import crc32c
+from cstor_core.clock import Clock
+from cstor_core.errors import CstorError, ProtocolError
+from cstor_core.frames import (
+    ANSWER,
+    QUESTION,
+    READ_BLOCKS_MAX,
+    decode_read_response,
+    encode_read_request,
+)
+from cstor_core.generated.cstor.v1 import stream_pb2
+from cstor_core.rows import ROW, ROW_BYTES, UNMAP
+from cstor_core.units import BLOCK_BYTES
+from cstor_target.volume.backing import Buffer, Failure, ReadDone
+from cstor_target.volume.counters import Counters
+from cstor_target.volume.links import MessageStream
+from cstor_target.volume.members import Member, Standing
+from cstor_target.volume.order import Order
+
+_SEED_MASK = 0xFFFFFFFF
+_ZEROS = bytes(BLOCK_BYTES)
+_MESSAGE_BLOCKS_MAX = 1024
+
+
+class Question:
+    """A stretch of at most 256 blocks that is being read."""
+
+    __slots__ = ("block", "bad", "count", "done", "excluded", "min_seq", "number", "started_s")
+
+    def __init__(self, number: int, block: int, count: int, min_seq: int, done: ReadDone) -> None:
+        self.number = number
+        self.block = block
+        self.count = count
+        self.min_seq = min_seq
+        self.done = done
+        self.started_s = 0.0
+        self.excluded: list[Member] = []
+        self.bad = False
+
+
+class Reader:
+    """The stream of reads to one member and what it has been asked."""
+
+    def __init__(self, member: Member) -> None:
+        self.member = member
+        self.stream: MessageStream | None = None
+        self.asked: dict[int, Question] = {}
+        self.blocks_outstanding = 0
+
+
+class Reads:
+    """All reads of a volume."""
+
+    def __init__(self, clock: Clock, order: Order, counters: Counters) -> None:
+        self._clock = clock
+        self._order = order
+        self._counters = counters
+        self._readers: list[Reader] = []
+        self._waiting: list[Question] = []
+        self._next_number = 1
+        self._salt = 0
+        self._opening = stream_pb2.StreamOpening()
+
+    def start(self, opening: stream_pb2.StreamOpening, salt: int) -> None:
+        """Begin an epoch; `opening` names volume, epoch and instance."""
+        self._opening = opening
+        self._salt = salt
+
+    def read_blocks(self, block: int, count: int, done: ReadDone) -> None:
+        """Read whole blocks; sent with the next kick.  The data come in order, in pieces."""
+        if count <= READ_BLOCKS_MAX:
+            self._ask(block, count, done)
+            return
+        starts = range(block, block + count, READ_BLOCKS_MAX)
+        gathered: list[Sequence[Buffer]] = [()] * len(starts)
+        left = len(starts)
+        failure: Failure | None = None
+
+        def collect(index: int, error: Failure | None, pieces: Sequence[Buffer]) -> None:
+            nonlocal left, failure
+            left -= 1
+            failure = failure or error
+            gathered[index] = pieces
+            if not left:
+                done(failure, () if failure else [piece for part in gathered for piece in part])
+
+        for index, start in enumerate(starts):
+            part = min(READ_BLOCKS_MAX, block + count - start)
+            self._ask(start, part, partial(collect, index))
+
+    def kick(self) -> None:
+        """Send what has gathered to the members that have the least to do."""
+        while self._waiting:
+            batch: list[Question] = []
+            blocks = 0
+            for question in self._waiting:
+                if batch and blocks + question.count > _MESSAGE_BLOCKS_MAX:
+                    break
+                batch.append(question)
+                blocks += question.count
+            del self._waiting[: len(batch)]
+            if not self._send(batch):
+                return
+
+    def expire(self, before_s: float) -> None:
+        """End with BUSY what nobody could be asked for since before a moment."""
+        expired = [question for question in self._waiting if question.started_s < before_s]
+        self._waiting = [question for question in self._waiting if question.started_s >= before_s]
+        for question in expired:
+            question.done(Failure.BUSY, ())
+
+    def add(self, member: Member) -> None:
+        """A member has become in sync: it may be asked from now on."""
+        self._readers.append(Reader(member))
+        self.kick()
+
+    def remove(self, member: Member, retry: bool = True) -> None:
+        """A member is no longer in sync; what it was asked goes to others."""
+        for reader in [reader for reader in self._readers if reader.member is member]:
+            self._readers.remove(reader)
+            if reader.stream is not None:
+                reader.stream.close()
+            if retry:
+                self._waiting.extend(reader.asked.values())
+                self._counters.read_retries += len(reader.asked)
+        self.kick()
+
+    def _ask(self, block: int, count: int, done: ReadDone) -> None:
+        order = self._order
+        blocking_seq = order.blocking_seq(block, count)
+        if blocking_seq:
+            order.when_completed(blocking_seq, lambda: self._ask_again(block, count, done))
+            return
+        question = Question(self._next_number, block, count, order.completed_seq, done)
+        question.started_s = self._clock.monotonic()
+        self._next_number += 1
+        self._waiting.append(question)
+
+    def _ask_again(self, block: int, count: int, done: ReadDone) -> None:
+        self._ask(block, count, done)
+        self.kick()
+
+    def _send(self, batch: list[Question]) -> bool:
+        """Send a batch of questions; False where nobody can be asked and they wait again."""
+        excluded = {member for question in batch for member in question.excluded}
+        usable = [reader for reader in self._readers if reader.member not in excluded]
+        if not usable:
+            return self._give_up(batch) if excluded and self._readers else self._wait(batch)
+        reader = min(usable, key=lambda reader: reader.blocks_outstanding)
+        if reader.stream is None:
+            self._open(reader)
+        assert reader.stream is not None
+        table = bytearray()
+        for question in batch:
+            reader.asked[question.number] = question
+            reader.blocks_outstanding += question.count
+            table += QUESTION.pack(
+                question.number, question.min_seq, question.block, question.count
+            )
+        reader.stream.send(encode_read_request(table))
+        return True
+
+    def _wait(self, batch: list[Question]) -> bool:
+        self._waiting[:0] = batch
+        return False
+
+    def _give_up(self, batch: list[Question]) -> bool:
+        """Everyone was asked: a bad block is an error; else the members change, and may help."""
+        for question in batch:
+            if len(batch) > 1:
+                self._send([question])
+            elif question.bad:
+                question.done(Failure.MEDIUM_ERROR, ())
+            else:
+                question.excluded.clear()
+                self._waiting.append(question)
+                return False
+        return True
+
+    def _open(self, reader: Reader) -> None:
+        opening = stream_pb2.StreamOpening()
+        opening.CopyFrom(self._opening)
+        opening.replica_uuid = reader.member.replica_uuid
+
+        def received(message: bytes) -> None:
+            try:
+                self._received(reader, message)
+            except ProtocolError as error:
+                closed(error)
+
+        def closed(error: CstorError) -> None:
+            if reader in self._readers:
+                self._lost(reader, error)
+
+        reader.stream = reader.member.link.open_read(received, closed)
+        first = stream_pb2.ReadRequest(format=1 << 16, opening=opening)
+        reader.stream.send(first.SerializeToString())
+
+    def _lost(self, reader: Reader, error: CstorError) -> None:
+        """A stream of reads broke: the others answer; the next burst may open it anew."""
+        member = reader.member
+        self.remove(member)
+        if member.standing is Standing.IN_SYNC:
+            self._clock.call_later(0.5, lambda: self._restore(member))
+
+    def _restore(self, member: Member) -> None:
+        known = any(reader.member is member for reader in self._readers)
+        if member.standing is Standing.IN_SYNC and not known:
+            self.add(member)
+
+    def _received(self, reader: Reader, message: bytes) -> None:
+        frame = decode_read_response(message)
+        rows_at = data_at = 0
+        for number, count, status in ANSWER.iter_unpack(frame.answers):
+            question = reader.asked.pop(number, None)
+            if question is None or (status == 0 and count != question.count):
+                raise ProtocolError(f"replica {reader.member.name} answered what was not asked")
+            reader.blocks_outstanding -= question.count
+            if status != stream_pb2.READ_STATUS_UNSPECIFIED:
+                question.bad |= status == stream_pb2.READ_STATUS_MEDIUM_ERROR
+                self._retry(question, reader.member)
+                continue
+            rows = frame.rows[rows_at : rows_at + count * ROW_BYTES]
+            rows_at += count * ROW_BYTES
+            data_at = self._answer(reader, question, rows, frame.data, data_at)
+        self.kick()
+
+    def _answer(
+        self, reader: Reader, question: Question, rows: memoryview, data: memoryview, data_at: int
+    ) -> int:
+        """Check one answer and hand it on; returns where the next one's data begin."""
+        start, newest, good, holes = data_at, 0, True, False
+        salt, block = self._salt, question.block
+        for row_block, place, seq, _, checksum in ROW.iter_unpack(rows):
+            if seq > newest:
+                newest = seq
+            if place == 0 or place & UNMAP:
+                holes = True
+            else:
+                piece = data[data_at : data_at + BLOCK_BYTES]
+                seed = (salt ^ block ^ (block >> 32)) & _SEED_MASK
+                if len(piece) != BLOCK_BYTES or crc32c(piece, seed) != checksum:
+                    good = False
+                data_at += BLOCK_BYTES
+            good &= row_block == block or not seq
+            block += 1
+        if not good or len(rows) != question.count * ROW_BYTES:
+            self._counters.checksum_errors += 1
+            question.bad = True
+            self._retry(question, reader.member)
+            return data_at
+        pieces: list[Buffer]
+        pieces = _with_holes(rows, data[start:data_at]) if holes else [data[start:data_at]]
+        if newest > self._order.completed_seq:
+            self._order.when_completed(newest, lambda: question.done(None, pieces))
+        else:
+            question.done(None, pieces)
+        return data_at
+
+    def _retry(self, question: Question, member: Member) -> None:
+        self._counters.read_retries += 1
+        question.excluded.append(member)
+        self._waiting.append(question)
+
+
+def _with_holes(rows: memoryview, data: memoryview) -> list[Buffer]:
+    """The data of an answer with zeros where a block was never written or is unmapped."""
+    pieces: list[Buffer] = []
+    at = 0
+    for _, place, _, _, _ in ROW.iter_unpack(rows):
+        if place == 0 or place & UNMAP:
+            pieces.append(_ZEROS)
+        else:
+            pieces.append(data[at : at + BLOCK_BYTES])
+            at += BLOCK_BYTES
+    return pieces
+
+
+def slice_pieces(
+    pieces: Sequence[Buffer], start: int, length: int
+) -> list[Buffer]:
+    """The bytes from `start` on of data in pieces, without joining them."""
+    wanted: list[Buffer] = []
+    for piece in pieces:
+        if start < len(piece) and length:
+            part = memoryview(piece)[start : start + length]
+            wanted.append(part)
+            length -= len(part)
+            start = 0
+        else:
+            start -= len(piece)
+    return wanted
+
+

@@ -1,0 +1,175 @@
+"""Bringing a member back while the volume is served.
+
+A member whose history is a prefix of the volume's takes the entries that it missed in order: from
+the target's backlog, or from the tail of an in-sync peer.  Any other, and one that was away for
+longer than those reach, is flagged as rebuilding: it takes new entries from the stream at once and
+copies older blocks from a peer beside it.  It counts again only when either has ended.
+"""
+
+from __future__ import annotations
+
+from cstor_core.clock import Clock
+from cstor_core.errors import CstorError, FencedError, ForeignReplicaError, UnavailableError
+from cstor_core.generated.cstor.v1 import replica_pb2
+from cstor_core.history import History
+from cstor_core.words import history_from
+from cstor_target.volume.members import Member, Standing
+from cstor_target.volume.order import Order
+from cstor_target.volume.quorum import read_overlap
+from cstor_target.volume.roster import Roster
+from cstor_target.volume.settings import EngineSettings
+from cstor_target.volume.tenure import Tenure
+
+_POLL_S = 0.01
+
+
+class Returning:
+    """What a member that is out goes through until it counts again."""
+
+    def __init__(
+        self, tenure: Tenure, roster: Roster, order: Order, clock: Clock, settings: EngineSettings
+    ) -> None:
+        self._tenure = tenure
+        self._roster = roster
+        self._order = order
+        self._clock = clock
+        self._settings = settings
+
+    async def bring_back(self, member: Member) -> None:
+        """Bring a member back; returns when it is in sync.
+
+        Raises FencedError when the member has promised itself to another target; any other
+        CstorError is why it could not be brought back this time.
+        """
+        report = await self._fence(member)
+        complete = report.state == replica_pb2.REPLICA_STATE_COMPLETE
+        history = history_from(report.history)
+        if complete and history.is_prefix_of(self._history()):
+            position = await self._fetch_tail(member, history)
+            if self._rejoin(member, position):
+                await self._until_caught_up(member)
+                self._roster.promote(member)
+                return
+        await self._rebuild(member, history)
+
+    def _history(self) -> History:
+        """The volume's history up to the last entry sent."""
+        return self._tenure.history.extended(self._order.sent_seq)
+
+    async def _fence(self, member: Member) -> replica_pb2.ReplicaReport:
+        """Have the member promise this epoch, if it has not; returns what it reports."""
+        tenure = self._tenure
+        answer = await member.link.promise(tenure.promise_request(member.replica_uuid))
+        report = answer.replica
+        if not answer.promised:
+            raise FencedError(
+                f"replica {member.name} of volume {tenure.identity.name} has promised epoch "
+                f"{report.promised_epoch} to another target, which serves the volume now"
+            )
+        if report.replica_uuid != member.replica_uuid:
+            raise ForeignReplicaError(f"at {member.link.address} another replica answers")
+        if report.state == replica_pb2.REPLICA_STATE_FAILED:
+            member.standing, member.reason = Standing.FAILED, report.reason
+            raise UnavailableError(report.reason)
+        return report
+
+    async def _fetch_tail(self, member: Member, history: History) -> int:
+        """Have the member fetch from a peer what the backlog does not reach; its last seq."""
+        position = history.end.last_seq
+        if self._order.backlog.after(position) is not None:
+            return position
+        for source in list(self._roster.in_sync):
+            request = replica_pb2.CatchUpRequest(
+                orders=self._tenure.orders(member.replica_uuid),
+                source=_source(source),
+                through_seq=source.applied_seq,
+            )
+            try:
+                report = await member.link.catch_up(request)
+            except CstorError as error:
+                member.reason = str(error)
+                continue
+            return history_from(report.history).end.last_seq
+        return position
+
+    def _rejoin(self, member: Member, position: int) -> bool:
+        """Open its stream behind `position` and send the backlog; False where it starts later."""
+        missed = self._order.backlog.after(position)
+        if missed is None:
+            return False
+        self._join(member, position, rebuilding=False)
+        for sent in missed:
+            self._send(member, sent.message)
+        return True
+
+    async def _until_caught_up(self, member: Member) -> None:
+        target_seq = self._order.sent_seq
+        self._order.ask_for_flush()
+        member.standing = Standing.REBUILDING
+        while member.applied_seq < target_seq:
+            await self._clock.sleep(_POLL_S)
+            if member.append_stream is None:
+                raise UnavailableError(member.reason)
+
+    async def _rebuild(self, member: Member, history: History) -> None:
+        """Flag the member, stream new entries to it, and have it copy the older blocks."""
+        shared = history.shared_with(self._history())
+        await self._until_others_hold(shared.last_seq)
+        await member.link.begin_rebuild(
+            replica_pb2.BeginRebuildRequest(orders=self._tenure.orders(member.replica_uuid))
+        )
+        through_seq = self._order.sent_seq
+        self._join(member, through_seq, rebuilding=True)
+        member.standing, member.reason = Standing.REBUILDING, "it is being rebuilt"
+        member.rebuild_total = member.rebuild_done = 0
+        source = await self._source_at(member, through_seq)
+        request = self._tenure.rebuild_request(member.replica_uuid, _source(source), through_seq)
+        self._roster.rebuild_started(member)
+        async for progress in member.link.rebuild(request):
+            if member.append_stream is None:
+                raise UnavailableError(member.reason)
+            member.rebuild_total = progress.blocks_total
+            member.rebuild_done = progress.blocks_done
+            if progress.complete:
+                self._order.ask_for_flush()
+                self._roster.promote(member)
+                return
+        raise UnavailableError(f"replica {member.name} ended its rebuild without a word")
+
+    async def _until_others_hold(self, seq: int) -> None:
+        """Wait until R in-sync members have everything up to `seq` on stable storage.
+
+        A member may be flagged only then: what it acknowledged must not depend on it.
+        """
+        needed = read_overlap(len(self._roster.members))
+        deadline_s = self._clock.monotonic() + self._settings.write_timeout_s
+        self._order.ask_for_flush()
+        while sum(other.durable_seq >= seq for other in self._roster.in_sync) < needed:
+            if len(self._roster.in_sync) < needed or self._clock.monotonic() > deadline_s:
+                raise UnavailableError(
+                    f"it has to be rebuilt, which waits for {needed} other members in sync"
+                )
+            await self._clock.sleep(_POLL_S)
+
+    async def _source_at(self, member: Member, seq: int) -> Member:
+        """An in-sync member that holds everything up to `seq`."""
+        while True:
+            for other in self._roster.in_sync:
+                if other.applied_seq >= seq:
+                    return other
+            if not self._roster.in_sync or member.append_stream is None:
+                raise UnavailableError("no in-sync member is left to copy from")
+            await self._clock.sleep(_POLL_S)
+
+    def _join(self, member: Member, position: int, rebuilding: bool) -> None:
+        opening = self._tenure.stream_opening(member.replica_uuid, rebuilding)
+        member.join(opening, position, self._roster.progressed, self._roster.lost)
+
+    @staticmethod
+    def _send(member: Member, message: bytes) -> None:
+        if member.append_stream is not None:
+            member.append_stream.send(message)
+
+
+def _source(member: Member) -> replica_pb2.Source:
+    return replica_pb2.Source(address=member.link.address, replica_uuid=member.replica_uuid)

@@ -1,0 +1,146 @@
+"""Who counts: the members of a volume, which of them are in sync, and what they hold together.
+
+What always holds: only members in sync count.  A member is in sync because it was at the end of
+the history when the volume opened, because it took every entry since in order, or because its
+replica said that its rebuild is complete.  A stream of entries that ends, ends that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from cstor_core.clock import Clock
+from cstor_core.errors import CstorError, NoSpaceError, UnavailableError
+from cstor_core.generated.cstor.v1 import control_pb2
+from cstor_target.volume.members import Member, Standing
+from cstor_target.volume.order import Order
+from cstor_target.volume.quorum import held_by, write_quorum
+from cstor_target.volume.reads import Reads
+from cstor_target.volume.settings import EngineSettings
+
+EventSink = Callable[[str, dict[str, object]], None]
+"""Takes the name of an event and its facts, for the log."""
+
+
+class Roster:
+    """The members of one volume and their standing."""
+
+    def __init__(
+        self,
+        clock: Clock,
+        settings: EngineSettings,
+        events: EventSink,
+        order: Order,
+        reads: Reads,
+    ) -> None:
+        self._clock = clock
+        self._settings = settings
+        self._events = events
+        self._order = order
+        self._reads = reads
+        self.members: list[Member] = []
+        self.in_sync: list[Member] = []
+        self.quorum = 1
+        self.serving = False
+        self.has_quorum = False
+        self.reason = "the replicas have not been asked yet"
+        self.on_quorum: Callable[[], None] = lambda: None
+
+    def begin(self, members: Sequence[Member]) -> None:
+        """Start an attempt to open with these members; none of them is in sync yet."""
+        self.members = list(members)
+        self.in_sync = []
+        self.quorum = write_quorum(len(members))
+
+    def serve(self) -> None:
+        """The volume is open: those in sync serve reads, and commands may pass."""
+        self.serving = True
+        for member in self.in_sync:
+            self._reads.add(member)
+        self._count()
+
+    def stop(self, sentence: str) -> None:
+        """Nothing is served from now on."""
+        self.serving = self.has_quorum = False
+        self.reason = sentence
+
+    def progressed(self) -> None:
+        """A member has acknowledged: see how far a quorum is."""
+        in_sync = self.in_sync
+        if len(in_sync) >= self.quorum:
+            self._order.advance(
+                held_by(self.quorum, [member.applied_seq for member in in_sync]),
+                held_by(self.quorum, [member.durable_seq for member in in_sync]),
+            )
+
+    def promote(self, member: Member) -> None:
+        """A member is in sync from now on."""
+        member.standing, member.reason = Standing.IN_SYNC, ""
+        self.in_sync.append(member)
+        if self.serving:
+            self._events("member_in_sync", {"replica": member.replica_uuid})
+            self._reads.add(member)
+        self._count()
+        self.progressed()
+
+    def lost(self, member: Member, error: CstorError) -> None:
+        """A member's stream has ended: it counts no more, until it is brought back."""
+        member.leave()
+        member.standing = Standing.FULL if isinstance(error, NoSpaceError) else Standing.OFFLINE
+        member.reason = str(error)
+        if member in self.in_sync:
+            self.in_sync.remove(member)
+            self._events("member_lost", {"replica": member.replica_uuid, "reason": str(error)})
+        self._count()
+        self._reads.remove(member)
+
+    def rebuild_started(self, member: Member) -> None:
+        """Tell the log."""
+        self._events("rebuild_started", {"replica": member.replica_uuid})
+
+    def drop_laggards(self) -> None:
+        """Let go a member that has stood still while a quorum of others went on."""
+        if len(self.in_sync) <= self.quorum:
+            return
+        now_s = self._clock.monotonic()
+        for member in self.in_sync:
+            if member.applied_seq >= self._order.completed_seq:
+                continue
+            oldest_s = self._order.backlog.sent_s(member.applied_seq)
+            behind = member.applied_seq + 1 < self._order.backlog.first_seq
+            if behind or (oldest_s and now_s - oldest_s > self._settings.laggard_s):
+                self.lost(member, UnavailableError("it fell too far behind"))
+                return
+
+    def report(self) -> control_pb2.VolumeReport:
+        """The state of the volume and of its members."""
+        return control_pb2.VolumeReport(
+            status=self._status(),
+            members=[member.describe() for member in self.members],
+            reason="" if self.has_quorum else self.reason,
+        )
+
+    def _status(self) -> control_pb2.VolumeStatus.ValueType:
+        standings = [member.standing for member in self.members]
+        if not self.has_quorum:
+            if self.serving and Standing.FULL in standings:
+                return control_pb2.VOLUME_STATUS_FULL
+            return control_pb2.VOLUME_STATUS_WAITING
+        if Standing.REBUILDING in standings:
+            return control_pb2.VOLUME_STATUS_REBUILDING
+        if len(self.in_sync) < len(standings):
+            return control_pb2.VOLUME_STATUS_DEGRADED
+        return control_pb2.VOLUME_STATUS_HEALTHY
+
+    def _count(self) -> None:
+        had_quorum = self.has_quorum
+        self.has_quorum = self.serving and len(self.in_sync) >= self.quorum
+        if self.has_quorum and not had_quorum:
+            self._events("quorum", {"in_sync": len(self.in_sync)})
+            self.on_quorum()
+        elif had_quorum and not self.has_quorum:
+            self.reason = (
+                f"{len(self.in_sync)} of {len(self.members)} members are in sync and "
+                f"{self.quorum} are needed: start the missing replica daemons"
+            )
+            self._events("quorum_lost", {"reason": self.reason})

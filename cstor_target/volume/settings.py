@@ -1,0 +1,28 @@
+"""What can be set about a volume's engine, with the defaults and why they are so."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cstor_core.units import MIB
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """Times are seconds of the clock handed in; sizes are bytes."""
+
+    write_timeout_s: float = 20.0
+    """How long a command waits for a quorum before it ends with BUSY."""
+    inquiry_timeout_s: float = 1.0
+    """How long a member may take to answer a question or a promise."""
+    opening_grace_s: float = 0.5
+    """How long an opening waits for the rest once a quorum has answered: the more members take
+    part, the fewer have to be caught up afterwards."""
+    retry_s: float = 0.25
+    """Pause between two tries to reach a member; a returned one is found within a second."""
+    batch_bytes_max: int = 1 * MIB
+    """A batch that has grown to this is sent although an earlier one is on its way."""
+    backlog_bytes_max: int = 64 * MIB
+    """Recent messages kept for members that are behind; who is further behind is rebuilt."""
+    laggard_s: float = 10.0
+    """A member that acknowledged nothing for so long while a quorum went on is let go."""

@@ -1,0 +1,71 @@
+"""One target instance's reign over a volume, and the requests that are made in its name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cstor_core.frames import FORMAT
+from cstor_core.generated.cstor.v1 import replica_pb2, stream_pb2, volume_pb2
+from cstor_core.history import History
+from cstor_core.words import history_message
+
+
+@dataclass(slots=True)
+class Tenure:
+    """Which volume, which epoch, which instance, on top of which history."""
+
+    identity: volume_pb2.VolumeIdentity
+    configuration: volume_pb2.Configuration
+    epoch: int
+    instance: str
+    history: History
+
+    def orders(self, replica_uuid: str) -> replica_pb2.Orders:
+        """The header of every order to a replica."""
+        return replica_pb2.Orders(
+            volume_uuid=self.identity.volume_uuid,
+            replica_uuid=replica_uuid,
+            epoch=self.epoch,
+            target_instance=self.instance,
+        )
+
+    def stream_opening(self, replica_uuid: str, rebuilding: bool) -> stream_pb2.StreamOpening:
+        """The first words of a stream."""
+        return stream_pb2.StreamOpening(
+            volume_uuid=self.identity.volume_uuid,
+            replica_uuid=replica_uuid,
+            epoch=self.epoch,
+            target_instance=self.instance,
+            rebuilding=rebuilding,
+        )
+
+    def promise_request(self, replica_uuid: str) -> replica_pb2.PromiseRequest:
+        """The request for a promise of this epoch."""
+        return replica_pb2.PromiseRequest(
+            volume_uuid=self.identity.volume_uuid,
+            replica_uuid=replica_uuid,
+            epoch=self.epoch,
+            target_instance=self.instance,
+        )
+
+    def epoch_record(self, seq: int) -> bytes:
+        """The message with the record of this epoch as the entry `seq`, to be flushed."""
+        record = volume_pb2.EpochRecord(
+            seq=seq, epoch=self.epoch, target_instance=self.instance
+        )
+        return stream_pb2.AppendRequest(
+            format=FORMAT,
+            completed_seq=seq - 1,
+            flush=True,
+            entries=[volume_pb2.Entry(epoch_record=record)],
+        ).SerializeToString()
+
+    def rebuild_request(
+        self, replica_uuid: str, source: replica_pb2.Source, through_seq: int
+    ) -> replica_pb2.RebuildRequest:
+        """The order to copy from a source that holds everything up to `through_seq`."""
+        return replica_pb2.RebuildRequest(
+            orders=self.orders(replica_uuid),
+            source=source,
+            history=history_message(self.history.extended(through_seq)),
+        )

@@ -1,0 +1,134 @@
+"""The replica daemon: a host of replicas with its gRPC port and its metrics, from start to stop.
+
+`ReplicaPorts` is what a process puts before a host; a target that hosts its only replica itself
+uses it, too.  A stop is clean: new streams are refused, the running ones end, everything is
+flushed and checkpointed, and the pool is marked so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import uuid
+from pathlib import Path
+
+import grpc.aio
+import structlog
+
+from cstor_core.clock import SystemClock
+from cstor_core.dialling import GrpcDialler
+from cstor_core.errors import CorruptError, InputError, UnavailableError
+from cstor_core.files import OsFilesystem
+from cstor_core.serving import (
+    Health,
+    bind_port,
+    grpc_server,
+    install_signal_handlers,
+    listen_grpc,
+    port_of,
+    start_metrics,
+    write_ready_file,
+)
+from cstor_core.settings import Address, join_address
+from replica.host import ReplicaHost
+from replica.metrics import replica_registry
+from replica.peers import SERVICE
+from replica.service import replica_service
+from replica.settings import LISTEN_PORT, METRICS_PORT, ReplicaSettings
+
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+STREAMS_END_S = 0.5
+
+log = structlog.get_logger()
+
+
+async def open_host(pool: Path) -> ReplicaHost:
+    """A host on the machine's own files, clock and network; `pool` is an absolute path.
+
+    Raises InputError where the directory cannot be used.
+    """
+    try:
+        return await ReplicaHost.open(
+            OsFilesystem(),
+            pool,
+            clock=SystemClock(),
+            dialler=GrpcDialler(),
+            new_uuid=lambda: str(uuid.uuid4()),
+            boot_id=_boot_id(),
+        )
+    except CorruptError as error:
+        raise InputError(f"{error}: take the pool directory away, or name another") from error
+
+
+def _boot_id() -> str:
+    return BOOT_ID.read_text(encoding="ascii").strip()
+
+
+class ReplicaPorts:
+    """The gRPC server and the metrics of a host."""
+
+    def __init__(self, host: ReplicaHost, listen: Address, metrics: Address) -> None:
+        """Bind both ports; nothing is answered yet.  Raises InputError where one is taken."""
+        self._host = host
+        self._server: grpc.aio.Server = grpc_server()
+        self._server.add_generic_rpc_handlers((replica_service(host),))
+        self._health = Health(self._server, (SERVICE,))
+        self._metrics_listener = bind_port(metrics, METRICS_PORT)
+        self._metrics: asyncio.AbstractServer | None = None
+        try:
+            port = listen_grpc(self._server, listen, LISTEN_PORT)
+        except BaseException:
+            self._metrics_listener.close()
+            raise
+        self.grpc = join_address(listen.host, port)
+        self.metrics = join_address(metrics.host, port_of(self._metrics_listener))
+
+    async def start(self) -> None:
+        """Answer."""
+        await self._server.start()
+        self._metrics = await start_metrics(self._metrics_listener, replica_registry(self._host))
+        await self._health.set(True)
+        log.info("replica_serving", grpc=self.grpc, metrics=self.metrics)
+
+    async def stop(self) -> None:
+        """Refuse what is new, and end the streams."""
+        await self._health.set(False)
+        stopped = asyncio.get_running_loop().create_task(self._server.stop(STREAMS_END_S))
+        self._host.close_streams(UnavailableError("the replica daemon is stopping"))
+        await stopped
+        if self._metrics is not None:
+            self._metrics.close()
+            await self._metrics.wait_closed()
+
+
+async def serve(settings: ReplicaSettings) -> None:
+    """Run the daemon until SIGTERM or SIGINT.
+
+    Raises InputError, before anything is served, where the pool or a port cannot be used.
+    """
+    stop = asyncio.Event()
+    install_signal_handlers(stop.set)
+    if settings.ready_file is not None:
+        settings.ready_file.unlink(missing_ok=True)
+    host = await open_host(settings.pool)
+    try:
+        ports = ReplicaPorts(host, settings.listen, settings.metrics)
+        await ports.start()
+        if settings.ready_file is not None:
+            write_ready_file(
+                settings.ready_file,
+                {
+                    "pid": os.getpid(),
+                    "grpc": ports.grpc,
+                    "metrics": ports.metrics,
+                    "pool_uuid": host.pool_uuid,
+                },
+            )
+        await stop.wait()
+        log.info("replica_stopping")
+        await ports.stop()
+    finally:
+        await host.close()
+        if settings.ready_file is not None:
+            settings.ready_file.unlink(missing_ok=True)
+    log.info("replica_stopped")

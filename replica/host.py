@@ -1,0 +1,286 @@
+"""A pool and the replicas in it, as something that answers: the daemon's heart.
+
+Its methods are the calls of proto/cstor/v1/replica.proto, with the messages of that file, and
+raise CstorError.  The daemon puts gRPC before it; a target that keeps its only replica in its own
+process calls it directly, and a simulation does so across a network of its own.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import structlog
+
+from cstor_core.clock import Clock
+from cstor_core.dialling import Dialler
+from cstor_core.errors import CorruptError, CstorError, InputError, UnknownVolumeError
+from cstor_core.files import Filesystem
+from cstor_core.generated.cstor.v1 import replica_pb2, volume_pb2
+from cstor_core.units import BLOCK_BYTES, MIB
+from replica import pulls, sources
+from replica.replica_node import ReplicaNode
+from replica.sessions import AppendSession, Closed, ReadSession, Wake
+from replica.store.pool import Pool
+
+RESERVED_BYTES = 64 * MIB
+"""Space that is not granted: journals and checkpoints need some when the data have filled up."""
+SPACE_AGE_S_MAX = 0.5
+SIZE_BYTES_MAX = 1 << 50
+
+log = structlog.get_logger()
+
+
+class ReplicaHost:
+    """The replicas of one pool."""
+
+    def __init__(self, pool: Pool, clock: Clock, dialler: Dialler) -> None:
+        """Use `open`."""
+        self._pool = pool
+        self._clock = clock
+        self._dialler = dialler
+        self._space_read_at = float("-inf")
+        self._space = (0, 0)
+        self.stream_errors: dict[str, int] = {}
+        self.nodes: dict[str, ReplicaNode] = {}
+        for volume_uuid in pool.replicas:
+            self._add(volume_uuid)
+
+    @classmethod
+    async def open(
+        cls,
+        filesystem: Filesystem,
+        path: Path,
+        *,
+        clock: Clock,
+        dialler: Dialler,
+        new_uuid: Callable[[], str],
+        boot_id: str,
+    ) -> ReplicaHost:
+        """Open the pool in a directory, or make one where the directory is absent or empty.
+
+        Raises InputError where the directory is not a pool, is another format's or is in use.
+        """
+        pool = await Pool.open(filesystem, path, new_uuid, boot_id)
+        host = cls(pool, clock, dialler)
+        for directory, reason in pool.failed.items():
+            log.error("replica_not_opened", directory=directory, reason=reason)
+        log.info("pool_opened", path=str(path), pool=pool.pool_uuid, replicas=len(host.nodes))
+        return host
+
+    @property
+    def pool_uuid(self) -> str:
+        """What identifies the pool, wherever it is mounted."""
+        return self._pool.pool_uuid
+
+    @property
+    def failed(self) -> dict[str, str]:
+        """Replicas that could not be opened, by directory, and why."""
+        return self._pool.failed
+
+    def space(self) -> tuple[int, int]:
+        """(total, available) bytes of the file system, not older than half a second."""
+        now = self._clock.monotonic()
+        if now - self._space_read_at > SPACE_AGE_S_MAX:
+            self._space_read_at = now
+            self._space = self._pool.space()
+        return self._space
+
+    def used_bytes(self) -> int:
+        """What all replicas of the pool use."""
+        return sum(node.store.used_bytes for node in self.nodes.values())
+
+    def node(self, volume_uuid: str, replica_uuid: str) -> ReplicaNode:
+        """The replica that is meant.
+
+        Raises UnknownVolumeError where the pool has none of the volume, ForeignReplicaError where
+        it is another one, CorruptError where it could not be opened.
+        """
+        node = self._node_of(volume_uuid)
+        node.check_identity(volume_uuid, replica_uuid)
+        return node
+
+    def append_session(self, wake: Wake, closed: Closed) -> AppendSession:
+        """A session for a new append stream."""
+        return AppendSession(self.node, wake, closed)
+
+    def read_session(self, wake: Wake, closed: Closed) -> ReadSession:
+        """A session for a new read stream."""
+        return ReadSession(self.node, wake, closed)
+
+    def count_stream_error(self, error: CstorError) -> None:
+        """Count why a stream was closed, by the name of the error."""
+        name = type(error).__name__
+        self.stream_errors[name] = self.stream_errors.get(name, 0) + 1
+
+    async def describe_pool(
+        self, _request: replica_pb2.DescribePoolRequest
+    ) -> replica_pb2.DescribePoolResponse:
+        """The pool, its space and its replicas; those that could not be opened are FAILED."""
+        total, available = self.space()
+        reports = [node.report() for node in self.nodes.values()]
+        reports.extend(
+            replica_pb2.ReplicaReport(
+                identity=volume_pb2.VolumeIdentity(volume_uuid=directory),
+                state=replica_pb2.REPLICA_STATE_FAILED,
+                reason=reason,
+            )
+            for directory, reason in self._pool.failed.items()
+        )
+        return replica_pb2.DescribePoolResponse(
+            pool_uuid=self.pool_uuid,
+            capacity_bytes=total,
+            available_bytes=available,
+            used_bytes=self.used_bytes(),
+            replicas=reports,
+        )
+
+    async def create_replica(
+        self, request: replica_pb2.CreateReplicaRequest
+    ) -> replica_pb2.CreateReplicaResponse:
+        """Make an empty replica, or find the one that this call has made before.
+
+        Raises InputError where the identity is not one of a volume, where the pool has another
+        volume of that UUID or name, and where the replica is founded already.
+        """
+        identity = request.identity
+        _check_identity(identity)
+        if identity.volume_uuid in self._pool.failed:
+            self._node_of(identity.volume_uuid)
+        for volume_uuid, node in self.nodes.items():
+            if node.store.identity.name == identity.name and volume_uuid != identity.volume_uuid:
+                raise InputError(
+                    f"the pool has a volume {identity.name} already, {volume_uuid}: "
+                    "name the new one otherwise"
+                )
+        await self._pool.create(identity)
+        node = self.nodes.get(identity.volume_uuid) or self._add(identity.volume_uuid)
+        node.log.info("replica_created", size_bytes=identity.size_bytes)
+        return replica_pb2.CreateReplicaResponse(replica=node.report())
+
+    async def found_replica(
+        self, request: replica_pb2.FoundReplicaRequest
+    ) -> replica_pb2.FoundReplicaResponse:
+        """Store the founding configuration; the same one again changes nothing.
+
+        Raises InputError where the configuration does not name this replica, ForeignReplicaError
+        where another one is stored.
+        """
+        node = self._node_of(request.volume_uuid)
+        members = [member.replica_uuid for member in request.configuration.members]
+        if node.store.replica_uuid not in members or len(set(members)) != len(members):
+            raise InputError(
+                f"the founding configuration of volume {node.store.identity.name} must name "
+                f"each member once, and replica {node.store.replica_uuid} is one"
+            )
+        await node.store.found(request.configuration)
+        node.log.info("replica_founded", members=len(members))
+        return replica_pb2.FoundReplicaResponse(replica=node.report())
+
+    async def inquire(self, request: replica_pb2.InquireRequest) -> replica_pb2.InquireResponse:
+        """What a replica says of itself, by name or UUID of its volume."""
+        for node in self.nodes.values():
+            if node.store.identity.name == request.volume:
+                return replica_pb2.InquireResponse(replica=node.report())
+        return replica_pb2.InquireResponse(replica=self._node_of(request.volume).report())
+
+    async def promise(self, request: replica_pb2.PromiseRequest) -> replica_pb2.PromiseResponse:
+        """Promise an epoch to a target instance; everything of lower epochs ends at once."""
+        node = self.node(request.volume_uuid, request.replica_uuid)
+        node.check_usable()
+        if not request.epoch or not request.target_instance:
+            raise InputError("a promise needs an epoch above zero and a target instance")
+        promised = await node.fence.promise(request.epoch, request.target_instance)
+        node.log.info(
+            "promise_given" if promised else "promise_refused",
+            epoch=request.epoch,
+            instance=request.target_instance,
+        )
+        return replica_pb2.PromiseResponse(promised=promised, replica=node.report())
+
+    async def catch_up(self, request: replica_pb2.CatchUpRequest) -> replica_pb2.CatchUpResponse:
+        """Fetch missing entries from a peer, in order; see `pulls.catch_up`."""
+        node = self._ordered(request.orders)
+        await pulls.catch_up(node, request)
+        return replica_pb2.CatchUpResponse(replica=node.report())
+
+    async def begin_rebuild(
+        self, request: replica_pb2.BeginRebuildRequest
+    ) -> replica_pb2.BeginRebuildResponse:
+        """Flag the replica, durably; see `pulls.begin_rebuild`."""
+        node = self._ordered(request.orders)
+        await pulls.begin_rebuild(node, request)
+        return replica_pb2.BeginRebuildResponse(replica=node.report())
+
+    def rebuild(
+        self, request: replica_pb2.RebuildRequest
+    ) -> AsyncIterator[replica_pb2.RebuildResponse]:
+        """Copy what is missing from a peer; see `pulls.Rebuild`."""
+        return pulls.Rebuild(self._ordered(request.orders), request).run()
+
+    def pull_entries(
+        self, request: replica_pb2.PullEntriesRequest
+    ) -> AsyncIterator[replica_pb2.PullEntriesResponse]:
+        """Give a peer recent entries; see `sources.pull_entries`."""
+        return sources.pull_entries(self.node(request.volume_uuid, request.replica_uuid), request)
+
+    def pull_blocks(
+        self, request: replica_pb2.PullBlocksRequest
+    ) -> AsyncIterator[replica_pb2.PullBlocksResponse]:
+        """Give a peer blocks; see `sources.pull_blocks`."""
+        return sources.pull_blocks(self.node(request.volume_uuid, request.replica_uuid), request)
+
+    def scan(self, request: replica_pb2.ScanRequest) -> AsyncIterator[replica_pb2.ScanResponse]:
+        """Read and verify everything; see `sources.scan`."""
+        return sources.scan(self._node_of(request.volume_uuid))
+
+    def close_streams(self, error: CstorError) -> None:
+        """End everything under way on all replicas."""
+        for node in self.nodes.values():
+            node.fence.close_all(error)
+
+    async def close(self) -> None:
+        """The clean stop: flush, checkpoint and mark every replica as cleanly stopped."""
+        await self._pool.close()
+
+    def _add(self, volume_uuid: str) -> ReplicaNode:
+        store = self._pool.replicas[volume_uuid]
+        node = ReplicaNode(store, self._clock, self._dialler, self._granted_bytes)
+        self.nodes[volume_uuid] = node
+        return node
+
+    def _granted_bytes(self) -> int:
+        """An equal share of the free space: the grants of a pool never exceed it."""
+        return max(0, self.space()[1] - RESERVED_BYTES) // max(1, len(self.nodes))
+
+    def _ordered(self, orders: replica_pb2.Orders) -> ReplicaNode:
+        return self.node(orders.volume_uuid, orders.replica_uuid)
+
+    def _node_of(self, volume_uuid: str) -> ReplicaNode:
+        node = self.nodes.get(volume_uuid)
+        if node is None:
+            if volume_uuid in self._pool.failed:
+                raise CorruptError(
+                    f"the replica of volume {volume_uuid} could not be opened: "
+                    f"{self._pool.failed[volume_uuid]}"
+                )
+            raise UnknownVolumeError(f"the pool has no replica of volume {volume_uuid or '(none)'}")
+        return node
+
+
+def _check_identity(identity: volume_pb2.VolumeIdentity) -> None:
+    """Raise InputError where an identity could not be one of a volume."""
+    try:
+        proper = str(uuid.UUID(identity.volume_uuid)) == identity.volume_uuid
+    except ValueError:
+        proper = False
+    if not proper:
+        raise InputError(f"{identity.volume_uuid!r} is not a UUID as RFC 4122 writes it")
+    if not identity.name:
+        raise InputError("a volume needs a name")
+    if not 0 < identity.size_bytes <= SIZE_BYTES_MAX or identity.size_bytes % BLOCK_BYTES:
+        raise InputError(
+            f"a volume of {identity.size_bytes} bytes cannot be: "
+            f"write a multiple of {BLOCK_BYTES} up to {SIZE_BYTES_MAX}"
+        )

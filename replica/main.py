@@ -1,0 +1,104 @@
+"""The command `cstor-replica`.
+
+Exit codes: 0 after a clean stop, 1 when something broke, 2 when a setting, a port or the
+directory cannot be used (nothing was touched then).
+"""
+
+from __future__ import annotations
+
+import gc
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import structlog
+import typer
+import uvloop
+
+from cstor_core.errors import CstorError, InputError
+from cstor_core.logs import LogFormat, LogLevel, configure_logs
+from cstor_core.settings import load_settings
+from replica.daemon import serve
+from replica.settings import LISTEN_PORT, METRICS_PORT, ReplicaSettings
+
+GARBAGE_THRESHOLD = 20_000
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def replica(
+    pool: Annotated[
+        Path | None,
+        typer.Argument(help="The pool directory; made where it is absent or empty.", metavar="DIR"),
+    ] = None,
+    *,
+    listen: Annotated[
+        str | None,
+        typer.Option(
+            help="Where targets and peers reach this daemon (gRPC), HOST:PORT. Without a port: "
+            f"{LISTEN_PORT}, or the next free one. Nothing protects this port: keep it in a "
+            "network of its own.",
+        ),
+    ] = None,
+    metrics: Annotated[
+        str | None,
+        typer.Option(
+            help="Where Prometheus finds /metrics, HOST:PORT. Without a port: "
+            f"{METRICS_PORT}, or the next free one.",
+        ),
+    ] = None,
+    log_format: Annotated[
+        LogFormat | None, typer.Option(help="Logs for eyes (console, the default) or as JSON.")
+    ] = None,
+    log_file: Annotated[
+        Path | None,
+        typer.Option(help="Write logs to this file, rotated by size, and not to standard error."),
+    ] = None,
+    log_level: Annotated[
+        LogLevel | None, typer.Option(help="The lowest level that is logged; info by default.")
+    ] = None,
+    ready_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="Written when the daemon serves: JSON with pid, grpc, metrics and pool_uuid."
+        ),
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(help="A TOML file with these settings, in the words of the flags."),
+    ] = None,
+) -> None:
+    """Serve the replicas in one pool directory.
+
+    Each setting may also be given as CSTOR_REPLICA_POOL, CSTOR_REPLICA_LISTEN and so on in the
+    environment, or in the file of --config; a flag wins over the environment, that over the file.
+
+    SIGTERM and SIGINT stop cleanly: everything is flushed, and the exit code is 0.
+    """
+    try:
+        settings = load_settings(
+            ReplicaSettings,
+            {
+                "pool": pool,
+                "listen": listen,
+                "metrics": metrics,
+                "log_format": log_format,
+                "log_file": log_file,
+                "log_level": log_level,
+                "ready_file": ready_file,
+            },
+            config,
+        )
+        configure_logs(settings.log_format, settings.log_level, settings.log_file)
+        gc.set_threshold(GARBAGE_THRESHOLD)  # the data path makes no cycles that would need more
+        uvloop.run(serve(settings))
+    except CstorError as error:
+        structlog.get_logger().error("replica_not_served", reason=str(error))
+        print(f"cstor-replica: {error}", file=sys.stderr)  # noqa: T201 - said to a person
+        raise typer.Exit(2 if isinstance(error, InputError) else 1) from error
+
+
+def main() -> None:
+    """The entry of the console script."""
+    app()

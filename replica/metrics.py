@@ -1,0 +1,121 @@
+"""The metrics of a replica host in Prometheus' terms, read from plain counters at each scrape."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from cstor_core.generated.cstor.v1 import replica_pb2
+from replica.host import ReplicaHost
+from replica.replica_node import ReplicaNode
+
+LABELS = ("volume", "replica")
+STATES = {
+    replica_pb2.REPLICA_STATE_UNFOUNDED: "unfounded",
+    replica_pb2.REPLICA_STATE_COMPLETE: "complete",
+    replica_pb2.REPLICA_STATE_REBUILDING: "rebuilding",
+    replica_pb2.REPLICA_STATE_FAILED: "failed",
+}
+
+Number = Callable[[ReplicaNode], float]
+
+_COUNTERS: tuple[tuple[str, str, Number], ...] = (
+    ("append_requests", "Messages of append streams.", lambda n: n.counters.append_requests),
+    ("entries", "Entries applied in the volume's order.", lambda n: n.counters.entries),
+    ("written_bytes", "Data of the entries applied.", lambda n: n.counters.written_bytes),
+    ("reads", "Reads answered with data.", lambda n: n.counters.reads),
+    ("read_bytes", "Data of the reads answered.", lambda n: n.counters.read_bytes),
+    ("reads_refused", "Reads that could not be served.", lambda n: n.counters.reads_refused),
+    ("reads_off_loop", "Reads that the page cache missed.", lambda n: n.counters.reads_off_loop),
+    ("checksum_errors", "Blocks that arrived damaged.", lambda n: n.counters.checksum_errors),
+    ("medium_errors", "Reads that the disk failed.", lambda n: n.counters.medium_errors),
+    ("rebuilds_started", "Rebuilds begun.", lambda n: n.counters.rebuilds_started),
+    ("rebuilds_completed", "Rebuilds completed.", lambda n: n.counters.rebuilds_completed),
+    ("rebuild_bytes", "Data copied from peers.", lambda n: n.counters.rebuild_bytes),
+)  # fmt: skip
+
+_GAUGES: tuple[tuple[str, str, Number], ...] = (
+    ("applied_seq", "Last entry applied.", lambda n: n.store.applied_seq),
+    ("durable_seq", "Last entry on stable storage.", lambda n: n.store.durable_seq),
+    ("promised_epoch", "Highest epoch promised.", lambda n: n.fence.epoch),
+    ("size_bytes", "Size of the volume.", lambda n: n.store.size_bytes),
+    ("used_bytes", "Space that the replica uses.", lambda n: n.store.used_bytes),
+    ("rebuild_blocks", "Blocks of the latest rebuild.", lambda n: n.counters.rebuild_blocks_total),
+    ("rebuild_blocks_done", "Of these, copied.", lambda n: n.counters.rebuild_blocks_done),
+)
+
+
+class ReplicaCollector(Collector):
+    """All metrics of one host."""
+
+    def __init__(self, host: ReplicaHost) -> None:
+        self._host = host
+
+    def collect(self) -> Iterator[Metric]:
+        """Read the counters as they are now."""
+        nodes = list(self._host.nodes.values())
+        labels = [(node.store.identity.name, node.store.replica_uuid) for node in nodes]
+        for name, text, number in _COUNTERS:
+            counter = CounterMetricFamily(f"cstor_replica_{name}", text, labels=LABELS)
+            for node, label in zip(nodes, labels, strict=True):
+                counter.add_metric(label, number(node))
+            yield counter
+        for name, text, number in _GAUGES:
+            gauge = GaugeMetricFamily(f"cstor_replica_{name}", text, labels=LABELS)
+            for node, label in zip(nodes, labels, strict=True):
+                gauge.add_metric(label, number(node))
+            yield gauge
+        yield self._states(nodes)
+        yield self._flushes(nodes)
+        yield from self._pool()
+
+    def _states(self, nodes: list[ReplicaNode]) -> Metric:
+        gauge = GaugeMetricFamily(
+            "cstor_replica_state", "1 for the state that it is in.", labels=(*LABELS, "state")
+        )
+        for node in nodes:
+            state = node.state()
+            for value, word in STATES.items():
+                label = (node.store.identity.name, node.store.replica_uuid, word)
+                gauge.add_metric(label, float(state == value))
+        return gauge
+
+    def _flushes(self, nodes: list[ReplicaNode]) -> Metric:
+        histogram = HistogramMetricFamily(
+            "cstor_replica_flush_seconds", "How long flushes took.", labels=LABELS
+        )
+        for node in nodes:
+            flushes = node.counters.flushes
+            label = (node.store.identity.name, node.store.replica_uuid)
+            histogram.add_metric(label, flushes.cumulative(), flushes.sum_s)
+        return histogram
+
+    def _pool(self) -> Iterator[Metric]:
+        total, available = self._host.space()
+        for name, text, value in (
+            ("pool_size_bytes", "Size of the pool's file system.", total),
+            ("pool_available_bytes", "Space left in it.", available),
+            ("pool_used_bytes", "Space that the pool's replicas use.", self._host.used_bytes()),
+            ("pool_replicas_failed", "Replicas that did not open.", len(self._host.failed)),
+        ):
+            yield GaugeMetricFamily(f"cstor_replica_{name}", text, value=value)
+        errors = CounterMetricFamily(
+            "cstor_replica_stream_errors", "Streams closed with an error.", labels=("error",)
+        )
+        for error, count in sorted(self._host.stream_errors.items()):
+            errors.add_metric((error,), count)
+        yield errors
+
+
+def replica_registry(host: ReplicaHost) -> CollectorRegistry:
+    """What the daemon exposes: the host, and the process itself."""
+    registry = CollectorRegistry()
+    registry.register(ReplicaCollector(host))
+    ProcessCollector(registry=registry)
+    PlatformCollector(registry=registry)
+    GCCollector(registry=registry)
+    return registry

@@ -1,0 +1,236 @@
+"""What a replica fetches from another one when its target orders it to.
+
+A short absence is made good in order, from the tail of a source (`catch_up`): the replica stays
+complete throughout.  A longer one, or a history that parted, is made good block by block while an
+append stream brings what is new (`Rebuild`): the replica is flagged before and until its stream
+has reached every version that it copied.
+
+Blocks that this replica has beyond the history of the volume are foreign and are replaced
+whatever their version is.  The reigning epoch has one order only, so nothing written under it is
+foreign, however far ahead of the own stream a source may be.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import numpy as np
+
+from cstor_core.errors import CorruptError, InputError, ProtocolError
+from cstor_core.frames import FrameEntry, RunView
+from cstor_core.generated.cstor.v1 import replica_pb2, volume_pb2
+from cstor_core.history import History, Reign
+from cstor_core.rows import ROW_BYTES
+from cstor_core.words import history_from, history_message
+from replica.errors import OrderError
+from replica.peers import Peer
+from replica.replica_node import ReplicaNode
+from replica.sessions import AppendSession
+
+PROGRESS_S = 0.25
+STREAM_S_MAX = 5.0
+_ENDLESS_SEQ = 2**63 - 1
+
+
+async def catch_up(node: ReplicaNode, request: replica_pb2.CatchUpRequest) -> None:
+    """Fetch and apply the entries up to `through_seq`, in order.
+
+    Raises DivergedError where the own history is no prefix of the source's, TailError where the
+    source no longer keeps the entries, UnavailableError where it does not give them all, OrderError
+    on a replica that is rebuilding, and EndedError where another order took this one's place.
+    """
+    node.check_orders(request.orders)
+    if node.store.rebuilding:
+        raise OrderError("a replica that is rebuilding is not caught up in order")
+    node.end_append_session("the target ordered a catch-up")
+    await node.start_job(request.orders.epoch, _catch_up(node, request)).result()
+
+
+async def _catch_up(node: ReplicaNode, request: replica_pb2.CatchUpRequest) -> None:
+    store = node.store
+    peer = Peer(node.dialler, request.source)
+    began_seq = store.applied_seq
+    wanted = replica_pb2.PullEntriesRequest(
+        volume_uuid=request.orders.volume_uuid,
+        replica_uuid=request.source.replica_uuid,
+        epoch=request.orders.epoch,
+        history=history_message(store.history),
+        through_seq=request.through_seq,
+    )
+    try:
+        async for message in peer.pull_entries(wanted):
+            for entry in message.entries:
+                node.apply(_entry(entry))
+            node.applied()
+    except (CorruptError, ProtocolError) as error:
+        if store.failed_reason is not None:
+            raise
+        raise peer.unavailable(str(error)) from error
+    finally:
+        await peer.close()
+    if store.applied_seq < request.through_seq:
+        raise peer.unavailable(f"it gave entries up to {store.applied_seq} only")
+    node.log.info("caught_up", from_seq=began_seq, through_seq=store.applied_seq)
+
+
+def _entry(message: volume_pb2.Entry) -> FrameEntry:
+    match message.WhichOneof("kind"):
+        case "run":
+            return RunView(memoryview(message.run.table), memoryview(message.run.data))
+        case "epoch_record":
+            return message.epoch_record
+        case "configuration_change":
+            return message.configuration_change
+        case _:
+            raise ProtocolError("an entry is of a kind that this version does not know")
+
+
+async def begin_rebuild(node: ReplicaNode, request: replica_pb2.BeginRebuildRequest) -> None:
+    """Write the flag, durably, before the first entry out of order."""
+    node.check_orders(request.orders)
+    node.end_append_session("the target ordered a rebuild")
+    node.end_job("the rebuild begins anew")
+    await node.store.begin_rebuild()
+    node.log.info("rebuild_flagged", epoch=request.orders.epoch)
+
+
+class Rebuild:
+    """One run of a rebuild: from the comparison to the clearing of the flag."""
+
+    def __init__(self, node: ReplicaNode, request: replica_pb2.RebuildRequest) -> None:
+        """Check the order.  Raises what the fence raises, OrderError, InputError."""
+        node.check_orders(request.orders)
+        if not node.store.rebuilding:
+            raise OrderError("the replica is not flagged: order the rebuild to begin first")
+        self._node = node
+        self._request = request
+        self._history = history_from(request.history)
+        if not self._history.reigns or self._history.end.epoch > request.orders.epoch:
+            raise InputError("the history of a rebuild is empty, or later than its epoch")
+        self._progress = replica_pb2.RebuildResponse()
+
+    async def run(self) -> AsyncIterator[replica_pb2.RebuildResponse]:
+        """Do it; progress comes every quarter of a second, `complete` at the end.
+
+        Raises UnavailableError where the source does not give what it should, EndedError where the
+        append stream broke or another order took this one's place, and FencedError.
+        """
+        job = self._node.start_job(self._request.orders.epoch, self._work())
+        self._node.counters.rebuilds_started += 1
+        try:
+            while not job.task.done():
+                await asyncio.wait((job.task,), timeout=PROGRESS_S)
+                if not job.task.done():
+                    yield self._snapshot()
+            await job.result()
+            yield self._snapshot()
+        finally:
+            job.task.cancel()
+
+    def _snapshot(self) -> replica_pb2.RebuildResponse:
+        copy = replica_pb2.RebuildResponse()
+        copy.CopyFrom(self._progress)
+        return copy
+
+    async def _work(self) -> None:
+        node, store = self._node, self._node.store
+        session = await self._stream()
+        peer = Peer(node.dialler, self._request.source)
+        try:
+            source_history = await self._copy(peer)
+        finally:
+            await peer.close()
+        if not self._history.is_prefix_of(source_history):
+            raise peer.unavailable("it lacks entries from before this replica's stream began")
+        if store.max_copied_seq > self._history.end.last_seq:  # else the stream may be silent
+            await node.reached(store.max_copied_seq)
+        if not session.first_seq:
+            self._set_position()
+        try:
+            await store.finish_rebuild(session.history(self._history))
+        except CorruptError as error:
+            node.found_corrupt(error)
+            raise
+        session.rebuilt()
+        self._progress.complete = True
+        node.counters.rebuilds_completed += 1
+        node.log.info(
+            "rebuild_complete",
+            blocks=self._progress.blocks_done,
+            bytes=self._progress.bytes_copied,
+            seq=store.applied_seq,
+        )
+
+    def _set_position(self) -> None:
+        """Bring the replica to the end of the history under a stream that has been silent so far.
+
+        Its position moves only with entries; this one changes nothing, and stands where the
+        history has its last one.
+        """
+        self._node.store.append_configuration(
+            volume_pb2.ConfigurationChange(
+                seq=self._history.end.last_seq, configuration=self._node.store.configuration
+            )
+        )
+
+    async def _stream(self) -> AppendSession:
+        """The stream of new entries, which travels beside this order and may come after it."""
+        try:
+            async with asyncio.timeout(STREAM_S_MAX):
+                return await self._node.streaming()
+        except TimeoutError as error:
+            raise OrderError("no append stream was opened for the rebuild") from error
+
+    async def _copy(self, peer: Peer) -> History:
+        """Copy what the source has and this replica lacks; returns the source's history."""
+        node, store, progress = self._node, self._node.store, self._progress
+        epoch = self._request.orders.epoch
+        comparison = _with_reigning(self._history, epoch)
+        since = store.history.shared_with(self._history)
+        foreign = store.foreign_blocks(comparison)
+        node.log.info(
+            "rebuild_begins",
+            epoch=epoch,
+            source=self._request.source.address,
+            shared=f"{since.epoch}:{since.last_seq}",
+            foreign_blocks=len(foreign),
+        )
+        wanted = replica_pb2.PullBlocksRequest(
+            volume_uuid=self._request.orders.volume_uuid,
+            replica_uuid=self._request.source.replica_uuid,
+            epoch=epoch,
+            since=volume_pb2.Reign(epoch=since.epoch, last_seq=since.last_seq),
+            blocks=np.asarray(foreign, dtype="<u8").tobytes(),
+        )
+        source_history: History | None = None
+        async for message in peer.pull_blocks(wanted):
+            if message.blocks_total:
+                progress.blocks_total = message.blocks_total
+            if message.run.table:
+                self._copy_in(peer, message.run, comparison)
+            if message.history.reigns:
+                source_history = history_from(message.history)
+            node.counters.rebuild_blocks_total = progress.blocks_total
+            node.counters.rebuild_blocks_done = progress.blocks_done
+        if source_history is None:
+            raise peer.unavailable("its answer ended before its last message")
+        return source_history
+
+    def _copy_in(self, peer: Peer, message: volume_pb2.Run, comparison: History) -> None:
+        run = RunView(memoryview(message.table), memoryview(message.data))
+        try:
+            self._node.store.copy_in(run, comparison)
+        except (CorruptError, ProtocolError) as error:
+            if self._node.store.failed_reason is not None:
+                raise
+            raise peer.unavailable(str(error)) from error
+        self._progress.blocks_done += len(message.table) // ROW_BYTES
+        self._progress.bytes_copied += len(message.data)
+        self._node.counters.rebuild_bytes += len(message.data)
+
+
+def _with_reigning(history: History, epoch: int) -> History:
+    """The history with the whole reign of the present epoch, as far as it may ever go."""
+    before = tuple(reign for reign in history.reigns if reign.epoch < epoch)
+    return History((*before, Reign(epoch, _ENDLESS_SEQ)))

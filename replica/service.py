@@ -1,0 +1,180 @@
+"""The gRPC face of a replica host (proto/cstor/v1/replica.proto): shells, and nothing else.
+
+The two data streams take and give raw bytes: their messages are read and written by the codec of
+`cstor_core.frames`.  Each stream is one loop of read, apply, write in the handler's own task; a
+second task exists only while an answer is written that became ready out of turn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, Protocol, TypeVar, cast
+
+import grpc
+import grpc.aio
+from google.protobuf.message import Message
+
+from cstor_core.errors import CstorError
+from cstor_core.generated.cstor.v1 import replica_pb2
+from cstor_core.serving import ErrorContext, abort
+from replica.host import ReplicaHost
+from replica.peers import SERVICE
+from replica.sessions import Closed, Wake
+
+Request = TypeVar("Request", bound=Message)
+Response = TypeVar("Response", bound=Message)
+
+
+class StreamContext(ErrorContext, Protocol):
+    """The part of a gRPC servicer context that a stream of bytes uses."""
+
+    async def read(self) -> Any:
+        """The next message, or grpc.aio.EOF."""
+
+    async def write(self, message: bytes) -> None:
+        """Send a message; only one call at a time."""
+
+
+class Session(Protocol):
+    """What the two kinds of sessions have in common for their transport."""
+
+    def receive(self, message: bytes) -> None:
+        """Take a message; raises the error that ends the stream."""
+
+    def take_answer(self) -> bytes | None:
+        """The next message to write, if there is one now."""
+
+    def end(self) -> None:
+        """The stream is gone."""
+
+
+class SessionStream:
+    """One data stream over gRPC: carries messages between a context and a session."""
+
+    def __init__(
+        self,
+        context: StreamContext,
+        make: Callable[[Wake, Closed], Session],
+        count_error: Callable[[CstorError], None],
+    ) -> None:
+        """To be made in the handler's task, which `run` then occupies."""
+        self._context = context
+        self._session = make(self._wake, self._closed)
+        self._count_error = count_error
+        self._task = asyncio.current_task()
+        self._writer: asyncio.Task[None] | None = None
+        self._writing = False
+        self._error: CstorError | None = None
+
+    async def run(self) -> None:
+        """Serve the stream until either side ends it."""
+        context, session = self._context, self._session
+        try:
+            while True:
+                message = await context.read()
+                if message is grpc.aio.EOF:
+                    return
+                session.receive(message)
+                if self._writer is not None:
+                    await self._writer
+                await self._write()
+        except CstorError as error:
+            self._error = error
+        except asyncio.CancelledError:
+            if self._error is None:
+                raise  # by gRPC: the peer is gone
+        finally:
+            session.end()
+            if self._writer is not None:
+                self._writer.cancel()
+        self._count_error(self._error)
+        await abort(context, self._error)
+
+    async def _write(self) -> None:
+        """Write whatever is ready; what becomes ready meanwhile is written, too."""
+        self._writing = True
+        try:
+            while (answer := self._session.take_answer()) is not None:
+                await self._context.write(answer)
+        finally:
+            self._writing = False
+
+    async def _write_out_of_turn(self) -> None:
+        try:
+            await self._write()
+        except grpc.aio.BaseError:
+            self._session.end()  # the stream has ended under the write; its reader finds out, too
+        finally:
+            self._writer = None
+
+    def _wake(self) -> None:
+        if not self._writing and self._writer is None:
+            self._writer = asyncio.get_running_loop().create_task(self._write_out_of_turn())
+
+    def _closed(self, error: CstorError) -> None:
+        self._error = error
+        if self._task is not None and asyncio.current_task() is not self._task:
+            self._task.cancel()
+
+
+def replica_service(host: ReplicaHost) -> grpc.GenericRpcHandler:
+    """All calls of the service, for a server to which it is added."""
+
+    async def append(_requests: object, context: StreamContext) -> None:
+        await SessionStream(context, host.append_session, host.count_stream_error).run()
+
+    async def read(_requests: object, context: StreamContext) -> None:
+        await SessionStream(context, host.read_session, host.count_stream_error).run()
+
+    return grpc.method_handlers_generic_handler(
+        SERVICE,
+        {
+            "Append": grpc.stream_stream_rpc_method_handler(cast(Any, append)),
+            "Read": grpc.stream_stream_rpc_method_handler(cast(Any, read)),
+            "DescribePool": _unary(replica_pb2.DescribePoolRequest, host.describe_pool),
+            "CreateReplica": _unary(replica_pb2.CreateReplicaRequest, host.create_replica),
+            "FoundReplica": _unary(replica_pb2.FoundReplicaRequest, host.found_replica),
+            "Inquire": _unary(replica_pb2.InquireRequest, host.inquire),
+            "Promise": _unary(replica_pb2.PromiseRequest, host.promise),
+            "CatchUp": _unary(replica_pb2.CatchUpRequest, host.catch_up),
+            "BeginRebuild": _unary(replica_pb2.BeginRebuildRequest, host.begin_rebuild),
+            "Rebuild": _streaming(replica_pb2.RebuildRequest, host.rebuild),
+            "PullEntries": _streaming(replica_pb2.PullEntriesRequest, host.pull_entries),
+            "PullBlocks": _streaming(replica_pb2.PullBlocksRequest, host.pull_blocks),
+            "Scan": _streaming(replica_pb2.ScanRequest, host.scan),
+        },
+    )
+
+
+def _unary(
+    kind: type[Request], call: Callable[[Request], Awaitable[Response]]
+) -> grpc.RpcMethodHandler[Any, Any]:
+    async def handler(request: Request, context: ErrorContext) -> Response:
+        try:
+            return await call(request)
+        except CstorError as error:
+            await abort(context, error)
+
+    return grpc.unary_unary_rpc_method_handler(
+        cast(Any, handler), request_deserializer=kind.FromString, response_serializer=_encoded
+    )
+
+
+def _streaming(
+    kind: type[Request], call: Callable[[Request], AsyncIterator[Response]]
+) -> grpc.RpcMethodHandler[Any, Any]:
+    async def handler(request: Request, context: ErrorContext) -> AsyncIterator[Response]:
+        try:
+            async for response in call(request):
+                yield response
+        except CstorError as error:
+            await abort(context, error)
+
+    return grpc.unary_stream_rpc_method_handler(
+        cast(Any, handler), request_deserializer=kind.FromString, response_serializer=_encoded
+    )
+
+
+def _encoded(message: Message) -> bytes:
+    return message.SerializeToString()

@@ -1,0 +1,26 @@
+"""The settings of `cstor-replica`: flags, then CSTOR_REPLICA_… in the environment, then TOML."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator
+from pydantic_settings import SettingsConfigDict
+
+from cstor_core.settings import Address, AddressSetting, DaemonSettings
+
+LISTEN_PORT = 7778
+METRICS_PORT = 9501
+HOST = "127.0.0.1"
+"""There is no access control on these ports: only the machine itself reaches them by default."""
+
+
+class ReplicaSettings(DaemonSettings):
+    """What one replica daemon needs to know."""
+
+    model_config = SettingsConfigDict(env_prefix="CSTOR_REPLICA_")
+
+    pool: Annotated[Path, AfterValidator(Path.absolute)]
+    listen: AddressSetting = Address(HOST, None)
+    metrics: AddressSetting = Address(HOST, None)

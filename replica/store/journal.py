@@ -1,0 +1,208 @@
+"""The journal: a preallocated circle of records at the start of the data file.
+
+Every change of a replica is one record, written with one call before it counts.  A record carries
+its number, the checksum of the record before it and its own, so that recovery finds where the
+chain ends.  A record lies in one piece: where it does not fit before the end of the circle it
+goes to the start.  Positions count bytes since the first record, waste at the end of a round
+included; modulo the capacity they are offsets.
+
+No record is overwritten that a checkpoint or the tail still needs: `oldest` holds that back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from cstor_core.checksums import Buffer, crc32c
+from cstor_core.errors import CorruptError, ProtocolError
+from cstor_core.files import File
+from replica.store.limits import payload_bytes_max
+from replica.store.records import (
+    CHECKSUM_FAST,
+    JOURNAL_MAGIC,
+    JOURNAL_OFFSET,
+    RECORD_HEAD_BYTES,
+    RECORD_HEAD_FAST,
+    Kind,
+)
+
+Point = tuple[int, int, int]
+"""Of a record: its position, its number, and the checksum of the record before it."""
+START: Point = (0, 1, 0)
+
+
+@dataclass(slots=True)
+class Record:
+    """A record as recovery reads it."""
+
+    point: Point
+    kind: Kind
+    applied_seq: int
+    durable_number: int
+    payload: memoryview
+    checksum: int
+
+    @property
+    def number(self) -> int:
+        """Its number."""
+        return self.point[1]
+
+    @property
+    def next_point(self) -> Point:
+        """Where the next record is looked for first."""
+        length = RECORD_HEAD_BYTES + len(self.payload)
+        return self.point[0] + length, self.point[1] + 1, self.checksum
+
+
+class Journal:
+    """The journal of one replica, ready to be written behind its last record."""
+
+    __slots__ = (
+        "_capacity",
+        "_checksum",
+        "_file",
+        "_payload_bytes_max",
+        "_position",
+        "_tag",
+        "durable_number",
+        "number",
+        "oldest",
+    )
+
+    def __init__(self, file: File, capacity: int, tag: int, end: Point, oldest: int) -> None:
+        """`end` is the point of the next record; `oldest` the first position still needed."""
+        self._file = file
+        self._capacity = capacity
+        self._tag = tag
+        self._position, next_number, self._checksum = end
+        self._payload_bytes_max = payload_bytes_max(capacity)
+        self.number = next_number - 1
+        """Of the last record."""
+        self.oldest = oldest
+        self.durable_number = 0
+        """Every record up to this number is on stable storage."""
+
+    @property
+    def end(self) -> Point:
+        """The point of the next record."""
+        return self._position, self.number + 1, self._checksum
+
+    @property
+    def capacity(self) -> int:
+        """Bytes in the circle."""
+        return self._capacity
+
+    @property
+    def used(self) -> int:
+        """Bytes that may not be overwritten."""
+        return self._position - self.oldest
+
+    def fits(self, payload_bytes: int) -> bool:
+        """Whether there is room; the waste before a wrap is less than the record itself."""
+        needed = 2 * (RECORD_HEAD_BYTES + payload_bytes)
+        return self._position + needed - self.oldest <= self._capacity
+
+    def check_length(self, payload_bytes: int) -> None:
+        """Raise ProtocolError for a payload that no record takes."""
+        if payload_bytes > self._payload_bytes_max:
+            raise ProtocolError(
+                f"an entry of {payload_bytes} bytes is longer than a journal record may be "
+                f"({self._payload_bytes_max} bytes)"
+            )
+
+    def append(self, kind: Kind, payload: Buffer, applied_seq: int) -> Point:
+        """Write a record that fits into the page cache, and return its point.
+
+        Raises OSError; the journal is then as before, and the next record overwrites the place.
+        """
+        position = self._position
+        length = RECORD_HEAD_BYTES + len(payload)
+        offset = position % self._capacity
+        if offset + length > self._capacity:
+            position += self._capacity - offset
+            offset = 0
+        number = self.number + 1
+        previous = self._checksum
+        head = RECORD_HEAD_FAST.pack(
+            JOURNAL_MAGIC,
+            kind,
+            len(payload),
+            previous,
+            number,
+            applied_seq,
+            self.durable_number,
+            self._tag,
+        )
+        checksum = crc32c(payload, crc32c(head))
+        self._file.pwritev((head, CHECKSUM_FAST.pack(checksum), payload), JOURNAL_OFFSET + offset)
+        self._position = position + length
+        self.number = number
+        self._checksum = checksum
+        return position, number, previous
+
+
+class JournalImage:
+    """The bytes of a journal as they lie on disk, to be read from a point on."""
+
+    def __init__(self, content: bytes, tag: int) -> None:
+        self._content = memoryview(content)
+        self._bytes = content
+        self._tag = tag
+
+    def records(self, start: Point) -> Iterator[Record]:
+        """The records of the unbroken chain that begins at a point."""
+        record = self._next(start)
+        while record is not None:
+            yield record
+            record = self._next(record.next_point)
+
+    def later_than(self, number: int) -> list[int]:
+        """Offsets of whole records with a higher number than this, wherever they lie.
+
+        With an unbroken page cache there are none behind the end of the chain: where one is, a
+        record in the middle has been damaged.
+        """
+        found = []
+        offset = self._bytes.find(JOURNAL_MAGIC)
+        while offset >= 0:
+            record = self._parse(offset, offset)
+            if record is not None and record.number > number:
+                found.append(offset)
+            offset = self._bytes.find(JOURNAL_MAGIC, offset + 1)
+        return found
+
+    def _next(self, point: Point) -> Record | None:
+        """The record of that point: at its offset, or at the start of the next round."""
+        position, number, previous = point
+        capacity = len(self._bytes)
+        next_round = position + -position % capacity
+        for candidate in (position, next_round):
+            record = self._parse(candidate % capacity, candidate)
+            if record is not None and record.number == number and record.point[2] == previous:
+                return record
+        return None
+
+    def _parse(self, offset: int, position: int) -> Record | None:
+        head_end = offset + RECORD_HEAD_BYTES
+        if head_end > len(self._bytes):
+            return None
+        magic, kind, length, previous, number, applied_seq, durable_number, tag = (
+            RECORD_HEAD_FAST.unpack_from(self._bytes, offset)
+        )
+        if magic != JOURNAL_MAGIC or tag != self._tag or head_end + length > len(self._bytes):
+            return None
+        (checksum,) = CHECKSUM_FAST.unpack_from(self._bytes, offset + RECORD_HEAD_FAST.size)
+        payload = self._content[head_end : head_end + length]
+        head = self._content[offset : offset + RECORD_HEAD_FAST.size]
+        if crc32c(payload, crc32c(head)) != checksum:
+            return None
+        try:
+            known = Kind(kind)
+        except ValueError as error:
+            raise CorruptError(
+                f"journal record {number} is of kind {kind}, which this release does not know"
+            ) from error
+        return Record(
+            (position, number, previous), known, applied_seq, durable_number, payload, checksum
+        )

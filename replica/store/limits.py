@@ -1,0 +1,33 @@
+"""How large the parts of a store may become; everything in it is bounded by one of these."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cstor_core.units import MIB
+
+
+@dataclass(frozen=True, slots=True)
+class StoreLimits:
+    """Sizes in bytes; the defaults are for production, small ones make tests reach every edge."""
+
+    journal_bytes: int = 32 * MIB
+    """Of a new replica's journal; a stored replica keeps the one that it was made with."""
+    tail_bytes: int = 64 * MIB
+    """Data of the last entries that stay readable by seq."""
+    growth_bytes: int = 16 * MIB
+    """By how much the data file grows at a time."""
+    unflushed_freed_bytes: int = 64 * MIB
+    """Space that waits for a flush before it may be reused; beyond it a flush is started."""
+    run_rows_max: int = 16384
+    """Rows of one run; one run is one journal record."""
+
+
+def tail_journal_bytes(journal_bytes: int) -> int:
+    """The part of the journal that the tail may hold back from being overwritten."""
+    return journal_bytes // 4
+
+
+def payload_bytes_max(journal_bytes: int) -> int:
+    """The longest payload of one journal record."""
+    return journal_bytes // 8

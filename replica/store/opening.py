@@ -1,0 +1,203 @@
+"""Making and opening the files of a replica."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import UUID
+
+from construct import ConstructError, Int16ul, Int32ul, PascalString, Prefixed, Struct
+from construct import GreedyBytes as Rest
+from google.protobuf.message import DecodeError
+
+from cstor_core.errors import CorruptError
+from cstor_core.files import File, Filesystem
+from cstor_core.generated.cstor.v1 import volume_pb2
+from cstor_core.units import BLOCK_BYTES, MIB
+from replica.store.allocator import Allocator, free_between
+from replica.store.block_map import BlockMap
+from replica.store.checkpoint import CheckpointHead, load
+from replica.store.envelope import read_file, replace_file, sealed, unsealed
+from replica.store.journal import START
+from replica.store.limits import StoreLimits
+from replica.store.parts import Parts
+from replica.store.reclaim import Reclaimer
+from replica.store.records import DATA_HEAD, DATA_MAGIC, IDENTITY_MAGIC, JOURNAL_OFFSET
+from replica.store.recovery import Recovery
+from replica.store.standing import Standing
+from replica.store.state_file import State, StateFile, state_bytes
+
+IDENTITY = Struct(
+    "replica_uuid" / PascalString(Int16ul, "utf8"),
+    "identity" / Prefixed(Int32ul, Rest),
+)
+
+
+@dataclass(slots=True)
+class Opened:
+    """A replica whose files have been opened and recovered."""
+
+    directory: Path
+    identity: volume_pb2.VolumeIdentity
+    replica_uuid: str
+    replica_uuid_bytes: bytes
+    state_file: StateFile
+    parts: Parts
+
+
+async def make_files(
+    filesystem: Filesystem,
+    directory: Path,
+    identity: volume_pb2.VolumeIdentity,
+    replica_uuid: str,
+    boot_id: str,
+    limits: StoreLimits,
+) -> None:
+    """Make the files of a new replica in a directory; what a crash left there is replaced."""
+    filesystem.make_directory(directory)
+    for name in filesystem.list(directory):
+        filesystem.remove(directory / name)
+    data = filesystem.open(directory / "data", create=True)
+    try:
+        head = DATA_HEAD.build(
+            {"replica_uuid": UUID(replica_uuid).bytes, "journal_bytes": limits.journal_bytes}
+        )
+        data.allocate(0, JOURNAL_OFFSET + limits.journal_bytes)
+        # Written, not only reserved: a flush of the journal then changes no metadata of the file.
+        for offset in range(0, limits.journal_bytes, MIB):
+            zeros = bytes(min(MIB, limits.journal_bytes - offset))
+            await data.pwritev_off_loop([zeros], JOURNAL_OFFSET + offset)
+        data.pwritev([sealed(DATA_MAGIC, head).ljust(JOURNAL_OFFSET, b"\0")], 0)
+        await data.datasync()
+    finally:
+        data.close()
+    await replace_file(filesystem, directory / "state", state_bytes(State(boot_id)))
+    payload = IDENTITY.build(
+        {"replica_uuid": replica_uuid, "identity": identity.SerializeToString()}
+    )
+    await replace_file(filesystem, directory / "identity", sealed(IDENTITY_MAGIC, payload))
+
+
+def read_identity(filesystem: Filesystem, path: Path) -> tuple[str, volume_pb2.VolumeIdentity]:
+    """(replica UUID, what the volume is).  Raises CorruptError, InputError (format), OSError."""
+    payload, _ = unsealed(read_file(filesystem, path), IDENTITY_MAGIC, str(path))
+    try:
+        found = IDENTITY.parse(payload)
+        identity = volume_pb2.VolumeIdentity.FromString(found.identity)
+        UUID(found.replica_uuid)
+    except (ConstructError, DecodeError, ValueError) as error:
+        raise CorruptError(f"{path} is damaged: {error}") from error
+    return found.replica_uuid, identity
+
+
+async def open_files(
+    filesystem: Filesystem, directory: Path, boot_id: str, limits: StoreLimits
+) -> Opened:
+    """Open a replica and bring it to where it was.
+
+    Raises CorruptError (damaged, or given up earlier), InputError (format), OSError.
+    """
+    replica_uuid, identity = read_identity(filesystem, directory / "identity")
+    state_file = StateFile(filesystem, directory / "state")
+    state = state_file.state
+    if state.failed_reason:
+        raise CorruptError(state.failed_reason)
+    file = filesystem.open(directory / "data")
+    try:
+        parts = await _recover(
+            filesystem,
+            directory,
+            file,
+            UUID(replica_uuid).bytes,
+            identity,
+            limits,
+            power_lost=not state.clean and state.boot_id != boot_id,
+        )
+        async with state_file.changing:
+            await state_file.change(boot_id=boot_id, clean=False)
+    except BaseException:
+        file.close()
+        raise
+    return Opened(directory, identity, replica_uuid, UUID(replica_uuid).bytes, state_file, parts)
+
+
+async def _recover(
+    filesystem: Filesystem,
+    directory: Path,
+    file: File,
+    replica_uuid: bytes,
+    identity: volume_pb2.VolumeIdentity,
+    limits: StoreLimits,
+    power_lost: bool,
+) -> Parts:
+    what = f"the replica of volume {identity.name} in {directory}"
+    journal_bytes = _journal_bytes(file, str(directory / "data"), replica_uuid)
+    recovery = Recovery(
+        file,
+        what,
+        replica_uuid,
+        identity.checksum_salt,
+        limits,
+        journal_bytes,
+        _checkpoint(filesystem, directory / "map", replica_uuid),
+    )
+    journal = recovery.run(power_lost)
+    await file.datasync()
+    journal.durable_number = journal.number
+    allocator = _allocator(file, what, recovery, journal_bytes, limits)
+    reclaimer = Reclaimer(allocator, journal.number)
+    recovery.tail.dropped = reclaimer.put
+    return Parts(
+        what=what,
+        salt=identity.checksum_salt,
+        size_blocks=-(-identity.size_bytes // BLOCK_BYTES),
+        limits=limits,
+        file=file,
+        journal=journal,
+        block_map=recovery.block_map,
+        allocator=allocator,
+        reclaimer=reclaimer,
+        tail=recovery.tail,
+        standing=recovery.standing,
+        on_failure=lambda: None,
+    )
+
+
+def _journal_bytes(file: File, what: str, replica_uuid: bytes) -> int:
+    payload, _ = unsealed(file.pread(BLOCK_BYTES, 0), DATA_MAGIC, what, exact=False)
+    head = DATA_HEAD.parse(payload)
+    if head.replica_uuid != replica_uuid:
+        raise CorruptError(f"{what} belongs to another replica")
+    return int(head.journal_bytes)
+
+
+def _checkpoint(
+    filesystem: Filesystem, path: Path, replica_uuid: bytes
+) -> tuple[CheckpointHead, Standing, BlockMap]:
+    if not filesystem.exists(path):
+        return CheckpointHead(0, START), Standing(), BlockMap()
+    file = filesystem.open(path, read_only=True)
+    try:
+        return load(file, str(path), replica_uuid)
+    finally:
+        file.close()
+
+
+def _allocator(
+    file: File, what: str, recovery: Recovery, journal_bytes: int, limits: StoreLimits
+) -> Allocator:
+    """What neither the map nor the tail refers to is free."""
+    first = -(-(JOURNAL_OFFSET + journal_bytes) // BLOCK_BYTES)
+    used = recovery.places_in_use()
+    end = max(first, int(used[-1]) + 1) if len(used) else first
+    reserved_end = file.size() // BLOCK_BYTES
+    if end > reserved_end or (len(used) and int(used[0]) < first):
+        raise CorruptError(f"{what}: the data file is shorter than its map says")
+    allocator = Allocator(
+        end,
+        max(reserved_end, first),
+        limits.growth_bytes // BLOCK_BYTES,
+        lambda unit, count: file.allocate(unit * BLOCK_BYTES, count * BLOCK_BYTES),
+    )
+    allocator.release_extents(free_between(first, end, used))
+    return allocator

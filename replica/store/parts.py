@@ -1,0 +1,63 @@
+"""What the rooms of one replica's store share."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from cstor_core.errors import CorruptError, CstorError, NoSpaceError
+from cstor_core.files import File
+from replica.store.allocator import Allocator
+from replica.store.block_map import BlockMap
+from replica.store.journal import Journal
+from replica.store.limits import StoreLimits
+from replica.store.reclaim import Reclaimer
+from replica.store.standing import Standing
+from replica.store.tail import Tail
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+@dataclass(slots=True)
+class Parts:
+    """The open parts of a replica; each room uses what it needs of them."""
+
+    what: str
+    """The replica, for a person."""
+    salt: int
+    size_blocks: int
+    limits: StoreLimits
+    file: File
+    journal: Journal
+    block_map: BlockMap
+    allocator: Allocator
+    reclaimer: Reclaimer
+    tail: Tail
+    standing: Standing
+    on_failure: Callable[[], None]
+    """Told once, when the replica has been given up."""
+    failed_reason: str | None = None
+
+    def check_usable(self) -> None:
+        """Raise CorruptError where the replica was given up."""
+        if self.failed_reason is not None:
+            raise CorruptError(self.failed_reason)
+
+    def gave_up(self, error: OSError, doing: str) -> CstorError:
+        """The error to raise for one of the disk's; anything but a full disk ends the replica.
+
+        What the page cache holds after a failed write or flush is not known to be what the disk
+        holds, so nothing is tried a second time.
+        """
+        if error.errno in _FULL:
+            return NoSpaceError(
+                f"{self.what}: the file system of the pool is full: free some space, "
+                "or discard blocks of the volume"
+            )
+        self.failed_reason = (
+            f"{self.what}: {doing} failed ({error.strerror}): check the disk, and replace "
+            "this replica by a new, empty one"
+        )
+        self.on_failure()
+        return CorruptError(self.failed_reason)

@@ -1,0 +1,204 @@
+"""A pool: a directory with an identity, a lock, and one directory for each family of volumes.
+
+Only one process at a time has a pool open.  A replica that cannot be opened is set aside with the
+reason and harms no other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from uuid import UUID
+
+from construct import ConstructError
+
+from cstor_core.errors import CorruptError, CstorError, InputError, NoSpaceError
+from cstor_core.files import File, Filesystem
+from cstor_core.generated.cstor.v1 import volume_pb2
+from replica.store.envelope import read_file, replace_file, sealed, unsealed
+from replica.store.limits import StoreLimits
+from replica.store.records import POOL, POOL_MAGIC
+from replica.store.replica_store import ReplicaStore
+
+_DEFAULTS = StoreLimits()
+_OURS_WHEN_UNFINISHED = {"lock", "pool.new"}
+_OF_THE_FILE_SYSTEM = {"lost+found"}
+
+
+class Pool:
+    """An open pool."""
+
+    def __init__(
+        self,
+        filesystem: Filesystem,
+        path: Path,
+        pool_uuid: str,
+        lock: File,
+        new_uuid: Callable[[], str],
+        boot_id: str,
+        limits: StoreLimits,
+    ) -> None:
+        self.path = path
+        self.pool_uuid = pool_uuid
+        self.replicas: dict[str, ReplicaStore] = {}
+        """By UUID of the volume."""
+        self.failed: dict[str, str] = {}
+        """Replicas that could not be opened: name of the directory, and why."""
+        self._filesystem = filesystem
+        self._lock = lock
+        self._new_uuid = new_uuid
+        self._boot_id = boot_id
+        self._limits = limits
+        self._creating = asyncio.Lock()
+
+    @classmethod
+    async def open(
+        cls,
+        filesystem: Filesystem,
+        path: Path,
+        new_uuid: Callable[[], str],
+        boot_id: str,
+        limits: StoreLimits = _DEFAULTS,
+    ) -> Pool:
+        """Open a pool and its replicas; a directory that is absent or empty becomes one.
+
+        `boot_id` names the present boot of the machine.  Raises InputError where the directory
+        is not a pool, of another format or in use, CorruptError where its identity is damaged.
+        """
+        try:
+            names = set(filesystem.list(path)) if filesystem.exists(path) else set()
+            if "pool" not in names and names - _OURS_WHEN_UNFINISHED - _OF_THE_FILE_SYSTEM:
+                raise InputError(
+                    f"{path} is not empty and is not a cStor pool: name an empty directory, "
+                    "or one that does not exist yet"
+                )
+            filesystem.make_directory(path)
+            lock = _locked(filesystem, path)
+        except OSError as error:
+            raise InputError(f"{path} cannot be used as a pool: {error.strerror}") from error
+        try:
+            pool_uuid = await _identity(filesystem, path, new_uuid)
+            pool = cls(filesystem, path, pool_uuid, lock, new_uuid, boot_id, limits)
+            await pool._open_replicas()
+        except OSError as error:
+            lock.close()
+            raise InputError(f"{path} cannot be used as a pool: {error.strerror}") from error
+        except BaseException:
+            lock.close()
+            raise
+        return pool
+
+    async def create(self, identity: volume_pb2.VolumeIdentity) -> ReplicaStore:
+        """Make an empty replica; the one that is there, where the volume is the same.
+
+        Raises InputError where the identity is no valid one or another than the stored one,
+        NoSpaceError.
+        """
+        directory_name = _directory_name(identity)
+        async with self._creating:
+            present = self.replicas.get(identity.volume_uuid)
+            if present is not None:
+                if present.identity != identity:
+                    raise InputError(
+                        f"the pool {self.path} holds a replica of volume {identity.volume_uuid} "
+                        "that was made with other properties"
+                    )
+                return present
+            if directory_name in self.failed:
+                raise CorruptError(self.failed[directory_name])
+            try:
+                return await self._make(identity, directory_name)
+            except OSError as error:
+                raise NoSpaceError(
+                    f"no replica could be made in {self.path}: {error.strerror}"
+                ) from error
+
+    def space(self) -> tuple[int, int]:
+        """(total, available) bytes of the file system."""
+        return self._filesystem.space(self.path)
+
+    async def close(self) -> None:
+        """Stop cleanly, every replica.
+
+        Raises the first error of a replica, after all of them have been closed.
+        """
+        results = await asyncio.gather(
+            *(replica.close() for replica in self.replicas.values()), return_exceptions=True
+        )
+        self._lock.close()
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+
+    async def _make(self, identity: volume_pb2.VolumeIdentity, directory_name: str) -> ReplicaStore:
+        """Make the files under another name first, so that a half-made replica is never seen."""
+        volumes = self.path / "volumes"
+        self._filesystem.make_directory(volumes)
+        await self._filesystem.sync_directory(self.path)
+        fresh = volumes / f"{directory_name}.new"
+        await ReplicaStore.create(
+            self._filesystem, fresh, identity, self._new_uuid(), self._boot_id, self._limits
+        )
+        self._filesystem.rename(fresh, volumes / directory_name)
+        await self._filesystem.sync_directory(volumes)
+        replica = await self._open_replica(directory_name)
+        self.replicas[identity.volume_uuid] = replica
+        return replica
+
+    async def _open_replicas(self) -> None:
+        volumes = self.path / "volumes"
+        if not self._filesystem.exists(volumes):
+            return
+        for name in self._filesystem.list(volumes):
+            if name.endswith(".new"):
+                continue
+            try:
+                replica = await self._open_replica(name)
+            except CstorError as error:
+                self.failed[name] = str(error)
+            except OSError as error:
+                self.failed[name] = f"{volumes / name} cannot be opened: {error.strerror}"
+            else:
+                self.replicas[replica.identity.volume_uuid] = replica
+
+    async def _open_replica(self, name: str) -> ReplicaStore:
+        return await ReplicaStore.open(
+            self._filesystem, self.path / "volumes" / name, self._boot_id, self._limits
+        )
+
+
+def _locked(filesystem: Filesystem, path: Path) -> File:
+    try:
+        return filesystem.lock(path / "lock")
+    except BlockingIOError as error:
+        raise InputError(
+            f"the pool {path} is in use by another process: stop that one first"
+        ) from error
+
+
+async def _identity(filesystem: Filesystem, path: Path, new_uuid: Callable[[], str]) -> str:
+    """The UUID of the pool; a new one where there is none yet."""
+    file = path / "pool"
+    if not filesystem.exists(file):
+        pool_uuid = new_uuid()
+        await replace_file(
+            filesystem, file, sealed(POOL_MAGIC, POOL.build({"pool_uuid": pool_uuid}))
+        )
+        return pool_uuid
+    payload, _ = unsealed(read_file(filesystem, file), POOL_MAGIC, str(file))
+    try:
+        return str(POOL.parse(payload).pool_uuid)
+    except (ConstructError, UnicodeDecodeError) as error:
+        raise CorruptError(f"{file} is damaged: {error}") from error
+
+
+def _directory_name(identity: volume_pb2.VolumeIdentity) -> str:
+    """The volume's UUID in its canonical form: never a path, whatever was sent."""
+    try:
+        name = str(UUID(identity.volume_uuid))
+    except ValueError as error:
+        raise InputError(f"{identity.volume_uuid!r} is not the UUID of a volume") from error
+    if name != identity.volume_uuid or not identity.size_bytes:
+        raise InputError(f"volume {identity.volume_uuid} has no size, or an unusual UUID")
+    return name

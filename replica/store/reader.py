@@ -1,0 +1,172 @@
+"""How blocks get out of a replica.
+
+A read for an initiator hands rows and data as they are: the target verifies, which covers disk,
+memory and network at once.  What goes to another replica, or into a comparison, is verified here
+before it is sent.  A read that waits for the disk holds back the places that it is reading from
+being used again.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import AsyncIterator, Iterable
+
+import numpy as np
+
+from cstor_core.checksums import Buffer, block_checksum
+from cstor_core.errors import CorruptError, ProtocolError
+from cstor_core.frames import RunView
+from cstor_core.rows import UNMAP, Rows, rows_of
+from cstor_core.units import BLOCK_BYTES
+from replica.store.allocator import Extent
+from replica.store.block_map import CHUNK_ROWS, Blocks, with_data
+from replica.store.parts import Parts
+
+_PLACE_OF_ROW = struct.Struct("<8xQ16x")
+_SCAN_ROWS = 256
+
+
+class Reader:
+    """Reads the blocks of one replica."""
+
+    __slots__ = ("_parts",)
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+
+    def read(self, block: int, count: int) -> tuple[bytes, list[Buffer]] | None:
+        """The rows of consecutive blocks and the data of those that have any, in pieces.
+
+        None where the page cache misses.  Raises CorruptError where the disk cannot read,
+        ProtocolError beyond the end of the volume.
+        """
+        parts = self._parts
+        rows = self._rows(block, count)
+        pieces: list[Buffer] = []
+        for first, units in extents_of(place for (place,) in _PLACE_OF_ROW.iter_unpack(rows)):
+            try:
+                piece = parts.file.pread_cached(units * BLOCK_BYTES, first * BLOCK_BYTES)
+            except OSError as error:
+                raise self._unreadable(first, error) from error
+            if piece is None:
+                return None
+            pieces.append(piece)
+        return rows, pieces
+
+    async def read_off_loop(self, block: int, count: int) -> tuple[bytes, list[Buffer]]:
+        """The same, and wait for the disk."""
+        rows = self._rows(block, count)
+        places = [place for (place,) in _PLACE_OF_ROW.iter_unpack(rows)]
+        return rows, await self.read_places(places)
+
+    async def read_places(self, places: Iterable[int]) -> list[Buffer]:
+        """The data at places, in pieces; places without data are passed over.
+
+        Begins before it first waits, so that places looked up by the caller still hold.
+        """
+        parts = self._parts
+        pieces: list[Buffer] = []
+        ticket = parts.reclaimer.begin_read()
+        try:
+            for first, units in list(extents_of(places)):
+                length, offset = units * BLOCK_BYTES, first * BLOCK_BYTES
+                try:
+                    piece = parts.file.pread_cached(length, offset)
+                    if piece is None:
+                        piece = await parts.file.pread_off_loop(length, offset)
+                except OSError as error:
+                    raise self._unreadable(first, error) from error
+                if len(piece) != length:
+                    raise CorruptError(f"{parts.what}: the data file ends before unit {first}")
+                pieces.append(piece)
+        finally:
+            parts.reclaimer.end_read(ticket)
+        return pieces
+
+    async def read_verified(self, blocks: Blocks) -> RunView:
+        """The rows of any blocks and their data, of one moment.
+
+        Raises CorruptError, naming the block, where data do not match their checksum.
+        """
+        rows = self._parts.block_map.gather(blocks)
+        data = memoryview(b"".join(await self.read_places(rows["place"].tolist())))
+        bad = self.mismatches(rows, data)
+        if bad:
+            raise CorruptError(f"{self._parts.what}: block {bad[0]} does not match its checksum")
+        return RunView(memoryview(rows.tobytes()), data)
+
+    async def scan(self, first_block: int) -> AsyncIterator[tuple[bytes, Blocks]]:
+        """(rows, numbers of bad blocks) for all blocks ever written from `first_block` on.
+
+        All data are read and verified; rows of one piece are of one moment.
+        """
+        for chunk_first in self._parts.block_map.chunk_starts(first_block):
+            for first in range(chunk_first, chunk_first + CHUNK_ROWS, _SCAN_ROWS):
+                rows = rows_of(self._parts.block_map.span(first, _SCAN_ROWS))
+                rows = rows[(rows["seq"] != 0) & (rows["block"] >= first_block)]
+                if len(rows):
+                    yield rows.tobytes(), await self._bad_blocks(rows)
+
+    async def _bad_blocks(self, rows: Rows) -> Blocks:
+        """The blocks among these rows that fail; where the disk cannot read, one by one."""
+        bad: list[int] = []
+        ticket = self._parts.reclaimer.begin_read()
+        try:
+            try:
+                bad += await self._failing(rows)
+            except CorruptError:
+                for index in range(len(rows)):
+                    row = rows[index : index + 1]
+                    try:
+                        bad += await self._failing(row)
+                    except CorruptError:
+                        bad += row["block"].tolist()
+        finally:
+            self._parts.reclaimer.end_read(ticket)
+        return np.array(bad, dtype=np.uint64)
+
+    async def _failing(self, rows: Rows) -> list[int]:
+        data = memoryview(b"".join(await self.read_places(rows["place"].tolist())))
+        return self.mismatches(rows, data)
+
+    def mismatches(self, rows: Rows, data: memoryview) -> list[int]:
+        """The blocks whose data, given in the order of the rows, do not match their checksum."""
+        held = rows[with_data(rows)]
+        salt = self._parts.salt
+        bad = []
+        start = 0
+        for block, checksum in zip(held["block"].tolist(), held["checksum"].tolist(), strict=True):
+            if block_checksum(data[start : start + BLOCK_BYTES], salt, block) != checksum:
+                bad.append(block)
+            start += BLOCK_BYTES
+        return bad
+
+    def _rows(self, block: int, count: int) -> bytes:
+        parts = self._parts
+        if parts.failed_reason is not None:
+            parts.check_usable()
+        if count < 1 or block + count > parts.size_blocks:
+            raise ProtocolError(
+                f"a read of {count} blocks from {block} on is not within the volume"
+            )
+        return parts.block_map.span(block, count)
+
+    def _unreadable(self, unit: int, error: OSError) -> CorruptError:
+        return CorruptError(
+            f"{self._parts.what}: the disk cannot read unit {unit} of the data file "
+            f"({error.strerror})"
+        )
+
+
+def extents_of(places: Iterable[int]) -> Iterable[Extent]:
+    """Consecutive places as extents, in their order, without those that have no data."""
+    first = count = 0
+    for place in places:
+        if place == first + count and count:
+            count += 1
+        elif place and not place & UNMAP:
+            if count:
+                yield first, count
+            first, count = place, 1
+    if count:
+        yield first, count

@@ -1,0 +1,109 @@
+"""What a replica that is being rebuilt does with blocks copied from a peer.
+
+A copied block replaces a foreign one (whose version lies outside of the history) always, and
+another one only if its version is higher, or equal and the own bytes fail their checksum.
+Otherwise a version never goes down.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from cstor_core.checksums import Buffer
+from cstor_core.errors import CorruptError, ProtocolError
+from cstor_core.frames import RunView
+from cstor_core.history import History
+from cstor_core.rows import ROW_BYTES, UNMAP, Rows, rows_of
+from cstor_core.units import BLOCK_BYTES
+from replica.store.block_map import Blocks, with_data
+from replica.store.parts import Parts
+from replica.store.reader import Reader
+from replica.store.writer import Writer
+
+
+class Rebuild:
+    """The copies of one replica."""
+
+    __slots__ = ("_parts", "_reader", "_writer", "max_copied_seq")
+
+    def __init__(self, parts: Parts, reader: Reader, writer: Writer) -> None:
+        self._parts = parts
+        self._reader = reader
+        self._writer = writer
+        self.max_copied_seq = 0
+        """The highest seq among the rows copied since the rebuild began."""
+
+    def foreign_blocks(self, history: History) -> Blocks:
+        """The own blocks whose versions lie outside of a history, ascending."""
+        return self._parts.block_map.select(history.foreign)
+
+    def copy_in(self, run: RunView, history: History) -> None:
+        """Take a peer's blocks: rows as in its map, and the data of those that have any.
+
+        Raises ProtocolError where they are no such rows, CorruptError where a block does not
+        match its checksum, NoSpaceError; nothing is copied then.
+        """
+        parts = self._parts
+        if not parts.standing.rebuilding:
+            raise ProtocolError(f"{parts.what} is not being rebuilt and takes no copies")
+        theirs = self._checked(run)
+        own = parts.block_map.gather(theirs["block"])
+        taken = history.foreign(own) | _newer(theirs, own)
+        equal = (theirs["seq"] == own["seq"]) & (theirs["epoch"] == own["epoch"])
+        for index in np.flatnonzero(equal & ~taken & with_data(own)):
+            taken[index] = self._own_is_bad(own[index : index + 1])
+        if theirs["seq"].size:
+            self.max_copied_seq = max(self.max_copied_seq, int(theirs["seq"].max()))
+        if not taken.any():
+            return
+        writing = _writes(theirs)
+        starts: npt.NDArray[np.int64] = np.cumsum(writing) - writing
+        pieces: list[Buffer] = []
+        for start in starts[taken & writing]:
+            offset = int(start) * BLOCK_BYTES
+            pieces.append(run.data[offset : offset + BLOCK_BYTES])
+        rows = bytearray(theirs[taken].tobytes())
+        self._writer.copy(rows, pieces, len(pieces) * BLOCK_BYTES)
+
+    def _checked(self, run: RunView) -> Rows:
+        """The rows of a run of copies, in a form of their own: places 0, or of a tombstone."""
+        parts = self._parts
+        if len(run.table) % ROW_BYTES or len(run.table) > parts.limits.run_rows_max * ROW_BYTES:
+            raise ProtocolError(f"a table of {len(run.table)} bytes is not one of copied rows")
+        rows = rows_of(run.table).copy()
+        tombstone = rows["place"] & np.uint64(UNMAP) != 0
+        rows["place"] = np.where(tombstone & (rows["seq"] != 0), np.uint64(UNMAP), np.uint64(0))
+        if len(np.unique(rows["block"])) != len(rows) or (rows["block"] >= parts.size_blocks).any():
+            raise ProtocolError("copied rows name a block twice, or one beyond the volume")
+        writing = _writes(rows)
+        if int(writing.sum()) * BLOCK_BYTES != len(run.data):
+            raise ProtocolError(
+                f"{int(writing.sum())} copied blocks come with {len(run.data)} bytes"
+            )
+        placed = rows.copy()
+        placed["place"][writing] = 1
+        bad = self._reader.mismatches(placed, run.data)
+        if bad:
+            raise CorruptError(f"copied block {bad[0]} does not match its checksum on arrival")
+        return rows
+
+    def _own_is_bad(self, row: Rows) -> bool:
+        """Whether the own copy of a block fails its checksum, or is not at hand to tell."""
+        try:
+            data = self._parts.file.pread_cached(BLOCK_BYTES, int(row["place"][0]) * BLOCK_BYTES)
+        except OSError:
+            return True  # what the disk cannot read is as bad as what it reads wrongly
+        return data is None or bool(self._reader.mismatches(row, memoryview(data)))
+
+
+def _writes(rows: Rows) -> npt.NDArray[np.bool_]:
+    writing: npt.NDArray[np.bool_] = (rows["seq"] != 0) & (rows["place"] & np.uint64(UNMAP) == 0)
+    return writing
+
+
+def _newer(rows: Rows, than: Rows) -> npt.NDArray[np.bool_]:
+    newer: npt.NDArray[np.bool_] = (rows["epoch"] > than["epoch"]) | (
+        (rows["epoch"] == than["epoch"]) & (rows["seq"] > than["seq"])
+    )
+    return newer

@@ -1,0 +1,78 @@
+"""When a superseded place may be used again.
+
+Three things may still need it: the tail, in which the entry that superseded it stands (`tail`
+hands it on from there); the disk, as long as the record that freed it has not been flushed, for a
+power loss would bring the old map back; and a read on a thread that looked the place up before.
+A place passes these in this order and only then goes to the allocator.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from replica.store.allocator import Allocator
+
+
+class Reclaimer:
+    """Places on their way from the tail to the allocator."""
+
+    __slots__ = (
+        "_active",
+        "_allocator",
+        "_durable_number",
+        "_last_ticket",
+        "_unflushed",
+        "_unread",
+        "unflushed_units",
+    )
+
+    def __init__(self, allocator: Allocator, durable_number: int) -> None:
+        self._allocator = allocator
+        self._durable_number = durable_number
+        self._unflushed: deque[tuple[int, list[int]]] = deque()
+        self._unread: deque[tuple[int, list[int]]] = deque()
+        self._active: dict[int, None] = {}
+        self._last_ticket = 0
+        self.unflushed_units = 0
+        """Units that wait for a flush."""
+
+    def put(self, places: list[int], record_number: int) -> None:
+        """Take places that the record of this number freed and that the tail needs no longer."""
+        if record_number <= self._durable_number:
+            self._flushed(places)
+        else:
+            self._unflushed.append((record_number, places))
+            self.unflushed_units += len(places)
+
+    def durable(self, record_number: int) -> None:
+        """Every record up to this one is on stable storage."""
+        self._durable_number = record_number
+        waiting = self._unflushed
+        kept: deque[tuple[int, list[int]]] = deque()
+        while waiting:
+            number, places = waiting.popleft()
+            if number <= record_number:
+                self.unflushed_units -= len(places)
+                self._flushed(places)
+            else:
+                kept.append((number, places))
+        self._unflushed = kept
+
+    def begin_read(self) -> int:
+        """A reader is about to use places of the map; what is freed from now on waits for it."""
+        self._last_ticket += 1
+        self._active[self._last_ticket] = None
+        return self._last_ticket
+
+    def end_read(self, ticket: int) -> None:
+        """That reader is done."""
+        del self._active[ticket]
+        oldest = next(iter(self._active), self._last_ticket + 1)
+        while self._unread and self._unread[0][0] < oldest:
+            self._allocator.release(self._unread.popleft()[1])
+
+    def _flushed(self, places: list[int]) -> None:
+        if self._active:
+            self._unread.append((self._last_ticket, places))
+        else:
+            self._allocator.release(places)

@@ -1,0 +1,193 @@
+"""Opening the data of a replica: the checkpoint, and the journal from there on.
+
+Records that the checkpoint includes only bring the tail back; later ones are applied in their
+order, exactly as they were written.  The journal ends at the first record that does not verify.
+With the page cache intact (the same boot of the machine, or a clean stop) nothing can lie behind
+that end, so a record found there means that one before it was damaged, and the replica is not
+opened.  After a power loss the end may be torn: records behind the last flush then count only as
+long as their data verify too, and what follows is cut off.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from google.protobuf.message import DecodeError
+
+from cstor_core.checksums import block_checksum, crc32c
+from cstor_core.errors import CorruptError
+from cstor_core.files import File
+from cstor_core.generated.cstor.v1 import volume_pb2
+from cstor_core.rows import ROW, UNMAP, rows_of
+from cstor_core.units import BLOCK_BYTES
+from cstor_core.words import history_from
+from replica.store.block_map import BlockMap
+from replica.store.checkpoint import CheckpointHead
+from replica.store.journal import Journal, JournalImage, Point, Record
+from replica.store.limits import StoreLimits, tail_journal_bytes
+from replica.store.records import JOURNAL_MAGIC, JOURNAL_OFFSET, Kind
+from replica.store.replay import apply_copies, apply_run
+from replica.store.standing import Standing
+from replica.store.tail import Content, Tail, TailEntry
+
+
+class Recovery:
+    """One opening: the standing, map, tail and journal of a replica are what it leaves."""
+
+    def __init__(
+        self,
+        file: File,
+        what: str,
+        replica_uuid: bytes,
+        salt: int,
+        limits: StoreLimits,
+        journal_bytes: int,
+        checkpoint: tuple[CheckpointHead, Standing, BlockMap],
+    ) -> None:
+        self._file = file
+        self._what = what
+        self._salt = salt
+        self._journal_bytes = journal_bytes
+        self._tag = journal_tag(replica_uuid)
+        self._head, self.standing, self.block_map = checkpoint
+        self.tail = Tail(limits.tail_bytes, tail_journal_bytes(journal_bytes), _forget)
+        self._superseded = _Superseded()
+
+    def run(self, power_lost: bool) -> Journal:
+        """Read the journal and apply it; the journal is ready to be continued.
+
+        Raises CorruptError where a record in the middle is damaged, OSError.
+        """
+        content = self._file.pread(self._journal_bytes, JOURNAL_OFFSET)
+        if len(content) != self._journal_bytes:
+            raise CorruptError(f"{self._what}: the data file is shorter than its journal")
+        image = JournalImage(content, self._tag)
+        end: Point = self._head.replay
+        durable = self._durable_number(image) if power_lost else 0
+        for record in image.records(self._head.replay):
+            if power_lost and record.number > durable and not self._data_verify(record):
+                break
+            try:
+                self._replay(record)
+            except DecodeError as error:
+                raise CorruptError(
+                    f"{self._what}: journal record {record.number} cannot be read: {error}"
+                ) from error
+            end = record.next_point
+        last = end[1] - 1
+        later = image.later_than(last)
+        if last < self._head.record_number or (later and not power_lost):
+            raise CorruptError(
+                f"{self._what}: the journal is damaged behind record {last}: "
+                "replace this replica by a new, empty one"
+            )
+        for offset in later:
+            self._file.pwritev([bytes(len(JOURNAL_MAGIC))], JOURNAL_OFFSET + offset)
+        return Journal(self._file, self._journal_bytes, self._tag, end, self._head.replay[0])
+
+    def places_in_use(self) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
+        """All places that the map, the tail and what the tail superseded refer to."""
+        found = [self.block_map.places()]
+        for entry in self.tail.entries():
+            if isinstance(entry.content, bytearray):
+                rows = rows_of(bytes(entry.content))
+                found.append(rows["place"][rows["place"] & np.uint64(UNMAP) == 0])
+            found.append(np.array(entry.freed, dtype=np.uint64))
+        return np.unique(np.concatenate(found))
+
+    def _durable_number(self, image: JournalImage) -> int:
+        """The last record that is known to have been flushed, data included."""
+        return max(
+            (record.durable_number for record in image.records(self._head.replay)),
+            default=0,
+        )
+
+    def _data_verify(self, record: Record) -> bool:
+        if record.kind not in (Kind.RUN, Kind.COPY):
+            return True
+        for block, place, seq, _, checksum in ROW.iter_unpack(record.payload):
+            if place & UNMAP or not seq:
+                continue
+            data = self._file.pread(BLOCK_BYTES, place * BLOCK_BYTES)
+            if block_checksum(data, self._salt, block) != checksum:
+                return False
+        return True
+
+    def _replay(self, record: Record) -> None:
+        included = record.number <= self._head.record_number
+        standing, block_map = self.standing, self.block_map
+        freed: list[int] = []
+        match record.kind:
+            case Kind.RUN:
+                rows = bytearray(record.payload)
+                if included:
+                    self._superseded.replay(rows, freed)
+                else:
+                    apply_run(rows, standing, block_map, freed)
+                self._entries(record, rows, freed, included)
+            case Kind.EPOCH:
+                epoch_record = volume_pb2.EpochRecord.FromString(bytes(record.payload))
+                if not included:
+                    standing.adopt(epoch_record)
+                self._entries(record, epoch_record, freed, included)
+            case Kind.CONFIGURATION:
+                change = volume_pb2.ConfigurationChange.FromString(bytes(record.payload))
+                if not included:
+                    standing.reconfigure(change)
+                self._entries(record, change, freed, included)
+            case _ if included:
+                pass
+            case Kind.FOUNDING:
+                standing.found(volume_pb2.Configuration.FromString(bytes(record.payload)))
+            case Kind.COPY:
+                apply_copies(bytes(record.payload), block_map, freed)
+            case Kind.REBUILD_BEGIN:
+                standing.begin_rebuild(block_map, freed)
+                self.tail.clear()
+            case Kind.REBUILD_END:
+                history = volume_pb2.History.FromString(bytes(record.payload))
+                standing.end_rebuild(history_from(history), block_map, freed)
+
+    def _entries(self, record: Record, content: Content, freed: list[int], included: bool) -> None:
+        """Put a record's entries into the tail; a replica that is rebuilt has none."""
+        if not included:
+            self.standing.applied_seq = record.applied_seq
+            if self.standing.rebuilding:
+                return
+        first_seq = record.applied_seq
+        data_bytes = 0
+        if isinstance(content, bytearray):
+            rows = rows_of(bytes(content))
+            first_seq = int(rows["seq"][0])
+            data_bytes = int((rows["place"] & np.uint64(UNMAP) == 0).sum()) * BLOCK_BYTES
+        self.tail.add(
+            TailEntry(first_seq, record.applied_seq, content, data_bytes, record.point, freed)
+        )
+
+
+class _Superseded:
+    """Which places recent entries superseded, found out without the map of that time."""
+
+    def __init__(self) -> None:
+        self._places: dict[int, int] = {}
+
+    def replay(self, rows: bytearray, freed: list[int]) -> None:
+        places = self._places
+        for block, place, _, _, _ in ROW.iter_unpack(rows):
+            if place & UNMAP:
+                count = place ^ UNMAP
+                discarded = range(block, block + count)
+                held = discarded if count < len(places) else list(places)
+                freed.extend(places.pop(one) for one in held if one in places and one in discarded)
+            else:
+                if block in places:
+                    freed.append(places[block])
+                places[block] = place
+
+
+def journal_tag(replica_uuid: bytes) -> int:
+    """What marks a journal record as one of this replica."""
+    return crc32c(replica_uuid)
+
+
+def _forget(places: list[int], record_number: int) -> None:
+    """While the journal is read nothing is allocated; what is free is found out at the end."""

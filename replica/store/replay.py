@@ -1,0 +1,35 @@
+"""What the rows of a journal record do to a map: the same while it is written and when it is
+replayed.
+"""
+
+from __future__ import annotations
+
+from cstor_core.rows import ROW, ROW_BYTES, UNMAP
+from replica.store.block_map import BlockMap
+from replica.store.standing import Standing
+
+
+def apply_run(rows: bytearray, standing: Standing, block_map: BlockMap, freed: list[int]) -> None:
+    """Apply the rows of a run in their order: writes with their places, and unmaps."""
+    start = 0
+    offset = 0
+    for block, place, seq, epoch, _ in ROW.iter_unpack(rows):
+        if place & UNMAP:
+            if start != offset:
+                block_map.put(rows[start:offset], freed)
+            start = offset + ROW_BYTES
+            if standing.rebuilding:
+                standing.discards.add(block, place ^ UNMAP, epoch, seq)
+            else:
+                block_map.discard(block, place ^ UNMAP, epoch, seq, freed)
+        offset += ROW_BYTES
+    if start == 0:
+        block_map.put(rows, freed)
+    elif start != offset:
+        block_map.put(rows[start:offset], freed)
+
+
+def apply_copies(rows: bytes | bytearray, block_map: BlockMap, freed: list[int]) -> None:
+    """Put copied rows, each in the place of whatever is there."""
+    for offset in range(0, len(rows), ROW_BYTES):
+        block_map.put_any(bytes(rows[offset : offset + ROW_BYTES]), freed)

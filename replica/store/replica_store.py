@@ -1,0 +1,321 @@
+"""The store of one replica: what the replica service works with.
+
+Entries are applied in their order by plain calls that return when the page cache holds them,
+journal record included, so that a killed process loses nothing that was acknowledged.  What must
+survive a power loss waits for `flush`.  A directory holds four files: `identity`, `state`, `data`
+(journal and blocks) and `map` (the last checkpoint); docs/format.md gives them to the byte.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from cstor_core.checksums import Buffer
+from cstor_core.errors import FencedError, ForeignReplicaError
+from cstor_core.files import Filesystem
+from cstor_core.frames import FrameEntry, RunView
+from cstor_core.generated.cstor.v1 import volume_pb2
+from cstor_core.history import History, Reign
+from cstor_core.units import BLOCK_BYTES
+from cstor_core.words import history_message
+from replica.store.block_map import Blocks
+from replica.store.durability import Durability
+from replica.store.limits import StoreLimits
+from replica.store.opening import Opened, make_files, open_files
+from replica.store.reader import Reader
+from replica.store.rebuild import Rebuild
+from replica.store.records import Kind
+from replica.store.state_file import TEXT_BYTES_MAX
+from replica.store.tail_reader import TailReader
+from replica.store.writer import Writer
+
+
+class ReplicaStore:
+    """One replica.  After an error of its disk every call raises CorruptError."""
+
+    def __init__(self, opened: Opened, filesystem: Filesystem) -> None:
+        parts = opened.parts
+        self.identity = opened.identity
+        self.replica_uuid = opened.replica_uuid
+        self._parts = parts
+        self._limits = parts.limits
+        self._state_file = opened.state_file
+        self._durability = Durability(
+            parts, filesystem, opened.directory / "map", opened.replica_uuid_bytes
+        )
+        self._writer = Writer(
+            parts, self._durability.checkpoint_blocking, self._durability.went_back
+        )
+        self._reader = Reader(parts)
+        self._tail_reader = TailReader(parts, self._reader)
+        self._rebuild = Rebuild(parts, self._reader, self._writer)
+        self._marking: asyncio.Task[None] | None = None
+        parts.on_failure = self._mark_failed
+
+    @staticmethod
+    async def create(
+        filesystem: Filesystem,
+        directory: Path,
+        identity: volume_pb2.VolumeIdentity,
+        replica_uuid: str,
+        boot_id: str,
+        limits: StoreLimits,
+    ) -> None:
+        """Make the files of a new, empty replica, durably.  Raises OSError."""
+        await make_files(filesystem, directory, identity, replica_uuid, boot_id, limits)
+
+    @classmethod
+    async def open(
+        cls, filesystem: Filesystem, directory: Path, boot_id: str, limits: StoreLimits
+    ) -> ReplicaStore:
+        """Open and recover.  Raises CorruptError, InputError (format), OSError."""
+        return cls(await open_files(filesystem, directory, boot_id, limits), filesystem)
+
+    @property
+    def configuration(self) -> volume_pb2.Configuration | None:
+        """The volume's configuration; None before the founding."""
+        return self._parts.standing.configuration
+
+    @property
+    def history(self) -> History:
+        """What the replica votes with; while rebuilding, the one held when it was flagged."""
+        return self._parts.standing.history
+
+    @property
+    def applied_seq(self) -> int:
+        """The last entry applied; while rebuilding, of the stream."""
+        return self._parts.standing.applied_seq
+
+    @property
+    def durable_seq(self) -> int:
+        """Every entry up to here is on stable storage."""
+        return self._durability.durable_seq
+
+    @property
+    def rebuilding(self) -> bool:
+        """Whether it takes new entries while it lacks old ones."""
+        return self._parts.standing.rebuilding
+
+    @property
+    def promised_epoch(self) -> int:
+        """The highest epoch ever promised."""
+        return self._state_file.state.promised_epoch
+
+    @property
+    def promised_instance(self) -> str:
+        """The target instance that it was promised to."""
+        return self._state_file.state.promised_instance
+
+    @property
+    def failed_reason(self) -> str | None:
+        """Why the replica was given up, as a sentence; None while it works."""
+        return self._parts.failed_reason
+
+    @property
+    def checkpoint_error(self) -> str:
+        """Why the last checkpoint could not be made (it is tried again); empty when it was."""
+        return self._durability.checkpoint_error
+
+    @property
+    def used_bytes(self) -> int:
+        """Bytes of the blocks that have data."""
+        return self._parts.block_map.data_blocks * BLOCK_BYTES
+
+    @property
+    def size_bytes(self) -> int:
+        """The size of the volume."""
+        return self.identity.size_bytes
+
+    async def found(self, configuration: volume_pb2.Configuration) -> None:
+        """Store the founding configuration, durably; the same one again changes nothing.
+
+        Raises ForeignReplicaError where another one is stored.
+        """
+        standing = self._parts.standing
+        if standing.configuration is None:
+            self._writer.record(Kind.FOUNDING, configuration.SerializeToString(), 0)
+            standing.found(configuration)
+        elif standing.configuration != configuration:
+            raise ForeignReplicaError(f"{self._parts.what} was founded with another configuration")
+        await self.flush()
+
+    async def promise(self, epoch: int, instance: str) -> None:
+        """Promise an epoch to a target instance; durable on return.
+
+        Raises FencedError unless it is higher than every epoch promised before, or the same one
+        to the same instance; NoSpaceError, CorruptError where it could not be written down.
+        """
+        self._parts.check_usable()
+        async with self._state_file.changing:
+            promised, holder = self.promised_epoch, self.promised_instance
+            if epoch == promised and instance == holder:
+                return
+            if epoch <= promised or len(instance.encode()) > TEXT_BYTES_MAX:
+                raise FencedError(
+                    f"{self._parts.what} has promised epoch {promised} to target {holder}; "
+                    f"epoch {epoch} is not higher"
+                )
+            try:
+                await self._state_file.change(promised_epoch=epoch, promised_instance=instance)
+            except OSError as error:
+                raise self._parts.gave_up(error, "writing a promise") from error
+
+    def append(self, run: RunView) -> None:
+        """Apply the entries of a run; see `Writer.append`."""
+        self._writer.append(run)
+        parts = self._parts
+        if (
+            parts.journal.used > self._durability.checkpoint_from_bytes
+            or parts.reclaimer.unflushed_units * BLOCK_BYTES > self._limits.unflushed_freed_bytes
+        ):
+            self._durability.relieve()
+
+    def append_epoch_record(self, record: volume_pb2.EpochRecord) -> None:
+        """Apply an epoch's record, and so adopt the epoch; FencedError where it is too late."""
+        self._writer.append_epoch_record(record)
+
+    def append_configuration(self, change: volume_pb2.ConfigurationChange) -> None:
+        """Apply a change of the configuration."""
+        self._writer.append_configuration(change)
+
+    async def flush(self) -> int:
+        """Make everything applied so far durable; returns `durable_seq`.
+
+        Raises CorruptError where the disk failed; the replica is given up then.
+        """
+        self._parts.check_usable()
+        return await self._durability.flush()
+
+    def read(self, block: int, count: int) -> tuple[bytes, list[Buffer]] | None:
+        """Rows and data of consecutive blocks; None where the page cache misses."""
+        return self._reader.read(block, count)
+
+    async def read_off_loop(self, block: int, count: int) -> tuple[bytes, list[Buffer]]:
+        """The same, and wait for the disk.  CorruptError where it cannot read."""
+        return await self._reader.read_off_loop(block, count)
+
+    def reaches_back_to(self, seq: int) -> bool:
+        """Whether every entry behind `seq` can be read one by one."""
+        return self._tail_reader.reaches_back_to(seq)
+
+    def entries_after(self, seq: int, through_seq: int) -> AsyncIterator[list[FrameEntry]]:
+        """The entries behind `seq` and up to `through_seq`, verified, in lists of about 1 MiB.
+
+        Raises UnavailableError where the tail does not reach (any more).
+        """
+        return self._tail_reader.entries_after(seq, through_seq)
+
+    async def begin_rebuild(self) -> None:
+        """Flag the replica as rebuilding, durably, with the history that it holds now.
+
+        Called again, it only lets a new stream begin; no copy may be under way then.
+        """
+        parts = self._parts
+        standing = parts.standing
+        freed: list[int] = []
+        point = self._writer.record(Kind.REBUILD_BEGIN, b"", standing.applied_seq)
+        standing.begin_rebuild(parts.block_map, freed)
+        parts.tail.clear()
+        parts.reclaimer.put(freed, point[1])
+        self.begin_stream()
+        await self.flush()
+
+    def begin_stream(self) -> None:
+        """While rebuilding: the next entry may have any seq, and entries follow without a gap."""
+        self._writer.begin_stream()
+        self._rebuild.max_copied_seq = 0
+
+    def copy_in(self, run: RunView, history: History) -> None:
+        """Take blocks copied from a peer whose history this is; see `Rebuild.copy_in`."""
+        self._rebuild.copy_in(run, history)
+        if self._parts.journal.used > self._durability.checkpoint_from_bytes:
+            self._durability.relieve()
+
+    def foreign_blocks(self, history: History) -> Blocks:
+        """The own blocks whose versions lie outside of a history, ascending."""
+        return self._rebuild.foreign_blocks(history)
+
+    @property
+    def max_copied_seq(self) -> int:
+        """The highest seq among the rows copied during this stream."""
+        return self._rebuild.max_copied_seq
+
+    async def finish_rebuild(self, history: History) -> None:
+        """Clear the flag: the replica holds exactly this history, durably on return.
+
+        One journal record does it; it counts only if everything before it does.  Raises
+        ValueError where the stream is not at the end of the history or the flag is not set.
+        """
+        parts = self._parts
+        standing = parts.standing
+        if not standing.rebuilding or standing.applied_seq != history.end.last_seq:
+            raise ValueError(
+                f"{parts.what} is at entry {standing.applied_seq} and cannot be finished "
+                f"at {history.end}"
+            )
+        payload = history_message(history).SerializeToString()
+        point = self._writer.record(Kind.REBUILD_END, payload, standing.applied_seq)
+        freed: list[int] = []
+        standing.end_rebuild(history, parts.block_map, freed)
+        parts.reclaimer.put(freed, point[1])
+        await self.flush()
+
+    def changed_since(self, since: Reign) -> Blocks:
+        """The blocks whose version is later than this point of the order, ascending."""
+        return self._parts.block_map.select(
+            lambda rows: (
+                (rows["epoch"] > since.epoch)
+                | ((rows["epoch"] == since.epoch) & (rows["seq"] > since.last_seq))
+            )
+        )
+
+    def rows(self, blocks: Blocks) -> bytes:
+        """Rows as in the map; a block never written has only its number."""
+        return self._parts.block_map.gather(blocks).tobytes()
+
+    async def read_verified(self, blocks: Blocks) -> RunView:
+        """Rows and data of one moment, verified; CorruptError names a block that fails."""
+        return await self._reader.read_verified(blocks)
+
+    def scan(self, first_block: int = 0) -> AsyncIterator[tuple[bytes, Blocks]]:
+        """(rows, numbers of bad blocks), ascending; all data are read and verified."""
+        return self._reader.scan(first_block)
+
+    async def checkpoint(self) -> None:
+        """Write the map down, so that the next opening need not read the journal."""
+        await self._durability.checkpoint()
+
+    async def close(self) -> None:
+        """Stop cleanly: flush, checkpoint, mark.  A replica that was given up is only closed.
+
+        Raises NoSpaceError, CorruptError where that could not be done; the files are closed then
+        too, and the next opening finds everything as after a kill.
+        """
+        parts = self._parts
+        await self._durability.settle()
+        try:
+            if parts.failed_reason is None:
+                await self._durability.checkpoint()
+                async with self._state_file.changing:
+                    await self._state_file.change(clean=True)
+            elif self._marking is not None:
+                await self._marking
+        except OSError as error:
+            raise parts.gave_up(error, "a clean stop") from error
+        finally:
+            parts.file.close()
+
+    def _mark_failed(self) -> None:
+        self._marking = asyncio.get_running_loop().create_task(self._write_failed_mark())
+
+    async def _write_failed_mark(self) -> None:
+        """Say in `state` that the replica was given up, if the disk still takes that."""
+        async with self._state_file.changing:
+            try:
+                await self._state_file.change(failed_reason=self.failed_reason)
+            except OSError as error:
+                self._parts.failed_reason = (
+                    f"{self.failed_reason}; nor could that be written down ({error.strerror})"
+                )

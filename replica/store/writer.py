@@ -1,0 +1,317 @@
+"""How entries and copies get into a replica.
+
+Each is first verified, then its data go to free places, then one journal record says where they
+are, and only then the map, the tail and the standing change; so a call that raises has changed
+nothing, and a process that is killed anywhere in between has either done all of it or nothing.
+Live data are never overwritten.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from cstor_core.checksums import Buffer, block_checksums, crc32c
+from cstor_core.errors import CorruptError, FencedError, NoSpaceError, ProtocolError
+from cstor_core.frames import RunView
+from cstor_core.generated.cstor.v1 import volume_pb2
+from cstor_core.rows import ROW, ROW_BYTES, UNMAP, rows_of
+from cstor_core.units import BLOCK_BYTES
+from replica.store.allocator import Extent
+from replica.store.journal import Point
+from replica.store.parts import Parts
+from replica.store.records import Kind
+from replica.store.replay import apply_copies, apply_run
+from replica.store.tail import TailEntry
+
+_PLACE = struct.Struct("<Q")
+_PLACE_OFFSET = 8
+_MASK = 0xFFFFFFFF
+_SPAN_ROWS_MIN = 32
+"""From this many consecutive blocks on, work on whole arrays is faster than row by row."""
+
+
+class Writer:
+    """The one way into a replica's files, but for its state."""
+
+    __slots__ = ("_make_room", "_parts", "_stream_begun", "_stream_went_back")
+
+    def __init__(
+        self,
+        parts: Parts,
+        make_room: Callable[[], None],
+        stream_went_back: Callable[[int], None],
+    ) -> None:
+        """`make_room` frees journal space at once; `stream_went_back` is told the seq before the
+        first entry of a stream that begins at or before what an earlier one had reached.
+        """
+        self._parts = parts
+        self._make_room = make_room
+        self._stream_went_back = stream_went_back
+        self._stream_begun = False
+
+    def begin_stream(self) -> None:
+        """A rebuilding replica's next entry may be any: a new stream begins with it."""
+        self._stream_begun = False
+
+    def append(self, run: RunView) -> None:
+        """Apply the entries of a run.
+
+        Raises ProtocolError (not the next entries, or not a run), CorruptError (a block does not
+        match its checksum, or the disk failed), NoSpaceError; nothing is applied then.
+        """
+        parts = self._parts
+        if parts.failed_reason is not None:
+            parts.check_usable()
+        table, data = run.table, run.data
+        self._check_table(table)
+        standing = parts.standing
+        if standing.rebuilding:
+            self._append_rebuilding(table, data)
+            return
+        rows = bytearray(table)
+        row_count = len(rows) // ROW_BYTES
+        span_from = -1
+        last_seq = 0
+        if row_count >= _SPAN_ROWS_MIN:
+            last_seq = self._verify_span(rows, data)
+            if last_seq:
+                (span_from,) = _PLACE.unpack_from(rows)
+        if not last_seq:
+            last_seq = self._verify(table, data, standing.applied_seq + 1, standing.epoch)
+        first_seq = standing.applied_seq + 1
+        point = self._write(Kind.RUN, rows, (data,), len(data), last_seq)
+        freed: list[int] = []
+        if span_from >= 0:
+            parts.block_map.put_span(span_from, rows, freed)
+        elif len(data) == row_count * BLOCK_BYTES:
+            parts.block_map.put(rows, freed)
+        else:
+            apply_run(rows, standing, parts.block_map, freed)
+        standing.applied_seq = last_seq
+        parts.tail.add(TailEntry(first_seq, last_seq, rows, len(data), point, freed))
+
+    def append_epoch_record(self, record: volume_pb2.EpochRecord) -> None:
+        """Apply an epoch's record, and so adopt the epoch; errors as for `append`."""
+        parts = self._parts
+        parts.check_usable()
+        self._check_next(record.seq)
+        standing = parts.standing
+        if record.epoch <= standing.epoch:
+            raise FencedError(
+                f"{parts.what} has adopted epoch {standing.epoch}; the record of epoch "
+                f"{record.epoch} came too late"
+            )
+        point = self._write(Kind.EPOCH, record.SerializeToString(), (), 0, record.seq)
+        self._stream_moves_to(record.seq)
+        standing.adopt(record)
+        self._enter(record.seq, record, point)
+
+    def append_configuration(self, change: volume_pb2.ConfigurationChange) -> None:
+        """Apply a change of the configuration; errors as for `append`."""
+        parts = self._parts
+        parts.check_usable()
+        self._check_next(change.seq)
+        point = self._write(Kind.CONFIGURATION, change.SerializeToString(), (), 0, change.seq)
+        self._stream_moves_to(change.seq)
+        parts.standing.reconfigure(change)
+        self._enter(change.seq, change, point)
+
+    def record(self, kind: Kind, payload: bytes, applied_seq: int) -> Point:
+        """Write a record that is no entry: of the founding, or of a rebuild's begin or end."""
+        self._parts.check_usable()
+        return self._write(kind, payload, (), 0, applied_seq)
+
+    def copy(self, rows: bytearray, data: Sequence[Buffer], data_bytes: int) -> None:
+        """Put rows and their data in the place of whatever is there: as `rebuild` decided."""
+        parts = self._parts
+        parts.check_usable()
+        point = self._write(Kind.COPY, rows, data, data_bytes, parts.standing.applied_seq)
+        freed: list[int] = []
+        apply_copies(rows, parts.block_map, freed)
+        parts.reclaimer.put(freed, point[1])
+
+    def _enter(
+        self,
+        seq: int,
+        content: volume_pb2.EpochRecord | volume_pb2.ConfigurationChange,
+        point: Point,
+    ) -> None:
+        if not self._parts.standing.rebuilding:
+            self._parts.tail.add(TailEntry(seq, seq, content, 0, point, []))
+
+    def _check_table(self, table: memoryview) -> None:
+        if not table or len(table) % ROW_BYTES:
+            raise ProtocolError(f"a run's table of {len(table)} bytes is not a number of rows")
+        if len(table) > self._parts.limits.run_rows_max * ROW_BYTES:
+            raise ProtocolError(
+                f"a run of {len(table) // ROW_BYTES} rows came; at most "
+                f"{self._parts.limits.run_rows_max} are taken"
+            )
+
+    def _check_next(self, seq: int) -> None:
+        """Raise ProtocolError unless an entry of this seq may come now."""
+        parts = self._parts
+        expected = parts.standing.applied_seq + 1
+        if seq != expected and (not parts.standing.rebuilding or self._stream_begun or not seq):
+            raise ProtocolError(f"{parts.what} needs entry {expected} next; entry {seq} came")
+
+    def _stream_moves_to(self, seq: int) -> None:
+        """A rebuilding replica has taken an entry: from here on its stream has no gap."""
+        if not self._stream_begun:
+            if seq <= self._parts.standing.applied_seq:
+                self._stream_went_back(seq - 1)
+            self._stream_begun = True
+
+    def _verify(self, table: Buffer, data: memoryview, next_seq: int, epoch: int) -> int:
+        """Check every row of a run and its data; the last row's seq."""
+        parts = self._parts
+        size_blocks = parts.size_blocks
+        salt = parts.salt
+        (seq_now,) = _PLACE.unpack_from(table, 16)
+        if seq_now != next_seq:
+            raise ProtocolError(f"{parts.what} needs entry {next_seq} next; entry {seq_now} came")
+        start = 0
+        for block, place, seq, row_epoch, checksum in ROW.iter_unpack(table):
+            if seq != seq_now:
+                if seq != seq_now + 1:
+                    raise ProtocolError(f"entry {seq} follows entry {seq_now} in a run")
+                seq_now = seq
+            if row_epoch != epoch:
+                raise ProtocolError(
+                    f"entry {seq} is of epoch {row_epoch}; {parts.what} has adopted {epoch}"
+                )
+            if place:
+                _check_unmap(block, place, size_blocks)
+                continue
+            end = start + BLOCK_BYTES
+            if crc32c(data[start:end], (salt ^ block ^ (block >> 32)) & _MASK) != checksum:
+                if end > len(data):
+                    raise ProtocolError("a run comes with less data than its table says")
+                raise CorruptError(
+                    f"block {block} of entry {seq} does not match its checksum on arrival"
+                )
+            if block >= size_blocks:
+                raise ProtocolError(f"block {block} lies beyond the end of the volume")
+            start = end
+        if start != len(data):
+            raise ProtocolError("a run comes with more data than its table says")
+        return int(seq_now)
+
+    def _verify_span(self, rows: bytearray, data: memoryview) -> int:
+        """The same for a run of consecutive blocks; 0 where it is none, or something is wrong."""
+        parts = self._parts
+        table = rows_of(rows)
+        count = len(table)
+        first = int(table["block"][0])
+        if (
+            int(table["seq"][0]) != parts.standing.applied_seq + 1
+            or first + count > parts.size_blocks
+            or len(data) != count * BLOCK_BYTES
+            or table["place"].any()
+            or (table["epoch"] != parts.standing.epoch).any()
+            or (np.diff(table["block"]) != 1).any()
+            or (np.diff(table["seq"]) > 1).any()
+            or block_checksums(data, parts.salt, first) != table["checksum"].tolist()
+        ):
+            return 0
+        return int(table["seq"][-1])
+
+    def _append_rebuilding(self, table: memoryview, data: memoryview) -> None:
+        """Apply what is newer than the map; keep the unmaps for the end of the rebuild."""
+        parts = self._parts
+        standing = parts.standing
+        (first_seq,) = _PLACE.unpack_from(table, 16)
+        (epoch,) = struct.unpack_from("<I", table, 24)
+        self._check_next(first_seq)
+        last_seq = self._verify(table, data, first_seq, epoch)
+        rows = bytearray()
+        pieces: list[memoryview] = []
+        unmaps = 0
+        start = 0
+        for index in range(0, len(table), ROW_BYTES):
+            block, place, seq, row_epoch, _ = ROW.unpack_from(table, index)
+            if place:
+                unmaps += 1
+                rows += table[index : index + ROW_BYTES]
+                continue
+            _, _, held_seq, held_epoch, _ = ROW.unpack(parts.block_map.row(block))
+            if (row_epoch, seq) > (held_epoch, held_seq):
+                rows += table[index : index + ROW_BYTES]
+                pieces.append(data[start : start + BLOCK_BYTES])
+            start += BLOCK_BYTES
+        standing.discards.check_room(unmaps)
+        point = self._write(Kind.RUN, rows, pieces, len(pieces) * BLOCK_BYTES, last_seq)
+        self._stream_moves_to(first_seq)
+        freed: list[int] = []
+        apply_run(rows, standing, parts.block_map, freed)
+        standing.applied_seq = last_seq
+        parts.reclaimer.put(freed, point[1])
+
+    def _write(
+        self, kind: Kind, payload: Buffer, data: Sequence[Buffer], data_bytes: int, applied_seq: int
+    ) -> Point:
+        """Write the data to free places, put the places into the rows, write the record."""
+        parts = self._parts
+        journal = parts.journal
+        length = len(payload)
+        journal.check_length(length)
+        if not journal.fits(length):
+            self._make_room()
+            if not journal.fits(length):
+                raise NoSpaceError(f"{parts.what}: the journal is full and cannot be shortened")
+        extents: list[Extent] = []
+        try:
+            if data_bytes:
+                extents = parts.allocator.allocate(data_bytes // BLOCK_BYTES)
+                _write_data(parts, data, extents)
+                assert isinstance(payload, bytearray)
+                _put_places(payload, extents, data_bytes // BLOCK_BYTES)
+            return journal.append(kind, payload, applied_seq)
+        except OSError as error:
+            parts.allocator.release_extents(extents)
+            raise parts.gave_up(error, "a write") from error
+
+
+def _check_unmap(block: int, place: int, size_blocks: int) -> None:
+    count = place ^ UNMAP
+    if not place & UNMAP or not count or block + count > size_blocks:
+        raise ProtocolError(
+            f"a row for block {block} has place {place:#x}: neither a write nor an unmap "
+            "within the volume"
+        )
+
+
+def _write_data(parts: Parts, data: Sequence[Buffer], extents: list[Extent]) -> None:
+    if len(extents) == 1:
+        parts.file.pwritev(data, extents[0][0] * BLOCK_BYTES)
+        return
+    whole = memoryview(data[0] if len(data) == 1 else b"".join(data))
+    start = 0
+    for first, count in extents:
+        end = start + count * BLOCK_BYTES
+        parts.file.pwritev((whole[start:end],), first * BLOCK_BYTES)
+        start = end
+
+
+def _put_places(rows: bytearray, extents: list[Extent], count: int) -> None:
+    """Fill in the places of the rows that write: those of a version, and not an unmap's."""
+    if count * ROW_BYTES == len(rows):
+        if len(extents) == 1 and count >= _SPAN_ROWS_MIN:
+            first = extents[0][0]
+            rows_of(rows)["place"] = np.arange(first, first + count, dtype=np.uint64)
+            return
+        put = _PLACE.pack_into
+        offset = _PLACE_OFFSET
+        for first, length in extents:
+            for place in range(first, first + length):
+                put(rows, offset, place)
+                offset += ROW_BYTES
+        return
+    table = rows_of(rows)
+    writing = (table["place"] & np.uint64(UNMAP) == 0) & (table["seq"] != 0)
+    table["place"][writing] = np.concatenate(
+        [np.arange(first, first + length, dtype=np.uint64) for first, length in extents]
+    )

@@ -1,0 +1,119 @@
+"""Stamped blocks, and the ledger of what a disk has acknowledged.
+
+Every write of a block carries a stamp that no other write has: the cycle of the test, a number
+that only grows, and the block itself; the rest of the block is noise that follows from these.  So
+a block that is read back says which write it is from, and a torn, misplaced, stale or invented
+block cannot pass for a whole one.
+
+What must hold when a block is read: it is the write that was acknowledged last, or one that was
+given up without an answer after it (its fate is open: the initiator was told nothing, or an
+error).  A block that was never acknowledged may also still be zeros.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from dataclasses import dataclass, field
+from random import Random
+from typing import Self
+
+BLOCK_BYTES = 4096
+MAGIC = b"cStorStm"
+HEADER = struct.Struct(">8sQQQ")
+ZEROS = bytes(BLOCK_BYTES)
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """The identity of one write of one block."""
+
+    cycle: int
+    number: int
+    block: int
+
+    def data(self) -> bytes:
+        """The 4096 bytes of this write."""
+        header = HEADER.pack(MAGIC, self.cycle, self.number, self.block)
+        return header + hashlib.shake_128(header).digest(BLOCK_BYTES - HEADER.size)
+
+    @classmethod
+    def parse(cls, data: bytes) -> Self | None:
+        """The write that `data` is from; None unless every byte of it is as it was written."""
+        magic, cycle, number, block = HEADER.unpack_from(data)
+        stamp = cls(cycle, number, block)
+        return stamp if magic == MAGIC and stamp.data() == data else None
+
+
+@dataclass(slots=True)
+class _Block:
+    """What a block may hold: the last acknowledged write, and those whose fate is open."""
+
+    acknowledged: Stamp | None = None
+    open: list[Stamp] = field(default_factory=list)
+
+
+class Ledger:
+    """Chooses what to write next, and knows what every block may hold.
+
+    At most one write of a block is in flight at a time, so that the last one is never in doubt.
+    """
+
+    def __init__(self, block_count: int, random: Random) -> None:
+        """Write within the first `block_count` blocks of a disk."""
+        self.cycle = 0
+        self.acknowledged_count = 0
+        self._block_count = block_count
+        self._random = random
+        self._number = 0
+        self._blocks: dict[int, _Block] = {}
+        self._order: list[int] = []
+        self._in_flight: set[int] = set()
+
+    def next(self) -> Stamp:
+        """The next write: half of them overwrite a block that was written before."""
+        block = self._choose()
+        while block in self._in_flight:
+            block = self._choose()
+        if block not in self._blocks:
+            self._blocks[block] = _Block()
+            self._order.append(block)
+        self._in_flight.add(block)
+        self._number += 1
+        return Stamp(self.cycle, self._number, block)
+
+    def acknowledge(self, stamp: Stamp) -> None:
+        """The disk said GOOD: from now on the block must hold this write."""
+        self._in_flight.remove(stamp.block)
+        self._blocks[stamp.block] = _Block(stamp)
+        self.acknowledged_count += 1
+
+    def give_up(self, stamp: Stamp) -> None:
+        """No answer, or an error: the block may hold this write or what it held before."""
+        self._in_flight.remove(stamp.block)
+        self._blocks[stamp.block].open.append(stamp)
+
+    def written(self) -> list[int]:
+        """The blocks that were ever written, in order."""
+        return sorted(self._blocks)
+
+    def problem(self, block: int, data: bytes) -> str | None:
+        """Why `data` may not be what the block holds; None if it may.
+
+        Meant for a disk that is at rest: a write in flight is not among what is allowed.
+        """
+        state = self._blocks[block]
+        stamp = Stamp.parse(data)
+        if stamp is None:
+            if data == ZEROS and state.acknowledged is None:
+                return None
+            what = "zeros" if data == ZEROS else f"no whole write: {data[:32].hex()}"
+            return f"block {block} holds {what}; acknowledged was {state.acknowledged}"
+        if stamp == state.acknowledged or stamp in state.open:
+            return None
+        return f"block {block} holds {stamp}; acknowledged was {state.acknowledged}"
+
+    def _choose(self) -> int:
+        if self._order and self._random.random() < 0.5:
+            return self._random.choice(self._order)
+        return self._random.randrange(self._block_count)

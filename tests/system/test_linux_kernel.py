@@ -1,0 +1,118 @@
+"""The Linux kernel's own initiator uses the volume as a disk: file system, verified I/O, trim.
+
+The kernel is booted as a guest (see `tests.system.linux_initiator`); its open-iscsi logs in to the
+volume, and the scripts below run in it as root, with the disk in $DISK.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.system.cluster import Cluster
+from tests.system.linux_initiator.guest import Job, Outcome, run_guest
+
+pytestmark = [pytest.mark.system, pytest.mark.linux_kernel]
+
+FILE_SYSTEM = r"""
+set -eu
+cat /sys/block/${DISK#/dev/}/queue/{logical_block_size,physical_block_size,discard_max_bytes}
+mkfs.ext4 -q -F $DISK
+mkdir -p /mnt/disk
+mount $DISK /mnt/disk
+cd /mnt/disk
+fio --eta=never --name=verify --directory=/mnt/disk --ioengine=libaio --direct=1 --rw=randwrite \
+    --bsrange=4k-128k --bs_unaligned=0 --size=${1}m --iodepth=16 --verify=crc32c --verify_fatal=1 \
+    --end_fsync=1 --output=/out/fio.txt
+for i in $(seq 200); do head -c $((i * 317)) /dev/urandom >file$i; done
+sha256sum file* >/tmp/sums
+sync
+rm verify*
+fstrim -v /mnt/disk
+cd /
+umount /mnt/disk
+echo 3 >/proc/sys/vm/drop_caches
+fsck.ext4 -f -n $DISK
+mount -o ro $DISK /mnt/disk
+cd /mnt/disk
+sha256sum --quiet -c /tmp/sums
+cd /
+umount /mnt/disk
+echo "file system is whole"
+"""
+
+RAW_WITH_DIGESTS = r"""
+set -eu
+grep -E 'HeaderDigest: CRC32C|DataDigest: CRC32C' /out/session.txt
+cd /tmp
+fio --eta=never --name=verify --filename=$DISK --ioengine=libaio --direct=1 --rw=randrw \
+    --bsrange=512-128k --size=32m --iodepth=16 --verify=crc32c --verify_fatal=1 \
+    --output=/out/fio.txt
+blkdiscard $DISK
+head -c 8388608 $DISK | cmp -n 8388608 - /dev/zero
+echo "digests agree"
+"""
+
+TARGET_RESTART = r"""
+set -eu
+cd /tmp
+fio --eta=never --name=verify --filename=$DISK --ioengine=libaio --direct=1 --rw=randwrite --bs=4k \
+    --size=32m --iodepth=16 --rate_iops=1500 --verify=crc32c --verify_fatal=1 \
+    --output=/out/fio.txt &
+sleep 2
+host kill
+host start
+wait %1
+echo "went on: $(cat /sys/class/iscsi_session/*/state)"
+"""
+
+
+def show(outcome: Outcome, out: Path) -> str:
+    """What a failed assertion should say: the script's output and the kernel's messages."""
+    files = [out / name for name in ("fio.txt", "iscsid.txt", "dmesg.txt")]
+    parts = [
+        f"--- {file.name}\n{file.read_text(errors='replace')[-2000:]}"
+        for file in files
+        if file.exists()
+    ]
+    heading = f"kernel {outcome.kernel}, seconds {outcome.reached_s}"
+    return "\n".join([heading, outcome.output, *parts])
+
+
+@pytest.mark.parametrize(
+    "size_mib", [48, pytest.param(400, marks=pytest.mark.long)], ids=["short", "whole"]
+)
+def test_ext4_on_the_volume_is_whole_after_verified_writes_and_trim(
+    cluster: Cluster, tmp_path: Path, size_mib: int
+) -> None:
+    job = Job(FILE_SYSTEM, cluster.iqn, cluster.portal, arguments=(str(size_mib),))
+    outcome = run_guest(job, tmp_path)
+    assert outcome.status == 0, show(outcome, tmp_path)
+    assert "file system is whole" in outcome.output
+    assert outcome.output.split()[:2] == ["512", "4096"]
+    assert "UNEXPECTED INCONSISTENCY" not in outcome.output
+
+
+def test_header_and_data_digests_agree_with_the_kernels(cluster: Cluster, tmp_path: Path) -> None:
+    settings = tuple(f"node.conn[0].iscsi.{part}Digest = CRC32C" for part in ("Header", "Data"))
+    job = Job(RAW_WITH_DIGESTS, cluster.iqn, cluster.portal, settings=settings)
+    outcome = run_guest(job, tmp_path)
+    assert outcome.status == 0, show(outcome, tmp_path)
+    assert "digests agree" in outcome.output
+
+
+def test_the_kernel_goes_on_when_a_killed_target_is_started_again(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    def hook(words: list[str]) -> tuple[int, str]:
+        if words == ["kill"]:
+            cluster.kill()
+        else:
+            cluster.start()
+        return 0, f"did {words}"
+
+    job = Job(TARGET_RESTART, cluster.iqn, cluster.portal, hook=hook)
+    outcome = run_guest(job, tmp_path)
+    assert outcome.status == 0, show(outcome, tmp_path)
+    assert "went on: LOGGED_IN" in outcome.output

@@ -1,0 +1,90 @@
+"""The stamped writer's ledger sees every way in which a disk can be wrong."""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+
+from tests.system.stamps import BLOCK_BYTES, ZEROS, Ledger, Stamp
+
+BLOCK_COUNT = 64
+
+
+@pytest.fixture
+def ledger() -> Ledger:
+    """A ledger that has chosen nothing yet."""
+    return Ledger(BLOCK_COUNT, Random(7))
+
+
+def rewrite(ledger: Ledger, block: int) -> Stamp:
+    """The next write that hits `block`; whatever else comes before it is acknowledged."""
+    while (stamp := ledger.next()).block != block:
+        ledger.acknowledge(stamp)
+    return stamp
+
+
+def test_a_stamp_is_read_back_whole_or_not_at_all() -> None:
+    stamp = Stamp(cycle=3, number=17, block=5)
+    data = stamp.data()
+    assert len(data) == BLOCK_BYTES
+    assert Stamp.parse(data) == stamp
+    for at in (0, 8, 31, 32, BLOCK_BYTES - 1):
+        torn = bytearray(data)
+        torn[at] ^= 1
+        assert Stamp.parse(bytes(torn)) is None
+
+
+def test_the_last_acknowledged_write_is_what_a_block_holds(ledger: Ledger) -> None:
+    old = ledger.next()
+    ledger.acknowledge(old)
+    new = rewrite(ledger, old.block)
+    ledger.acknowledge(new)
+    assert ledger.problem(old.block, new.data()) is None
+    assert "acknowledged was" in str(ledger.problem(old.block, old.data()))
+
+
+def test_zeros_are_wrong_once_a_write_was_acknowledged(ledger: Ledger) -> None:
+    stamp = ledger.next()
+    ledger.give_up(stamp)
+    assert ledger.problem(stamp.block, ZEROS) is None
+    assert ledger.problem(stamp.block, stamp.data()) is None
+    ledger.acknowledge(rewrite(ledger, stamp.block))
+    assert "zeros" in str(ledger.problem(stamp.block, ZEROS))
+
+
+def test_after_a_write_without_an_answer_old_and_new_are_both_right(ledger: Ledger) -> None:
+    old = ledger.next()
+    ledger.acknowledge(old)
+    lost = rewrite(ledger, old.block)
+    ledger.give_up(lost)
+    assert ledger.problem(old.block, old.data()) is None
+    assert ledger.problem(old.block, lost.data()) is None
+    settled = rewrite(ledger, old.block)
+    ledger.acknowledge(settled)
+    assert ledger.problem(old.block, settled.data()) is None
+    assert ledger.problem(old.block, lost.data()) is not None
+
+
+def test_another_blocks_write_and_a_torn_one_are_wrong(ledger: Ledger) -> None:
+    stamp, other = ledger.next(), ledger.next()
+    ledger.acknowledge(stamp)
+    ledger.acknowledge(other)
+    torn = stamp.data()[:2048] + other.data()[2048:]
+    assert ledger.problem(stamp.block, other.data()) is not None
+    assert "no whole write" in str(ledger.problem(stamp.block, torn))
+
+
+def test_no_block_has_two_writes_in_flight_and_half_of_them_overwrite() -> None:
+    ledger = Ledger(100_000, Random(1))
+    fresh = 0
+    in_flight: list[Stamp] = []
+    for _ in range(4000):
+        fresh -= len(ledger.written())
+        stamp = ledger.next()
+        fresh += len(ledger.written())
+        assert stamp.block not in {other.block for other in in_flight}
+        in_flight.append(stamp)
+        if len(in_flight) == 16:
+            ledger.acknowledge(in_flight.pop(0))
+    assert 1800 < fresh < 2200
