@@ -91,11 +91,20 @@ def piece_of(rows: bytes, bad_blocks: bytes) -> Piece:
     return Piece(rows_of(rows), np.frombuffer(bad_blocks, dtype="<u8"))
 
 
-def merge(members: Sequence[Iterable[Piece]]) -> Iterator[Stretch]:
-    """Compare the members' maps, from the first block to the last.
+def ascending(pieces: Iterable[Piece]) -> Iterator[Piece]:
+    """The same pieces.  Raises ProtocolError at the first whose rows do not ascend."""
+    previous = -1
+    for piece in pieces:
+        blocks = piece.rows["block"]
+        if len(blocks):
+            if int(blocks[0]) <= previous or bool((blocks[1:] <= blocks[:-1]).any()):
+                raise ProtocolError("a scan gave its blocks out of order")
+            previous = int(blocks[-1])
+        yield piece
 
-    Raises ProtocolError where a member's rows do not ascend.
-    """
+
+def merge(members: Sequence[Iterable[Piece]]) -> Iterator[Stretch]:
+    """Compare the members' maps, whose rows ascend, from the first block to the last."""
     cursors = [_Cursor(pieces) for pieces in members]
     while True:
         for cursor in cursors:
@@ -122,11 +131,10 @@ def ranges(blocks: Blocks) -> list[tuple[int, int]]:
 class _Cursor:
     """The pieces of one member that have come and are not compared yet."""
 
-    __slots__ = ("_pieces", "_previous", "bad", "ended", "rows")
+    __slots__ = ("_pieces", "bad", "ended", "rows")
 
     def __init__(self, pieces: Iterable[Piece]) -> None:
         self._pieces = iter(pieces)
-        self._previous = -1
         self.rows: Rows = np.zeros(0, dtype=ROW_DTYPE)
         self.bad = NO_BLOCKS
         self.ended = False
@@ -145,7 +153,6 @@ class _Cursor:
                 return
             self.bad = np.union1d(self.bad, piece.bad)
             if len(piece.rows):
-                self._check_ascending(piece.rows["block"])
                 self.rows = piece.rows
 
     def take(self, horizon: int | None) -> tuple[Rows, Blocks]:
@@ -159,11 +166,6 @@ class _Cursor:
         self.rows = self.rows[rows_end:]
         self.bad = self.bad[bad_end:]
         return taken
-
-    def _check_ascending(self, blocks: Blocks) -> None:
-        if int(blocks[0]) <= self._previous or bool((blocks[1:] <= blocks[:-1]).any()):
-            raise ProtocolError("a scan gave its blocks out of order")
-        self._previous = int(blocks[-1])
 
 
 def _compare(parts: Sequence[tuple[Rows, Blocks]]) -> Stretch:

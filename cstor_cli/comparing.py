@@ -17,7 +17,16 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from cstor_cli.compare import NO_BLOCKS, Blocks, Difference, Piece, merge, piece_of, ranges
+from cstor_cli.compare import (
+    NO_BLOCKS,
+    Blocks,
+    Difference,
+    Piece,
+    ascending,
+    merge,
+    piece_of,
+    ranges,
+)
 from cstor_cli.exit_codes import ExitCode
 from cstor_cli.replica_client import Dial, ReplicaClient
 from cstor_core.errors import CstorError, ForeignReplicaError
@@ -193,20 +202,25 @@ def _run_pass(members: Sequence[MemberCopy], question: Blocks | None) -> _Pass |
 
 def _pieces(member: MemberCopy) -> Generator[Piece]:
     """The member's map; ends early, with the reason in the member, where it cannot be read."""
-    if member.client is None or member.report is None:
-        return
-    first = True
     try:
-        for answer in member.client.scan(member.report.identity.volume_uuid):
-            if first:
-                _check_same_replica(member, answer)
-                member.report = answer.replica
-                first = False
-            yield piece_of(answer.rows, answer.bad_blocks)
-        if first:
-            raise ForeignReplicaError(f"{member.address} answered a scan with nothing")
+        yield from ascending(_answers(member))
     except CstorError as error:
         member.reason = str(error)
+
+
+def _answers(member: MemberCopy) -> Generator[Piece]:
+    """What a scan answers, piece by piece.  Raises a CstorError where it breaks off."""
+    if member.client is None or member.report is None:
+        raise ForeignReplicaError(f"{member.address} does not say what it holds")
+    first = True
+    for answer in member.client.scan(member.report.identity.volume_uuid):
+        if first:
+            _check_same_replica(member, answer)
+            member.report = answer.replica
+            first = False
+        yield piece_of(answer.rows, answer.bad_blocks)
+    if first:
+        raise ForeignReplicaError(f"{member.address} answered a scan with nothing")
 
 
 def _check_same_replica(member: MemberCopy, answer: replica_pb2.ScanResponse) -> None:

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -62,9 +63,9 @@ def print_status(document: dict[str, Any]) -> None:
             f"HTTP {target['http']}, metrics {target['metrics']}",
             markup=False,
         )
-    else:
-        console.print("  the target does not run")
-    table = Table("replica", "status", "address", "pid", "applied", "durable", "rebuilt", "reason")
+    table = Table(box=box.SIMPLE_HEAD)
+    for heading in ("replica", "status", "address", "pid", "applied", "durable", "rebuilt"):
+        table.add_column(heading, no_wrap=True)
     for replica in document["replicas"]:
         table.add_row(
             str(replica["index"]),
@@ -74,16 +75,18 @@ def print_status(document: dict[str, Any]) -> None:
             str(replica["applied_seq"]),
             str(replica["durable_seq"]),
             _rebuilt(replica["rebuild"]),
-            replica["reason"],
         )
     console.print(table)
+    for replica in document["replicas"]:
+        if replica["reason"]:
+            console.print(f"  replica {replica['index']}: {replica['reason']}", markup=False)
     for session in document["sessions"]:
         console.print(f"  session of {session['initiator']} from {session['address']}")
 
 
 def print_volumes(documents: list[dict[str, Any]]) -> None:
     """The volumes of a target for a person."""
-    table = Table("volume", "status", "size", "members", "IQN", "portal")
+    table = Table("volume", "status", "size", "members", "IQN", "portal", box=box.SIMPLE_HEAD)
     for volume in documents:
         table.add_row(
             volume["name"],

@@ -2,7 +2,7 @@
 
 The ports of the replicas are chosen here, because members know each other by address.  Between
 choosing and binding another program may take one: a daemon that ends because of that is started
-again with the next.  A port that the user named never moves.
+again with another.  A port that the user named never moves.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ LOCAL_HOST = "127.0.0.1"
 REPLICA_PORT = 7778
 REPLICA_METRICS_PORT = 9501
 PORT_ATTEMPTS_MAX = 5
+STRIDE = 20
 
 Say = Callable[[str], None]
 
@@ -63,7 +64,7 @@ def start_replicas(
     result = Started(cluster)
     waiting = list(indexes)
     for attempt in range(PORT_ATTEMPTS_MAX):
-        result.cluster = _with_free_ports(result.cluster, waiting, say)
+        result.cluster = _with_free_ports(result.cluster, waiting, say, attempt)
         begun = [_start_replica(home, result.cluster, index) for index in waiting]
         _wait_until_ready(home, begun, deadline)
         lost = [daemon for daemon in begun if _lost_its_port(daemon)]
@@ -84,12 +85,11 @@ def start_target(home: Home, cluster: ClusterFile, deadline: float, say: Say) ->
     """
     result = Started(cluster)
     for attempt in range(PORT_ATTEMPTS_MAX):
-        result.cluster = _with_free_portal(result.cluster, say)
-        if len(cluster.replicas) == 1:
-            result.cluster = _with_free_ports(result.cluster, [0], say)
+        result.cluster = _with_free_portal(result.cluster, say, attempt)
         begun = _start_target(home, result.cluster)
         _wait_until_ready(home, [begun], deadline)
-        if not begun.failure:
+        if begun.ready is not None:
+            result.cluster = _with_embedded_replica(result.cluster, begun.ready)
             result.running.append(begun)
             return result
         if not _lost_its_port(begun) or attempt == PORT_ATTEMPTS_MAX - 1:
@@ -130,10 +130,7 @@ def _start_target(home: Home, cluster: ClusterFile) -> Starting:
     if not cluster.portal_is_set:
         chosen = (parse_address(cluster.portal),)
     if len(cluster.replicas) == 1:
-        place = cluster.replicas[0]
         command += ["--pool", str(home.pool(0))]
-        command += ["--replica-grpc", place.address, "--replica-metrics", place.metrics]
-        chosen += (parse_address(place.address), parse_address(place.metrics))
     else:
         for place in cluster.replicas:
             command += ["--replica", place.address]
@@ -179,17 +176,19 @@ def _lost_its_port(daemon: Starting) -> bool:
     return daemon.wrong_input and not all(is_free(address) for address in daemon.addresses)
 
 
-def _with_free_portal(cluster: ClusterFile, say: Say) -> ClusterFile:
-    """The same with a portal that is free; CstorError where the user named one that is not."""
+def _with_free_portal(cluster: ClusterFile, say: Say, attempt: int) -> ClusterFile:
+    """The same with a portal that is free, unless the user named it."""
     preferred = parse_address(cluster.portal)
     if cluster.portal_is_set:
         return cluster
-    portal = next_free(preferred)
+    portal = _next_free(preferred, (), attempt)
     _say_moved(say, "iSCSI", preferred, portal)
     return replace(cluster, portal=str(portal))
 
 
-def _with_free_ports(cluster: ClusterFile, indexes: Collection[int], say: Say) -> ClusterFile:
+def _with_free_ports(
+    cluster: ClusterFile, indexes: Collection[int], say: Say, attempt: int
+) -> ClusterFile:
     """The same with free ports for these replicas, the ones that they had if possible."""
     places = list(cluster.replicas)
     taken = {
@@ -203,12 +202,30 @@ def _with_free_ports(cluster: ClusterFile, indexes: Collection[int], say: Say) -
         chosen = []
         for what, text in (("gRPC", places[index].address), ("metrics", places[index].metrics)):
             preferred = parse_address(text)
-            address = next_free(preferred, taken)
+            address = _next_free(preferred, taken, attempt)
             _say_moved(say, f"{what} of {name}", preferred, address)
             taken.add(address.port)
             chosen.append(str(address))
         places[index] = replace(places[index], address=chosen[0], metrics=chosen[1])
     return replace(cluster, replicas=tuple(places))
+
+
+def _with_embedded_replica(cluster: ClusterFile, ready: dict[str, Any]) -> ClusterFile:
+    """The same with the ports that a target has chosen for the replica that it keeps itself.
+
+    Nobody else needs to find that replica, so the target may choose anew at each start.
+    """
+    if len(cluster.replicas) > 1:
+        return cluster
+    ports = {"address": ready["replica_grpc"], "metrics": ready["replica_metrics"]}
+    return replace(cluster, replicas=(replace(cluster.replicas[0], **ports),))
+
+
+def _next_free(preferred: Address, taken: Collection[int], attempt: int) -> Address:
+    """A free port; after a lost race from further on, where the winner does not look next."""
+    if attempt == 0 or is_free(preferred):
+        return next_free(preferred, taken)
+    return next_free(replace(preferred, port=preferred.port + STRIDE * attempt), taken)
 
 
 def _say_moved(say: Say, what: str, preferred: Address, chosen: Address) -> None:

@@ -78,10 +78,11 @@ def status_document(look: Look, dial: Dial) -> Document:
     """The document that `cstor status --output json` prints."""
     report, reason = ask_target(look)
     if report is None:
-        members = [_ask_replica(look, index, dial) for index in range(len(look.cluster.replicas))]
+        members = _ask_replicas(look, dial)
         word = OFFLINE
     else:
-        members = _members(look, report)
+        # Until a replica has told the target who the members are, they speak for themselves.
+        members = _members(look, report) if report.members else _ask_replicas(look, dial)
         word = volume_word(report.status)
         reason = report.reason
     target = look.running.get("target")
@@ -216,6 +217,10 @@ def _replica(look: Look, index: int, place: ReplicaPlace) -> Document:
         "metrics": place.metrics or None,
         "reason": "",
     }
+
+
+def _ask_replicas(look: Look, dial: Dial) -> list[Document]:
+    return [_ask_replica(look, index, dial) for index in range(len(look.cluster.replicas))]
 
 
 def _ask_replica(look: Look, index: int, dial: Dial) -> Document:

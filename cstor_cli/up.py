@@ -29,9 +29,9 @@ from cstor_cli.cluster_file import (
     replica_name,
     save,
 )
-from cstor_cli.control_client import SERVING
+from cstor_cli.control_client import SERVING, ControlClient, control
 from cstor_cli.founding import Wanted, check_replica_count, check_wanted, found
-from cstor_cli.processes import POLL_S, Daemon, is_running, scan, stop
+from cstor_cli.processes import Daemon, is_running, scan, stop
 from cstor_cli.replica_client import GrpcReplicaClient
 from cstor_cli.starting import (
     LOCAL_HOST,
@@ -40,11 +40,12 @@ from cstor_cli.starting import (
     Say,
     Started,
     Starting,
+    describe_end,
     make_directories,
     start_replicas,
     start_target,
 )
-from cstor_cli.status import Look, ask_target, look_at
+from cstor_cli.status import Look, look_at
 from cstor_cli.watching import uninterrupted
 from cstor_core.errors import CstorError, InputError, UnavailableError
 from cstor_core.generated.cstor.v1 import control_pb2
@@ -56,6 +57,7 @@ DEFAULT_REPLICAS = 3
 DEFAULT_PORTAL = f"{LOCAL_HOST}:3260"
 DEFAULT_LOGICAL_BLOCK_BYTES = 512
 START_S_MAX = 60.0
+SERVING_POLL_S = 0.1
 POOL_BYTES_MIN = 64 * MIB
 """What an empty pool takes (its journal, and the first step of its data), with some room."""
 
@@ -327,41 +329,57 @@ def new_salt() -> int:
 
 def _wait_until_serving(up: Up, deadline: float) -> None:
     """Wait until an initiator that logs in is served, it is clear that none will be, or time."""
-    quorum = len(up.look.cluster.replicas) // 2 + 1
     target = up.look.running.get("target")
-    while True:
-        if target is None or not is_running(target):
-            up.reason = "the target does not run"
-            return
-        report, up.reason = ask_target(up.look)
-        if report is not None:
-            up.reason = report.reason
-            if report.status in SERVING:
-                up.serving, up.reason = True, ""
-                up.problems += _absent_members(report, up)
+    facts = up.look.ready("target")
+    if target is None or facts is None:
+        up.reason = "the target does not run"
+        return
+    with control(str(facts["control"])) as client:
+        while not up.serving and is_running(target):
+            report, up.reason = _ask(client, up.look.cluster.volume)
+            if report is not None and report.status in SERVING:
+                up.serving = True
+                up.problems += _failed_members(report, up.look)
+            elif lack := _lack_of_replicas(up.look):
+                up.reason = f"{lack}; {up.reason}"
                 return
-        hosts = [up.look.host_of(i) for i in range(len(up.look.cluster.replicas))]
-        if sum(host is not None for host in hosts) < quorum:
-            up.reason = (
-                f"{sum(host is not None for host in hosts)} of {len(hosts)} replicas run, and "
-                f"{quorum} are needed; {up.reason}"
-            )
-            return
-        if time.monotonic() > deadline:
-            return
-        time.sleep(POLL_S)
+            elif time.monotonic() > deadline:
+                return
+            else:
+                time.sleep(SERVING_POLL_S)
+    if not up.serving:
+        up.reason = describe_end("target", None, up.look.home)
 
 
-def _absent_members(report: control_pb2.VolumeReport, up: Up) -> list[str]:
-    """Members whose daemons run and that still do not count, as sentences."""
-    bad = (control_pb2.MEMBER_STATUS_FAILED, control_pb2.MEMBER_STATUS_OFFLINE)
-    names = {place.uuid: replica_name(i) for i, place in enumerate(up.look.cluster.replicas)}
-    sentences = []
-    for member in report.members:
-        name = names.get(member.member.replica_uuid, member.member.address)
-        if member.status in bad and member.reason and name in up.look.running:
-            sentences.append(f"{name} is out of service: {member.reason}")
-    return sentences
+def _ask(client: ControlClient, volume: str) -> tuple[control_pb2.VolumeReport | None, str]:
+    """The target's report and what the volume waits for, or why there is no report."""
+    try:
+        report = client.show_volume(volume)
+    except CstorError as error:
+        return None, str(error)
+    return report, report.reason
+
+
+def _lack_of_replicas(look: Look) -> str:
+    """Why the volume cannot open with the daemons that run; empty where it can."""
+    count = len(look.cluster.replicas)
+    running = sum(look.host_of(index) is not None for index in range(count))
+    quorum = count // 2 + 1
+    return f"{running} of {count} replicas run, and {quorum} are needed" if running < quorum else ""
+
+
+def _failed_members(report: control_pb2.VolumeReport, look: Look) -> list[str]:
+    """Members that have given up, although their daemons run, as sentences.
+
+    One that is only not there yet comes back by itself.
+    """
+    names = {place.uuid: replica_name(i) for i, place in enumerate(look.cluster.replicas)}
+    return [
+        f"{names.get(member.member.replica_uuid, member.member.address)} is out of service: "
+        f"{member.reason}"
+        for member in report.members
+        if member.status == control_pb2.MEMBER_STATUS_FAILED
+    ]
 
 
 def require_serving(up: Up) -> None:

@@ -15,7 +15,6 @@ def history_message(history: History) -> volume_pb2.History:
     """The History message of a value."""
     return volume_pb2.History(
         reigns=[
-            volume_pb2.Reign(epoch=reign.epoch, last_seq=reign.last_seq)
-            for reign in history.reigns
+            volume_pb2.Reign(epoch=reign.epoch, last_seq=reign.last_seq) for reign in history.reigns
         ]
     )

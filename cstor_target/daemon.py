@@ -236,6 +236,8 @@ class TargetDaemon:
         reasons: tuple[asyncio.Future[Any], ...] = (stopped, engine.deposed, engine.failed)
         await asyncio.wait(reasons, return_when=asyncio.FIRST_COMPLETED)
         stopped.cancel()
+        for volume in self._volumes:
+            volume.stopping = True
         if engine.deposed.done():
             log.error("target_deposed", reason=engine.deposed.result())
             await self._iscsi.drain(0)

@@ -109,7 +109,9 @@ def run(settings: TargetSettings) -> int:
     gc.set_threshold(GARBAGE_THRESHOLD)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(daemon.run())
+            exit_code = runner.run(daemon.run())
+        structlog.get_logger().info("target_stopped", exit_code=exit_code)
+        return exit_code
     except CstorError as error:
         structlog.get_logger().error("target_not_served", reason=str(error))
         if settings.log_file is not None:

@@ -105,7 +105,7 @@ class Nexus:
         self._stopped = True
 
     def go_on_reading(self) -> None:
-        """The initiator has caught up."""
+        """The initiator has caught up, or is gone: its reads that waited end unread."""
         self._stopped = False
         self._read_waiting()
 
@@ -128,14 +128,11 @@ class Nexus:
         if task.aborted or device is None:
             self._connection.complete(task, 0)
             return
-        expected = task.expected_data_transfer_length
-        step = device.start(
-            self._name, task.lun, task.cdb, task.data_out, expected if task.is_read else 0
-        )
+        step = device.start(self._name, task.lun, task.cdb, task.data_out, task.expected_in)
         if task.is_write and not (type(step) is Write and step.data is task.data_out):
             asked_for = data_out_bytes(task.cdb, device.unit.block_bytes)
             if asked_for is not None:
-                task.residual = expected - asked_for
+                task.residual = task.expected_data_transfer_length - asked_for
         self._carry_out(task, step)
 
     def _carry_out(self, task: Task, step: Step) -> None:

@@ -98,6 +98,8 @@ def why_not_ready(volume: ServedVolume) -> str:
 
     Ready means: opened, a quorum of its members in sync, serving.
     """
+    if volume.stopping:
+        return f"volume {volume.volume_name} is being stopped"
     report = volume.report()
     if volume.ready and report.status in SERVING_STATUSES:
         return ""

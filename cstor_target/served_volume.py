@@ -62,6 +62,8 @@ class ServedVolume:
     ) -> None:
         self.engine = engine
         self.portal = portal
+        self.stopping = False
+        """The daemon is about to end: what is open is served to its end, but is not ready."""
         self._revision = revision
         self._wanted = wanted
         self._sessions = sessions

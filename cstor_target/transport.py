@@ -172,6 +172,7 @@ class _IscsiProtocol(asyncio.BufferedProtocol):
         """The connection is gone, for whatever reason."""
         self._server.removed(self)
         self.core.drop()
+        self._nexus.go_on_reading()
 
     def pause_writing(self) -> None:
         """The initiator does not take what was sent."""
@@ -209,6 +210,7 @@ class _IscsiProtocol(asyncio.BufferedProtocol):
     def stop_reading(self) -> None:
         """Let no new command in."""
         self._reading_stopped = True
+        self.core.stop_receiving()
         if not self._transport.is_closing():
             self._transport.pause_reading()
 

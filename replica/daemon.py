@@ -60,6 +60,12 @@ async def open_host(pool: Path) -> ReplicaHost:
         raise InputError(f"{error}: take the pool directory away, or name another") from error
 
 
+def check_ports(listen: Address, metrics: Address) -> None:
+    """Raise InputError where a port cannot be had: before a pool is made or opened for nothing."""
+    for address, default_port in ((listen, LISTEN_PORT), (metrics, METRICS_PORT)):
+        bind_port(address, default_port).close()
+
+
 def _boot_id() -> str:
     return BOOT_ID.read_text(encoding="ascii").strip()
 
@@ -110,6 +116,7 @@ async def serve(settings: ReplicaSettings) -> None:
     install_signal_handlers(stop.set)
     if settings.ready_file is not None:
         settings.ready_file.unlink(missing_ok=True)
+    check_ports(settings.listen, settings.metrics)
     host = await open_host(settings.pool)
     try:
         ports = ReplicaPorts(host, settings.listen, settings.metrics)

@@ -28,6 +28,8 @@ RESERVED_BYTES = 64 * MIB
 """Space that is not granted: journals and checkpoints need some when the data have filled up."""
 SPACE_AGE_S_MAX = 0.5
 SIZE_BYTES_MAX = 1 << 50
+EPOCH_MAX = (1 << 32) - 1
+"""A version has 32 bits for the epoch."""
 
 log = structlog.get_logger()
 
@@ -189,8 +191,8 @@ class ReplicaHost:
         """Promise an epoch to a target instance; everything of lower epochs ends at once."""
         node = self.node(request.volume_uuid, request.replica_uuid)
         node.check_usable()
-        if not request.epoch or not request.target_instance:
-            raise InputError("a promise needs an epoch above zero and a target instance")
+        if not 0 < request.epoch <= EPOCH_MAX or not request.target_instance:
+            raise InputError(f"a promise needs an epoch from 1 to {EPOCH_MAX} and an instance")
         promised = await node.fence.promise(request.epoch, request.target_instance)
         node.log.info(
             "promise_given" if promised else "promise_refused",

@@ -76,6 +76,7 @@ def replica(
 
     SIGTERM and SIGINT stop cleanly: everything is flushed, and the exit code is 0.
     """
+    settings: ReplicaSettings | None = None
     try:
         settings = load_settings(
             ReplicaSettings,
@@ -91,11 +92,13 @@ def replica(
             config,
         )
         configure_logs(settings.log_format, settings.log_level, settings.log_file)
-        gc.set_threshold(GARBAGE_THRESHOLD)  # the data path makes no cycles that would need more
+        gc.freeze()  # what was imported stays: a collection need not look at it each time
+        gc.set_threshold(GARBAGE_THRESHOLD)
         uvloop.run(serve(settings))
     except CstorError as error:
-        structlog.get_logger().error("replica_not_served", reason=str(error))
-        print(f"cstor-replica: {error}", file=sys.stderr)  # noqa: T201 - said to a person
+        structlog.get_logger().error("replica_ended", reason=str(error))
+        if settings is None or settings.log_file is not None:
+            print(f"cstor-replica: {error}", file=sys.stderr)  # noqa: T201 - said to a person
         raise typer.Exit(2 if isinstance(error, InputError) else 1) from error
 
 

@@ -16,8 +16,9 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import numpy as np
+import numpy.typing as npt
 
-from cstor_core.errors import CorruptError, InputError, ProtocolError
+from cstor_core.errors import CorruptError, CstorError, InputError, ProtocolError
 from cstor_core.frames import FrameEntry, RunView
 from cstor_core.generated.cstor.v1 import replica_pb2, volume_pb2
 from cstor_core.history import History, Reign
@@ -30,7 +31,10 @@ from replica.sessions import AppendSession
 
 PROGRESS_S = 0.25
 STREAM_S_MAX = 5.0
+ASKED_BLOCKS_MAX = 1 << 20
+"""Blocks asked for by number in one request: 8 MiB of them."""
 _ENDLESS_SEQ = 2**63 - 1
+_NOTHING_SINCE = Reign(2**32 - 1, _ENDLESS_SEQ)
 
 
 async def catch_up(node: ReplicaNode, request: replica_pb2.CatchUpRequest) -> None:
@@ -64,14 +68,19 @@ async def _catch_up(node: ReplicaNode, request: replica_pb2.CatchUpRequest) -> N
                 node.apply(_entry(entry))
             node.applied()
     except (CorruptError, ProtocolError) as error:
-        if store.failed_reason is not None:
-            raise
-        raise peer.unavailable(str(error)) from error
+        raise _blame(node, peer, error) from error
     finally:
         await peer.close()
     if store.applied_seq < request.through_seq:
         raise peer.unavailable(f"it gave entries up to {store.applied_seq} only")
     node.log.info("caught_up", from_seq=began_seq, through_seq=store.applied_seq)
+
+
+def _blame(node: ReplicaNode, peer: Peer, error: CstorError) -> CstorError:
+    """What the target is told: its own disk fails a replica, anything else is the source's."""
+    if isinstance(error, CorruptError):
+        node.found_corrupt(error)
+    return error if node.store.failed_reason is not None else peer.unavailable(str(error))
 
 
 def _entry(message: volume_pb2.Entry) -> FrameEntry:
@@ -108,6 +117,7 @@ class Rebuild:
         self._history = history_from(request.history)
         if not self._history.reigns or self._history.end.epoch > request.orders.epoch:
             raise InputError("the history of a rebuild is empty, or later than its epoch")
+        self._comparison = _with_reigning(self._history, request.orders.epoch)
         self._progress = replica_pb2.RebuildResponse()
 
     async def run(self) -> AsyncIterator[replica_pb2.RebuildResponse]:
@@ -184,47 +194,50 @@ class Rebuild:
 
     async def _copy(self, peer: Peer) -> History:
         """Copy what the source has and this replica lacks; returns the source's history."""
-        node, store, progress = self._node, self._node.store, self._progress
-        epoch = self._request.orders.epoch
-        comparison = _with_reigning(self._history, epoch)
+        node, store = self._node, self._node.store
         since = store.history.shared_with(self._history)
-        foreign = store.foreign_blocks(comparison)
+        foreign = store.foreign_blocks(self._comparison)
         node.log.info(
             "rebuild_begins",
-            epoch=epoch,
+            epoch=self._request.orders.epoch,
             source=self._request.source.address,
             shared=f"{since.epoch}:{since.last_seq}",
             foreign_blocks=len(foreign),
         )
+        source_history = await self._pull(peer, since, foreign[:ASKED_BLOCKS_MAX])
+        for start in range(ASKED_BLOCKS_MAX, len(foreign), ASKED_BLOCKS_MAX):
+            await self._pull(peer, _NOTHING_SINCE, foreign[start : start + ASKED_BLOCKS_MAX])
+        return source_history
+
+    async def _pull(self, peer: Peer, since: Reign, asked: npt.NDArray[np.uint64]) -> History:
+        """Copy what the source has since a point, and the blocks asked for."""
+        progress, counters = self._progress, self._node.counters
         wanted = replica_pb2.PullBlocksRequest(
             volume_uuid=self._request.orders.volume_uuid,
             replica_uuid=self._request.source.replica_uuid,
-            epoch=epoch,
+            epoch=self._request.orders.epoch,
             since=volume_pb2.Reign(epoch=since.epoch, last_seq=since.last_seq),
-            blocks=np.asarray(foreign, dtype="<u8").tobytes(),
+            blocks=np.asarray(asked, dtype="<u8").tobytes(),
         )
         source_history: History | None = None
         async for message in peer.pull_blocks(wanted):
-            if message.blocks_total:
-                progress.blocks_total = message.blocks_total
+            progress.blocks_total += message.blocks_total
             if message.run.table:
-                self._copy_in(peer, message.run, comparison)
+                self._copy_in(peer, message.run)
             if message.history.reigns:
                 source_history = history_from(message.history)
-            node.counters.rebuild_blocks_total = progress.blocks_total
-            node.counters.rebuild_blocks_done = progress.blocks_done
+            counters.rebuild_blocks_total = progress.blocks_total
+            counters.rebuild_blocks_done = progress.blocks_done
         if source_history is None:
             raise peer.unavailable("its answer ended before its last message")
         return source_history
 
-    def _copy_in(self, peer: Peer, message: volume_pb2.Run, comparison: History) -> None:
+    def _copy_in(self, peer: Peer, message: volume_pb2.Run) -> None:
         run = RunView(memoryview(message.table), memoryview(message.data))
         try:
-            self._node.store.copy_in(run, comparison)
+            self._node.store.copy_in(run, self._comparison)
         except (CorruptError, ProtocolError) as error:
-            if self._node.store.failed_reason is not None:
-                raise
-            raise peer.unavailable(str(error)) from error
+            raise _blame(self._node, peer, error) from error
         self._progress.blocks_done += len(message.table) // ROW_BYTES
         self._progress.bytes_copied += len(message.data)
         self._node.counters.rebuild_bytes += len(message.data)

@@ -1,1 +1,1 @@
-"""The tests: unit (a module), property (any input), scenario (several parts), system (all of it)."""
+"""The tests: unit (a module), property (any input), scenario (parts), system (the product)."""

@@ -47,7 +47,7 @@ class Answers:
         available = 0
         for piece in data_in:
             available += len(piece)
-        expected = task.expected_data_transfer_length if task.is_read else 0
+        expected = task.expected_in
         residual = expected - available
         if not 0 < available <= self._one_pdu_bytes_max or residual < 0 or sense:
             length = min(available, expected)

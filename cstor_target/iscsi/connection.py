@@ -136,6 +136,11 @@ class Connection:
         if self._full_feature is not None:
             self._full_feature.tasks.abort_all(lun)
 
+    def stop_receiving(self) -> None:
+        """Nothing more will be read: tasks that still wait for data are aborted."""
+        if self._full_feature is not None:
+            self._full_feature.tasks.abort_collecting()
+
     def request_logout(self, within_s: int) -> None:
         """Ask the initiator to log out (Asynchronous Message, event 1)."""
         if self._full_feature is not None and self.phase is Phase.FULL_FEATURE:

@@ -116,12 +116,13 @@ class Receiver:
         available = self._end - start
         ahs_end = BHS_BYTES + (header[3] >> 24) * 4
         data_at = ahs_end + self._header_digest
-        if available < data_at:
-            self._make_room(data_at)
-            return False
-        if self._header_digest:
-            self._check_header(start + ahs_end)
         length = header[3] & 0xFFFFFF
+        if self._header_digest:
+            if available < data_at:
+                self._make_room(data_at)
+                return False
+            if not self._digest_matches(start, start + ahs_end):
+                raise ConnectionBroken("the header digest of a PDU is wrong")
         if length > self._data_bytes_max:
             raise ConnectionBroken(
                 f"a data segment of {length} bytes, more than the declared"
@@ -144,10 +145,6 @@ class Receiver:
         self._start = start + total
         self.header = header
         return True
-
-    def _check_header(self, end: int) -> None:
-        if not self._digest_matches(self._start, end):
-            raise ConnectionBroken("the header digest of a PDU is wrong")
 
     def _digest_matches(self, start: int, end: int) -> bool:
         digest = int.from_bytes(self._view[end : end + DIGEST_BYTES], "little")

@@ -187,6 +187,11 @@ class TaskSet:
         for task in [t for t in self._tasks.values() if lun is None or t.lun == lun]:
             self.abort(task)
 
+    def abort_collecting(self) -> None:
+        """Abort the tasks whose data has not all arrived."""
+        for task in [t for t in self._tasks.values() if not t.started]:
+            self.abort(task)
+
     def next_transfer_tag(self) -> int:
         """A Target Transfer Tag that is not in use: a counter that steps over the reserved one."""
         self._last_transfer_tag = (self._last_transfer_tag + 1) % RESERVED_TAG

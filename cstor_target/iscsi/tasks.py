@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from cstor_target.iscsi.constants import CommandFlag
 from cstor_target.volume.backing import Buffer
 
 if TYPE_CHECKING:
     from cstor_target.iscsi.transfers import Transfer
+
+_READ = int(CommandFlag.READ)
+_WRITE = int(CommandFlag.WRITE)
 
 
 class Task:
@@ -48,8 +52,8 @@ class Task:
         self.initiator_task_tag = initiator_task_tag
         self.lun = lun
         self.cdb = cdb
-        self.is_read = flags & 0x40
-        self.is_write = flags & 0x20
+        self.is_read = flags & _READ
+        self.is_write = flags & _WRITE
         self.expected_data_transfer_length = expected_data_transfer_length
         self.cmd_sn = cmd_sn
         self.immediate = immediate

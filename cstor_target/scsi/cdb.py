@@ -289,6 +289,16 @@ READ_CAPACITY_16 = Cdb(
     zero("obsolete_pmi", 1),
     CONTROL,
 )
+GET_LBA_STATUS = Cdb(
+    "GET LBA STATUS",
+    0x9E,
+    reserved(3),
+    service_action(0x12),
+    used("starting_logical_block_address", 64),
+    used("allocation_length", 32),
+    reserved(8),
+    CONTROL,
+)
 REPORT_LUNS = Cdb(
     "REPORT LUNS",
     0xA0,

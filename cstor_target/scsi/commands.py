@@ -67,6 +67,7 @@ COMMANDS: tuple[Command, ...] = (
     Command(layouts.SYNCHRONIZE_CACHE_16, device_commands.synchronize_cache_16, MEDIUM),
     Command(layouts.WRITE_SAME_16, provisioning.write_same_16, MEDIUM_IN_PIECES),
     Command(layouts.READ_CAPACITY_16, device_commands.read_capacity_16, AT_ONCE),
+    Command(layouts.GET_LBA_STATUS, device_commands.get_lba_status, AT_ONCE),
     Command(layouts.REPORT_LUNS, reports.report_luns, AT_ONCE),
     Command(layouts.REPORT_TARGET_PORT_GROUPS, reports.report_target_port_groups, AT_ONCE),
     Command(

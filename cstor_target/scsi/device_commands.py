@@ -42,6 +42,9 @@ _POWER_CONDITIONS = frozenset(PowerCondition)
 # READ CAPACITY (10) and (16) parameter data (SBC-3, 5.15 and 5.16).  All of it is declared here
 # and nothing of it is hot.
 _CAPACITY_10 = struct.Struct(">II")
+_LBA_STATUS = struct.Struct(">I4xQIB3x")
+"""GET LBA STATUS parameter data (SBC-3, 5.4): the header and one LBA status descriptor."""
+_LBA_STATUS_COUNT_MAX = 0xFFFF_FFFF
 _CAPACITY_10_LAST_MAX = 0xFFFF_FFFF
 _CAPACITY_16 = BitStruct(
     "returned_logical_block_address" / BitsInteger(64),
@@ -128,6 +131,22 @@ def read_capacity_16(
         "lowest_aligned_logical_block_address": 0,
     }
     return data_in(_CAPACITY_16.build(capacity), fields.allocation_length)
+
+
+def get_lba_status(
+    unit: LogicalUnit, nexus: Hashable, cdb: Buffer, data_out: Sequence[Buffer]
+) -> Step:
+    """GET LBA STATUS: one descriptor, which says "mapped or unknown" (0h) of all that follows.
+
+    Which blocks are mapped is the replicas' knowledge; this status is true of any of them.
+    """
+    fields = layouts.GET_LBA_STATUS.parse(cdb)
+    first = fields.starting_logical_block_address
+    check_range(unit, first, 1)
+    count = min(unit.block_count - first, _LBA_STATUS_COUNT_MAX)
+    return data_in(
+        _LBA_STATUS.pack(_LBA_STATUS.size - 4, first, count, 0), fields.allocation_length
+    )
 
 
 def _cache_synchronizer(decode: Decoder) -> Handler:

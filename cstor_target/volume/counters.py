@@ -5,9 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from dataclasses import dataclass, field
 
-LATENCY_BOUNDS_S = tuple(
-    step * 10.0**power for power in range(-5, 2) for step in (1.0, 2.0, 5.0)
-)
+LATENCY_BOUNDS_S = tuple(step * 10.0**power for power in range(-5, 2) for step in (1.0, 2.0, 5.0))
 
 
 @dataclass(slots=True)

@@ -49,7 +49,7 @@ class Engine:
             clock, self._broadcast, settings.batch_bytes_max, settings.backlog_bytes_max
         )
         self._reads = Reads(clock, self._order, self.counters)
-        self._merger = Merger(self._reads.read_blocks, self._write_blocks)
+        self._merger = Merger(self._reads.read_blocks, self._place_merged)
         self._roster = Roster(clock, settings, events, self._order, self._reads)
         self._membership = Membership(
             Opener(volume, addresses, links, settings, instance),
@@ -62,7 +62,6 @@ class Engine:
         )
         self._gate: deque[tuple[float, Callable[[], None], Done]] = deque()
         self._tick: Timer | None = None
-        self._closing = False
         self._roster.on_quorum = self._open_gate
 
     def start(self) -> None:
@@ -72,7 +71,6 @@ class Engine:
 
     async def close(self) -> None:
         """Drain what is in flight for as long as commands may wait, flush, and hang up."""
-        self._closing = True
         if self.serving:
             deadline_s = self._clock.monotonic() + self._settings.write_timeout_s
             flushed: asyncio.Future[Failure | None]
@@ -147,7 +145,10 @@ class Engine:
             counters.read_latency.observe(clock.monotonic() - started_s)
             done(error, pieces if aligned or error else slice_pieces(pieces, skip, length))
 
-        self._reads.read_blocks(first, count, finished)
+        if length:
+            self._reads.read_blocks(first, count, finished)
+        else:
+            asyncio.get_running_loop().call_soon(finished, None, ())
 
     def write(self, offset: int, data: Sequence[Buffer], durable: bool, done: Done) -> None:
         """As `Volume.write`."""
@@ -156,7 +157,9 @@ class Engine:
         counters.writes += 1
         counters.written_bytes += length
         finished = self._counted(counters.write_latency, done)
-        if offset % BLOCK_BYTES or length % BLOCK_BYTES:
+        if not length:
+            asyncio.get_running_loop().call_soon(finished, None)
+        elif offset % BLOCK_BYTES or length % BLOCK_BYTES:
             self._merger.write(offset, data, durable, finished)
         else:
             self._write_blocks(offset // BLOCK_BYTES, data, durable, finished)
@@ -188,10 +191,7 @@ class Engine:
         """As `Volume.flush`."""
         self.counters.flushes += 1
         finished = self._counted(self.counters.flush_latency, done)
-        if self._order.all_durable and self._roster.has_quorum:
-            asyncio.get_running_loop().call_soon(finished, None)
-        else:
-            self._pass_gate(lambda: self._order.flush(finished), finished)
+        self._flush(finished)
 
     def kick(self) -> None:
         """As `Volume.kick`."""
@@ -205,9 +205,7 @@ class Engine:
             return
         pieces = data if len(data) == 1 else whole_block_pieces(data)
         count = sum(map(len, pieces)) // BLOCK_BYTES
-        if self._merger.wait(
-            first, count, lambda: self._write_blocks(first, data, durable, done)
-        ):
+        if self._merger.wait(first, count, lambda: self._write_blocks(first, data, durable, done)):
             return
         self._order.write(first, count, pieces, durable, done)
 
@@ -217,6 +215,33 @@ class Engine:
             self._pass_gate(again, done)
         elif not self._merger.wait(first, count, again):
             self._order.unmap(first, count, durable, done)
+
+    def _place_merged(
+        self, first: int, data: Buffer, durable: bool, done: Done, unlock: Callable[[], None]
+    ) -> None:
+        """Order a merged write; its blocks stay locked until it has its place, also at the gate."""
+
+        def go() -> None:
+            if not self._roster.has_quorum:
+                self._pass_gate(go, failed)
+                return
+            self._order.write(first, len(data) // BLOCK_BYTES, [data], durable, done)
+            unlock()
+
+        def failed(error: Failure | None) -> None:
+            unlock()
+            done(error)
+
+        self._pass_gate(go, failed)
+        self.kick()
+
+    def _flush(self, done: Done) -> None:
+        if not self._roster.has_quorum or self._gate:
+            self._pass_gate(lambda: self._flush(done), done)
+        elif self._order.all_durable:
+            asyncio.get_running_loop().call_soon(done, None)
+        else:
+            self._order.flush(done)
 
     def _pass_gate(self, go: Callable[[], None], done: Done) -> None:
         """Go on at once with a quorum; else wait for one, without a place in the order."""
@@ -251,14 +276,16 @@ class Engine:
 
     def _ticked(self) -> None:
         """Once a second: end what has waited too long, and let laggards go."""
-        before_s = self._clock.monotonic() - self._settings.write_timeout_s
+        self._tick = self._clock.call_later(_TICK_S, self._ticked)
+        now_s = self._clock.monotonic()
+        before_s = now_s - self._settings.write_timeout_s
         self._order.expire(before_s)
         self._reads.expire(before_s)
+        self._reads.drop_stuck(now_s - self._settings.laggard_s)
         while self._gate and self._gate[0][0] < before_s:
             self._gate.popleft()[2](Failure.BUSY)
         self._roster.drop_laggards()
         self.kick()
-        self._tick = self._clock.call_later(_TICK_S, self._ticked)
 
 
 def _unmap_steps(offset: int, length: int) -> list[tuple[int, int, bool]]:

@@ -30,6 +30,9 @@ class Member:
         self.replica_uuid = ""
         self.standing = Standing.OFFLINE
         self.reason = "it has not been reached yet"
+        self.error: CstorError | None = None
+        self.stands_at = (-1, 0.0)
+        """Where it was when it was last looked at, and since when it has been there."""
         self.applied_seq = 0
         self.durable_seq = 0
         self.rebuild_total = 0
@@ -55,6 +58,7 @@ class Member:
         self.leave()
         self.applied_seq = applied_seq
         self.durable_seq = 0
+        self.stands_at = (-1, 0.0)
 
         def received(message: bytes) -> None:
             try:

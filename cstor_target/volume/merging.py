@@ -1,9 +1,9 @@
 """Writes and discards that do not cover whole blocks.
 
 A block is the unit of versions, so a part of one becomes a whole one here: the block is read,
-changed, and written.  Until that write has its place in the order the block is locked, and
-whatever else wants to change it waits its turn; else the merge would undo a write that it has not
-seen.
+changed, and written.  Until that write has its place in the order all its blocks are locked, and
+whatever else wants to change them waits its turn; else the merge would undo a write that it has
+not seen.
 """
 
 from __future__ import annotations
@@ -16,15 +16,17 @@ from cstor_core.units import BLOCK_BYTES
 from cstor_target.volume.backing import Buffer, Done, Failure, ReadDone
 
 ReadBlocks = Callable[[int, int, ReadDone], None]
-WriteBlocks = Callable[[int, Sequence[Buffer], bool, Done], None]
+PlaceBlocks = Callable[[int, Buffer, bool, Done, Callable[[], None]], None]
+"""Gives a write its place in the order: first block, data, durable, done, and what to call, once,
+as soon as it has its place or has failed without one."""
 
 
 class Merger:
     """Merges partial blocks over the volume's own reads and writes of whole blocks."""
 
-    def __init__(self, read_blocks: ReadBlocks, write_blocks: WriteBlocks) -> None:
+    def __init__(self, read_blocks: ReadBlocks, place_blocks: PlaceBlocks) -> None:
         self._read_blocks = read_blocks
-        self._write_blocks = write_blocks
+        self._place_blocks = place_blocks
         self._locked: dict[int, deque[Callable[[], None]]] = {}
         self.merges = 0
 
@@ -46,8 +48,7 @@ class Merger:
             return
         self.merges += 1
         edges = self._edges(offset, length)
-        for block in edges:
-            self._locked[block] = deque()
+        self._locked.update(dict.fromkeys(range(first, end), deque()))
         old: dict[int, bytes] = {}
         left = len(edges)
         failed: Failure | None = None
@@ -61,10 +62,13 @@ class Merger:
                 return
             if failed is None:
                 whole = _overlay(old, first, end, offset, data)
-                self._write_blocks(first, [whole], durable, done)
-            self._unlock(edges)
-            if failed is not None:
+                self._place_blocks(first, whole, durable, done, unlock)
+            else:
+                unlock()
                 done(failed)
+
+        def unlock() -> None:
+            self._unlock(first, end)
 
         for block in edges:
             self._read_blocks(block, 1, partial(have, block))
@@ -79,8 +83,10 @@ class Merger:
             edges.append(last)
         return edges
 
-    def _unlock(self, blocks: Sequence[int]) -> None:
-        waiting = [retry for block in blocks for retry in self._locked.pop(block)]
+    def _unlock(self, first: int, end: int) -> None:
+        waiting = self._locked[first]
+        for block in range(first, end):
+            del self._locked[block]
         for retry in waiting:
             retry()
 

@@ -198,4 +198,3 @@ def _votes(member: Member) -> bool:
 
 def _names(members: Iterable[Member]) -> str:
     return ", ".join(member.name for member in members) or "none"
-

@@ -125,7 +125,7 @@ class Order:
         self._awaiting_durable: deque[InFlight] = deque()
         self._last_write: dict[int, int] = {}
         self._unmaps: list[InFlight] = []
-        self._waiting: deque[tuple[int, Callable[[], None]]] = deque()
+        self._waiting: deque[tuple[int, float, Done]] = deque()
         self._flush_wanted = False
 
     def start(self, epoch: int, seq: int, salt: int) -> None:
@@ -200,9 +200,9 @@ class Order:
                 seq = max(seq, entry.seq)
         return seq
 
-    def when_completed(self, seq: int, callback: Callable[[], None]) -> None:
-        """Call back once a quorum holds `seq`, which is not so yet."""
-        self._waiting.append((seq, callback))
+    def when_completed(self, seq: int, callback: Done) -> None:
+        """Call back once a quorum holds `seq`, which is not so yet, or with BUSY in the end."""
+        self._waiting.append((seq, self._clock.monotonic(), callback))
 
     def kick(self) -> None:
         """Send what has gathered, unless an earlier batch is unfinished and this one not full."""
@@ -219,7 +219,12 @@ class Order:
             self._send(message, self.last_seq)
 
     def advance(self, completed_seq: int, durable_seq: int) -> None:
-        """A quorum has got further: tell the listeners, and send the next batch."""
+        """A quorum has got further: tell the listeners, and send the next batch.
+
+        A member that acknowledges what was never sent moves nothing.
+        """
+        completed_seq = min(completed_seq, self.sent_seq)
+        durable_seq = min(durable_seq, self.sent_seq)
         if completed_seq > self.completed_seq:
             self.completed_seq = completed_seq
             self._complete()
@@ -237,16 +242,19 @@ class Order:
 
         Returns how many listeners were told.
         """
-        told = 0
+        told: list[Done] = []
         for queue in (self._in_flight, self._awaiting_durable):
             for entry in queue:
                 if entry.started_s >= before_s:
                     break
                 if entry.done is not None:
-                    done, entry.done = entry.done, None
-                    told += 1
-                    done(Failure.BUSY)
-        return told
+                    told.append(entry.done)
+                    entry.done = None
+        while self._waiting and self._waiting[0][1] < before_s:
+            told.append(self._waiting.popleft()[2])
+        for done in told:
+            done(Failure.BUSY)
+        return len(told)
 
     @property
     def all_durable(self) -> bool:
@@ -296,10 +304,10 @@ class Order:
             elif entry.done is not None:
                 entry.done(None)
         if self._waiting:
-            ready = [callback for seq, callback in self._waiting if seq <= completed]
+            ready = [callback for seq, _, callback in self._waiting if seq <= completed]
             self._waiting = deque(item for item in self._waiting if item[0] > completed)
             for callback in ready:
-                callback()
+                callback(None)
 
     def _insert_awaiting(self, entry: InFlight) -> None:
         """Keep the durable listeners sorted: flushes came in at the seq that was last then."""

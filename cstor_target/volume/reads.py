@@ -32,12 +32,16 @@ from cstor_target.volume.order import Order
 _SEED_MASK = 0xFFFFFFFF
 _ZEROS = bytes(BLOCK_BYTES)
 _MESSAGE_BLOCKS_MAX = 1024
+_REST_S = 0.5
 
 
 class Question:
     """A stretch of at most 256 blocks that is being read."""
 
-    __slots__ = ("block", "bad", "count", "done", "excluded", "min_seq", "number", "started_s")
+    __slots__ = (
+        *("bad", "block", "count", "done", "excluded", "min_seq", "number"),
+        *("sent_s", "started_s"),
+    )
 
     def __init__(self, number: int, block: int, count: int, min_seq: int, done: ReadDone) -> None:
         self.number = number
@@ -46,8 +50,9 @@ class Question:
         self.min_seq = min_seq
         self.done = done
         self.started_s = 0.0
+        self.sent_s = 0.0
         self.excluded: list[Member] = []
-        self.bad = False
+        self.bad: list[Member] = []
 
 
 class Reader:
@@ -68,6 +73,7 @@ class Reads:
         self._order = order
         self._counters = counters
         self._readers: list[Reader] = []
+        self._resting: list[Member] = []
         self._waiting: list[Question] = []
         self._next_number = 1
         self._salt = 0
@@ -115,11 +121,19 @@ class Reads:
                 return
 
     def expire(self, before_s: float) -> None:
-        """End with BUSY what nobody could be asked for since before a moment."""
-        expired = [question for question in self._waiting if question.started_s < before_s]
+        """End with BUSY what nobody has answered since before a moment."""
+        asked = [question for reader in self._readers for question in reader.asked.values()]
+        expired = [each for each in (*self._waiting, *asked) if each.started_s < before_s]
         self._waiting = [question for question in self._waiting if question.started_s >= before_s]
         for question in expired:
-            question.done(Failure.BUSY, ())
+            done, question.done = question.done, _nobody_listens
+            done(Failure.BUSY, ())
+
+    def drop_stuck(self, before_s: float) -> None:
+        """Ask others for what a member was asked before a moment and has not answered."""
+        for reader in list(self._readers):
+            if any(question.sent_s < before_s for question in reader.asked.values()):
+                self._lost(reader)
 
     def add(self, member: Member) -> None:
         """A member has become in sync: it may be asked from now on."""
@@ -141,14 +155,17 @@ class Reads:
         order = self._order
         blocking_seq = order.blocking_seq(block, count)
         if blocking_seq:
-            order.when_completed(blocking_seq, lambda: self._ask_again(block, count, done))
+            order.when_completed(blocking_seq, partial(self._ask_again, block, count, done))
             return
         question = Question(self._next_number, block, count, order.completed_seq, done)
         question.started_s = self._clock.monotonic()
         self._next_number += 1
         self._waiting.append(question)
 
-    def _ask_again(self, block: int, count: int, done: ReadDone) -> None:
+    def _ask_again(self, block: int, count: int, done: ReadDone, error: Failure | None) -> None:
+        if error is not None:
+            done(error, ())
+            return
         self._ask(block, count, done)
         self.kick()
 
@@ -163,7 +180,9 @@ class Reads:
             self._open(reader)
         assert reader.stream is not None
         table = bytearray()
+        now_s = self._clock.monotonic()
         for question in batch:
+            question.sent_s = now_s
             reader.asked[question.number] = question
             reader.blocks_outstanding += question.count
             table += QUESTION.pack(
@@ -177,17 +196,15 @@ class Reads:
         return False
 
     def _give_up(self, batch: list[Question]) -> bool:
-        """Everyone was asked: a bad block is an error; else the members change, and may help."""
-        for question in batch:
-            if len(batch) > 1:
-                self._send([question])
-            elif question.bad:
-                question.done(Failure.MEDIUM_ERROR, ())
-            else:
-                question.excluded.clear()
-                self._waiting.append(question)
-                return False
-        return True
+        """Everyone was asked: an error if all copies are bad; else it waits for a member."""
+        if len(batch) > 1:
+            return all([self._send([question]) for question in batch])
+        question = batch[0]
+        if not self._resting and all(each.member in question.bad for each in self._readers):
+            question.done(Failure.MEDIUM_ERROR, ())
+            return True
+        question.excluded = list(question.bad)
+        return self._wait(batch)
 
     def _open(self, reader: Reader) -> None:
         opening = stream_pb2.StreamOpening()
@@ -200,22 +217,24 @@ class Reads:
             except ProtocolError as error:
                 closed(error)
 
-        def closed(error: CstorError) -> None:
+        def closed(_error: CstorError) -> None:
             if reader in self._readers:
-                self._lost(reader, error)
+                self._lost(reader)
 
         reader.stream = reader.member.link.open_read(received, closed)
         first = stream_pb2.ReadRequest(format=1 << 16, opening=opening)
         reader.stream.send(first.SerializeToString())
 
-    def _lost(self, reader: Reader, error: CstorError) -> None:
+    def _lost(self, reader: Reader) -> None:
         """A stream of reads broke: the others answer; the next burst may open it anew."""
         member = reader.member
-        self.remove(member)
         if member.standing is Standing.IN_SYNC:
-            self._clock.call_later(0.5, lambda: self._restore(member))
+            self._resting.append(member)
+            self._clock.call_later(_REST_S, lambda: self._restore(member))
+        self.remove(member)
 
     def _restore(self, member: Member) -> None:
+        self._resting.remove(member)
         known = any(reader.member is member for reader in self._readers)
         if member.standing is Standing.IN_SYNC and not known:
             self.add(member)
@@ -224,12 +243,14 @@ class Reads:
         frame = decode_read_response(message)
         rows_at = data_at = 0
         for number, count, status in ANSWER.iter_unpack(frame.answers):
-            question = reader.asked.pop(number, None)
+            question = reader.asked.get(number)
             if question is None or (status == 0 and count != question.count):
                 raise ProtocolError(f"replica {reader.member.name} answered what was not asked")
+            del reader.asked[number]
             reader.blocks_outstanding -= question.count
             if status != stream_pb2.READ_STATUS_UNSPECIFIED:
-                question.bad |= status == stream_pb2.READ_STATUS_MEDIUM_ERROR
+                if status == stream_pb2.READ_STATUS_MEDIUM_ERROR:
+                    question.bad.append(reader.member)
                 self._retry(question, reader.member)
                 continue
             rows = frame.rows[rows_at : rows_at + count * ROW_BYTES]
@@ -258,13 +279,13 @@ class Reads:
             block += 1
         if not good or len(rows) != question.count * ROW_BYTES:
             self._counters.checksum_errors += 1
-            question.bad = True
+            question.bad.append(reader.member)
             self._retry(question, reader.member)
             return data_at
         pieces: list[Buffer]
         pieces = _with_holes(rows, data[start:data_at]) if holes else [data[start:data_at]]
         if newest > self._order.completed_seq:
-            self._order.when_completed(newest, lambda: question.done(None, pieces))
+            self._order.when_completed(newest, lambda error: question.done(error, pieces))
         else:
             question.done(None, pieces)
         return data_at
@@ -273,6 +294,10 @@ class Reads:
         self._counters.read_retries += 1
         question.excluded.append(member)
         self._waiting.append(question)
+
+
+def _nobody_listens(_error: Failure | None, _pieces: Sequence[Buffer]) -> None:
+    """Takes the late answer to a question whose command has ended."""
 
 
 def _with_holes(rows: memoryview, data: memoryview) -> list[Buffer]:
@@ -288,9 +313,7 @@ def _with_holes(rows: memoryview, data: memoryview) -> list[Buffer]:
     return pieces
 
 
-def slice_pieces(
-    pieces: Sequence[Buffer], start: int, length: int
-) -> list[Buffer]:
+def slice_pieces(pieces: Sequence[Buffer], start: int, length: int) -> list[Buffer]:
     """The bytes from `start` on of data in pieces, without joining them."""
     wanted: list[Buffer] = []
     for piece in pieces:
@@ -302,5 +325,3 @@ def slice_pieces(
         else:
             start -= len(piece)
     return wanted
-
-

@@ -45,8 +45,8 @@ class Returning:
         complete = report.state == replica_pb2.REPLICA_STATE_COMPLETE
         history = history_from(report.history)
         if complete and history.is_prefix_of(self._history()):
-            position = await self._fetch_tail(member, history)
-            if self._rejoin(member, position):
+            history = await self._fetch_tail(member, history)
+            if self._rejoin(member, history.end.last_seq):
                 await self._until_caught_up(member)
                 self._roster.promote(member)
                 return
@@ -73,11 +73,10 @@ class Returning:
             raise UnavailableError(report.reason)
         return report
 
-    async def _fetch_tail(self, member: Member, history: History) -> int:
-        """Have the member fetch from a peer what the backlog does not reach; its last seq."""
-        position = history.end.last_seq
-        if self._order.backlog.after(position) is not None:
-            return position
+    async def _fetch_tail(self, member: Member, history: History) -> History:
+        """Have the member fetch from a peer what the backlog does not reach; its history then."""
+        if self._order.backlog.after(history.end.last_seq) is not None:
+            return history
         for source in list(self._roster.in_sync):
             request = replica_pb2.CatchUpRequest(
                 orders=self._tenure.orders(member.replica_uuid),
@@ -89,8 +88,8 @@ class Returning:
             except CstorError as error:
                 member.reason = str(error)
                 continue
-            return history_from(report.history).end.last_seq
-        return position
+            return history_from(report.history)
+        return history
 
     def _rejoin(self, member: Member, position: int) -> bool:
         """Open its stream behind `position` and send the backlog; False where it starts later."""
@@ -109,7 +108,7 @@ class Returning:
         while member.applied_seq < target_seq:
             await self._clock.sleep(_POLL_S)
             if member.append_stream is None:
-                raise UnavailableError(member.reason)
+                raise member.error or UnavailableError(member.reason)
 
     async def _rebuild(self, member: Member, history: History) -> None:
         """Flag the member, stream new entries to it, and have it copy the older blocks."""
@@ -127,10 +126,12 @@ class Returning:
         self._roster.rebuild_started(member)
         async for progress in member.link.rebuild(request):
             if member.append_stream is None:
-                raise UnavailableError(member.reason)
+                raise member.error or UnavailableError(member.reason)
             member.rebuild_total = progress.blocks_total
             member.rebuild_done = progress.blocks_done
             if progress.complete:
+                # Until now its stream may have told of entries that the history dropped.
+                member.applied_seq, member.durable_seq = through_seq, 0
                 self._order.ask_for_flush()
                 self._roster.promote(member)
                 return

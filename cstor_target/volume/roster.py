@@ -63,6 +63,8 @@ class Roster:
         """Nothing is served from now on."""
         self.serving = self.has_quorum = False
         self.reason = sentence
+        for member in self.members:
+            self.lost(member, UnavailableError(sentence))
 
     def progressed(self) -> None:
         """A member has acknowledged: see how far a quorum is."""
@@ -87,7 +89,7 @@ class Roster:
         """A member's stream has ended: it counts no more, until it is brought back."""
         member.leave()
         member.standing = Standing.FULL if isinstance(error, NoSpaceError) else Standing.OFFLINE
-        member.reason = str(error)
+        member.reason, member.error = str(error), error
         if member in self.in_sync:
             self.in_sync.remove(member)
             self._events("member_lost", {"replica": member.replica_uuid, "reason": str(error)})
@@ -100,6 +102,7 @@ class Roster:
 
     def drop_laggards(self) -> None:
         """Let go a member that has stood still while a quorum of others went on."""
+        self._drop_returning()
         if len(self.in_sync) <= self.quorum:
             return
         now_s = self._clock.monotonic()
@@ -111,6 +114,20 @@ class Roster:
             if behind or (oldest_s and now_s - oldest_s > self._settings.laggard_s):
                 self.lost(member, UnavailableError("it fell too far behind"))
                 return
+
+    def _drop_returning(self) -> None:
+        """The same for those that are being brought back: what is sent to them is kept for them."""
+        now_s = self._clock.monotonic()
+        for member in self.members:
+            if member.append_stream is None or member in self.in_sync:
+                continue
+            if member.stands_at[0] != member.applied_seq:
+                member.stands_at = (member.applied_seq, now_s)
+            elif (
+                now_s - member.stands_at[1] > self._settings.laggard_s
+                and member.applied_seq < self._order.completed_seq
+            ):
+                self.lost(member, UnavailableError("it stood still while it was brought back"))
 
     def report(self) -> control_pb2.VolumeReport:
         """The state of the volume and of its members."""

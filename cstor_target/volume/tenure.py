@@ -50,9 +50,7 @@ class Tenure:
 
     def epoch_record(self, seq: int) -> bytes:
         """The message with the record of this epoch as the entry `seq`, to be flushed."""
-        record = volume_pb2.EpochRecord(
-            seq=seq, epoch=self.epoch, target_instance=self.instance
-        )
+        record = volume_pb2.EpochRecord(seq=seq, epoch=self.epoch, target_instance=self.instance)
         return stream_pb2.AppendRequest(
             format=FORMAT,
             completed_seq=seq - 1,

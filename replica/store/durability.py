@@ -64,7 +64,12 @@ class Durability:
         if parts.journal.used > self.checkpoint_from_bytes:
             if self._checkpointing is None or self._checkpointing.done():
                 self._checkpointing = asyncio.create_task(self._try_checkpoint())
-        elif not self._relief:
+        else:
+            self.flush_soon()
+
+    def flush_soon(self) -> None:
+        """Start a flush that nobody waits for."""
+        if not self._relief:
             task = asyncio.create_task(self.flush())
             self._relief.add(task)
             task.add_done_callback(self._relieved)
@@ -72,8 +77,8 @@ class Durability:
     async def checkpoint(self) -> None:
         """Write a checkpoint beside whatever else goes on.
 
-        Raises CorruptError where the flush before it failed, OSError where the file could not be
-        written; the earlier checkpoint stays then.
+        Raises NoSpaceError where there is no room for it, CorruptError where the disk failed; the
+        earlier checkpoint stays then.
         """
         parts = self._parts
         number = parts.journal.number
@@ -90,10 +95,12 @@ class Durability:
                 file.rename()
             finally:
                 file.close()
+            self._checkpointed_number = number
+            await self._filesystem.sync_directory(self._map_path.parent)
+        except OSError as error:
+            raise parts.gave_up(error, "a checkpoint") from error
         finally:
             parts.block_map.thaw()
-        self._checkpointed_number = number
-        await self._filesystem.sync_directory(self._map_path.parent)
         self._installed(head)
 
     def checkpoint_blocking(self) -> None:
@@ -154,7 +161,7 @@ class Durability:
         """In the background: one that cannot be made now is made a little later."""
         try:
             await self.checkpoint()
-        except (CstorError, OSError) as error:
+        except CstorError as error:
             journal = self._parts.journal
             self.checkpoint_error = str(error)
             self.checkpoint_from_bytes = journal.used + journal.capacity // 16

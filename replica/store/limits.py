@@ -12,9 +12,9 @@ class StoreLimits:
     """Sizes in bytes; the defaults are for production, small ones make tests reach every edge."""
 
     journal_bytes: int = 32 * MIB
-    """Of a new replica's journal; a stored replica keeps the one that it was made with."""
+    """Of a new replica's journal; a stored replica keeps what it was made with."""
     tail_bytes: int = 64 * MIB
-    """Data of the last entries that stay readable by seq."""
+    """Data of the last entries that stay readable by seq; kept like the journal's."""
     growth_bytes: int = 16 * MIB
     """By how much the data file grows at a time."""
     unflushed_freed_bytes: int = 64 * MIB

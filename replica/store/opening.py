@@ -60,7 +60,11 @@ async def make_files(
     data = filesystem.open(directory / "data", create=True)
     try:
         head = DATA_HEAD.build(
-            {"replica_uuid": UUID(replica_uuid).bytes, "journal_bytes": limits.journal_bytes}
+            {
+                "replica_uuid": UUID(replica_uuid).bytes,
+                "journal_bytes": limits.journal_bytes,
+                "tail_bytes": limits.tail_bytes,
+            }
         )
         data.allocate(0, JOURNAL_OFFSET + limits.journal_bytes)
         # Written, not only reserved: a flush of the journal then changes no metadata of the file.
@@ -131,14 +135,14 @@ async def _recover(
     power_lost: bool,
 ) -> Parts:
     what = f"the replica of volume {identity.name} in {directory}"
-    journal_bytes = _journal_bytes(file, str(directory / "data"), replica_uuid)
+    journal_bytes, tail_bytes = _sizes(file, str(directory / "data"), replica_uuid)
     recovery = Recovery(
         file,
         what,
         replica_uuid,
         identity.checksum_salt,
-        limits,
         journal_bytes,
+        tail_bytes,
         _checkpoint(filesystem, directory / "map", replica_uuid),
     )
     journal = recovery.run(power_lost)
@@ -163,12 +167,13 @@ async def _recover(
     )
 
 
-def _journal_bytes(file: File, what: str, replica_uuid: bytes) -> int:
+def _sizes(file: File, what: str, replica_uuid: bytes) -> tuple[int, int]:
+    """(bytes of the journal, of the tail), with which the replica was made."""
     payload, _ = unsealed(file.pread(BLOCK_BYTES, 0), DATA_MAGIC, what, exact=False)
     head = DATA_HEAD.parse(payload)
     if head.replica_uuid != replica_uuid:
         raise CorruptError(f"{what} belongs to another replica")
-    return int(head.journal_bytes)
+    return head.journal_bytes, head.tail_bytes
 
 
 def _checkpoint(

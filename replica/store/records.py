@@ -42,6 +42,8 @@ class Kind(IntEnum):
     """Payload: none."""
     REBUILD_END = 7
     """Payload: History."""
+    TAIL_SHED = 8
+    """Payload: number of the last record whose entries have left the tail early, u64."""
 
 
 RECORD_HEAD = Struct(
@@ -75,7 +77,8 @@ SECTION_HEAD = Struct(
 SECTION_HEAD_FAST = struct.Struct("<4sIQ")
 SECTION_HEAD_BYTES = SECTION_HEAD_FAST.size + CHECKSUM_FAST.size
 
-DATA_HEAD = Struct("replica_uuid" / Bytes(16), "journal_bytes" / Int64ul)
-"""In an envelope at the start of the data file; zeros fill its unit."""
+DATA_HEAD = Struct("replica_uuid" / Bytes(16), "journal_bytes" / Int64ul, "tail_bytes" / Int64ul)
+"""In an envelope at the start of the data file; zeros fill its unit.  What the tail holds follows
+from the entries and this bound alone, so that recovery finds the tail that there was."""
 
 POOL = Struct("pool_uuid" / PascalString(Int16ul, "utf8"))

@@ -23,7 +23,7 @@ from cstor_core.words import history_from
 from replica.store.block_map import BlockMap
 from replica.store.checkpoint import CheckpointHead
 from replica.store.journal import Journal, JournalImage, Point, Record
-from replica.store.limits import StoreLimits, tail_journal_bytes
+from replica.store.limits import tail_journal_bytes
 from replica.store.records import JOURNAL_MAGIC, JOURNAL_OFFSET, Kind
 from replica.store.replay import apply_copies, apply_run
 from replica.store.standing import Standing
@@ -39,8 +39,8 @@ class Recovery:
         what: str,
         replica_uuid: bytes,
         salt: int,
-        limits: StoreLimits,
         journal_bytes: int,
+        tail_bytes: int,
         checkpoint: tuple[CheckpointHead, Standing, BlockMap],
     ) -> None:
         self._file = file
@@ -49,7 +49,7 @@ class Recovery:
         self._journal_bytes = journal_bytes
         self._tag = journal_tag(replica_uuid)
         self._head, self.standing, self.block_map = checkpoint
-        self.tail = Tail(limits.tail_bytes, tail_journal_bytes(journal_bytes), _forget)
+        self.tail = Tail(tail_bytes, tail_journal_bytes(journal_bytes), _forget)
         self._superseded = _Superseded()
 
     def run(self, power_lost: bool) -> Journal:
@@ -134,6 +134,8 @@ class Recovery:
                 if not included:
                     standing.reconfigure(change)
                 self._entries(record, change, freed, included)
+            case Kind.TAIL_SHED:
+                self.tail.shed(int.from_bytes(record.payload, "little"))
             case _ if included:
                 pass
             case Kind.FOUNDING:

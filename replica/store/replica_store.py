@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from cstor_core.checksums import Buffer
-from cstor_core.errors import FencedError, ForeignReplicaError
+from cstor_core.errors import FencedError, ForeignReplicaError, NoSpaceError
 from cstor_core.files import Filesystem
 from cstor_core.frames import FrameEntry, RunView
 from cstor_core.generated.cstor.v1 import volume_pb2
@@ -164,7 +164,11 @@ class ReplicaStore:
 
     def append(self, run: RunView) -> None:
         """Apply the entries of a run; see `Writer.append`."""
-        self._writer.append(run)
+        try:
+            self._writer.append(run)
+        except NoSpaceError:
+            self._durability.flush_soon()  # what was discarded is free when that is durable
+            raise
         parts = self._parts
         if (
             parts.journal.used > self._durability.checkpoint_from_bytes
@@ -300,11 +304,11 @@ class ReplicaStore:
                 await self._durability.checkpoint()
                 async with self._state_file.changing:
                     await self._state_file.change(clean=True)
-            elif self._marking is not None:
-                await self._marking
         except OSError as error:
             raise parts.gave_up(error, "a clean stop") from error
         finally:
+            if self._marking is not None:
+                await self._marking
             parts.file.close()
 
     def _mark_failed(self) -> None:

@@ -77,6 +77,11 @@ class Tail:
         while self._entries:
             self._drop()
 
+    def shed(self, through_number: int) -> None:
+        """Drop the entries of all records up to this one, for the space that they hold back."""
+        while self._entries and self._entries[0].point[1] <= through_number:
+            self._drop()
+
     def between(self, after_seq: int, through_seq: int) -> Iterator[TailEntry]:
         """The records with entries behind `after_seq` and up to `through_seq`, as of now."""
         for entry in list(self._entries):

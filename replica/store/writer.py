@@ -265,7 +265,7 @@ class Writer:
         extents: list[Extent] = []
         try:
             if data_bytes:
-                extents = parts.allocator.allocate(data_bytes // BLOCK_BYTES)
+                extents = self._allocate(data_bytes // BLOCK_BYTES)
                 _write_data(parts, data, extents)
                 assert isinstance(payload, bytearray)
                 _put_places(payload, extents, data_bytes // BLOCK_BYTES)
@@ -273,6 +273,19 @@ class Writer:
         except OSError as error:
             parts.allocator.release_extents(extents)
             raise parts.gave_up(error, "a write") from error
+
+    def _allocate(self, count: int) -> list[Extent]:
+        """Find free places; where there are none, the tail gives up what it holds back."""
+        parts = self._parts
+        try:
+            return parts.allocator.allocate(count)
+        except NoSpaceError:
+            oldest, durable = parts.tail.oldest_point, parts.journal.durable_number
+            if oldest is None or oldest[1] > durable or not parts.journal.fits(_PLACE.size):
+                raise
+            parts.journal.append(Kind.TAIL_SHED, _PLACE.pack(durable), parts.standing.applied_seq)
+            parts.tail.shed(durable)
+            return parts.allocator.allocate(count)
 
 
 def _check_unmap(block: int, place: int, size_blocks: int) -> None:

@@ -1,0 +1,186 @@
+"""A store of dicts with the interface of `replica.store.replica_store`, to test the service."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import numpy as np
+import numpy.typing as npt
+
+from cstor_core.checksums import Buffer, block_checksum
+from cstor_core.errors import CorruptError, FencedError
+from cstor_core.frames import FrameEntry, RunView
+from cstor_core.generated.cstor.v1 import volume_pb2
+from cstor_core.history import History, Reign
+from cstor_core.rows import ROW, rows_of
+from cstor_core.units import BLOCK_BYTES
+
+SALT = 0x1234
+VOLUME = "3a0c1e0c-0000-4000-8000-000000000001"
+
+
+class MemoryStore:
+    """One replica in memory; `missing` blocks miss the page cache, `broken` ones the disk."""
+
+    def __init__(self, replica_uuid: str, blocks: int = 1024) -> None:
+        self.identity = volume_pb2.VolumeIdentity(
+            volume_uuid=VOLUME, name="vol", size_bytes=blocks * BLOCK_BYTES, checksum_salt=SALT
+        )
+        self.replica_uuid = replica_uuid
+        self.configuration: volume_pb2.Configuration | None = volume_pb2.Configuration(number=1)
+        self.held = History()
+        self.applied_seq = 0
+        self.durable_seq = 0
+        self.rebuilding = False
+        self.promised_epoch = 0
+        self.promised_instance = ""
+        self.failed_reason: str | None = None
+        self.used_bytes = 0
+        self.size_bytes = blocks * BLOCK_BYTES
+        self.max_copied_seq = 0
+        self.rows: dict[int, tuple[int, int, int]] = {}
+        self.data: dict[int, bytes] = {}
+        self.log: list[FrameEntry] = []
+        self.missing: set[int] = set()
+        self.broken: set[int] = set()
+        self.tail_from = 0
+        self.flushes = 0
+        self.flush_gate: asyncio.Event | None = None
+        self.flush_error: CorruptError | None = None
+        self.promise_gate: asyncio.Event | None = None
+
+    @property
+    def history(self) -> History:
+        if self.rebuilding or not self.held.reigns:
+            return self.held
+        return self.held.extended(self.applied_seq)
+
+    async def promise(self, epoch: int, instance: str) -> None:
+        if self.promise_gate is not None:
+            await self.promise_gate.wait()
+        if epoch < self.promised_epoch:
+            raise FencedError("lower than ever")
+        self.promised_epoch, self.promised_instance = epoch, instance
+
+    def append(self, run: RunView) -> None:
+        at = 0
+        for block, place, seq, epoch, checksum in ROW.iter_unpack(run.table):
+            data = bytes(run.data[at : at + BLOCK_BYTES])
+            at += BLOCK_BYTES
+            if block_checksum(data, SALT, block) != checksum:
+                raise CorruptError(f"block {block} came damaged")
+            if not self.rebuilding or (epoch, seq) > self._version(block):
+                self._put(block, place, seq, epoch, checksum, data)
+            self.applied_seq = seq
+        self.log.append(RunView(memoryview(bytes(run.table)), memoryview(bytes(run.data))))
+
+    def append_epoch_record(self, record: volume_pb2.EpochRecord) -> None:
+        if not self.rebuilding:
+            self.held = self.history.adopted(record.epoch, record.seq)
+        self.applied_seq = record.seq
+        self.log.append(record)
+
+    def append_configuration(self, change: volume_pb2.ConfigurationChange) -> None:
+        self.configuration = change.configuration
+        self.applied_seq = change.seq
+        self.log.append(change)
+
+    async def flush(self) -> int:
+        self.flushes += 1
+        reached = self.applied_seq
+        if self.flush_gate is not None:
+            await self.flush_gate.wait()
+        if self.flush_error is not None:
+            self.failed_reason = str(self.flush_error)
+            raise self.flush_error
+        self.durable_seq = reached
+        return reached
+
+    def read(self, block: int, count: int) -> tuple[bytes, list[Buffer]] | None:
+        if self.missing.intersection(range(block, block + count)):
+            return None
+        return self._read(block, count)
+
+    async def read_off_loop(self, block: int, count: int) -> tuple[bytes, list[Buffer]]:
+        await asyncio.sleep(0)
+        return self._read(block, count)
+
+    def reaches_back_to(self, seq: int) -> bool:
+        return seq >= self.tail_from
+
+    async def entries_after(self, seq: int, through_seq: int) -> AsyncIterator[list[FrameEntry]]:
+        for entry in self.log:
+            last = rows_of(entry.table)["seq"][-1] if isinstance(entry, RunView) else entry.seq
+            if seq < last <= through_seq:
+                await asyncio.sleep(0)
+                yield [entry]
+
+    async def begin_rebuild(self) -> None:
+        self.held = self.history
+        self.rebuilding = True
+        self.max_copied_seq = 0
+
+    def begin_stream(self) -> None:
+        self.max_copied_seq = 0
+
+    def copy_in(self, run: RunView, history: History) -> None:
+        at = 0
+        foreign = set(self.foreign_blocks(history).tolist())
+        for block, place, seq, epoch, checksum in ROW.iter_unpack(run.table):
+            data = b""
+            if place:
+                data = bytes(run.data[at : at + BLOCK_BYTES])
+                at += BLOCK_BYTES
+            if block in foreign or (epoch, seq) > self._version(block):
+                if seq:
+                    self._put(block, place, seq, epoch, checksum, data)
+                else:
+                    self.rows.pop(block, None)
+            self.max_copied_seq = max(self.max_copied_seq, seq)
+
+    def foreign_blocks(self, history: History) -> npt.NDArray[np.uint64]:
+        blocks = sorted(self.rows)
+        table = b"".join(ROW.pack(block, 1, *self.rows[block]) for block in blocks)
+        mask = history.foreign(rows_of(table)) if blocks else np.zeros(0, dtype=bool)
+        return np.array(blocks, dtype=np.uint64)[mask]
+
+    async def finish_rebuild(self, history: History) -> None:
+        assert self.applied_seq == history.end.last_seq
+        self.held = history
+        self.rebuilding = False
+        await self.flush()
+
+    def changed_since(self, since: Reign) -> npt.NDArray[np.uint64]:
+        changed = [b for b in self.rows if self._version(b) > (since.epoch, since.last_seq)]
+        return np.array(sorted(changed), dtype=np.uint64)
+
+    async def read_verified(self, blocks: npt.NDArray[np.uint64]) -> RunView:
+        await asyncio.sleep(0)
+        table, data = b"", b""
+        for block in blocks.tolist():
+            if block in self.broken:
+                raise CorruptError(f"block {block} does not match its checksum")
+            seq, epoch, checksum = self.rows.get(block, (0, 0, 0))
+            table += ROW.pack(block, 1 if block in self.rows else 0, seq, epoch, checksum)
+            data += self.data[block] if block in self.rows else b""
+        return RunView(memoryview(table), memoryview(data))
+
+    def _version(self, block: int) -> tuple[int, int]:
+        seq, epoch, _ = self.rows.get(block, (0, 0, 0))
+        return epoch, seq
+
+    def _put(self, block: int, _: int, seq: int, epoch: int, checksum: int, data: bytes) -> None:
+        self.rows[block] = (seq, epoch, checksum)
+        self.data[block] = data
+
+    def _read(self, block: int, count: int) -> tuple[bytes, list[Buffer]]:
+        table, data = b"", []
+        for number in range(block, block + count):
+            if number in self.broken:
+                raise CorruptError(f"block {number} cannot be read")
+            seq, epoch, checksum = self.rows.get(number, (0, 0, 0))
+            table += ROW.pack(number, 1 if number in self.rows else 0, seq, epoch, checksum)
+            if number in self.rows:
+                data.append(self.data[number])
+        return table, list(data)

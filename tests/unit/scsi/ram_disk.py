@@ -1,0 +1,101 @@
+"""A logical unit over a `bytearray`: carries requests out at once, and fails where told to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from uuid import UUID
+
+from cstor_target.scsi.completion import finish, finish_read
+from cstor_target.scsi.geometry import Geometry
+from cstor_target.scsi.identity import Identity
+from cstor_target.scsi.requests import Flush, Outcome, Read, Request, Status, Step, Unmap, Write
+from cstor_target.scsi.sense import Sense
+from cstor_target.scsi.target_device import TargetDevice
+from cstor_target.volume.backing import Buffer, Failure
+
+VOLUME_UUID = UUID("0f1e2d3c-4b5a-4978-8695-a4b3c2d1e0ff")
+TARGET_NAME = "iqn.2016-09.com.openebs.cstor:vol"
+STEPS_MAX = 10_000
+
+
+class RamDisk:
+    """A target device, its volume, and a log of what the volume was asked for."""
+
+    def __init__(
+        self,
+        size_bytes: int = 1 << 20,
+        *,
+        logical_block_bytes: int = 512,
+        write_cache: bool = True,
+    ) -> None:
+        self.held = bytearray(size_bytes)
+        self.asked: list[Request] = []
+        self.failure: Failure | None = None
+        self.fail_after = 0
+        self.device = TargetDevice(
+            Identity(VOLUME_UUID, TARGET_NAME, "0.1.0"),
+            Geometry(lambda: len(self.held), logical_block_bytes),
+            write_cache=write_cache,
+        )
+
+    def run(
+        self, cdb: bytes, data_out: bytes | Sequence[Buffer] = b"", nexus: str = "n", lun: int = 0
+    ) -> Outcome:
+        """Start a command and carry out its requests until it has ended."""
+        pieces = (data_out,) if isinstance(data_out, bytes) else data_out
+        step = self.device.start(nexus, lun, cdb, [piece for piece in pieces if piece])
+        for _ in range(STEPS_MAX):
+            if isinstance(step, Outcome):
+                return step
+            step = self._carry_out(step)
+        raise AssertionError(f"{cdb.hex()} has not ended after {STEPS_MAX} steps")
+
+    def good(self, cdb: bytes, data_out: bytes | Sequence[Buffer] = b"") -> bytes:
+        """Run a command that must end with GOOD; its Data-In."""
+        outcome = self.run(cdb, data_out)
+        assert outcome.status is Status.GOOD, outcome
+        return b"".join(outcome.data_in)
+
+    def _carry_out(self, request: Request) -> Step:
+        self.asked.append(request)
+        failure = self.failure if len(self.asked) > self.fail_after else None
+        if isinstance(request, Read):
+            end = request.offset + request.length
+            assert 0 < request.length <= end <= len(self.held)
+            # Two pieces, so that nobody relies on one.
+            middle = request.offset + request.length // 2
+            data = [self.held[request.offset : middle], self.held[middle:end]]
+            return finish_read(request, failure, () if failure else data)
+        if isinstance(request, Write) and failure is None:
+            data_out = b"".join(request.data)
+            assert 0 < len(data_out) <= len(self.held) - request.offset
+            self.held[request.offset : request.offset + len(data_out)] = data_out
+        if isinstance(request, Unmap) and failure is None:
+            for offset, length in request.extents:
+                assert 0 < length <= len(self.held) - offset
+                self.held[offset : offset + length] = bytes(length)
+        assert isinstance(request, Write | Unmap | Flush)
+        return finish(request, failure)
+
+
+def sense_of(outcome: Outcome) -> Sense:
+    """The sense key and codes of fixed format sense data."""
+    assert outcome.status is Status.CHECK_CONDITION, outcome
+    assert len(outcome.sense) == 18
+    assert outcome.sense[0] & 0x7F == 0x70
+    assert outcome.sense[7] == 10
+    return Sense((outcome.sense[2], outcome.sense[12], outcome.sense[13]))
+
+
+def information_of(outcome: Outcome) -> int | None:
+    """The INFORMATION field, if it is valid."""
+    return int.from_bytes(outcome.sense[3:7], "big") if outcome.sense[0] & 0x80 else None
+
+
+def field_of(outcome: Outcome) -> tuple[int, int | None] | None:
+    """(byte, bit) of the refused field of the CDB, if the sense data point at one."""
+    flags = outcome.sense[15]
+    if not flags & 0x80:
+        return None
+    assert flags & 0x40, "the field lies in the parameter list"
+    return int.from_bytes(outcome.sense[16:18], "big"), flags & 7 if flags & 8 else None
