@@ -131,6 +131,7 @@ class BlockMap:
         """Turn the rows of a range into tombstones of this version, where they are older.
 
         A block that was never written stays so: discarding an empty terabyte costs nothing.
+        Within one entry a write wins over an unmap.
         """
         for index, low, high in self._present(first, count):
             rows = rows_of(self._chunks[index])[low:high]

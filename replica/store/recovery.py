@@ -170,20 +170,21 @@ class _Superseded:
     """Which places recent entries superseded, found out without the map of that time."""
 
     def __init__(self) -> None:
-        self._places: dict[int, int] = {}
+        self._held: dict[int, tuple[int, int]] = {}
 
     def replay(self, rows: bytearray, freed: list[int]) -> None:
-        places = self._places
-        for block, place, _, _, _ in ROW.iter_unpack(rows):
-            if place & UNMAP:
-                count = place ^ UNMAP
-                discarded = range(block, block + count)
-                held = discarded if count < len(places) else list(places)
-                freed.extend(places.pop(one) for one in held if one in places and one in discarded)
-            else:
-                if block in places:
-                    freed.append(places[block])
-                places[block] = place
+        """Take the rows of a run; what they supersede of earlier ones is appended to `freed`."""
+        held = self._held
+        for block, place, seq, _, _ in ROW.iter_unpack(rows):
+            if not place & UNMAP:
+                if block in held:
+                    freed.append(held[block][0])
+                held[block] = place, seq
+                continue
+            discarded = range(block, block + (place ^ UNMAP))
+            for one in discarded if len(discarded) < len(held) else list(held):
+                if one in held and one in discarded and held[one][1] < seq:
+                    freed.append(held.pop(one)[0])
 
 
 def journal_tag(replica_uuid: bytes) -> int:

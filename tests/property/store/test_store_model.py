@@ -1,0 +1,256 @@
+"""The store of a replica beside a model of dicts: whatever is done to both, they hold the same."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+import numpy as np
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+)
+
+from cstor_core.history import History, Reign
+from cstor_core.rows import ROW, UNMAP
+from cstor_core.units import BLOCK_BYTES
+from replica.store.replica_store import ReplicaStore
+from tests.unit.store.memory_files import MemoryFilesystem
+from tests.unit.store.volumes import (
+    BLOCKS,
+    Change,
+    block_of,
+    content_of,
+    entries_of,
+    epoch_record,
+    open_store,
+    rows_and_data,
+    run_of,
+)
+
+T = TypeVar("T")
+NUMBERS = st.one_of(st.integers(0, 40), st.integers(4070, 4110), st.integers(0, BLOCKS - 70))
+CHANGES = st.lists(
+    st.tuples(NUMBERS, st.one_of(st.just(0), st.integers(1, 60))), min_size=1, max_size=4
+)
+"""Of one entry: writes of a block (0), or unmaps of so many."""
+
+
+class Model:
+    """One replica as dicts."""
+
+    def __init__(self) -> None:
+        self.blocks: dict[int, tuple[tuple[int, int], bytes | None]] = {}
+        self.reigns: list[tuple[int, int]] = []
+        self.seq = 0
+
+    def adopt(self, epoch: int) -> None:
+        self.seq += 1
+        self.reigns.append((epoch, self.seq))
+
+    def apply(self, entries: list[list[Change]]) -> None:
+        epoch, _ = self.reigns[-1]
+        for changes in entries:
+            self.seq += 1
+            for block, change in changes:
+                if isinstance(change, bytes):
+                    self.blocks[block] = ((epoch, self.seq), change)
+                else:
+                    for held in self.blocks:
+                        if block <= held < block + change and self.blocks[held][0] < (
+                            epoch,
+                            self.seq,
+                        ):
+                            self.blocks[held] = ((epoch, self.seq), None)
+        self.reigns[-1] = (epoch, self.seq)
+
+    def history(self) -> History:
+        return History(tuple(Reign(*reign) for reign in self.reigns))
+
+
+class StoreAndModel(RuleBasedStateMachine):
+    """A replica, and a peer in memory from which it is rebuilt now and then."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loop = asyncio.new_event_loop()
+        self.filesystem = MemoryFilesystem()
+        self.model = Model()
+        self.stamp = 0
+        self.recent: list[tuple[int, bytes, bytes]] = []
+        self.peer_filesystem = MemoryFilesystem()
+        self.peer: ReplicaStore
+        self.store: ReplicaStore
+        self.away = False
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        return self.loop.run_until_complete(work)
+
+    def teardown(self) -> None:
+        self.run(asyncio.sleep(0))
+        self.loop.close()
+
+    @initialize()
+    def begin(self) -> None:
+        self.store = self.run(open_store(self.filesystem))
+        self.peer = self.run(open_store(self.peer_filesystem))
+        self.model.adopt(1)
+        self.recent = [(1, epoch_record(1, 1).SerializeToString(), b"")]
+
+    @rule(entries=st.lists(CHANGES, min_size=1, max_size=8))
+    def append(self, entries: list[list[tuple[int, int]]]) -> None:
+        self._append([[self._change(block, kind) for block, kind in entry] for entry in entries])
+
+    @rule(first=NUMBERS, count=st.integers(32, 64), entries=st.booleans())
+    def append_consecutive(self, first: int, count: int, entries: bool) -> None:
+        changes = [self._change(first + index, 0) for index in range(count)]
+        self._append([[change] for change in changes] if entries else [changes])
+
+    def _change(self, block: int, kind: int) -> Change:
+        if kind:
+            return block, kind
+        self.stamp += 1
+        return block, block_of(self.stamp)
+
+    def _append(self, entries: list[list[Change]]) -> None:
+        run = run_of(self.model.seq + 1, self.model.reigns[-1][0], entries)
+
+        async def append() -> None:
+            self.peer.append(run)
+            if not self.away:
+                self.store.append(run)
+
+        self.run(append())
+        self.model.apply(entries)
+        self.recent += rows_and_data(run)
+
+    @rule()
+    def new_epoch(self) -> None:
+        epoch = self.model.reigns[-1][0] + 1
+        self.model.adopt(epoch)
+        record = epoch_record(self.model.seq, epoch)
+        self.peer.append_epoch_record(record)
+        if not self.away:
+            self.store.append_epoch_record(record)
+        self.recent.append((record.seq, record.SerializeToString(), b""))
+
+    @rule()
+    def flush(self) -> None:
+        assert self.run(self.store.flush()) == self.store.applied_seq
+        self.run(self.peer.flush())
+
+    @rule()
+    def checkpoint(self) -> None:
+        self.run(self.store.checkpoint())
+
+    @rule()
+    def kill(self) -> None:
+        self.run(asyncio.sleep(0))
+        self.filesystem.restart()
+        self.store = self.run(open_store(self.filesystem))
+
+    @rule(boot=st.sampled_from(["boot-1", "boot-2"]))
+    def stop_and_start(self, boot: str) -> None:
+        self.run(self.store.close())
+        self.filesystem.lose_power()
+        self.store = self.run(open_store(self.filesystem, boot))
+
+    @precondition(lambda self: not self.away)
+    @rule()
+    def go_away(self) -> None:
+        """The others go on without it; what it takes meanwhile the volume's history drops."""
+        self.away = True
+        reign = self.store.history.end
+        lost = run_of(self.store.applied_seq + 1, reign.epoch, [[self._change(3, 0)], [(0, 9)]])
+        self.store.append(lost)
+        self.new_epoch()
+
+    @precondition(lambda self: self.away)
+    @rule(
+        before=st.lists(CHANGES, min_size=1, max_size=5),
+        after=st.lists(CHANGES, min_size=1, max_size=5),
+        kill=st.booleans(),
+    )
+    def rebuild(
+        self,
+        before: list[list[tuple[int, int]]],
+        after: list[list[tuple[int, int]]],
+        kill: bool,
+    ) -> None:
+        """Entries come before and after the copies were read, and before they arrive."""
+        self.run(self.store.begin_rebuild())
+        self.away = False
+        self.append(before)
+        history = self.peer.history
+        shared = self.store.history.shared_with(history)
+        wanted = np.union1d(self.peer.changed_since(shared), self.store.foreign_blocks(history))
+        batches = [wanted[first : first + 100] for first in range(0, len(wanted), 100)]
+        copies = [self.run(self.peer.read_verified(batch)) for batch in batches]
+        self.append(after)
+        if kill:
+            self.kill()
+        for batch in copies:
+            self.store.copy_in(batch, self.peer.history)
+        assert self.store.applied_seq >= self.store.max_copied_seq
+        self.run(self.store.finish_rebuild(self.peer.history))
+
+    @precondition(lambda self: not self.away)
+    @invariant()
+    def holds_the_same(self) -> None:
+        if not self.model.seq:
+            return
+        store, model = self.store, self.model
+        assert store.applied_seq == model.seq
+        assert store.history == model.history()
+        data = [number for number, (_, content) in model.blocks.items() if content is not None]
+        assert store.used_bytes == len(data) * BLOCK_BYTES
+        for block, (_, content) in model.blocks.items():
+            assert content_of(store, block) == content
+        assert self.run(self._versions()) == {
+            block: version for block, (version, _) in model.blocks.items()
+        }
+
+    @precondition(lambda self: not self.away)
+    @invariant()
+    def tail_holds_recent_entries(self) -> None:
+        first = self.store._parts.tail.first_seq
+        if first is not None:
+            expected = [entry for entry in self.recent if entry[0] >= first]
+            assert self.run(entries_of(self.store, first - 1)) == expected
+
+    @precondition(lambda self: self.model.seq > 0)
+    @invariant()
+    def no_place_is_used_twice(self) -> None:
+        parts = self.store._parts
+        places = parts.block_map.places().tolist()
+        assert len(set(places)) == len(places)
+        free = [
+            unit
+            for first, count in parts.allocator.free_extents()
+            for unit in range(first, first + count)
+        ]
+        assert len(set(free)) == len(free)
+        held = set(places)
+        for entry in parts.tail.entries():
+            if isinstance(entry.content, bytearray):
+                rows = ROW.iter_unpack(entry.content)
+                held.update(place for _, place, _, _, _ in rows if not place & UNMAP)
+            held.update(entry.freed)
+        assert held.isdisjoint(free)
+
+    async def _versions(self) -> dict[int, tuple[int, int]]:
+        found: dict[int, tuple[int, int]] = {}
+        async for rows, bad in self.store.scan():
+            assert not len(bad)
+            found.update({row[0]: (row[3], row[2]) for row in ROW.iter_unpack(rows)})
+        return found
+
+
+StoreAndModel.TestCase.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
+TestStoreAndModel = StoreAndModel.TestCase

@@ -1,0 +1,172 @@
+"""A full or failing disk: an error with a sentence, and a store that is what it was before."""
+
+from __future__ import annotations
+
+import errno
+
+import pytest
+
+from cstor_core.errors import CorruptError, NoSpaceError
+from replica.store.limits import StoreLimits
+from replica.store.replica_store import ReplicaStore
+from tests.unit.store.memory_files import MemoryFilesystem
+from tests.unit.store.volumes import (
+    SMALL,
+    VOLUME,
+    block_of,
+    content_of,
+    entries_of,
+    kill_and_open,
+    open_pool,
+    open_store,
+    run_of,
+    writes,
+)
+
+WRITING_CALLS = ("pwritev", "allocate", "create")
+
+
+def fail_call(filesystem: MemoryFilesystem, which: int, code: int) -> None:
+    """Let the call of this number from now on fail, if it is one that needs space."""
+    left = [which]
+
+    def fail(call: str) -> None:
+        left[0] -= 1
+        if left[0] == 0 and call in WRITING_CALLS:
+            raise OSError(code, "No space left on device")
+
+    filesystem.before = fail
+
+
+def append_until_refused(store: ReplicaStore, blocks: int) -> None:
+    """Write to so many blocks in turn, until the store raises."""
+    for seq in range(store.applied_seq + 1, 5000):
+        store.append(writes(seq, 1, (seq % blocks, block_of(seq))))
+
+
+async def append_and_flush(store: ReplicaStore) -> None:
+    store.append(writes(3, 1, (1, block_of(2))))
+    await store.flush()
+
+
+async def test_no_space_at_any_call_leaves_a_consistent_store() -> None:
+    refused = 0
+    for which in range(1, 80):
+        filesystem = MemoryFilesystem()
+        store = await open_store(filesystem)
+        fail_call(filesystem, which, errno.ENOSPC)
+        blocks: dict[int, bytes] = {}
+        seq = 1
+        for step in range(30):
+            changes = [((step * 3 + i) % 40, block_of(step * 50 + i)) for i in range(4)]
+            try:
+                store.append(run_of(seq + 1, 1, [changes]))
+            except NoSpaceError:
+                refused += 1
+                continue
+            seq += 1
+            blocks.update(changes)
+            assert store.applied_seq == seq
+        assert store.failed_reason is None
+        for found in (store, await kill_and_open(filesystem)):
+            assert found.applied_seq == seq
+            for block, data in blocks.items():
+                assert content_of(found, block) == data
+    assert refused > 20
+
+
+async def test_a_full_file_system_refuses_writes_and_takes_discards() -> None:
+    filesystem = MemoryFilesystem()
+    store = await open_store(filesystem, limits=StoreLimits(64 * 1024, 8 * 4096, 32 * 4096, 4096))
+    filesystem.room_bytes = filesystem.used_bytes() + 100 * 4096
+    with pytest.raises(NoSpaceError, match="full"):
+        append_until_refused(store, 200)
+    seq = store.applied_seq
+    assert 90 <= seq <= 101
+    store.append(writes(seq + 1, 1, (0, 50), *[(i, 1) for i in range(9)]))
+    await store.flush()
+    seq = store.applied_seq
+    store.append(writes(seq + 1, 1, *[(200 + i, block_of(i)) for i in range(20)]))
+    assert not store.reaches_back_to(seq - 1)
+    assert store.reaches_back_to(seq)
+    found = await kill_and_open(filesystem)
+    assert not found.reaches_back_to(seq - 1)
+    assert len(await entries_of(found, seq)) == 20
+    assert content_of(found, 219) == block_of(19)
+
+
+async def test_a_checkpoint_that_finds_no_space_is_made_later() -> None:
+    filesystem = MemoryFilesystem()
+    store = await open_store(filesystem)
+    filesystem.before = _refuse_create
+    for seq in range(2, 600):
+        store.append(writes(seq, 1, (seq % 7, block_of(seq))))
+        if seq % 20 == 0:
+            await store.flush()
+    assert "No space" in store.checkpoint_error
+    filesystem.before = lambda call: None
+    for seq in range(600, 700):
+        store.append(writes(seq, 1, (seq % 7, block_of(seq))))
+        await store.flush()
+    assert store.checkpoint_error == ""
+    assert (await kill_and_open(filesystem)).applied_seq == 699
+
+
+async def test_a_journal_that_is_full_waits_for_a_checkpoint() -> None:
+    filesystem = MemoryFilesystem()
+    store = await open_store(filesystem)
+    for seq in range(2, 2000):
+        store.append(writes(seq, 1, (seq % 11, block_of(seq))))
+    assert filesystem.calls.count("rename") > 2
+    assert store.applied_seq == 1999
+    found = await kill_and_open(filesystem)
+    assert found.applied_seq == 1999
+    for seq in range(1989, 2000):
+        assert content_of(found, seq % 11) == block_of(seq)
+
+
+async def test_a_journal_that_is_full_on_a_full_disk_refuses_entries() -> None:
+    filesystem = MemoryFilesystem()
+    store = await open_store(filesystem)
+    filesystem.before = _refuse_create
+    with pytest.raises(NoSpaceError):
+        append_until_refused(store, 11)
+    seq = store.applied_seq
+    assert seq > 300
+    filesystem.before = lambda call: None
+    store.append(writes(seq + 1, 1, (3, block_of(3))))
+    assert (await kill_and_open(filesystem)).applied_seq == seq + 1
+
+
+@pytest.mark.parametrize("failing", ["pwritev", "datasync"])
+async def test_a_replica_whose_disk_failed_is_given_up_for_good(failing: str) -> None:
+    filesystem = MemoryFilesystem()
+    store = await open_store(filesystem)
+    store.append(writes(2, 1, (1, block_of(1))))
+
+    def fail(call: str) -> None:
+        if call == failing:
+            filesystem.before = lambda call: None
+            raise OSError(errno.EIO, "Input/output error")
+
+    filesystem.before = fail
+    with pytest.raises(CorruptError, match="replace this replica"):
+        await append_and_flush(store)
+    assert store.failed_reason is not None
+    flushes = filesystem.calls.count("datasync")
+    with pytest.raises(CorruptError):
+        store.append(writes(3, 1, (1, block_of(2))))
+    with pytest.raises(CorruptError):
+        await store.flush()
+    with pytest.raises(CorruptError):
+        store.read(1, 1)
+    await store.close()
+    assert filesystem.calls.count("datasync") <= flushes + 1  # that of the mark in `state`
+    filesystem.restart()
+    pool = await open_pool(filesystem, limits=SMALL)
+    assert "replace this replica" in pool.failed[VOLUME]
+
+
+def _refuse_create(call: str) -> None:
+    if call == "create":
+        raise OSError(errno.ENOSPC, "No space left on device")

@@ -1,0 +1,147 @@
+"""A small volume for tests of the store: its blocks, its runs, and its pool in memory."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator, Sequence
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+
+from cstor_core.checksums import block_checksum
+from cstor_core.frames import RunView
+from cstor_core.generated.cstor.v1 import volume_pb2
+from cstor_core.rows import ROW, UNMAP, has_data
+from cstor_core.units import BLOCK_BYTES
+from replica.store.limits import StoreLimits
+from replica.store.pool import Pool
+from replica.store.replica_store import ReplicaStore
+from tests.unit.store.memory_files import MemoryFilesystem
+
+SALT = 0x5EED
+VOLUME = "6ff5bc57-0ed4-4a6b-9c2c-000000000001"
+POOL = Path("/pool")
+BLOCKS = 16384
+SMALL = StoreLimits(
+    journal_bytes=64 * 1024,
+    tail_bytes=64 * BLOCK_BYTES,
+    growth_bytes=32 * BLOCK_BYTES,
+    unflushed_freed_bytes=64 * BLOCK_BYTES,
+    run_rows_max=200,
+)
+IDENTITY = volume_pb2.VolumeIdentity(
+    volume_uuid=VOLUME,
+    name="vol",
+    size_bytes=BLOCKS * BLOCK_BYTES,
+    logical_block_bytes=512,
+    physical_block_bytes=4096,
+    checksum_salt=SALT,
+)
+FOUNDING = volume_pb2.Configuration(
+    number=1, members=[volume_pb2.Member(replica_uuid="r", address="h:1")]
+)
+
+Change = tuple[int, bytes] | tuple[int, int]
+"""A write of (block, data), or an unmap of (first block, number of blocks)."""
+
+
+def block_of(number: int) -> bytes:
+    """Contents that tell which they are."""
+    return number.to_bytes(8, "little") * (BLOCK_BYTES // 8)
+
+
+def run_of(first_seq: int, epoch: int, entries: Sequence[Sequence[Change]]) -> RunView:
+    """A run: each entry is a list of changes with one seq."""
+    rows = b""
+    data = b""
+    for seq, changes in enumerate(entries, first_seq):
+        for block, change in changes:
+            if isinstance(change, int):
+                rows += ROW.pack(block, UNMAP | change, seq, epoch, 0)
+            else:
+                rows += ROW.pack(block, 0, seq, epoch, block_checksum(change, SALT, block))
+                data += change
+    return RunView(memoryview(rows), memoryview(data))
+
+
+def writes(first_seq: int, epoch: int, *changes: Change) -> RunView:
+    """A run of entries with one change each."""
+    return run_of(first_seq, epoch, [[change] for change in changes])
+
+
+def epoch_record(seq: int, epoch: int) -> volume_pb2.EpochRecord:
+    return volume_pb2.EpochRecord(seq=seq, epoch=epoch, target_instance=f"target-{epoch}")
+
+
+def uuids() -> Iterator[str]:
+    """UUIDs, the same ones each time."""
+    return (str(uuid.UUID(int=number)) for number in count(1))
+
+
+async def open_pool(
+    filesystem: MemoryFilesystem, boot_id: str = "boot-1", limits: StoreLimits = SMALL
+) -> Pool:
+    made = uuids()
+    return await Pool.open(filesystem, POOL, lambda: next(made), boot_id, limits)
+
+
+async def open_store(
+    filesystem: MemoryFilesystem, boot_id: str = "boot-1", limits: StoreLimits = SMALL
+) -> ReplicaStore:
+    """The one replica of the pool; made, founded and given epoch 1 where it is new."""
+    pool = await open_pool(filesystem, boot_id, limits)
+    assert not pool.failed, pool.failed
+    store = pool.replicas.get(VOLUME) or await pool.create(IDENTITY)
+    if store.configuration is None:
+        await store.found(FOUNDING)
+        store.append_epoch_record(epoch_record(1, 1))
+    return store
+
+
+async def kill_and_open(filesystem: MemoryFilesystem, limits: StoreLimits = SMALL) -> ReplicaStore:
+    """What a new process finds after the old one was killed here."""
+    filesystem.restart()
+    return await open_store(filesystem, limits=limits)
+
+
+def content_of(store: ReplicaStore, block: int) -> bytes | None:
+    """The verified data of a block; None where there are none."""
+    found = store.read(block, 1)
+    assert found is not None
+    rows, pieces = found
+    _, place, _, _, checksum = ROW.unpack(rows)
+    if not has_data(place):
+        assert not pieces
+        return None
+    data = bytes(b"".join(pieces))
+    assert block_checksum(data, SALT, block) == checksum
+    return data
+
+
+def version_of(store: ReplicaStore, block: int) -> tuple[int, int]:
+    _, _, seq, epoch, _ = ROW.unpack(store.rows(np.array([block], dtype=np.uint64)))
+    return epoch, seq
+
+
+async def entries_of(store: ReplicaStore, after_seq: int) -> list[tuple[int, bytes, bytes]]:
+    """What the tail gives behind a seq: (seq, row or message, data) for each row."""
+    found: list[tuple[int, bytes, bytes]] = []
+    async for batch in store.entries_after(after_seq, store.applied_seq):
+        for entry in batch:
+            if isinstance(entry, RunView):
+                found += rows_and_data(entry)
+            else:
+                found.append((entry.seq, entry.SerializeToString(), b""))
+    return found
+
+
+def rows_and_data(run: RunView) -> list[tuple[int, bytes, bytes]]:
+    """(seq, row, data) for each row of a run."""
+    found = []
+    start = 0
+    for block, place, seq, epoch, checksum in ROW.iter_unpack(run.table):
+        data = b"" if place else bytes(run.data[start : start + BLOCK_BYTES])
+        start += len(data)
+        found.append((seq, ROW.pack(block, place, seq, epoch, checksum), data))
+    return found
