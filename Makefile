@@ -6,6 +6,9 @@ BIN := $(VENV)/bin
 RUNTIME := $(VENV)/.installed-runtime
 DEVELOPMENT := $(VENV)/.installed-development
 
+# Without compiled modules every start of a daemon would compile all of them again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help run setup setup-dev test unit long system bench proto lint types lock wheel clean
 
@@ -39,7 +42,7 @@ bench: setup-dev  ## side by side with tgt: writes tables to benchmarks/results
 	@$(BIN)/python benchmarks/side_by_side.py
 
 proto: setup-dev  ## generate the stubs of cstor_core/generated from proto/
-	@$(BIN)/python proto/generate.py
+	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python proto/generate.py
 
 lint: setup-dev  ## ruff: rules and format
 	@$(BIN)/ruff check .

@@ -48,7 +48,9 @@ class Merger:
             return
         self.merges += 1
         edges = self._edges(offset, length)
-        self._locked.update(dict.fromkeys(range(first, end), deque()))
+        waiting: deque[Callable[[], None]] = deque()
+        for block in range(first, end):
+            self._locked[block] = waiting
         old: dict[int, bytes] = {}
         left = len(edges)
         failed: Failure | None = None

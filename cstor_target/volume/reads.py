@@ -198,7 +198,8 @@ class Reads:
     def _give_up(self, batch: list[Question]) -> bool:
         """Everyone was asked: an error if all copies are bad; else it waits for a member."""
         if len(batch) > 1:
-            return all([self._send([question]) for question in batch])
+            sent = [self._send([question]) for question in batch]
+            return all(sent)
         question = batch[0]
         if not self._resting and all(each.member in question.bad for each in self._readers):
             question.done(Failure.MEDIUM_ERROR, ())

@@ -15,6 +15,7 @@ from cstor_core.errors import CstorError
 from cstor_core.files import Filesystem
 from replica.store.checkpoint import CheckpointFile, CheckpointHead, head_bytes, pieces
 from replica.store.parts import Parts
+from replica.store.records import Kind
 
 
 class Durability:
@@ -30,7 +31,7 @@ class Durability:
         self._flushing: asyncio.Task[None] | None = None
         self._checkpointing: asyncio.Task[None] | None = None
         self._checkpointed_number = 0
-        self._relief: set[asyncio.Task[int]] = set()
+        self._relief: set[asyncio.Task[None]] = set()
         self._streams = 0
         self.durable_seq = parts.standing.applied_seq
         """Every entry up to here is on stable storage."""
@@ -68,9 +69,9 @@ class Durability:
             self.flush_soon()
 
     def flush_soon(self) -> None:
-        """Start a flush that nobody waits for."""
+        """Let superseded space be used again as soon as the disk allows; nobody waits for it."""
         if not self._relief:
-            task = asyncio.create_task(self.flush())
+            task = asyncio.create_task(self._reclaim())
             self._relief.add(task)
             task.add_done_callback(self._relieved)
 
@@ -114,7 +115,7 @@ class Durability:
         start = head_bytes(self._replica_uuid, head, parts.standing)
         try:
             parts.file.datasync_blocking()
-            self._durable(number, seq, self._streams)
+            self._durable(number, parts.journal.mark, seq, self._streams)
             file = CheckpointFile(self._filesystem, self._map_path, ".now")
             try:
                 file.write_blocking(pieces(start, parts.block_map.live()))
@@ -132,26 +133,39 @@ class Durability:
         tasks = [task for task in (self._checkpointing, self._flushing) if task is not None]
         await asyncio.gather(*tasks, *self._relief, return_exceptions=True)
 
+    async def _reclaim(self) -> None:
+        """Flush, and flush a record which says that."""
+        await self.flush()
+        journal = self._parts.journal
+        if journal.mark < journal.durable_number and journal.fits(0):
+            try:
+                journal.append(Kind.MARK, b"", self._parts.standing.applied_seq)
+            except OSError as error:
+                raise self._parts.gave_up(error, "a write") from error
+            await self.flush()
+
     async def _datasync(self) -> None:
         parts = self._parts
         number, seq, streams = parts.journal.number, parts.standing.applied_seq, self._streams
+        mark = parts.journal.mark
         try:
             await parts.file.datasync()
         except OSError as error:
             raise parts.gave_up(error, "a flush") from error
-        self._durable(number, seq, streams)
+        self._durable(number, mark, seq, streams)
 
-    def _durable(self, number: int, seq: int, streams: int) -> None:
-        parts = self._parts
-        if number > parts.journal.durable_number:
-            parts.journal.durable_number = number
-            parts.reclaimer.durable(number)
+    def _durable(self, number: int, mark: int, seq: int, streams: int) -> None:
+        """Everything up to this record is flushed, and in it what it says of earlier ones."""
+        journal = self._parts.journal
+        journal.durable_number = max(journal.durable_number, number)
+        self._parts.reclaimer.durable(mark)
         if streams == self._streams:
             self.durable_seq = max(self.durable_seq, seq)
 
     def _installed(self, head: CheckpointHead) -> None:
         journal = self._parts.journal
         journal.oldest = max(journal.oldest, head.replay[0])
+        self._parts.reclaimer.durable(head.record_number)
         self.checkpoint_from_bytes = max(
             journal.capacity // 2, journal.used + journal.capacity // 8
         )
@@ -166,7 +180,7 @@ class Durability:
             self.checkpoint_error = str(error)
             self.checkpoint_from_bytes = journal.used + journal.capacity // 16
 
-    def _relieved(self, task: asyncio.Task[int]) -> None:
+    def _relieved(self, task: asyncio.Task[None]) -> None:
         """A flush that nobody waited for; if it failed, the replica has been given up for it."""
         self._relief.discard(task)
         if not task.cancelled():

@@ -18,11 +18,11 @@ from replica.store.allocator import Allocator, free_between
 from replica.store.block_map import BlockMap
 from replica.store.checkpoint import CheckpointHead, load
 from replica.store.envelope import read_file, replace_file, sealed, unsealed
-from replica.store.journal import START
+from replica.store.journal import START, Journal
 from replica.store.limits import StoreLimits
 from replica.store.parts import Parts
 from replica.store.reclaim import Reclaimer
-from replica.store.records import DATA_HEAD, DATA_MAGIC, IDENTITY_MAGIC, JOURNAL_OFFSET
+from replica.store.records import DATA_HEAD, DATA_MAGIC, IDENTITY_MAGIC, JOURNAL_OFFSET, Kind
 from replica.store.recovery import Recovery
 from replica.store.standing import Standing
 from replica.store.state_file import State, StateFile, state_bytes
@@ -146,8 +146,7 @@ async def _recover(
         _checkpoint(filesystem, directory / "map", replica_uuid),
     )
     journal = recovery.run(power_lost)
-    await file.datasync()
-    journal.durable_number = journal.number
+    await _make_durable(file, recovery, journal)
     allocator = _allocator(file, what, recovery, journal_bytes, limits)
     reclaimer = Reclaimer(allocator, journal.number)
     recovery.tail.dropped = reclaimer.put
@@ -165,6 +164,20 @@ async def _recover(
         standing=recovery.standing,
         on_failure=lambda: None,
     )
+
+
+async def _make_durable(file: File, recovery: Recovery, journal: Journal) -> None:
+    """Flush what was found, and a record which says that; see `reclaim` for why that is needed.
+
+    Where the journal has no room for it, nothing can be written before the next checkpoint, which
+    says it too.
+    """
+    await file.datasync()
+    journal.durable_number = journal.number
+    if journal.number > recovery.record_number and journal.fits(0):
+        journal.append(Kind.MARK, b"", recovery.standing.applied_seq)
+        await file.datasync()
+        journal.durable_number = journal.number
 
 
 def _sizes(file: File, what: str, replica_uuid: bytes) -> tuple[int, int]:

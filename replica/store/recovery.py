@@ -52,6 +52,11 @@ class Recovery:
         self.tail = Tail(tail_bytes, tail_journal_bytes(journal_bytes), _forget)
         self._superseded = _Superseded()
 
+    @property
+    def record_number(self) -> int:
+        """The last record that the checkpoint includes."""
+        return self._head.record_number
+
     def run(self, power_lost: bool) -> Journal:
         """Read the journal and apply it; the journal is ready to be continued.
 
@@ -96,10 +101,8 @@ class Recovery:
 
     def _durable_number(self, image: JournalImage) -> int:
         """The last record that is known to have been flushed, data included."""
-        return max(
-            (record.durable_number for record in image.records(self._head.replay)),
-            default=0,
-        )
+        marks = (record.durable_number for record in image.records(self._head.replay))
+        return max((self._head.record_number, *marks))
 
     def _data_verify(self, record: Record) -> bool:
         if record.kind not in (Kind.RUN, Kind.COPY):
@@ -136,6 +139,8 @@ class Recovery:
                 self._entries(record, change, freed, included)
             case Kind.TAIL_SHED:
                 self.tail.shed(int.from_bytes(record.payload, "little"))
+            case Kind.MARK:
+                pass
             case _ if included:
                 pass
             case Kind.FOUNDING:
@@ -181,10 +186,12 @@ class _Superseded:
                     freed.append(held[block][0])
                 held[block] = place, seq
                 continue
-            discarded = range(block, block + (place ^ UNMAP))
-            for one in discarded if len(discarded) < len(held) else list(held):
-                if one in held and one in discarded and held[one][1] < seq:
-                    freed.append(held.pop(one)[0])
+            wanted = range(block, block + (place ^ UNMAP))
+            candidates = wanted if len(wanted) < len(held) else list(held)
+            discarded = [
+                one for one in candidates if one in wanted and one in held and held[one][1] < seq
+            ]
+            freed.extend(held.pop(one)[0] for one in discarded)
 
 
 def journal_tag(replica_uuid: bytes) -> int:

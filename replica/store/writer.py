@@ -280,7 +280,7 @@ class Writer:
         try:
             return parts.allocator.allocate(count)
         except NoSpaceError:
-            oldest, durable = parts.tail.oldest_point, parts.journal.durable_number
+            oldest, durable = parts.tail.oldest_point, parts.reclaimer.durable_number
             if oldest is None or oldest[1] > durable or not parts.journal.fits(_PLACE.size):
                 raise
             parts.journal.append(Kind.TAIL_SHED, _PLACE.pack(durable), parts.standing.applied_seq)
