@@ -42,7 +42,7 @@ bench: setup-dev  ## side by side with tgt: writes tables to benchmarks/results
 	@$(BIN)/python benchmarks/side_by_side.py
 
 proto: setup-dev  ## generate the stubs of cstor_core/generated from proto/
-	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python proto/generate.py
+	@$(BIN)/python proto/generate.py
 
 lint: setup-dev  ## ruff: rules and format
 	@$(BIN)/ruff check .

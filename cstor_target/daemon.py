@@ -188,7 +188,11 @@ class TargetDaemon:
 
     def _sessions(self, volume: ServedVolume) -> list[control_pb2.SessionReport]:
         return [
-            control_pb2.SessionReport(initiator_name=session.initiator_name, tsih=session.tsih)
+            control_pb2.SessionReport(
+                initiator_name=session.initiator_name,
+                address=session.connection.peer if session.connection is not None else "",
+                tsih=session.tsih,
+            )
             for session in self._iscsi.sessions.of_target(volume.name)
         ]
 
@@ -205,14 +209,7 @@ class TargetDaemon:
         stack.push_async_callback(listeners.control.stop, CALLS_END_S)
         health = asyncio.ensure_future(self._tell_health(listeners.health))
         stack.callback(health.cancel)
-        host, port = listeners.iscsi.getsockname()[:2]
-        listeners.iscsi.close()
-        try:
-            await self._iscsi.serve(host, port)
-        except OSError as error:
-            raise InputError(
-                f"cannot listen on {listeners.portal}: {error.strerror}; name another portal"
-            ) from error
+        await self._iscsi.serve(listeners.iscsi)
         self._facts |= {
             "portal": listeners.portal,
             "control": listeners.control_address,
