@@ -171,8 +171,10 @@ class Writer:
         size_blocks = parts.size_blocks
         salt = parts.salt
         (seq_now,) = _PLACE.unpack_from(table, 16)
-        if seq_now != next_seq:
-            raise ProtocolError(f"{parts.what} needs entry {next_seq} next; entry {seq_now} came")
+        if seq_now != next_seq or not epoch:
+            raise ProtocolError(
+                f"{parts.what} needs entry {next_seq} of an epoch next; entry {seq_now} came"
+            )
         start = 0
         for block, place, seq, row_epoch, checksum in ROW.iter_unpack(table):
             if seq != seq_now:
@@ -207,7 +209,8 @@ class Writer:
         count = len(table)
         first = int(table["block"][0])
         if (
-            int(table["seq"][0]) != parts.standing.applied_seq + 1
+            not parts.standing.epoch
+            or int(table["seq"][0]) != parts.standing.applied_seq + 1
             or first + count > parts.size_blocks
             or len(data) != count * BLOCK_BYTES
             or table["place"].any()

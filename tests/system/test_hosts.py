@@ -9,9 +9,10 @@ was acknowledged, and the old target, back from wherever it was, changes nothing
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -20,7 +21,6 @@ import pytest
 
 from tests.system.cluster import IN_SYNC, IQN_PREFIX
 from tests.system.hosts import DaemonByHand, Host, Settings, disk_on, end_all, events_of, network
-from tests.system.nbd import NbdClient
 from tests.system.qemu import make_random_file
 from tests.system.stamps import BLOCK_BYTES, Ledger
 from tests.system.tools import HarnessError, cstor_command, program, qemu
@@ -171,17 +171,20 @@ def site() -> Iterator[Site]:
 
 
 def test_a_volume_on_three_hosts_outlives_the_loss_of_one(site: Site) -> None:
-    target = site.start_target("target-a")
+    first = site.start_target("target-a")
     listed = site.initiator.check(program("iscsi-ls"), "-s", site.url("target-a").split("iqn")[0])
     assert f"Target:{IQN_PREFIX}{VOLUME} " in listed
-    copy_and_compare(site, "target-a")
-    asyncio.run(lose_and_regain_a_host(site))
+    ledger = Ledger(VOLUME_BYTES // BLOCK_BYTES, Random(1))
+    asyncio.run(lose_and_regain_a_host(site, ledger))
     site.compare()
-    assert target.terminate() == 0
-    assert [replica.terminate() for replica in site.replicas] == [0, 0, 0]
-    names = check_log(target.stderr)
-    assert names[-2:] == ["target_stopping", "target_stopped"]
-    assert names.count("member_lost") == 1
+    asyncio.run(stop_under_load_and_move(site, ledger, first))
+    copy_and_compare(site, "target-b")
+    assert [daemon.terminate() for daemon in (site.targets[1], *site.replicas)] == [0, 0, 0, 0]
+    assert check_log(first.stderr).count("member_lost") == 1
+    for target in site.targets:
+        names = check_log(target.stderr)
+        assert names.count("target_stopping") == 1
+        assert names[-1] == "target_stopped"
     assert site.replicas[2].stderr.read_text() == ""
     for log in (site.replicas[0].stderr, site.replicas[1].stderr, site.log_file):
         assert check_log(log)[-2:] == ["replica_stopping", "replica_stopped"]
@@ -198,20 +201,21 @@ def copy_and_compare(site: Site, target_host: str) -> None:
     assert "identical" in said
 
 
-async def lose_and_regain_a_host(site: Site) -> None:
+async def lose_and_regain_a_host(site: Site, ledger: Ledger) -> None:
     """Pull the cable of a replica's host under load, and plug it in again."""
-    lost = site.hosts[REPLICA_HOSTS[1]]
+    # Reads of an idle volume go to the first member, so one of them is lost on its way.
+    lost = site.hosts[REPLICA_HOSTS[0]]
     async with disk_on(site.initiator, site.url("target-a"), site.scratch) as disk:
-        writer = StampedWriter(disk, Ledger(VOLUME_BYTES // BLOCK_BYTES, Random(1)))
+        writer = StampedWriter(disk, ledger)
         await site.wait_for("target-a", IN_SYNC, IN_SYNC, IN_SYNC)
         async with writer.running():
             await writer.wait_for_writes(WRITES, WAIT_S_MAX)
             lost.pull_cable()
             await writer.wait_for_writes(WRITES, WAIT_S_MAX)
-            await read_here_and_there(disk)
-            document = await site.wait_for("target-a", IN_SYNC, "offline", IN_SYNC)
+            await asyncio.gather(*(disk.read(at, BLOCK_BYTES) for at in range(0, MIB, MIB // 16)))
+            document = await site.wait_for("target-a", "offline", IN_SYNC, IN_SYNC)
             assert document["status"] == "degraded"
-            assert document["members"][1]["reason"]
+            assert document["members"][0]["reason"]
             await writer.wait_for_writes(WRITES, WAIT_S_MAX)
             lost.plug_in()
             document = await site.wait_for("target-a", IN_SYNC, IN_SYNC, IN_SYNC)
@@ -221,10 +225,27 @@ async def lose_and_regain_a_host(site: Site) -> None:
         assert await writer.verify() > WRITES
 
 
-async def read_here_and_there(disk: NbdClient) -> None:
-    """Reads one after the other: members take turns, so that some go to the lost one at first."""
-    for at in range(0, VOLUME_BYTES, VOLUME_BYTES // 8):
-        await disk.read(at, BLOCK_BYTES)
+async def stop_under_load_and_move(site: Site, ledger: Ledger, first: DaemonByHand) -> None:
+    """SIGTERM to a target that is being written to; what it acknowledged is served elsewhere."""
+    async with write_until_gone(site, "target-a", ledger):
+        assert await asyncio.to_thread(first.terminate) == 0
+    site.start_target("target-b")
+    async with disk_on(site.initiator, site.url("target-b"), site.scratch) as disk:
+        await StampedWriter(disk, ledger).verify()
+
+
+@contextlib.asynccontextmanager
+async def write_until_gone(site: Site, target_host: str, ledger: Ledger) -> AsyncIterator[None]:
+    """Write at full depth during the block, which takes the target away.
+
+    What was not answered is given up then, as by an initiator that ends with its target.
+    """
+    async with disk_on(site.initiator, site.url(target_host), site.scratch) as disk:
+        writer = StampedWriter(disk, ledger)
+        async with writer.running():
+            await writer.wait_for_writes(WRITES, WAIT_S_MAX)
+            yield
+            await disk.close()
 
 
 def check_log(log: Path) -> list[str]:
@@ -248,13 +269,8 @@ async def move_twice(site: Site) -> None:
     """Away from a target that was killed, then from one that is only cut off."""
     ledger = Ledger(VOLUME_BYTES // BLOCK_BYTES, Random(2))
     first = site.start_target("target-a")
-    async with disk_on(site.initiator, site.url("target-a"), site.scratch) as disk:
-        writer = StampedWriter(disk, ledger)
-        async with writer.running():
-            await writer.wait_for_writes(WRITES, WAIT_S_MAX)
-            first.kill()
-            # What was not answered is given up, as by an initiator that dies with its target.
-            await disk.close()
+    async with write_until_gone(site, "target-a", ledger):
+        first.kill()
     second = site.start_target("target-b")
     async with disk_on(site.initiator, site.url("target-b"), site.scratch) as disk:
         assert await StampedWriter(disk, ledger).verify() >= WRITES // 2

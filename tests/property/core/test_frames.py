@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cstor_core.errors import ProtocolError
@@ -63,6 +63,7 @@ ENTRIES = st.lists(
 PIECES = st.lists(st.binary(max_size=100), max_size=4)
 
 
+@settings(deadline=None)
 @given(st.just(b"") | TABLES, DATA, U64, st.booleans())
 def test_run_request_is_protobufs_byte_for_byte(
     table: bytes, data: list[bytes], completed_seq: int, flush: bool
@@ -80,6 +81,7 @@ def test_run_request_is_protobufs_byte_for_byte(
     assert message == expected.SerializeToString()
 
 
+@settings(deadline=None)
 @given(st.lists(st.builds(QUESTION.pack, U64, U64, U64, U32), min_size=1, max_size=300))
 def test_read_request_is_protobufs_byte_for_byte(questions: list[bytes]) -> None:
     table = b"".join(questions)
@@ -88,6 +90,7 @@ def test_read_request_is_protobufs_byte_for_byte(questions: list[bytes]) -> None
     assert decode_read_request(expected.SerializeToString()).questions == table
 
 
+@settings(deadline=None)
 @given(st.lists(st.builds(ANSWER.pack, U64, U32, U32), max_size=20), PIECES, PIECES)
 def test_read_response_is_protobufs_byte_for_byte(
     answers: list[bytes], rows: list[bytes], data: list[bytes]
@@ -106,6 +109,7 @@ def test_read_response_is_protobufs_byte_for_byte(
     )
 
 
+@settings(deadline=None)
 @given(OPENINGS, U64, st.booleans(), ENTRIES)
 def test_what_protobuf_encodes_is_read(
     opening: stream_pb2.StreamOpening | None,
@@ -134,12 +138,14 @@ def test_what_protobuf_encodes_is_read(
     assert found == entries
 
 
+@settings(deadline=None)
 @given(OPENINGS)
 def test_opening_of_a_read_stream_is_read(opening: stream_pb2.StreamOpening | None) -> None:
     message = stream_pb2.ReadRequest(format=FORMAT, opening=opening).SerializeToString()
     assert decode_read_request(message).opening == opening
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_random_bytes_are_refused_or_read_but_never_crash(message: bytes) -> None:
     for decode in (decode_append, decode_read_request, decode_read_response):
@@ -147,6 +153,7 @@ def test_random_bytes_are_refused_or_read_but_never_crash(message: bytes) -> Non
             decode(message)
 
 
+@settings(deadline=None)
 @given(OPENINGS, ENTRIES, st.data())
 def test_damaged_messages_are_refused_or_read_but_never_crash(
     opening: stream_pb2.StreamOpening | None, entries: list[volume_pb2.Entry], data: st.DataObject

@@ -21,8 +21,8 @@ ALL = {"target", "replica-0", "replica-1", "replica-2"}
 
 @pytest.fixture
 def portal() -> str:
-    """A portal that is free."""
-    return str(next_free(Address("127.0.0.1", PORTS.start)))
+    """A portal that is free, and another one than a second run of these tests would take."""
+    return str(next_free(Address("127.0.0.1", PORTS[os.getpid() % len(PORTS)])))
 
 
 @pytest.fixture
