@@ -56,6 +56,11 @@ class Writer:
         """A rebuilding replica's next entry may be any: a new stream begins with it."""
         self._stream_begun = False
 
+    @property
+    def stream_begun(self) -> bool:
+        """Whether the present stream of a rebuilding replica has brought an entry."""
+        return self._stream_begun
+
     def append(self, run: RunView) -> None:
         """Apply the entries of a run.
 

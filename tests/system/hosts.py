@@ -224,6 +224,14 @@ class DaemonByHand:
         assert not self._ready_file.exists(), f"{self.name} left its ready file"
         return code
 
+    def pause(self) -> None:
+        """From now on it does nothing, as when its virtual machine is stopped."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """It goes on where it was, and knows nothing of the time between."""
+        self._process.send_signal(signal.SIGCONT)
+
     def kill(self) -> None:
         """`kill -9`; nothing happens to one that has ended."""
         if self.runs:

@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import json
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -261,12 +261,12 @@ def is_error(event: dict[str, Any]) -> bool:
 
 
 def test_a_volume_moves_between_hosts_and_the_old_target_is_fenced(site: Site) -> None:
-    asyncio.run(move_twice(site))
+    asyncio.run(move_thrice(site))
     site.compare()
 
 
-async def move_twice(site: Site) -> None:
-    """Away from a target that was killed, then from one that is only cut off."""
+async def move_thrice(site: Site) -> None:
+    """Away from a target that was killed, from one that is cut off, and from one that is paused."""
     ledger = Ledger(VOLUME_BYTES // BLOCK_BYTES, Random(2))
     first = site.start_target("target-a")
     async with write_until_gone(site, "target-a", ledger):
@@ -274,33 +274,44 @@ async def move_twice(site: Site) -> None:
     second = site.start_target("target-b")
     async with disk_on(site.initiator, site.url("target-b"), site.scratch) as disk:
         assert await StampedWriter(disk, ledger).verify() >= WRITES // 2
-    await cut_off_and_move(site, ledger, second)
+    cut_off = second.host
+    third = await move_from_silent(
+        site, ledger, second, "target-a", cut_off.pull_cable, cut_off.plug_in
+    )
+    await move_from_silent(site, ledger, third, "target-b", third.pause, third.resume)
 
 
-async def cut_off_and_move(site: Site, ledger: Ledger, old: DaemonByHand) -> None:
-    """Cut the target off that serves, with an initiator beside it, and start one elsewhere."""
-    cut_off = site.hosts["target-b"]
-    async with disk_on(cut_off, site.url("target-b"), site.scratch) as disk_there:
-        cut_off.pull_cable()
-        blocks = ledger.written()[:16]
+async def move_from_silent(
+    site: Site,
+    ledger: Ledger,
+    old: DaemonByHand,
+    target_host: str,
+    silence: Callable[[], None],
+    wake: Callable[[], None],
+) -> DaemonByHand:
+    """Start a target elsewhere while the old one is silent, and wake that; returns the new one.
+
+    An initiator beside the old one writes to it in the silence: none of that may ever be seen.
+    """
+    async with disk_on(old.host, site.url(old.host.name), site.scratch) as disk_there:
+        silence()
         writes = [
             asyncio.create_task(disk_there.write(block * BLOCK_BYTES, b"\xbd" * BLOCK_BYTES))
-            for block in blocks
+            for block in ledger.written()[:16]
         ]
-        site.start_target("target-a")
-        async with disk_on(site.initiator, site.url("target-a"), site.scratch) as disk:
+        new = site.start_target(target_host)
+        async with disk_on(site.initiator, site.url(target_host), site.scratch) as disk:
             writer = StampedWriter(disk, ledger)
-            await writer.verify()
-            assert old.runs, "the old target could not know yet"
-            cut_off.plug_in()
-            assert await asyncio.to_thread(old.wait) == EXIT_DEPOSED
-            errors = [event["event"] for event in events_of(old.stderr) if is_error(event)]
-            assert errors == ["target_deposed"]
-            await writer.verify()
             async with writer.running():
                 await writer.wait_for_writes(WRITES, WAIT_S_MAX)
-            await site.wait_for("target-a", IN_SYNC, IN_SYNC, IN_SYNC)
+                assert old.runs, "it could not know yet"
+                wake()
+                assert await asyncio.to_thread(old.wait) == EXIT_DEPOSED
+            errors = [event["event"] for event in events_of(old.stderr) if is_error(event)]
+            assert errors == ["target_deposed"]
+            await site.wait_for(target_host, IN_SYNC, IN_SYNC, IN_SYNC)
             await writer.verify()
             assert writer.errors == []
     answers = await asyncio.gather(*writes, return_exceptions=True)
-    assert None not in answers, "a target that was cut off acknowledged a write"
+    assert None not in answers, "the old target acknowledged a write"
+    return new

@@ -121,11 +121,14 @@ def run_target() -> None:
     parser.add_argument("--replica", action="append", default=[])
     parser.add_argument("--portal", required=True)
     parser.add_argument("--pool", type=Path)
+    parser.add_argument("--control")
+    parser.add_argument("--http")
     flags = parser.parse_args()
     facts: dict[str, str] = {"portal": flags.portal}
     sockets = [_listen(flags.portal)]
     for name, port in (("http", 6060), ("metrics", 9500)):
-        sockets.append(_listen_from(port))
+        named = getattr(flags, name)
+        sockets.append(_listen(named) if named else _listen_from(port))
         facts[name] = _address(sockets[-1])
     servers = []
     if flags.pool is not None:
@@ -136,7 +139,7 @@ def run_target() -> None:
         sockets.append(_listen_from(9501))
         facts["replica_metrics"] = _address(sockets[-1])
         flags.replica = [facts["replica_grpc"]]
-    facts["control"] = f"127.0.0.1:{_free_from(7777)}"
+    facts["control"] = flags.control or f"127.0.0.1:{_free_from(7777)}"
     show = _handler(control_pb2.ShowVolumeRequest, lambda request: _show(flags, request))
     servers.append(_serve(facts["control"], "cstor.v1.ControlService", {"ShowVolume": show}))
     _be_ready(flags, facts)

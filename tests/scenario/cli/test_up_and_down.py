@@ -244,3 +244,18 @@ def test_a_pool_that_was_lost_does_not_stop_the_others(cstor: Command, portal: s
     cstor.run("up", "--detach")
     status = json.loads(cstor.run("status", "--output", "json"))
     assert [replica["status"] for replica in status["replicas"][1:]] == ["in-sync"] * 2
+
+
+def test_the_target_does_not_take_the_port_of_a_member_that_does_not_run(
+    cstor: Command, portal: str
+) -> None:
+    cstor.run("up", "--detach", "--portal", portal)
+    control = json.loads(cstor.run("status", "--output", "json"))["target"]["control"]
+    cstor.run("down")
+    document = json.loads(cstor.home.file.read_text())
+    document["replicas"][0]["address"] = control
+    cstor.home.file.write_text(json.dumps(document))
+    (cstor.home.pool(0) / "damaged").touch()
+    cstor.run("up", "--detach")
+    target = json.loads(cstor.run("status", "--output", "json"))["target"]
+    assert target["control"] != load(cstor.home).replicas[0].address
