@@ -221,6 +221,8 @@ class Engine:
     ) -> None:
         """Order a merged write; its blocks stay locked until it has its place, also at the gate."""
 
+        self.counters.merges += 1
+
         def go() -> None:
             if not self._roster.has_quorum:
                 self._pass_gate(go, failed)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from random import Random
 from typing import Any
 from uuid import UUID
@@ -170,7 +170,7 @@ class SimulatedLink:
 
     async def rebuild(
         self, request: replica_pb2.RebuildRequest
-    ) -> AsyncIterator[replica_pb2.RebuildResponse]:
+    ) -> AsyncGenerator[replica_pb2.RebuildResponse]:
         for _ in range(1000):
             await self._travel()
             if self.replica.appending is not None:

@@ -7,7 +7,7 @@ is killed.  It follows the rules of the contract for replicas; it has none of th
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 
 from cstor_core.checksums import block_checksum
@@ -215,7 +215,7 @@ class Replica:
 
     async def rebuild(
         self, request: replica_pb2.RebuildRequest, peer: Replica
-    ) -> AsyncIterator[replica_pb2.RebuildResponse]:
+    ) -> AsyncGenerator[replica_pb2.RebuildResponse]:
         """Copy what differs, while the stream brings what is new; then clear the flag."""
         self.check(request.orders)
         disk, base = self.disk, history_from(request.history)
