@@ -25,7 +25,7 @@ from cstor_core.errors import (
 
 T = TypeVar("T")
 
-_ERRORS: dict[grpc.StatusCode, type[CstorError]] = {
+ERRORS: dict[grpc.StatusCode, type[CstorError]] = {
     grpc.StatusCode.UNAVAILABLE: UnavailableError,
     grpc.StatusCode.DEADLINE_EXCEEDED: UnavailableError,
     grpc.StatusCode.CANCELLED: UnavailableError,
@@ -37,11 +37,12 @@ _ERRORS: dict[grpc.StatusCode, type[CstorError]] = {
     grpc.StatusCode.RESOURCE_EXHAUSTED: NoSpaceError,
     grpc.StatusCode.DATA_LOSS: CorruptError,
 }
+"""What a status means to whoever called; any other is a plain CstorError."""
 
 
 def error_of(error: grpc.aio.AioRpcError, address: str) -> CstorError:
     """Our error for a gRPC error that came from the daemon at `address`."""
-    kind = _ERRORS.get(error.code(), CstorError)
+    kind = ERRORS.get(error.code(), CstorError)
     if error.code() == grpc.StatusCode.UNAVAILABLE and "onnect" in (error.details() or ""):
         return kind(f"no daemon answers at {address}: {error.details()}")
     return kind(error.details() or f"the daemon at {address} answered {error.code().name}")

@@ -17,7 +17,7 @@ from cstor_core.units import BLOCK_BYTES, MIB
 from replica.store.allocator import Allocator, free_between
 from replica.store.block_map import BlockMap
 from replica.store.checkpoint import CheckpointHead, load
-from replica.store.envelope import read_file, replace_file, sealed, unsealed
+from replica.store.envelope import parsed, read_file, replace_file, sealed, unsealed
 from replica.store.journal import START, Journal
 from replica.store.limits import StoreLimits
 from replica.store.parts import Parts
@@ -183,7 +183,7 @@ async def _make_durable(file: File, recovery: Recovery, journal: Journal) -> Non
 def _sizes(file: File, what: str, replica_uuid: bytes) -> tuple[int, int]:
     """(bytes of the journal, of the tail), with which the replica was made."""
     payload, _ = unsealed(file.pread(BLOCK_BYTES, 0), DATA_MAGIC, what, exact=False)
-    head = DATA_HEAD.parse(payload)
+    head = parsed(DATA_HEAD, payload, what)
     if head.replica_uuid != replica_uuid:
         raise CorruptError(f"{what} belongs to another replica")
     return head.journal_bytes, head.tail_bytes
