@@ -112,6 +112,7 @@ class TargetDaemon:
         self._volumes: list[ServedVolume] = []
         self._iscsi = IscsiServer(Directory(self._volumes), self._clock)
         self._facts: dict[str, object] = {"pid": os.getpid()}
+        self._flushed = True
 
     async def run(self) -> int:
         """Serve until there is a reason to end; returns the exit code.
@@ -128,10 +129,17 @@ class TargetDaemon:
             self._take_directory(stack)
             links = await self._links(stack)
             engine = self._engine(links, listeners.portal)
-            stack.push_async_callback(engine.close)
+            stack.push_async_callback(self._close, engine)
             await self._answer(stack, listeners)
             engine.start()
-            return await self._until_the_end(engine, stop)
+            code = await self._until_the_end(engine, stop)
+        return code if self._flushed else code or EXIT_FAILED
+
+    async def _close(self, engine: Engine) -> None:
+        """Close the engine, and say so if what it acknowledged is not known to be durable."""
+        self._flushed = await engine.close()
+        if not self._flushed:
+            log.error("stopped_unflushed", reason="no quorum answered the last flush")
 
     def _take_directory(self, stack: AsyncExitStack) -> None:
         """Make the state directory and lock it: two targets in one would share a ready file."""

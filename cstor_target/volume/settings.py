@@ -17,6 +17,8 @@ class EngineSettings:
     """How long a member may take to answer a question or a promise."""
     retry_s: float = 0.25
     """Pause between two tries to reach a member; a returned one is found within a second."""
+    read_retry_s: float = 1.0
+    """How long a member may leave a read unanswered while another one could be asked."""
     batch_bytes_max: int = 1 * MIB
     """A batch that has grown to this is sent although an earlier one is on its way."""
     backlog_bytes_max: int = 64 * MIB

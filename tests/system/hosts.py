@@ -158,6 +158,7 @@ class DaemonByHand:
         Its ready file, TOML file and standard error lie in `scratch`.
         """
         self.host = host
+        # A number, since there may be one after the other on a host.
         self.name = f"{role}-on-{host.name}-{len(list(scratch.glob('*.stderr')))}"
         self.stderr = scratch / f"{self.name}.stderr"
         self._ready_file = scratch / f"{self.name}.ready"
@@ -199,7 +200,7 @@ class DaemonByHand:
         deadline = time.monotonic() + START_S_MAX
         while not self._ready_file.exists():
             if not self.runs or time.monotonic() > deadline:
-                raise HarnessError(f"{self.name} is not ready:\n{self.tail()}")
+                raise HarnessError(f"{self.name} is not ready:\n{tail_of(self.stderr)}")
             time.sleep(POLL_S)
         facts: dict[str, Any] = json.loads(self._ready_file.read_text())
         assert facts["pid"] == self._process.pid
@@ -219,7 +220,7 @@ class DaemonByHand:
             code = self._process.wait(STOP_S_MAX)
         except subprocess.TimeoutExpired as error:
             raise HarnessError(
-                f"{self.name} runs {STOP_S_MAX} s after it should have ended:\n{self.tail()}"
+                f"{self.name} still runs after {STOP_S_MAX} s:\n{tail_of(self.stderr)}"
             ) from error
         assert not self._ready_file.exists(), f"{self.name} left its ready file"
         return code
@@ -238,10 +239,11 @@ class DaemonByHand:
             kill([self._process.pid])
             self._process.wait()
 
-    def tail(self) -> str:
-        """The end of what it said on standard error."""
-        said = self.stderr.read_bytes()[-LOG_TAIL_BYTES:]
-        return f"--- {self.name}\n{said.decode(errors='replace')}"
+
+def tail_of(log: Path) -> str:
+    """The end of a log, for the report of a test that failed; it need not exist."""
+    said = log.read_bytes()[-LOG_TAIL_BYTES:] if log.exists() else b"there is no such log"
+    return f"--- {log.name}\n{said.decode(errors='replace')}"
 
 
 def events_of(log: Path) -> list[dict[str, Any]]:

@@ -20,7 +20,16 @@ from typing import Any
 import pytest
 
 from tests.system.cluster import IN_SYNC, IQN_PREFIX
-from tests.system.hosts import DaemonByHand, Host, Settings, disk_on, end_all, events_of, network
+from tests.system.hosts import (
+    DaemonByHand,
+    Host,
+    Settings,
+    disk_on,
+    end_all,
+    events_of,
+    network,
+    tail_of,
+)
 from tests.system.qemu import make_random_file
 from tests.system.stamps import BLOCK_BYTES, Ledger
 from tests.system.tools import HarnessError, cstor_command, program, qemu
@@ -66,12 +75,12 @@ class Site:
         """
         a, b, c = (self.hosts[name] for name in REPLICA_HOSTS)
         flags = {"listen": f"{a.address}:{REPLICA_PORT}", "metrics": a.address}
-        self._start_replica(a, Settings(flags=flags | {"log_format": "json"}), "argument")
-        environment = {"listen": f"{b.address}:{REPLICA_PORT}", "log_format": "json"}
-        self._start_replica(b, Settings(environment=environment))
-        file = {"listen": "192.0.2.1:1", "log_format": "json", "log_file": str(self.log_file)}
-        flags = {"listen": c.address}
-        self._start_replica(c, Settings(flags=flags, file=file))
+        self._start_replica(a, Settings(flags=flags | {"log_format": "json"}), self._pool(a))
+        told = {"listen": f"{b.address}:{REPLICA_PORT}", "log_format": "json"}
+        self._start_replica(b, Settings(environment=told | {"pool": str(self._pool(b))}))
+        told = {"listen": "192.0.2.1:1", "log_format": "json", "log_file": str(self.log_file)}
+        told["pool"] = str(self._pool(c))
+        self._start_replica(c, Settings(flags={"listen": c.address}, file=told))
         ready = [replica.wait_until_ready() for replica in self.replicas]
         assert [facts["grpc"] for facts in ready] == self.addresses
         assert ready[0]["metrics"] == f"{a.address}:{METRICS_PORT}"
@@ -80,17 +89,13 @@ class Site:
     @property
     def log_file(self) -> Path:
         """The log of the third replica, which does not go to standard error."""
-        return self.scratch / "logs" / "replica-c.log"
+        return self.scratch / "replica-c.log"
 
-    def _start_replica(self, host: Host, settings: Settings, pool_as: str = "setting") -> None:
-        pool = self.scratch / f"pool-of-{host.name}"
-        if pool_as == "argument":
-            daemon = DaemonByHand("cstor-replica", host, self.scratch, pool, settings)
-        else:
-            settings = Settings(
-                settings.flags, {**settings.environment, "pool": str(pool)}, settings.file
-            )
-            daemon = DaemonByHand("cstor-replica", host, self.scratch, None, settings)
+    def _pool(self, host: Host) -> Path:
+        return self.scratch / f"pool-of-{host.name}"
+
+    def _start_replica(self, host: Host, settings: Settings, pool: Path | None = None) -> None:
+        daemon = DaemonByHand("cstor-replica", host, self.scratch, pool, settings)
         self.replicas.append(daemon)
 
     def found(self) -> dict[str, Any]:
@@ -148,7 +153,8 @@ class Site:
 
     def logs(self) -> str:
         """The ends of all logs, for the report of a test that failed."""
-        return "\n".join(daemon.tail() for daemon in (*self.targets, *self.replicas))
+        paths = [daemon.stderr for daemon in (*self.targets, *self.replicas)]
+        return "\n".join(map(tail_of, [*paths, self.log_file]))
 
 
 @pytest.fixture
@@ -180,7 +186,7 @@ def test_a_volume_on_three_hosts_outlives_the_loss_of_one(site: Site) -> None:
     asyncio.run(stop_under_load_and_move(site, ledger, first))
     copy_and_compare(site, "target-b")
     assert [daemon.terminate() for daemon in (site.targets[1], *site.replicas)] == [0, 0, 0, 0]
-    assert check_log(first.stderr).count("member_lost") == 1
+    assert "member_lost" in check_log(first.stderr)
     for target in site.targets:
         names = check_log(target.stderr)
         assert names.count("target_stopping") == 1

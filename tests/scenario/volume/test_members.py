@@ -452,3 +452,18 @@ def test_empty_commands_succeed_and_take_no_place_in_the_order() -> None:
         assert await target.read(0, BLOCK_BYTES) == block_of(1)
 
     play(scenario())
+
+
+def test_closing_tells_whether_what_was_acknowledged_is_durable() -> None:
+    async def scenario(*, quorum_lost: bool) -> bool:
+        cluster = Cluster()
+        target = await cluster.serving_target()
+        await write_blocks(target, 0, 4, 1)
+        if quorum_lost:
+            cluster.replicas[0].kill()
+            cluster.replicas[1].kill()
+            await asyncio.sleep(1)
+        return await target.engine.close()
+
+    assert play(scenario(quorum_lost=False)) is True
+    assert play(scenario(quorum_lost=True)) is False
