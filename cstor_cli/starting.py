@@ -70,7 +70,7 @@ def start_replicas(
         result.cluster = _with_free_ports(result.cluster, waiting, say, attempt)
         begun = [_start_replica(home, result.cluster, index) for index in waiting]
         _wait_until_ready(home, begun, deadline)
-        lost = [daemon for daemon in begun if _lost_its_port(daemon)]
+        lost = [daemon for daemon in begun if lost_its_port(daemon)]
         if attempt == PORT_ATTEMPTS_MAX - 1:
             lost = []
         result.running += [daemon for daemon in begun if not daemon.failure]
@@ -95,7 +95,7 @@ def start_target(home: Home, cluster: ClusterFile, deadline: float, say: Say) ->
             result.cluster = _with_embedded_replica(result.cluster, begun.ready)
             result.running.append(begun)
             return result
-        if not _lost_its_port(begun) or attempt == PORT_ATTEMPTS_MAX - 1:
+        if not lost_its_port(begun) or attempt == PORT_ATTEMPTS_MAX - 1:
             result.failed.append(begun)
             return result
     return result
@@ -190,9 +190,15 @@ def _wait_until_ready(home: Home, daemons: Sequence[Starting], deadline: float) 
             time.sleep(POLL_S)
 
 
-def _lost_its_port(daemon: Starting) -> bool:
-    """Whether it ended because somebody took a port between our look and its own."""
-    return daemon.wrong_input and not all(is_free(address) for address in daemon.addresses)
+def lost_its_port(daemon: Starting) -> bool:
+    """Whether it says that somebody took a port between our look and its own.
+
+    Whether that port is free again by now tells nothing: two commands may meet more than once.
+    """
+    return daemon.wrong_input and any(
+        f"port {address.port} on {address.host} is taken" in daemon.failure
+        for address in daemon.addresses
+    )
 
 
 def _with_free_portal(cluster: ClusterFile, say: Say, attempt: int) -> ClusterFile:

@@ -21,7 +21,7 @@ from typing import Any
 
 import grpc
 
-from cstor_cli.addresses import is_free, parse_address
+from cstor_cli.addresses import Address, is_free, parse_address
 from cstor_cli.replica_client import GrpcReplicaClient
 from cstor_core.errors import CstorError
 from cstor_core.generated.cstor.v1 import control_pb2, replica_pb2
@@ -202,7 +202,7 @@ def _handler(request: Any, answer: Callable[[Any], Any]) -> Handler:
 
 def _serve(address: str, service: str, methods: dict[str, Handler]) -> grpc.Server:
     if not is_free(parse_address(address)):
-        sys.exit(_refusal(f"{address} is taken"))
+        sys.exit(_taken(parse_address(address)))
     server = grpc.server(ThreadPoolExecutor(2), options=(("grpc.so_reuseport", 0),))
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, methods),))
     server.add_insecure_port(address)
@@ -218,8 +218,12 @@ def _listen(address: str) -> socket.socket:
         listener.bind((place.host, place.port))
         listener.listen()
     except OSError:
-        sys.exit(_refusal(f"{address} is taken"))
+        sys.exit(_taken(place))
     return listener
+
+
+def _taken(place: Address) -> int:
+    return _refusal(f"port {place.port} on {place.host} is taken: name another port")
 
 
 def _free_from(port: int) -> int:
