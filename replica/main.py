@@ -17,7 +17,7 @@ import uvloop
 
 from cstor_core.errors import CstorError, InputError
 from cstor_core.logs import LogFormat, LogLevel, configure_logs
-from cstor_core.settings import load_settings
+from cstor_core.settings import DataStream, load_settings
 from replica.daemon import serve
 from replica.settings import LISTEN_PORT, METRICS_PORT, ReplicaSettings
 
@@ -64,6 +64,13 @@ def replica(
             help="Written when the daemon serves: JSON with pid, grpc, metrics and pool_uuid."
         ),
     ] = None,
+    data_stream: Annotated[
+        DataStream | None,
+        typer.Option(
+            help="Who serves the data streams: cStor itself (fast, the default), or the gRPC "
+            "library (grpc). Both speak the same on the wire."
+        ),
+    ] = None,
     config: Annotated[
         Path | None,
         typer.Option(help="A TOML file with these settings, in the words of the flags."),
@@ -88,6 +95,7 @@ def replica(
                 "log_file": log_file,
                 "log_level": log_level,
                 "ready_file": ready_file,
+                "data_stream": data_stream,
             },
             config,
         )
