@@ -30,6 +30,7 @@ class Durability:
         self._flushing: asyncio.Task[None] | None = None
         self._checkpointing: asyncio.Task[None] | None = None
         self._checkpointed_number = 0
+        self._one_checkpoint = asyncio.Lock()
         self._relief: set[asyncio.Task[int]] = set()
         self._streams = 0
         self.durable_seq = parts.standing.applied_seq
@@ -75,11 +76,15 @@ class Durability:
             task.add_done_callback(self._relieved)
 
     async def checkpoint(self) -> None:
-        """Write a checkpoint beside whatever else goes on.
+        """Write a checkpoint beside whatever else goes on; one after another.
 
         Raises NoSpaceError where there is no room for it, CorruptError where the disk failed; the
         earlier checkpoint stays then.
         """
+        async with self._one_checkpoint:
+            await self._checkpoint()
+
+    async def _checkpoint(self) -> None:
         parts = self._parts
         number = parts.journal.number
         head = CheckpointHead(number, parts.tail.oldest_point or parts.journal.end)

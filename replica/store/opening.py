@@ -20,6 +20,7 @@ from replica.store.checkpoint import CheckpointHead, load
 from replica.store.envelope import read_file, replace_file, sealed, unsealed
 from replica.store.journal import START
 from replica.store.limits import StoreLimits
+from replica.store.marks import FailureMark
 from replica.store.parts import Parts
 from replica.store.reclaim import Reclaimer
 from replica.store.records import DATA_HEAD, DATA_MAGIC, IDENTITY_MAGIC, JOURNAL_OFFSET
@@ -42,6 +43,7 @@ class Opened:
     replica_uuid: str
     replica_uuid_bytes: bytes
     state_file: StateFile
+    mark: FailureMark
     parts: Parts
 
 
@@ -95,17 +97,22 @@ def read_identity(filesystem: Filesystem, path: Path) -> tuple[str, volume_pb2.V
 
 
 async def open_files(
-    filesystem: Filesystem, directory: Path, boot_id: str, limits: StoreLimits
+    filesystem: Filesystem, directory: Path, marks: Path, boot_id: str, limits: StoreLimits
 ) -> Opened:
     """Open a replica and bring it to where it was.
 
-    Raises CorruptError (damaged, or given up earlier), InputError (format), OSError.
+    One that last ran under another boot of the machine and was not stopped cleanly is short from
+    now on, durably on return.  Raises CorruptError (damaged, or given up earlier), InputError
+    (format), OSError.
     """
     replica_uuid, identity = read_identity(filesystem, directory / "identity")
     state_file = StateFile(filesystem, directory / "state")
     state = state_file.state
-    if state.failed_reason:
-        raise CorruptError(state.failed_reason)
+    mark = FailureMark(filesystem, marks, replica_uuid, boot_id)
+    failed_reason = state.failed_reason or mark.reason()
+    if failed_reason:
+        raise CorruptError(failed_reason)
+    power_lost = not state.clean and state.boot_id != boot_id
     file = filesystem.open(directory / "data")
     try:
         parts = await _recover(
@@ -115,14 +122,15 @@ async def open_files(
             UUID(replica_uuid).bytes,
             identity,
             limits,
-            power_lost=not state.clean and state.boot_id != boot_id,
+            power_lost,
         )
         async with state_file.changing:
-            await state_file.change(boot_id=boot_id, clean=False)
+            await state_file.change(boot_id=boot_id, clean=False, short=state.short or power_lost)
     except BaseException:
         file.close()
         raise
-    return Opened(directory, identity, replica_uuid, UUID(replica_uuid).bytes, state_file, parts)
+    uuid_bytes = UUID(replica_uuid).bytes
+    return Opened(directory, identity, replica_uuid, uuid_bytes, state_file, mark, parts)
 
 
 async def _recover(

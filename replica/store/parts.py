@@ -36,7 +36,7 @@ class Parts:
     tail: Tail
     standing: Standing
     on_failure: Callable[[], None]
-    """Told once, when the replica has been given up."""
+    """Told when the replica is being given up, before anybody else hears of it."""
     failed_reason: str | None = None
 
     def check_usable(self) -> None:

@@ -5,7 +5,7 @@ order, exactly as they were written.  The journal ends at the first record that 
 With the page cache intact (the same boot of the machine, or a clean stop) nothing can lie behind
 that end, so a record found there means that one before it was damaged, and the replica is not
 opened.  After a power loss the end may be torn: records behind the last flush then count only as
-long as their data verify too, and what follows is cut off.
+far as the data that are current after them verify too (`surviving`), and what follows is cut off.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from replica.store.limits import tail_journal_bytes
 from replica.store.records import JOURNAL_MAGIC, JOURNAL_OFFSET, Kind
 from replica.store.replay import apply_copies, apply_run
 from replica.store.standing import Standing
+from replica.store.surviving import surviving
 from replica.store.tail import Content, Tail, TailEntry
 
 
@@ -51,20 +52,37 @@ class Recovery:
         self._head, self.standing, self.block_map = checkpoint
         self.tail = Tail(tail_bytes, tail_journal_bytes(journal_bytes), _forget)
         self._superseded = _Superseded()
+        self._end: Point = self._head.replay
 
     def run(self, power_lost: bool) -> Journal:
         """Read the journal and apply it; the journal is ready to be continued.
 
         Raises CorruptError where a record in the middle is damaged, OSError.
         """
+        later = self.replay(power_lost)
+        for offset, _ in later:
+            self._file.pwritev([bytes(len(JOURNAL_MAGIC))], JOURNAL_OFFSET + offset)
+        journal = Journal(
+            self._file, self._journal_bytes, self._tag, self._end, self._head.replay[0]
+        )
+        if power_lost:
+            self._shed_what_is_lost(journal)
+        return journal
+
+    def replay(self, power_lost: bool) -> list[tuple[int, Record]]:
+        """Read the journal and apply it, and write nothing.
+
+        Returns the records behind its end, with their offsets: what a power loss left of them.
+        Raises as `run`.
+        """
         content = self._file.pread(self._journal_bytes, JOURNAL_OFFSET)
         if len(content) != self._journal_bytes:
             raise CorruptError(f"{self._what}: the data file is shorter than its journal")
         image = JournalImage(content, self._tag)
         end: Point = self._head.replay
-        durable = self._durable_number(image) if power_lost else 0
+        through = self._last_that_survived(image) if power_lost else None
         for record in image.records(self._head.replay):
-            if power_lost and record.number > durable and not self._data_verify(record):
+            if through is not None and record.number > through:
                 break
             try:
                 self._replay(record)
@@ -75,14 +93,14 @@ class Recovery:
             end = record.next_point
         last = end[1] - 1
         later = image.later_than(last)
-        if last < self._head.record_number or (later and not power_lost):
+        flushed = any(record.durable_number > last for _, record in later)
+        if last < self._head.record_number or flushed or (later and not power_lost):
             raise CorruptError(
                 f"{self._what}: the journal is damaged behind record {last}: "
                 "replace this replica by a new, empty one"
             )
-        for offset in later:
-            self._file.pwritev([bytes(len(JOURNAL_MAGIC))], JOURNAL_OFFSET + offset)
-        return Journal(self._file, self._journal_bytes, self._tag, end, self._head.replay[0])
+        self._end = end
+        return later
 
     def places_in_use(self) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
         """All places that the map, the tail and what the tail superseded refer to."""
@@ -94,23 +112,42 @@ class Recovery:
             found.append(np.array(entry.freed, dtype=np.uint64))
         return np.unique(np.concatenate(found))
 
-    def _durable_number(self, image: JournalImage) -> int:
-        """The last record that is known to have been flushed, data included."""
-        return max(
-            (record.durable_number for record in image.records(self._head.replay)),
-            default=0,
+    def bad_tail_number(self) -> int:
+        """The last record of the tail with data that do not verify; 0 where all do."""
+        bad = 0
+        for entry in self.tail.entries():
+            if isinstance(entry.content, bytearray):
+                rows = ROW.iter_unpack(entry.content)
+                if not all(
+                    place & UNMAP or self._verifies(block, place, checksum)
+                    for block, place, _, _, checksum in rows
+                ):
+                    bad = entry.point[1]
+        return bad
+
+    def _last_that_survived(self, image: JournalImage) -> int:
+        """The number of the last record that counts after a power loss."""
+        records = list(image.records(self._head.replay))
+        flushed = max(
+            (record.durable_number for record in records), default=self._head.record_number
+        )
+        return surviving(
+            records, max(flushed, self._head.record_number), self.standing.discards, self._verifies
         )
 
-    def _data_verify(self, record: Record) -> bool:
-        if record.kind not in (Kind.RUN, Kind.COPY):
-            return True
-        for block, place, seq, _, checksum in ROW.iter_unpack(record.payload):
-            if place & UNMAP or not seq:
-                continue
-            data = self._file.pread(BLOCK_BYTES, place * BLOCK_BYTES)
-            if block_checksum(data, self._salt, block) != checksum:
-                return False
-        return True
+    def _verifies(self, block: int, place: int, checksum: int) -> bool:
+        data = self._file.pread(BLOCK_BYTES, place * BLOCK_BYTES)
+        return block_checksum(data, self._salt, block) == checksum
+
+    def _shed_what_is_lost(self, journal: Journal) -> None:
+        """Drop the tail's entries up to the last one whose data a power loss has taken.
+
+        That is written down: the next process would give their places back once more otherwise.
+        """
+        bad = self.bad_tail_number()
+        if bad:
+            journal.append(Kind.TAIL_SHED, bad.to_bytes(8, "little"), self.standing.applied_seq)
+            self.tail.shed(bad)
 
     def _replay(self, record: Record) -> None:
         included = record.number <= self._head.record_number
@@ -182,9 +219,11 @@ class _Superseded:
                 held[block] = place, seq
                 continue
             discarded = range(block, block + (place ^ UNMAP))
-            for one in discarded if len(discarded) < len(held) else list(held):
-                if one in held and one in discarded and held[one][1] < seq:
-                    freed.append(held.pop(one)[0])
+            freed.extend(
+                held.pop(one)[0]
+                for one in (discarded if len(discarded) < len(held) else list(held))
+                if one in held and one in discarded and held[one][1] < seq
+            )
 
 
 def journal_tag(replica_uuid: bytes) -> int:

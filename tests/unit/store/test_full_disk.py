@@ -103,7 +103,7 @@ async def test_a_checkpoint_that_finds_no_space_is_made_later() -> None:
         store.append(writes(seq, 1, (seq % 7, block_of(seq))))
         if seq % 20 == 0:
             await store.flush()
-    assert "No space" in store.checkpoint_error
+    assert "file system of the pool is full" in store.checkpoint_error
     filesystem.before = lambda call: None
     for seq in range(600, 700):
         store.append(writes(seq, 1, (seq % 7, block_of(seq))))
