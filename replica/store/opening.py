@@ -143,7 +143,7 @@ async def _recover(
     power_lost: bool,
 ) -> Parts:
     what = f"the replica of volume {identity.name} in {directory}"
-    journal_bytes, tail_bytes = _sizes(file, str(directory / "data"), replica_uuid)
+    journal_bytes, tail_bytes = sizes_of(file, str(directory / "data"), replica_uuid)
     recovery = Recovery(
         file,
         what,
@@ -151,7 +151,7 @@ async def _recover(
         identity.checksum_salt,
         journal_bytes,
         tail_bytes,
-        _checkpoint(filesystem, directory / "map", replica_uuid),
+        checkpoint_of(filesystem, directory / "map", replica_uuid),
     )
     journal = recovery.run(power_lost)
     await file.datasync()
@@ -175,7 +175,7 @@ async def _recover(
     )
 
 
-def _sizes(file: File, what: str, replica_uuid: bytes) -> tuple[int, int]:
+def sizes_of(file: File, what: str, replica_uuid: bytes) -> tuple[int, int]:
     """(bytes of the journal, of the tail), with which the replica was made."""
     payload, _ = unsealed(file.pread(BLOCK_BYTES, 0), DATA_MAGIC, what, exact=False)
     head = DATA_HEAD.parse(payload)
@@ -184,9 +184,13 @@ def _sizes(file: File, what: str, replica_uuid: bytes) -> tuple[int, int]:
     return head.journal_bytes, head.tail_bytes
 
 
-def _checkpoint(
+def checkpoint_of(
     filesystem: Filesystem, path: Path, replica_uuid: bytes
 ) -> tuple[CheckpointHead, Standing, BlockMap]:
+    """The last checkpoint; that of a new replica where there is none yet.
+
+    Raises CorruptError, InputError (format), OSError.
+    """
     if not filesystem.exists(path):
         return CheckpointHead(0, START), Standing(), BlockMap()
     file = filesystem.open(path, read_only=True)

@@ -207,10 +207,19 @@ async def _identity(filesystem: Filesystem, path: Path, new_uuid: Callable[[], s
     file = path / "pool"
     if not filesystem.exists(file):
         pool_uuid = new_uuid()
-        await replace_file(
-            filesystem, file, sealed(POOL_MAGIC, POOL.build({"pool_uuid": pool_uuid}))
-        )
+        await write_pool_uuid(filesystem, file, pool_uuid)
         return pool_uuid
+    return read_pool_uuid(filesystem, file)
+
+
+async def write_pool_uuid(filesystem: Filesystem, file: Path, pool_uuid: str) -> None:
+    """Write the identity of a pool, durably.  Raises OSError."""
+    content = sealed(POOL_MAGIC, POOL.build({"pool_uuid": pool_uuid}))
+    await replace_file(filesystem, file, content)
+
+
+def read_pool_uuid(filesystem: Filesystem, file: Path) -> str:
+    """The UUID in a pool's identity.  Raises CorruptError, InputError (format), OSError."""
     payload, _ = unsealed(read_file(filesystem, file), POOL_MAGIC, str(file))
     try:
         return str(POOL.parse(payload).pool_uuid)

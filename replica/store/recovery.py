@@ -112,6 +112,35 @@ class Recovery:
             found.append(np.array(entry.freed, dtype=np.uint64))
         return np.unique(np.concatenate(found))
 
+    @property
+    def first_unit(self) -> int:
+        """The first unit of the data file behind the journal."""
+        return -(-(JOURNAL_OFFSET + self._journal_bytes) // BLOCK_BYTES)
+
+    def head_behind_damage(self) -> CheckpointHead | None:
+        """The checkpoint's head with the journal read from its own record on; before any replay.
+
+        None where that record or the one behind it is not there to begin with.
+        """
+        image = JournalImage(self._file.pread(self._journal_bytes, JOURNAL_OFFSET), self._tag)
+        number = self._head.record_number
+        found = {record.number: record for _, record in image.later_than(number - 1)}
+        if number + 1 in found:
+            start = found[number + 1].point
+        elif number in found:
+            start = found[number].next_point
+        else:
+            return None
+        behind = self._head.replay[0]
+        rounds = -(-(behind - start[0]) // self._journal_bytes) if start[0] < behind else 0
+        position = start[0] + rounds * self._journal_bytes
+        return CheckpointHead(number, (position, *start[1:]))
+
+    def begin_at(self, head: CheckpointHead) -> None:
+        """Replay as if the checkpoint had said this."""
+        self._head = head
+        self._end = head.replay
+
     def bad_tail_number(self) -> int:
         """The last record of the tail with data that do not verify; 0 where all do."""
         bad = 0

@@ -9,7 +9,7 @@ survive a power loss waits for `flush`.  A directory holds four files: `identity
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 from cstor_core.checksums import Buffer
@@ -27,6 +27,7 @@ from replica.store.opening import Opened, make_files, open_files
 from replica.store.reader import Reader
 from replica.store.rebuild import Rebuild
 from replica.store.records import Kind
+from replica.store.scrub import ScrubProgress, scrub
 from replica.store.state_file import TEXT_BYTES_MAX
 from replica.store.tail_reader import TailReader
 from replica.store.writer import Writer
@@ -315,6 +316,13 @@ class ReplicaStore:
     def scan(self, first_block: int = 0) -> AsyncIterator[tuple[bytes, Blocks]]:
         """(rows, numbers of bad blocks), ascending; all data are read and verified."""
         return self._reader.scan(first_block)
+
+    def scrub(
+        self, bytes_per_s: int, sleep: Callable[[float], Awaitable[None]]
+    ) -> AsyncIterator[ScrubProgress]:
+        """Read and verify everything at a bounded rate; see `scrub.scrub`."""
+        blocks_total = self._parts.block_map.data_blocks
+        return scrub(self._reader, blocks_total, bytes_per_s, sleep)
 
     async def checkpoint(self) -> None:
         """Write the map down, so that the next opening need not read the journal."""
