@@ -176,6 +176,25 @@ class JournalImage:
             offset = self._bytes.find(JOURNAL_MAGIC, offset + 1)
         return found
 
+    def remnants(self, end: Point) -> list[int]:
+        """Offsets, behind the end of a chain, at which its next record stands and fails.
+
+        One damaged field does not hide it: its number or the checksum before it tells.
+        """
+        position, number, previous = end
+        capacity = len(self._bytes)
+        found = []
+        for offset in {position % capacity, 0}:
+            if offset + RECORD_HEAD_BYTES > capacity:
+                continue
+            head = RECORD_HEAD_FAST.unpack_from(self._bytes, offset)
+            magic, _, _, its_previous, its_number, _, _, tag = head
+            if (its_number == number or its_previous == previous) and (
+                magic == JOURNAL_MAGIC or tag == self._tag
+            ):
+                found.append(offset)
+        return found
+
     def _next(self, point: Point) -> Record | None:
         """The record of that point: at its offset, or at the start of the next round."""
         position, number, previous = point

@@ -168,6 +168,8 @@ def _look(
         look.data_blocks = recovery.block_map.data_blocks
         if power_lost:
             look.left(f"{directory} lost power: {len(later)} journal records are cut off")
+        if recovery.is_torn and not power_lost:
+            look.left(f"{directory}: the last journal record does not verify: it will be short")
         _check_places(recovery, look)
         if is_verifying:
             _verify(file, recovery, identity.checksum_salt, look)

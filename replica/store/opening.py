@@ -101,9 +101,9 @@ async def open_files(
 ) -> Opened:
     """Open a replica and bring it to where it was.
 
-    One that last ran under another boot of the machine and was not stopped cleanly is short from
-    now on, durably on return.  Raises CorruptError (damaged, or given up earlier), InputError
-    (format), OSError.
+    One that last ran under another boot of the machine and was not stopped cleanly, or whose
+    journal ends in a record that does not verify, is short from now on, durably on return.
+    Raises CorruptError (damaged, or given up earlier), InputError (format), OSError.
     """
     replica_uuid, identity = read_identity(filesystem, directory / "identity")
     state_file = StateFile(filesystem, directory / "state")
@@ -122,10 +122,11 @@ async def open_files(
             UUID(replica_uuid).bytes,
             identity,
             limits,
+            state_file,
             power_lost,
         )
         async with state_file.changing:
-            await state_file.change(boot_id=boot_id, clean=False, short=state.short or power_lost)
+            await state_file.change(boot_id=boot_id, clean=False)
     except BaseException:
         file.close()
         raise
@@ -140,6 +141,7 @@ async def _recover(
     replica_uuid: bytes,
     identity: volume_pb2.VolumeIdentity,
     limits: StoreLimits,
+    state_file: StateFile,
     power_lost: bool,
 ) -> Parts:
     what = f"the replica of volume {identity.name} in {directory}"
@@ -153,7 +155,11 @@ async def _recover(
         tail_bytes,
         checkpoint_of(filesystem, directory / "map", replica_uuid),
     )
-    journal = recovery.run(power_lost)
+    recovery.replay(power_lost)
+    if power_lost or recovery.is_torn:
+        async with state_file.changing:  # before what tells of it is cut off
+            await state_file.change(short=True)
+    journal = recovery.continued(power_lost)
     await file.datasync()
     journal.durable_number = journal.number
     allocator = _allocator(file, what, recovery, journal_bytes, limits)

@@ -4,8 +4,11 @@ Records that the checkpoint includes only bring the tail back; later ones are ap
 order, exactly as they were written.  The journal ends at the first record that does not verify.
 With the page cache intact (the same boot of the machine, or a clean stop) nothing can lie behind
 that end, so a record found there means that one before it was damaged, and the replica is not
-opened.  After a power loss the end may be torn: records behind the last flush then count only as
-far as the data that are current after them verify too (`surviving`), and what follows is cut off.
+opened.  Where the next record stands there and does not verify, it was being written when the
+process was killed, or it has been damaged since; nobody can tell, so the replica is short then.
+
+After a power loss the end may be torn: records behind the last flush then count only as far as
+the data that are current after them verify too (`surviving`), and what follows is cut off.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ from replica.store.block_map import BlockMap
 from replica.store.checkpoint import CheckpointHead
 from replica.store.journal import Journal, JournalImage, Point, Record
 from replica.store.limits import tail_journal_bytes
-from replica.store.records import JOURNAL_MAGIC, JOURNAL_OFFSET, Kind
+from replica.store.records import JOURNAL_OFFSET, RECORD_HEAD_BYTES, Kind
 from replica.store.replay import apply_copies, apply_run
 from replica.store.standing import Standing
 from replica.store.surviving import surviving
@@ -53,15 +56,17 @@ class Recovery:
         self.tail = Tail(tail_bytes, tail_journal_bytes(journal_bytes), _forget)
         self._superseded = _Superseded()
         self._end: Point = self._head.replay
+        self._cut_off: list[int] = []
+        self.is_torn = False
+        """Whether what stands at the journal's end was to be its next record."""
 
-    def run(self, power_lost: bool) -> Journal:
-        """Read the journal and apply it; the journal is ready to be continued.
+    def continued(self, power_lost: bool) -> Journal:
+        """After `replay`: cut off what follows the journal's end, so that it can be continued.
 
-        Raises CorruptError where a record in the middle is damaged, OSError.
+        Raises OSError.
         """
-        later = self.replay(power_lost)
-        for offset, _ in later:
-            self._file.pwritev([bytes(len(JOURNAL_MAGIC))], JOURNAL_OFFSET + offset)
+        for offset in self._cut_off:
+            self._file.pwritev([bytes(RECORD_HEAD_BYTES)], JOURNAL_OFFSET + offset)
         journal = Journal(
             self._file, self._journal_bytes, self._tag, self._end, self._head.replay[0]
         )
@@ -73,7 +78,7 @@ class Recovery:
         """Read the journal and apply it, and write nothing.
 
         Returns the records behind its end, with their offsets: what a power loss left of them.
-        Raises as `run`.
+        Raises CorruptError where a record in the middle is damaged, OSError.
         """
         content = self._file.pread(self._journal_bytes, JOURNAL_OFFSET)
         if len(content) != self._journal_bytes:
@@ -100,6 +105,9 @@ class Recovery:
                 "replace this replica by a new, empty one"
             )
         self._end = end
+        torn = image.remnants(end)
+        self.is_torn = bool(torn)
+        self._cut_off = [*torn, *(offset for offset, _ in later)]
         return later
 
     def places_in_use(self) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:

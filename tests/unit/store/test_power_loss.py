@@ -197,3 +197,25 @@ async def test_a_replica_made_for_a_volume_of_no_entries_loses_none() -> None:
     store.append_epoch_record(epoch_record(1, 1))
     store.append(writes(2, 1, (BLOCKS - 1, block_of(1))))
     assert store.applied_seq == 2
+
+
+async def test_a_last_record_that_does_not_verify_leaves_a_replica_short() -> None:
+    filesystem = MemoryFilesystem()
+    store = await open_store(filesystem)
+    for seq in range(2, 6):
+        store.append(writes(seq, 1, (seq, block_of(seq))))
+    content = filesystem.inodes[DATA].content
+    last = content.rindex(b"cSjr")
+    for byte in range(last, last + 80):
+        filesystem.restart()
+        whole = {path: bytes(inode.content) for path, inode in filesystem.inodes.items()}
+        content[byte] ^= 1
+        store = await open_store(filesystem)
+        assert (store.applied_seq, store.short) == (4, True)
+        filesystem.restart()
+        assert (await open_store(filesystem)).short == store.short
+        await store.made_whole()
+        filesystem.restart()
+        assert not (await open_store(filesystem)).short
+        for path, held in whole.items():
+            filesystem.inodes[path].content[:] = held
