@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -140,16 +140,17 @@ class Flipping:
         pool = await open_pool(RecordingFilesystem(_copy(disk.inodes)))
         return cls(disk, content_of(pool.replicas[VOLUME]))
 
-    def places(self) -> Iterator[tuple[Path, int]]:
-        """Every byte of metadata and journal, and one of every block that has data."""
-        for name in ("identity", "state", "map"):
-            yield from ((DIRECTORY / name, at) for at in range(self._size(DIRECTORY / name)))
-        yield from ((POOL / "pool", at) for at in range(self._size(POOL / "pool")))
+    def places(self) -> Iterator[tuple[Path, Sequence[int]]]:
+        """Every byte of metadata and journal, and one of every block: in groups of a kind."""
+        small = (DIRECTORY / "identity", DIRECTORY / "state", POOL / "pool", DIRECTORY / "map")
+        for path in small:
+            yield path, range(self._size(path))
         data = DIRECTORY / "data"
         end = BLOCK_BYTES + LIMITS.journal_bytes
-        yield from ((data, at) for at in range(end))
-        for unit in range(end, self._size(data), BLOCK_BYTES):
-            yield data, unit + (unit // BLOCK_BYTES * 613) % BLOCK_BYTES
+        yield data, range(BLOCK_BYTES)
+        yield data, range(BLOCK_BYTES, end)
+        units = range(end, self._size(data), BLOCK_BYTES)
+        yield data, [unit + (unit // BLOCK_BYTES * 613) % BLOCK_BYTES for unit in units]
 
     def _size(self, path: Path) -> int:
         return self._disk.open(path).size()
@@ -244,10 +245,11 @@ def _copy(inodes: Image) -> Image:
 
 
 async def flip_all(random_: random.Random, sample: int | None) -> Flipped:
-    """Flip one bit of every place, or of a sample; which bit is chosen at random."""
+    """Flip one bit of every place, or of `sample` places of each kind; which bit is random."""
     flipping = await Flipping.begin()
-    places = list(flipping.places())
-    for path, at in places if sample is None else random_.sample(places, sample):
-        await flipping.flip(path, at, random_.randrange(8))
+    for path, places in flipping.places():
+        chosen = places if sample is None else random_.sample(places, min(sample, len(places)))
+        for at in chosen:
+            await flipping.flip(path, at, random_.randrange(8))
     assert flipping.is_as_it_was()
     return flipping.flipped

@@ -17,7 +17,7 @@ def main() -> int:
     first_seed = int(sys.argv[2]) if len(sys.argv) > 2 else 1000
     begun = time.monotonic()
     seeds = range(first_seed, first_seed + at_least)
-    findings = asyncio.run(images(seeds, steps=120, at_least=at_least, at_most=None))
+    findings = asyncio.run(images(seeds, at_least))
     for kind, number in sorted(findings.images.items()):
         print(f"{number:8}  {kind}")
     print(f"{findings.total:8}  in {time.monotonic() - begun:.0f} s, {len(findings.broken)} broken")

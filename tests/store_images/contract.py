@@ -102,22 +102,24 @@ class Life:
         self.pool, self.store = pool, store
 
     async def live(self, steps: int) -> None:
-        """Do so many things of all kinds, chosen at random."""
+        """Do so many things, chosen at random; which of them how often differs between lives."""
+        often = {
+            self.append: 24,
+            self.append_and_flush: 8,
+            self.flush: 4,
+            self.checkpoint: 2,
+            self.promise: 2,
+            self.new_epoch: 1,
+            self.reconfigure: 1,
+            self.stop_and_start: 1,
+            self.kill_and_start: 1,
+        }
+        weights = [
+            often.pop(self.append),
+            *(weight * self.random.choice((0, 0, 1, 2)) for weight in often.values()),
+        ]
         for _ in range(steps):
-            await self.random.choices(
-                (
-                    self.append,
-                    self.append_and_flush,
-                    self.flush,
-                    self.checkpoint,
-                    self.promise,
-                    self.new_epoch,
-                    self.reconfigure,
-                    self.stop_and_start,
-                    self.kill_and_start,
-                ),
-                (24, 8, 4, 2, 2, 1, 1, 1, 1),
-            )[0]()
+            await self.random.choices([self.append, *often], weights)[0]()
         self.know()
 
     async def append(self) -> None:

@@ -61,21 +61,33 @@ def images_of(
 
 
 async def study(
-    seed: int, steps: int, images: int | None = None, at_most: int | None = None
+    seed: int,
+    steps: int,
+    *,
+    moments_at_most: int | None = None,
+    at_most: int | None = None,
+    until_broken: bool = False,
 ) -> Findings:
-    """Open the images of one life: `images` of them, or all; `at_most` power losses a moment."""
+    """Open the images of one life.
+
+    All of them, or those of `moments_at_most` moments chosen at random, `at_most` power losses of
+    each; `until_broken` stops at the first that is wrong.
+    """
     life = Life(seed)
     await life.begin()
     await life.live(steps)
     random_ = random.Random(seed)
-    stops = [moment_copy(moment) for moment in moments(life.filesystem, Facts())]
-    if images is not None:
-        random_.shuffle(stops)
+    stops = [moment.number for moment in moments(life.filesystem, Facts())]
+    if moments_at_most is not None:
+        stops = random_.sample(stops, min(moments_at_most, len(stops)))
+    chosen = set(stops)
     findings = Findings()
-    for moment in stops:
+    for moment in moments(life.filesystem, Facts()):
+        if moment.number not in chosen:
+            continue
         for kind, image, boot_id in images_of(moment, random_, at_most):
             await _study_image(life, moment, kind, image, boot_id, findings)
-        if images is not None and findings.total >= images:
+        if until_broken and findings.broken:
             break
     return findings
 
