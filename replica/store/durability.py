@@ -119,7 +119,10 @@ class Durability:
         start = head_bytes(self._replica_uuid, head, parts.standing)
         try:
             parts.file.datasync_blocking()
-            self._durable(number, seq, self._streams)
+        except OSError as error:
+            raise parts.failed(error, "a flush") from error
+        self._durable(number, seq, self._streams)
+        try:
             file = CheckpointFile(self._filesystem, self._map_path, ".now")
             try:
                 file.write_blocking(pieces(start, parts.block_map.live()))
@@ -143,7 +146,7 @@ class Durability:
         try:
             await parts.file.datasync()
         except OSError as error:
-            raise parts.gave_up(error, "a flush") from error
+            raise parts.failed(error, "a flush") from error
         self._durable(number, seq, streams)
 
     def _durable(self, number: int, seq: int, streams: int) -> None:

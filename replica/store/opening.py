@@ -123,6 +123,7 @@ async def open_files(
             identity,
             limits,
             state_file,
+            mark,
             power_lost,
         )
         async with state_file.changing:
@@ -142,6 +143,7 @@ async def _recover(
     identity: volume_pb2.VolumeIdentity,
     limits: StoreLimits,
     state_file: StateFile,
+    mark: FailureMark,
     power_lost: bool,
 ) -> Parts:
     what = f"the replica of volume {identity.name} in {directory}"
@@ -160,7 +162,15 @@ async def _recover(
         async with state_file.changing:  # before what tells of it is cut off
             await state_file.change(short=True)
     journal = recovery.continued(power_lost)
-    await file.datasync()
+    try:
+        await file.datasync()
+    except OSError as error:  # what a killed process acknowledged may be lost: never try again
+        reason = (
+            f"{what}: a flush failed ({error.strerror}): check the disk, and replace this "
+            "replica by a new, empty one"
+        )
+        mark.put(reason)
+        raise CorruptError(reason) from error
     journal.durable_number = journal.number
     allocator = _allocator(file, what, recovery, journal_bytes, limits)
     reclaimer = Reclaimer(allocator, journal.number)

@@ -135,12 +135,12 @@ async def test_the_directory_of_a_new_pool_is_flushed() -> None:
     assert {Path("/"), Path("/disks"), Path("/disks/first")} <= set(flushed)
 
 
-def break_the_disk(filesystem: MemoryFilesystem) -> None:
+def break_the_disk(filesystem: MemoryFilesystem, code: int = errno.EIO) -> None:
     """Let everything that is to be flushed to the pool fail."""
 
     def fail(call: str) -> None:
         if call == "datasync":
-            raise OSError(errno.EIO, "Input/output error")
+            raise OSError(code, "The disk has failed")
 
     filesystem.before = fail
 
@@ -158,6 +158,29 @@ async def test_a_failed_flush_is_marked_before_anybody_hears_of_it() -> None:
     pool = await open_pool(filesystem)
     assert not pool.replicas
     assert "flush failed" in pool.failed[VOLUME]
+
+
+async def test_a_flush_that_finds_no_space_is_a_failed_one() -> None:
+    filesystem = MemoryFilesystem()
+    store = await open_store(filesystem)
+    store.append(writes(2, 1, (1, block_of(1))))
+    break_the_disk(filesystem, errno.ENOSPC)
+    with pytest.raises(CorruptError, match="flush failed"):
+        await store.flush()
+    filesystem.before = lambda call: None
+    with pytest.raises(CorruptError):
+        await store.flush()
+
+
+async def test_a_flush_that_fails_while_a_replica_is_opened_is_not_tried_again() -> None:
+    filesystem = MemoryFilesystem()
+    store = await open_store(filesystem)
+    store.append(writes(2, 1, (1, block_of(1))))
+    filesystem.restart()
+    break_the_disk(filesystem)
+    assert "flush failed" in (await open_pool(filesystem)).failed[VOLUME]
+    filesystem.restart()
+    assert "flush failed" in (await open_pool(filesystem)).failed[VOLUME]
 
 
 async def test_a_mark_that_was_cut_short_counts() -> None:
