@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,12 +46,12 @@ class Report:
         return json.dumps(self.document(), indent=1) + "\n"
 
     def table(self) -> Table:
-        """The report for a terminal."""
+        """The report for a terminal; its CPU is that of all processes together."""
         table = Table(title="requests a second, ratio, CPU microseconds a request")
         table.add_column("load", no_wrap=True)
         for header in self._headers()[1:]:
             table.add_column(header, justify="right")
-        for row in self._rows():
+        for row in self._rows(_cpu_of_all):
             table.add_row(*row)
         return table
 
@@ -67,7 +67,7 @@ class Report:
             "",
             _markdown_row(headers),
             _markdown_row(["---"] + ["---:"] * (len(headers) - 1)),
-            *(_markdown_row(row) for row in self._rows()),
+            *(_markdown_row(row) for row in self._rows(_cpu_by_role)),
             "",
             *self.verdicts(),
         ]
@@ -83,7 +83,7 @@ class Report:
                 ratio = row[contender].rate / row[baseline].rate
                 word = "reaches" if ratio >= floor else "is BELOW"
                 sentences.append(
-                    f"{cell.name}: {contender} {word} the floor of {floor:.2f} with {ratio:.2f}."
+                    f"{cell.name}: {contender} {word} the floor of {floor:.2f} with {ratio:.3f}."
                 )
         return sentences
 
@@ -93,20 +93,24 @@ class Report:
             headers += [contender, "ratio", "CPU"]
         return headers
 
-    def _rows(self) -> list[list[str]]:
+    def _rows(self, cpu: Callable[[Result], str]) -> list[list[str]]:
         rows = []
         for cell, row in self.results.items():
             baseline = row[self.contenders[0]]
-            texts = [cell.name, f"{baseline.rate:,.0f}", _cpu(baseline)]
+            texts = [cell.name, f"{baseline.rate:,.0f}", cpu(baseline)]
             for contender in self.contenders[1:]:
                 result = row[contender]
                 ratio = f"{result.rate / baseline.rate:.2f}"
-                texts += [f"{result.rate:,.0f}", ratio, _cpu(result)]
+                texts += [f"{result.rate:,.0f}", ratio, cpu(result)]
             rows.append(texts)
         return rows
 
 
-def _cpu(result: Result) -> str:
+def _cpu_of_all(result: Result) -> str:
+    return f"{sum(result.cpu_us().values()):.0f}"
+
+
+def _cpu_by_role(result: Result) -> str:
     return ", ".join(f"{role} {used:.0f}" for role, used in result.cpu_us().items())
 
 

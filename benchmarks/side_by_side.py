@@ -134,7 +134,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 def main(arguments: list[str]) -> int:
     """Run, print the table and keep the results."""
     options = parse(arguments)
-    console = Console()
+    # A pipe has no width of its own, and the default would break every cell of the table.
+    console = Console() if sys.stdout.isatty() else Console(width=120)
     try:
         report = run(options, console)
     except HarnessError as error:

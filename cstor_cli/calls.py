@@ -7,17 +7,10 @@ from typing import Protocol, Self, TypeVar
 
 import grpc
 
-from cstor_core.errors import (
-    CorruptError,
-    CstorError,
-    FencedError,
-    InputError,
-    NoSpaceError,
-    UnavailableError,
-    UnknownVolumeError,
-)
+from cstor_core.calls import ERRORS
+from cstor_core.dialling import MESSAGE_BYTES_MAX
+from cstor_core.errors import CstorError
 
-MESSAGE_BYTES_MAX = 16 * 1024 * 1024
 OPTIONS = (
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
@@ -28,16 +21,6 @@ OPTIONS = (
     ("grpc.max_reconnect_backoff_ms", 500),
     ("grpc.enable_retries", 0),
 )
-
-ERRORS: dict[grpc.StatusCode, type[CstorError]] = {
-    grpc.StatusCode.INVALID_ARGUMENT: InputError,
-    grpc.StatusCode.NOT_FOUND: UnknownVolumeError,
-    grpc.StatusCode.FAILED_PRECONDITION: FencedError,
-    grpc.StatusCode.RESOURCE_EXHAUSTED: NoSpaceError,
-    grpc.StatusCode.DATA_LOSS: CorruptError,
-    grpc.StatusCode.UNAVAILABLE: UnavailableError,
-    grpc.StatusCode.DEADLINE_EXCEEDED: UnavailableError,
-}
 
 
 class Message(Protocol):

@@ -19,11 +19,12 @@ from cstor_cli.control_client import control as connect
 from cstor_cli.down import bring_down, stop_all
 from cstor_cli.exit_codes import ExitCode, exit_code_of
 from cstor_cli.founding import LOGICAL_BLOCK_BYTES, Wanted, found
+from cstor_cli.interrupts import InterruptedByUserError, interruptible, uninterrupted
 from cstor_cli.printing import look_line, print_json, print_status, print_volumes, up_lines
 from cstor_cli.replica_client import GrpcReplicaClient
 from cstor_cli.status import look_at, status_document, volume_document
 from cstor_cli.up import Options, bring_up, new_salt, new_uuid, require_serving
-from cstor_cli.watching import InterruptedByUserError, interruptible, uninterrupted, watch
+from cstor_cli.watching import watch
 from cstor_core.errors import CstorError, InputError
 from cstor_core.units import parse_size
 
@@ -115,7 +116,7 @@ def up(
             if not result.serving:
                 _complain(f"initiators have to wait: {result.reason}")
             _say(look_line(result.look))
-            code = watch(result.look.home, result.children, _say)
+            code = watch(result, _say)
         except InterruptedByUserError:
             if detach:
                 raise

@@ -86,17 +86,16 @@ def print_status(document: dict[str, Any]) -> None:
 
 def print_volumes(documents: list[dict[str, Any]]) -> None:
     """The volumes of a target for a person."""
-    table = Table("volume", "status", "size", "members", "IQN", "portal", box=box.SIMPLE_HEAD)
     for volume in documents:
-        table.add_row(
-            volume["name"],
-            volume["status"],
-            format_size(volume["size_bytes"]),
-            ", ".join(f"{member['address']} {member['status']}" for member in volume["members"]),
-            volume["iqn"],
-            volume["portal"],
+        console.print(
+            f"[bold]{volume['name']}[/] {volume['status']}, {format_size(volume['size_bytes'])}, "
+            f"{volume['iqn']} on {volume['portal']}"
         )
-    console.print(table)
+        if volume["reason"]:
+            console.print(f"  {volume['reason']}", markup=False)
+        for member in volume["members"]:
+            said = f": {member['reason']}" if member["reason"] else ""
+            console.print(f"  {member['address']} {member['status']}{said}", markup=False)
 
 
 def _rebuilt(rebuild: dict[str, int] | None) -> str:

@@ -1,6 +1,7 @@
 """Starting the daemons of a directory, and waiting until each says which ports it has.
 
-The ports of the replicas are chosen here, because members know each other by address.  Between
+The ports are chosen here, because members know each other by address, and nothing else of the
+volume may take the port of a member that does not run at the moment.  Between
 choosing and binding another program may take one: a daemon that ends because of that is started
 again with another.  A port that the user named never moves.
 """
@@ -23,6 +24,8 @@ from cstor_core.errors import CstorError
 LOCAL_HOST = "127.0.0.1"
 REPLICA_PORT = 7778
 REPLICA_METRICS_PORT = 9501
+TARGET_PORTS = {"control": 7777, "http": 6060, "metrics": 9500}
+"""Settings of the target whose ports are chosen here unless the environment names them."""
 PORT_ATTEMPTS_MAX = 5
 STRIDE = 20
 
@@ -67,7 +70,7 @@ def start_replicas(
         result.cluster = _with_free_ports(result.cluster, waiting, say, attempt)
         begun = [_start_replica(home, result.cluster, index) for index in waiting]
         _wait_until_ready(home, begun, deadline)
-        lost = [daemon for daemon in begun if _lost_its_port(daemon)]
+        lost = [daemon for daemon in begun if lost_its_port(daemon)]
         if attempt == PORT_ATTEMPTS_MAX - 1:
             lost = []
         result.running += [daemon for daemon in begun if not daemon.failure]
@@ -86,13 +89,13 @@ def start_target(home: Home, cluster: ClusterFile, deadline: float, say: Say) ->
     result = Started(cluster)
     for attempt in range(PORT_ATTEMPTS_MAX):
         result.cluster = _with_free_portal(result.cluster, say, attempt)
-        begun = _start_target(home, result.cluster)
+        begun = _start_target(home, result.cluster, attempt)
         _wait_until_ready(home, [begun], deadline)
         if begun.ready is not None:
             result.cluster = _with_embedded_replica(result.cluster, begun.ready)
             result.running.append(begun)
             return result
-        if not _lost_its_port(begun) or attempt == PORT_ATTEMPTS_MAX - 1:
+        if not lost_its_port(begun) or attempt == PORT_ATTEMPTS_MAX - 1:
             result.failed.append(begun)
             return result
     return result
@@ -124,18 +127,34 @@ def _start_replica(home: Home, cluster: ClusterFile, index: int) -> Starting:
     return _start(home, name, command, (parse_address(place.address), parse_address(place.metrics)))
 
 
-def _start_target(home: Home, cluster: ClusterFile) -> Starting:
+def _start_target(home: Home, cluster: ClusterFile, attempt: int) -> Starting:
     command = [program(TARGET), str(home.target), "--volume", cluster.volume]
-    chosen: tuple[Address, ...] = ()
+    chosen: list[Address] = []
     if not cluster.portal_is_set:
-        chosen = (parse_address(cluster.portal),)
+        chosen.append(parse_address(cluster.portal))
     if len(cluster.replicas) == 1:
         command += ["--pool", str(home.pool(0))]
     else:
         for place in cluster.replicas:
             command += ["--replica", place.address]
+        # Left to itself it might move onto a port of a replica that does not run just now.
+        for setting, preferred in TARGET_PORTS.items():
+            if f"CSTOR_TARGET_{setting.upper()}" not in os.environ:
+                address = _next_free(Address(LOCAL_HOST, preferred), _ports_of(cluster), attempt)
+                chosen.append(address)
+                command += [f"--{setting}", str(address)]
     command += ["--portal", cluster.portal]
-    return _start(home, "target", command, chosen)
+    return _start(home, "target", command, tuple(chosen))
+
+
+def _ports_of(cluster: ClusterFile, but_for: Collection[int] = ()) -> set[int]:
+    """The ports of the replicas, but for those with the given indexes."""
+    return {
+        parse_address(text).port
+        for index, place in enumerate(cluster.replicas)
+        if index not in but_for
+        for text in (place.address, place.metrics)
+    }
 
 
 def _start(home: Home, name: str, command: Sequence[str], chosen: tuple[Address, ...]) -> Starting:
@@ -171,9 +190,15 @@ def _wait_until_ready(home: Home, daemons: Sequence[Starting], deadline: float) 
             time.sleep(POLL_S)
 
 
-def _lost_its_port(daemon: Starting) -> bool:
-    """Whether it ended because somebody took a port between our look and its own."""
-    return daemon.wrong_input and not all(is_free(address) for address in daemon.addresses)
+def lost_its_port(daemon: Starting) -> bool:
+    """Whether it says that somebody took a port between our look and its own.
+
+    Whether that port is free again by now tells nothing: two commands may meet more than once.
+    """
+    return daemon.wrong_input and any(
+        f"port {address.port} on {address.host} is taken" in daemon.failure
+        for address in daemon.addresses
+    )
 
 
 def _with_free_portal(cluster: ClusterFile, say: Say, attempt: int) -> ClusterFile:
@@ -191,12 +216,7 @@ def _with_free_ports(
 ) -> ClusterFile:
     """The same with free ports for these replicas, the ones that they had if possible."""
     places = list(cluster.replicas)
-    taken = {
-        parse_address(text).port
-        for index, place in enumerate(places)
-        if index not in indexes
-        for text in (place.address, place.metrics)
-    }
+    taken = _ports_of(cluster, indexes)
     for index in indexes:
         name = replica_name(index)
         chosen = []
@@ -223,7 +243,7 @@ def _with_embedded_replica(cluster: ClusterFile, ready: dict[str, Any]) -> Clust
 
 def _next_free(preferred: Address, taken: Collection[int], attempt: int) -> Address:
     """A free port; after a lost race from further on, where the winner does not look next."""
-    if attempt == 0 or is_free(preferred):
+    if attempt == 0 or (preferred.port not in taken and is_free(preferred)):
         return next_free(preferred, taken)
     return next_free(replace(preferred, port=preferred.port + STRIDE * attempt), taken)
 

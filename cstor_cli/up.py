@@ -31,6 +31,7 @@ from cstor_cli.cluster_file import (
 )
 from cstor_cli.control_client import SERVING, ControlClient, control
 from cstor_cli.founding import Wanted, check_replica_count, check_wanted, found
+from cstor_cli.interrupts import uninterrupted
 from cstor_cli.processes import Daemon, is_running, scan, stop
 from cstor_cli.replica_client import GrpcReplicaClient
 from cstor_cli.starting import (
@@ -46,7 +47,6 @@ from cstor_cli.starting import (
     start_target,
 )
 from cstor_cli.status import Look, look_at
-from cstor_cli.watching import uninterrupted
 from cstor_core.errors import CstorError, InputError, UnavailableError
 from cstor_core.generated.cstor.v1 import control_pb2
 from cstor_core.units import GIB, MIB, format_size
@@ -236,6 +236,11 @@ def _bring_up(home: Home, cluster: ClusterFile, say: Say) -> Up:
             stop(daemon for name, daemon in scan(home).items() if name not in before)
         raise
     up.look = look_at(home)
+    up.problems += [
+        describe_end(name, child.poll(), home)
+        for name, child in up.children.items()
+        if name not in up.look.running
+    ]
     _wait_until_serving(up, deadline)
     return up
 

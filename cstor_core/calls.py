@@ -25,7 +25,11 @@ from cstor_core.errors import (
 
 T = TypeVar("T")
 
-_ERRORS: dict[grpc.StatusCode, type[CstorError]] = {
+ERROR_NAME_KEY = "cstor-error"
+"""Trailing metadata with the name of the error that a daemon raised; where it is missing, gRPC
+itself has failed, whatever its status says."""
+
+ERRORS: dict[grpc.StatusCode, type[CstorError]] = {
     grpc.StatusCode.UNAVAILABLE: UnavailableError,
     grpc.StatusCode.DEADLINE_EXCEEDED: UnavailableError,
     grpc.StatusCode.CANCELLED: UnavailableError,
@@ -37,14 +41,15 @@ _ERRORS: dict[grpc.StatusCode, type[CstorError]] = {
     grpc.StatusCode.RESOURCE_EXHAUSTED: NoSpaceError,
     grpc.StatusCode.DATA_LOSS: CorruptError,
 }
+"""What a status means to whoever called; any other is a plain CstorError."""
 
 
 def error_of(error: grpc.aio.AioRpcError, address: str) -> CstorError:
     """Our error for a gRPC error that came from the daemon at `address`."""
-    kind = _ERRORS.get(error.code(), CstorError)
-    if error.code() == grpc.StatusCode.UNAVAILABLE and "onnect" in (error.details() or ""):
-        return kind(f"no daemon answers at {address}: {error.details()}")
-    return kind(error.details() or f"the daemon at {address} answered {error.code().name}")
+    said = error.details() or error.code().name
+    if not any(key == ERROR_NAME_KEY for key, _ in error.trailing_metadata() or ()):
+        return UnavailableError(f"the connection to the daemon at {address} failed: {said}")
+    return ERRORS.get(error.code(), CstorError)(said)
 
 
 async def called(call: Awaitable[T], address: str) -> T:

@@ -37,7 +37,7 @@ class GrpcDialler:
                 ("grpc.http2.max_pings_without_data", 0),
                 ("grpc.min_reconnect_backoff_ms", 200),
                 ("grpc.initial_reconnect_backoff_ms", 200),
-                ("grpc.max_reconnect_backoff_ms", 1000),
+                ("grpc.max_reconnect_backoff_ms", 500),
                 ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
                 ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
                 ("grpc.enable_retries", 0),

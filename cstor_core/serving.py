@@ -29,13 +29,12 @@ from grpc_health.v1 import (
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
+from cstor_core.calls import ERROR_NAME_KEY
 from cstor_core.dialling import SERVER_OPTIONS
 from cstor_core.errors import CstorError, InputError
 from cstor_core.settings import Address, join_address
 
 PORTS_TRIED_MAX = 200
-ERROR_NAME_KEY = "cstor-error"
-"""Trailing metadata of a failed call: the class of the error, since many share a gRPC status."""
 REQUEST_S_MAX = 10.0
 REQUEST_BYTES_MAX = 16 * 1024
 

@@ -112,6 +112,7 @@ class TargetDaemon:
         self._volumes: list[ServedVolume] = []
         self._iscsi = IscsiServer(Directory(self._volumes), self._clock)
         self._facts: dict[str, object] = {"pid": os.getpid()}
+        self._flushed = True
 
     async def run(self) -> int:
         """Serve until there is a reason to end; returns the exit code.
@@ -128,10 +129,17 @@ class TargetDaemon:
             self._take_directory(stack)
             links = await self._links(stack)
             engine = self._engine(links, listeners.portal)
-            stack.push_async_callback(engine.close)
+            stack.push_async_callback(self._close, engine)
             await self._answer(stack, listeners)
             engine.start()
-            return await self._until_the_end(engine, stop)
+            code = await self._until_the_end(engine, stop)
+        return code if self._flushed else code or EXIT_FAILED
+
+    async def _close(self, engine: Engine) -> None:
+        """Close the engine, and say so if what it acknowledged is not known to be durable."""
+        self._flushed = await engine.close()
+        if not self._flushed:
+            log.error("stopped_unflushed", reason="no quorum answered the last flush")
 
     def _take_directory(self, stack: AsyncExitStack) -> None:
         """Make the state directory and lock it: two targets in one would share a ready file."""
@@ -188,7 +196,11 @@ class TargetDaemon:
 
     def _sessions(self, volume: ServedVolume) -> list[control_pb2.SessionReport]:
         return [
-            control_pb2.SessionReport(initiator_name=session.initiator_name, tsih=session.tsih)
+            control_pb2.SessionReport(
+                initiator_name=session.initiator_name,
+                address=session.connection.peer if session.connection is not None else "",
+                tsih=session.tsih,
+            )
             for session in self._iscsi.sessions.of_target(volume.name)
         ]
 
@@ -205,14 +217,7 @@ class TargetDaemon:
         stack.push_async_callback(listeners.control.stop, CALLS_END_S)
         health = asyncio.ensure_future(self._tell_health(listeners.health))
         stack.callback(health.cancel)
-        host, port = listeners.iscsi.getsockname()[:2]
-        listeners.iscsi.close()
-        try:
-            await self._iscsi.serve(host, port)
-        except OSError as error:
-            raise InputError(
-                f"cannot listen on {listeners.portal}: {error.strerror}; name another portal"
-            ) from error
+        await self._iscsi.serve(listeners.iscsi)
         self._facts |= {
             "portal": listeners.portal,
             "control": listeners.control_address,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from typing import Protocol
 
 from cstor_core.errors import CstorError
@@ -100,11 +100,12 @@ class LocalLink:
         """As `ReplicaLink.begin_rebuild`."""
         return (await self._host.begin_rebuild(request)).replica
 
-    def rebuild(
+    async def rebuild(
         self, request: replica_pb2.RebuildRequest
-    ) -> AsyncIterator[replica_pb2.RebuildResponse]:
+    ) -> AsyncGenerator[replica_pb2.RebuildResponse]:
         """As `ReplicaLink.rebuild`."""
-        return self._host.rebuild(request)
+        async for progress in self._host.rebuild(request):
+            yield progress
 
     def open_append(self, on_message: OnMessage, on_closed: OnClosed) -> MessageStream:
         """As `ReplicaLink.open_append`."""

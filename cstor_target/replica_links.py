@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 import grpc.aio
 
@@ -116,7 +116,7 @@ class GrpcLink:
 
     async def rebuild(
         self, request: replica_pb2.RebuildRequest
-    ) -> AsyncIterator[replica_pb2.RebuildResponse]:
+    ) -> AsyncGenerator[replica_pb2.RebuildResponse]:
         """As `ReplicaLink.rebuild`."""
         try:
             async for progress in self._orders.Rebuild(request):

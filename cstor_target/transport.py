@@ -45,17 +45,12 @@ class IscsiServer:
         self._server: asyncio.Server | None = None
         self._timer: Timer | None = None
 
-    async def serve(self, host: str, port: int) -> tuple[str, int]:
-        """Begin to accept connections, and return the address that was bound.
-
-        Raises OSError when the address cannot be had.
-        """
+    async def serve(self, listener: socket.socket) -> None:
+        """Begin to accept connections on a bound socket."""
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(
-            lambda: _IscsiProtocol(self, loop), host, port, reuse_address=True, backlog=128
+            lambda: _IscsiProtocol(self, loop), sock=listener, backlog=128
         )
-        bound: tuple[str, int] = self._server.sockets[0].getsockname()[:2]
-        return bound
 
     def retry_held_logins(self) -> None:
         """A volume has opened: logins that wait for it go on now."""
@@ -136,7 +131,8 @@ class _IscsiProtocol(asyncio.BufferedProtocol):
         self._transport = cast(asyncio.Transport, transport)
         self._transport.set_write_buffer_limits(high=server.limits.output_bytes_high)
         transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._log = _log.bind(peer=_address(transport.get_extra_info("peername")))
+        peer = _address(transport.get_extra_info("peername"))
+        self._log = _log.bind(peer=peer)
         self.core = Connection(
             server.sessions,
             server.directory,
@@ -145,6 +141,7 @@ class _IscsiProtocol(asyncio.BufferedProtocol):
             server.clock.monotonic(),
             server.limits,
             server.counters,
+            peer,
         )
         self._nexus = Nexus(self.core, server.directory, server.sessions, server.limits)
         if not server.added(self):

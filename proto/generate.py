@@ -24,8 +24,11 @@ def generate(out: Path) -> None:
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
     sources = sorted(str(path.relative_to(HERE)) for path in HERE.rglob("*.proto"))
+    scripts = Path(sys.executable).parent  # protoc looks for plugins in PATH only
     arguments = [
         "protoc",
+        f"--plugin=protoc-gen-mypy={scripts / 'protoc-gen-mypy'}",
+        f"--plugin=protoc-gen-mypy_grpc={scripts / 'protoc-gen-mypy_grpc'}",
         f"--proto_path={HERE}",
         f"--proto_path={files('grpc_tools') / '_proto'}",
         f"--python_out={out}",

@@ -15,10 +15,10 @@ import grpc
 import grpc.aio
 from google.protobuf.message import Message
 
+from cstor_core.calls import ERROR_NAME_KEY
 from cstor_core.dialling import Dialler
 from cstor_core.errors import CstorError, InputError, UnavailableError
 from cstor_core.generated.cstor.v1 import replica_pb2
-from cstor_core.serving import ERROR_NAME_KEY
 from replica.errors import DivergedError, TailError
 
 SERVICE = "cstor.v1.ReplicaService"

@@ -155,8 +155,6 @@ class Rebuild:
             raise peer.unavailable("it lacks entries from before this replica's stream began")
         if store.max_copied_seq > self._history.end.last_seq:  # else the stream may be silent
             await node.reached(store.max_copied_seq)
-        if not session.first_seq:
-            self._set_position()
         try:
             await store.finish_rebuild(session.history(self._history))
         except CorruptError as error:
@@ -170,18 +168,6 @@ class Rebuild:
             blocks=self._progress.blocks_done,
             bytes=self._progress.bytes_copied,
             seq=store.applied_seq,
-        )
-
-    def _set_position(self) -> None:
-        """Bring the replica to the end of the history under a stream that has been silent so far.
-
-        Its position moves only with entries; this one changes nothing, and stands where the
-        history has its last one.
-        """
-        self._node.store.append_configuration(
-            volume_pb2.ConfigurationChange(
-                seq=self._history.end.last_seq, configuration=self._node.store.configuration
-            )
         )
 
     async def _stream(self) -> AppendSession:

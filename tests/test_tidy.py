@@ -19,7 +19,8 @@ OTHERS = ("proto", "benchmarks", "tests")
 GENERATED = ROOT / "cstor_core" / "generated"
 
 MODULE_LINES_MAX = 500
-FUNCTION_LINES_MAX = 70
+FUNCTION_LINES_MAX = 60
+"""Of the body: the flags of a command line are its signature, and are a list to be read."""
 LINE_COLUMNS_MAX = 100
 
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
@@ -137,7 +138,7 @@ def test_functions_fit_a_screen() -> None:
         for path in python_files(*PRODUCT, *OTHERS)
         for node in ast.walk(tree(path))
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-        and (lines := (node.end_lineno or 0) - node.lineno + 1) > FUNCTION_LINES_MAX
+        and (lines := (node.end_lineno or 0) - node.body[0].lineno + 1) > FUNCTION_LINES_MAX
     ]
     assert not long, "\n".join(long)
 

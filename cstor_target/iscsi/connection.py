@@ -50,7 +50,8 @@ class Phase(Enum):
 class Connection:
     """The protocol engine of one TCP connection.
 
-    `portal` is HOST:PORT as the initiator reached us, `now_s` the time of the accept.
+    `portal` is HOST:PORT as the initiator reached us, `peer` its own, for reports; `now_s` is the
+    time of the accept.
     """
 
     def __init__(
@@ -62,7 +63,9 @@ class Connection:
         now_s: float,
         limits: Limits,
         counters: Counters,
+        peer: str = "",
     ) -> None:
+        self.peer = peer
         self._sessions = sessions
         self._directory = directory
         self._portal = portal

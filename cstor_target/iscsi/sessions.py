@@ -23,6 +23,10 @@ _TSIH_MAX = 0xFFFF
 class SessionConnection(Protocol):
     """What a session asks of its connection."""
 
+    @property
+    def peer(self) -> str:
+        """HOST:PORT of the initiator."""
+
     def drop(self) -> None:
         """Close at once; the tasks lose their answers."""
 

@@ -69,9 +69,13 @@ class Engine:
         self._membership.start()
         self._tick = self._clock.call_later(_TICK_S, self._ticked)
 
-    async def close(self) -> None:
-        """Drain what is in flight for as long as commands may wait, flush, and hang up."""
-        if self.serving:
+    async def close(self) -> bool:
+        """Drain what is in flight for as long as commands may wait, flush, and hang up.
+
+        Returns whether all that was acknowledged is on stable storage on a quorum.
+        """
+        served = self.serving
+        if served:
             deadline_s = self._clock.monotonic() + self._settings.write_timeout_s
             flushed: asyncio.Future[Failure | None]
             flushed = asyncio.get_running_loop().create_future()
@@ -84,6 +88,7 @@ class Engine:
         if self._tick is not None:
             self._tick.cancel()
         await self._membership.close()
+        return not served or self._order.durable_seq >= self._order.completed_seq
 
     @property
     def identity(self) -> volume_pb2.VolumeIdentity | None:
@@ -221,6 +226,8 @@ class Engine:
     ) -> None:
         """Order a merged write; its blocks stay locked until it has its place, also at the gate."""
 
+        self.counters.merges += 1
+
         def go() -> None:
             if not self._roster.has_quorum:
                 self._pass_gate(go, failed)
@@ -281,7 +288,7 @@ class Engine:
         before_s = now_s - self._settings.write_timeout_s
         self._order.expire(before_s)
         self._reads.expire(before_s)
-        self._reads.drop_stuck(now_s - self._settings.laggard_s)
+        self._reads.drop_stuck(now_s - self._settings.read_retry_s)
         while self._gate and self._gate[0][0] < before_s:
             self._gate.popleft()[2](Failure.BUSY)
         self._roster.drop_laggards()

@@ -8,7 +8,7 @@ replica answers.  Promises travel on a connection of their own.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from typing import Protocol
 
 from cstor_core.errors import CstorError
@@ -49,7 +49,7 @@ class ReplicaLink(Protocol):
 
     def rebuild(
         self, request: replica_pb2.RebuildRequest
-    ) -> AsyncIterator[replica_pb2.RebuildResponse]:
+    ) -> AsyncGenerator[replica_pb2.RebuildResponse]:
         """Have the replica copy what it lacks from a peer; progress, then `complete`."""
 
     def open_append(self, on_message: OnMessage, on_closed: OnClosed) -> MessageStream:

@@ -28,7 +28,6 @@ class Merger:
         self._read_blocks = read_blocks
         self._place_blocks = place_blocks
         self._locked: dict[int, deque[Callable[[], None]]] = {}
-        self.merges = 0
 
     def wait(self, first: int, count: int, retry: Callable[[], None]) -> bool:
         """Whether one of the blocks is locked; if so, `retry` is called when it is free."""
@@ -46,9 +45,10 @@ class Merger:
         end = -(-(offset + length) // BLOCK_BYTES)
         if self.wait(first, end - first, lambda: self.write(offset, data, durable, done)):
             return
-        self.merges += 1
         edges = self._edges(offset, length)
-        self._locked.update(dict.fromkeys(range(first, end), deque()))
+        waiting: deque[Callable[[], None]] = deque()
+        for block in range(first, end):
+            self._locked[block] = waiting
         old: dict[int, bytes] = {}
         left = len(edges)
         failed: Failure | None = None

@@ -14,6 +14,7 @@ from typing import TypeVar
 from cstor_core.errors import CstorError, UnavailableError
 from cstor_core.generated.cstor.v1 import replica_pb2
 from cstor_core.history import History
+from cstor_core.words import history_from
 from cstor_target.volume.links import LinkFactory, ReplicaLink
 from cstor_target.volume.members import Member, Standing
 from cstor_target.volume.opening import (
@@ -22,6 +23,7 @@ from cstor_target.volume.opening import (
     choose,
     newest_configuration,
     next_epoch,
+    one_volume,
 )
 from cstor_target.volume.quorum import write_quorum
 from cstor_target.volume.settings import EngineSettings
@@ -64,6 +66,7 @@ class Opener:
         Raises UnavailableError when fewer than a quorum of them answer.
         """
         reports = await self._inquire(self.links.values())
+        one_volume(list(reports.values()))
         configuration = newest_configuration(list(reports.values()))
         found = {report.replica_uuid: link for link, report in reports.items()}
         missing = [
@@ -112,6 +115,8 @@ class Opener:
             if answer.promised:
                 promised[member.replica_uuid] = answer.replica
         opening = choose([member.replica_uuid for member in self.members], promised)
+        if newest_configuration(list(promised.values())) != tenure.configuration:
+            raise UnavailableError("the configuration has changed meanwhile: its members are asked")
         tenure.history = opening.history
         return opening
 
@@ -137,7 +142,11 @@ class Opener:
             },
             timeout_s=self._settings.write_timeout_s,
         )
-        ready.extend(answers)
+        ready.extend(
+            member
+            for member, report in answers.items()
+            if history_from(report.history) == opening.history
+        )
         quorum = write_quorum(len(self.members))
         if len(ready) < quorum:
             raise UnavailableError(

@@ -25,6 +25,16 @@ def position_of(report: Report) -> Position:
     return Position(report.configuration.forced_openings, end.epoch, end.last_seq)
 
 
+def one_volume(reports: Sequence[Report]) -> None:
+    """Raise UnavailableError where replicas of several volumes answer to the same name."""
+    found = {report.identity.volume_uuid for report in reports}
+    if len(found) > 1:
+        raise UnavailableError(
+            f"replicas of {len(found)} volumes of this name answer ({', '.join(sorted(found))}): "
+            "name the volume by its UUID, or leave the other one's replicas out"
+        )
+
+
 def newest_configuration(reports: Sequence[Report]) -> volume_pb2.Configuration:
     """The configuration whose members are asked: the one with the highest number.
 

@@ -18,12 +18,14 @@ from collections.abc import Callable, Sequence
 from cstor_core.checksums import block_checksums, crc32c
 from cstor_core.clock import Clock
 from cstor_core.frames import encode_run_request
-from cstor_core.rows import ROW, UNMAP
+from cstor_core.rows import ROW, ROW_BYTES, UNMAP
 from cstor_core.units import BLOCK_BYTES
 from cstor_target.volume.backing import Buffer, Done, Failure
 
 _SEED_MASK = 0xFFFFFFFF
 _UNMAP_ROW_BLOCKS_MAX = 1 << 20
+_BATCH_ROWS_BYTES_MAX = 4096 * ROW_BYTES
+"""Discards have no data: their rows fill a batch by number, well below what a replica takes."""
 
 
 class InFlight:
@@ -208,7 +210,7 @@ class Order:
         """Send what has gathered, unless an earlier batch is unfinished and this one not full."""
         if not self._rows and not self._flush_wanted:
             return
-        if self.completed_seq >= self.sent_seq or self._data_bytes >= self._batch_bytes_max:
+        if self.completed_seq >= self.sent_seq or self._is_full:
             message = encode_run_request(
                 self._rows, self._data, self._data_bytes, self.completed_seq, self._flush_wanted
             )
@@ -266,11 +268,15 @@ class Order:
         """Whether every entry is held by a quorum and every listener was told."""
         return not self._in_flight and not self._awaiting_durable
 
+    @property
+    def _is_full(self) -> bool:
+        return self._data_bytes >= self._batch_bytes_max or len(self._rows) >= _BATCH_ROWS_BYTES_MAX
+
     def _add(self, entry: InFlight) -> None:
         self._in_flight.append(entry)
         if entry.durable:
             self._flush_wanted = True
-        if self._data_bytes >= self._batch_bytes_max:
+        if self._is_full:
             self.kick()
 
     def _pack_blocks(self, seq: int, first: int, pieces: Sequence[Buffer]) -> None:

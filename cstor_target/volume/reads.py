@@ -130,9 +130,10 @@ class Reads:
             done(Failure.BUSY, ())
 
     def drop_stuck(self, before_s: float) -> None:
-        """Ask others for what a member was asked before a moment and has not answered."""
+        """Ask others, if there are any, for what a member has not answered since a moment."""
         for reader in list(self._readers):
-            if any(question.sent_s < before_s for question in reader.asked.values()):
+            stuck = any(question.sent_s < before_s for question in reader.asked.values())
+            if stuck and len(self._readers) > 1:
                 self._lost(reader)
 
     def add(self, member: Member) -> None:
@@ -198,7 +199,8 @@ class Reads:
     def _give_up(self, batch: list[Question]) -> bool:
         """Everyone was asked: an error if all copies are bad; else it waits for a member."""
         if len(batch) > 1:
-            return all([self._send([question]) for question in batch])
+            sent = [self._send([question]) for question in batch]
+            return all(sent)
         question = batch[0]
         if not self._resting and all(each.member in question.bad for each in self._readers):
             question.done(Failure.MEDIUM_ERROR, ())

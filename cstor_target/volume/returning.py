@@ -8,6 +8,8 @@ copies older blocks from a peer beside it.  It counts again only when either has
 
 from __future__ import annotations
 
+from contextlib import aclosing
+
 from cstor_core.clock import Clock
 from cstor_core.errors import CstorError, FencedError, ForeignReplicaError, UnavailableError
 from cstor_core.generated.cstor.v1 import replica_pb2
@@ -124,17 +126,18 @@ class Returning:
         source = await self._source_at(member, through_seq)
         request = self._tenure.rebuild_request(member.replica_uuid, _source(source), through_seq)
         self._roster.rebuild_started(member)
-        async for progress in member.link.rebuild(request):
-            if member.append_stream is None:
-                raise member.error or UnavailableError(member.reason)
-            member.rebuild_total = progress.blocks_total
-            member.rebuild_done = progress.blocks_done
-            if progress.complete:
-                # Until now its stream may have told of entries that the history dropped.
-                member.applied_seq, member.durable_seq = through_seq, 0
-                self._order.ask_for_flush()
-                self._roster.promote(member)
-                return
+        async with aclosing(member.link.rebuild(request)) as rebuilding:
+            async for progress in rebuilding:
+                if member.append_stream is None:
+                    raise member.error or UnavailableError(member.reason)
+                member.rebuild_total = progress.blocks_total
+                member.rebuild_done = progress.blocks_done
+                if progress.complete:
+                    # Until now its stream may have told of entries that the history dropped.
+                    member.applied_seq, member.durable_seq = through_seq, 0
+                    self._order.ask_for_flush()
+                    self._roster.promote(member)
+                    return
         raise UnavailableError(f"replica {member.name} ended its rebuild without a word")
 
     async def _until_others_hold(self, seq: int) -> None:

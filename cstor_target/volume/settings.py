@@ -15,11 +15,10 @@ class EngineSettings:
     """How long a command waits for a quorum before it ends with BUSY."""
     inquiry_timeout_s: float = 1.0
     """How long a member may take to answer a question or a promise."""
-    opening_grace_s: float = 0.5
-    """How long an opening waits for the rest once a quorum has answered: the more members take
-    part, the fewer have to be caught up afterwards."""
     retry_s: float = 0.25
     """Pause between two tries to reach a member; a returned one is found within a second."""
+    read_retry_s: float = 1.0
+    """How long a member may leave a read unanswered while another one could be asked."""
     batch_bytes_max: int = 1 * MIB
     """A batch that has grown to this is sent although an earlier one is on its way."""
     backlog_bytes_max: int = 64 * MIB

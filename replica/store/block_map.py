@@ -59,7 +59,13 @@ class BlockMap:
         return bytes(chunk[offset : offset + ROW_BYTES])
 
     def span(self, first: int, count: int) -> bytes:
-        """The rows of consecutive blocks."""
+        """The rows of consecutive blocks; zeros for those never written."""
+        low = first & _CHUNK_MASK
+        if low + count <= CHUNK_ROWS:
+            chunk = self._chunks.get(first >> CHUNK_SHIFT)
+            if chunk is None:
+                return bytes(count * ROW_BYTES)
+            return bytes(chunk[low * ROW_BYTES : (low + count) * ROW_BYTES])
         pieces = []
         for index, low, high in _chunks_of(first, count):
             chunk = self._chunks.get(index)
@@ -67,7 +73,7 @@ class BlockMap:
                 pieces.append(bytes((high - low) * ROW_BYTES))
             else:
                 pieces.append(bytes(chunk[low * ROW_BYTES : high * ROW_BYTES]))
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        return b"".join(pieces)
 
     def gather(self, blocks: Blocks) -> Rows:
         """A copy of the rows of any blocks; one never written has only its block number."""

@@ -29,6 +29,7 @@ from replica.store.envelope import (
     ENVELOPE_BYTES,
     ENVELOPE_HEAD_BYTES,
     fresh_path,
+    parsed,
     sealed,
     unsealed,
 )
@@ -149,7 +150,7 @@ class CheckpointFile:
 def load(file: File, what: str, replica_uuid: bytes) -> tuple[CheckpointHead, Standing, BlockMap]:
     """Read and verify a checkpoint.  Raises CorruptError, InputError (format), OSError."""
     payload, offset = unsealed(_envelope_of(file), MAP_MAGIC, what, exact=False)
-    found = MAP_HEAD.parse(payload)
+    found = parsed(MAP_HEAD, payload, what)
     if found.replica_uuid != replica_uuid:
         raise CorruptError(f"{what} belongs to another replica")
     standing = Standing()

@@ -15,6 +15,7 @@ from cstor_core.errors import CstorError
 from cstor_core.files import Filesystem
 from replica.store.checkpoint import CheckpointFile, CheckpointHead, head_bytes, pieces
 from replica.store.parts import Parts
+from replica.store.records import Kind
 
 
 class Durability:
@@ -31,7 +32,7 @@ class Durability:
         self._checkpointing: asyncio.Task[None] | None = None
         self._checkpointed_number = 0
         self._one_checkpoint = asyncio.Lock()
-        self._relief: set[asyncio.Task[int]] = set()
+        self._relief: set[asyncio.Task[None]] = set()
         self._streams = 0
         self.durable_seq = parts.standing.applied_seq
         """Every entry up to here is on stable storage."""
@@ -69,9 +70,9 @@ class Durability:
             self.flush_soon()
 
     def flush_soon(self) -> None:
-        """Start a flush that nobody waits for."""
+        """Let superseded space be used again as soon as the disk allows; nobody waits for it."""
         if not self._relief:
-            task = asyncio.create_task(self.flush())
+            task = asyncio.create_task(self._reclaim())
             self._relief.add(task)
             task.add_done_callback(self._relieved)
 
@@ -121,7 +122,7 @@ class Durability:
             parts.file.datasync_blocking()
         except OSError as error:
             raise parts.failed(error, "a flush") from error
-        self._durable(number, seq, self._streams)
+        self._durable(number, parts.journal.mark, seq, self._streams)
         try:
             file = CheckpointFile(self._filesystem, self._map_path, ".now")
             try:
@@ -140,26 +141,39 @@ class Durability:
         tasks = [task for task in (self._checkpointing, self._flushing) if task is not None]
         await asyncio.gather(*tasks, *self._relief, return_exceptions=True)
 
+    async def _reclaim(self) -> None:
+        """Flush, and flush a record which says that."""
+        await self.flush()
+        journal = self._parts.journal
+        if journal.mark < journal.durable_number and journal.fits(0):
+            try:
+                journal.append(Kind.MARK, b"", self._parts.standing.applied_seq)
+            except OSError as error:
+                raise self._parts.gave_up(error, "a write") from error
+            await self.flush()
+
     async def _datasync(self) -> None:
         parts = self._parts
         number, seq, streams = parts.journal.number, parts.standing.applied_seq, self._streams
+        mark = parts.journal.mark
         try:
             await parts.file.datasync()
         except OSError as error:
             raise parts.failed(error, "a flush") from error
-        self._durable(number, seq, streams)
+        self._durable(number, mark, seq, streams)
 
-    def _durable(self, number: int, seq: int, streams: int) -> None:
-        parts = self._parts
-        if number > parts.journal.durable_number:
-            parts.journal.durable_number = number
-            parts.reclaimer.durable(number)
+    def _durable(self, number: int, mark: int, seq: int, streams: int) -> None:
+        """Everything up to this record is flushed, and in it what it says of earlier ones."""
+        journal = self._parts.journal
+        journal.durable_number = max(journal.durable_number, number)
+        self._parts.reclaimer.durable(mark)
         if streams == self._streams:
             self.durable_seq = max(self.durable_seq, seq)
 
     def _installed(self, head: CheckpointHead) -> None:
         journal = self._parts.journal
         journal.oldest = max(journal.oldest, head.replay[0])
+        self._parts.reclaimer.durable(head.record_number)
         self.checkpoint_from_bytes = max(
             journal.capacity // 2, journal.used + journal.capacity // 8
         )
@@ -174,7 +188,7 @@ class Durability:
             self.checkpoint_error = str(error)
             self.checkpoint_from_bytes = journal.used + journal.capacity // 16
 
-    def _relieved(self, task: asyncio.Task[int]) -> None:
+    def _relieved(self, task: asyncio.Task[None]) -> None:
         """A flush that nobody waited for; if it failed, the replica has been given up for it."""
         self._relief.discard(task)
         if not task.cancelled():

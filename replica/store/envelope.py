@@ -8,8 +8,9 @@ flush it, rename, flush the directory), so that after a crash the old or the new
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-from construct import Bytes, ConstructError, Int32ul, Prefixed, Struct
+from construct import Bytes, Construct, ConstructError, Int32ul, Prefixed, Struct
 from construct import GreedyBytes as Rest
 
 from cstor_core.checksums import crc32c
@@ -59,6 +60,15 @@ def unsealed(content: bytes, magic: bytes, what: str, *, exact: bool = True) -> 
     if crc32c(content[: length - 4]) != found.checksum or (exact and length != len(content)):
         raise CorruptError(f"{what} is damaged: its checksum does not match")
     return found.payload, length
+
+
+def parsed(form: Construct, payload: bytes, what: str) -> Any:
+    """The payload of an envelope, read by its declaration.  Raises CorruptError where it is short:
+    its checksum is right, so whoever wrote it had another declaration under the same number."""
+    try:
+        return form.parse(payload)
+    except ConstructError as error:
+        raise CorruptError(f"{what} cannot be read: {error}") from error
 
 
 def _check_format(found: int, what: str) -> None:

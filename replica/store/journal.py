@@ -67,6 +67,7 @@ class Journal:
         "_position",
         "_tag",
         "durable_number",
+        "mark",
         "number",
         "oldest",
     )
@@ -83,6 +84,8 @@ class Journal:
         self.oldest = oldest
         self.durable_number = 0
         """Every record up to this number is on stable storage."""
+        self.mark = 0
+        """What the last record says of that."""
 
     @property
     def end(self) -> Point:
@@ -128,6 +131,7 @@ class Journal:
             offset = 0
         number = self.number + 1
         previous = self._checksum
+        durable_number = self.durable_number
         head = RECORD_HEAD_FAST.pack(
             JOURNAL_MAGIC,
             kind,
@@ -135,13 +139,14 @@ class Journal:
             previous,
             number,
             applied_seq,
-            self.durable_number,
+            durable_number,
             self._tag,
         )
         checksum = crc32c(payload, crc32c(head))
         self._file.pwritev((head, CHECKSUM_FAST.pack(checksum), payload), JOURNAL_OFFSET + offset)
         self._position = position + length
         self.number = number
+        self.mark = durable_number
         self._checksum = checksum
         return position, number, previous
 

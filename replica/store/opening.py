@@ -17,13 +17,13 @@ from cstor_core.units import BLOCK_BYTES, MIB
 from replica.store.allocator import Allocator, free_between
 from replica.store.block_map import BlockMap
 from replica.store.checkpoint import CheckpointHead, load
-from replica.store.envelope import read_file, replace_file, sealed, unsealed
-from replica.store.journal import START
+from replica.store.envelope import parsed, read_file, replace_file, sealed, unsealed
+from replica.store.journal import START, Journal
 from replica.store.limits import StoreLimits
 from replica.store.marks import FailureMark
 from replica.store.parts import Parts
 from replica.store.reclaim import Reclaimer
-from replica.store.records import DATA_HEAD, DATA_MAGIC, IDENTITY_MAGIC, JOURNAL_OFFSET
+from replica.store.records import DATA_HEAD, DATA_MAGIC, IDENTITY_MAGIC, JOURNAL_OFFSET, Kind
 from replica.store.recovery import Recovery
 from replica.store.standing import Standing
 from replica.store.state_file import State, StateFile, state_bytes
@@ -163,7 +163,7 @@ async def _recover(
             await state_file.change(short=True)
     journal = recovery.continued(power_lost)
     try:
-        await file.datasync()
+        await _make_durable(file, recovery, journal)
     except OSError as error:  # what a killed process acknowledged may be lost: never try again
         reason = (
             f"{what}: a flush failed ({error.strerror}): check the disk, and replace this "
@@ -171,7 +171,6 @@ async def _recover(
         )
         mark.put(reason)
         raise CorruptError(reason) from error
-    journal.durable_number = journal.number
     allocator = _allocator(file, what, recovery, journal_bytes, limits)
     reclaimer = Reclaimer(allocator, journal.number)
     recovery.tail.dropped = reclaimer.put
@@ -191,10 +190,24 @@ async def _recover(
     )
 
 
+async def _make_durable(file: File, recovery: Recovery, journal: Journal) -> None:
+    """Flush what was found, and a record which says that; see `reclaim` for why that is needed.
+
+    Where the journal has no room for it, nothing can be written before the next checkpoint, which
+    says it too.
+    """
+    await file.datasync()
+    journal.durable_number = journal.number
+    if journal.number > recovery.record_number and journal.fits(0):
+        journal.append(Kind.MARK, b"", recovery.standing.applied_seq)
+        await file.datasync()
+        journal.durable_number = journal.number
+
+
 def sizes_of(file: File, what: str, replica_uuid: bytes) -> tuple[int, int]:
     """(bytes of the journal, of the tail), with which the replica was made."""
     payload, _ = unsealed(file.pread(BLOCK_BYTES, 0), DATA_MAGIC, what, exact=False)
-    head = DATA_HEAD.parse(payload)
+    head = parsed(DATA_HEAD, payload, what)
     if head.replica_uuid != replica_uuid:
         raise CorruptError(f"{what} belongs to another replica")
     return head.journal_bytes, head.tail_bytes

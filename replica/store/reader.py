@@ -16,7 +16,7 @@ import numpy as np
 from cstor_core.checksums import Buffer, block_checksum
 from cstor_core.errors import CorruptError, ProtocolError
 from cstor_core.frames import RunView
-from cstor_core.rows import UNMAP, Rows, rows_of
+from cstor_core.rows import UNMAP, Rows, has_data, rows_of
 from cstor_core.units import BLOCK_BYTES
 from replica.store.allocator import Extent
 from replica.store.block_map import CHUNK_ROWS, Blocks, with_data
@@ -43,7 +43,13 @@ class Reader:
         parts = self._parts
         rows = self._rows(block, count)
         pieces: list[Buffer] = []
-        for first, units in extents_of(place for (place,) in _PLACE_OF_ROW.iter_unpack(rows)):
+        extents: Iterable[Extent]
+        if count == 1:
+            (place,) = _PLACE_OF_ROW.unpack(rows)
+            extents = ((place, 1),) if has_data(place) else ()
+        else:
+            extents = extents_of([place for (place,) in _PLACE_OF_ROW.iter_unpack(rows)])
+        for first, units in extents:
             try:
                 piece = parts.file.pread_cached(units * BLOCK_BYTES, first * BLOCK_BYTES)
             except OSError as error:

@@ -1,9 +1,13 @@
 """When a superseded place may be used again.
 
 Three things may still need it: the tail, in which the entry that superseded it stands (`tail`
-hands it on from there); the disk, as long as the record that freed it has not been flushed, for a
-power loss would bring the old map back; and a read on a thread that looked the place up before.
-A place passes these in this order and only then goes to the allocator.
+hands it on from there); the disk, as long as a power loss could bring the old map back; and a read
+on a thread that looked the place up before.  A place passes these in this order and only then goes
+to the allocator.
+
+The second is over when the journal says, on stable storage, that the record which freed the place
+is there.  That the record is there is not enough: recovery verifies the data of the records of
+which it does not know that, and would find a place that was used again.
 """
 
 from __future__ import annotations
@@ -19,16 +23,17 @@ class Reclaimer:
     __slots__ = (
         "_active",
         "_allocator",
-        "_durable_number",
         "_last_ticket",
         "_unflushed",
         "_unread",
+        "durable_number",
         "unflushed_units",
     )
 
     def __init__(self, allocator: Allocator, durable_number: int) -> None:
         self._allocator = allocator
-        self._durable_number = durable_number
+        self.durable_number = durable_number
+        """Every record up to this one is known to be on stable storage, whatever happens."""
         self._unflushed: deque[tuple[int, list[int]]] = deque()
         self._unread: deque[tuple[int, list[int]]] = deque()
         self._active: dict[int, None] = {}
@@ -38,15 +43,17 @@ class Reclaimer:
 
     def put(self, places: list[int], record_number: int) -> None:
         """Take places that the record of this number freed and that the tail needs no longer."""
-        if record_number <= self._durable_number:
+        if record_number <= self.durable_number:
             self._flushed(places)
         else:
             self._unflushed.append((record_number, places))
             self.unflushed_units += len(places)
 
     def durable(self, record_number: int) -> None:
-        """Every record up to this one is on stable storage."""
-        self._durable_number = record_number
+        """Every record up to this one is known to be on stable storage."""
+        if record_number <= self.durable_number:
+            return
+        self.durable_number = record_number
         waiting = self._unflushed
         kept: deque[tuple[int, list[int]]] = deque()
         while waiting:

@@ -45,6 +45,8 @@ class Kind(IntEnum):
     """Payload: History."""
     TAIL_SHED = 8
     """Payload: number of the last record whose entries have left the tail early, u64."""
+    MARK = 9
+    """Payload: none; it is written for what every record says about stable storage."""
 
 
 RECORD_HEAD = Struct(

@@ -7,8 +7,8 @@ that end, so a record found there means that one before it was damaged, and the 
 opened.  Where the next record stands there and does not verify, it was being written when the
 process was killed, or it has been damaged since; nobody can tell, so the replica is short then.
 
-After a power loss the end may be torn: records behind the last flush then count only as far as
-the data that are current after them verify too (`surviving`), and what follows is cut off.
+After a power loss the end may be torn: records behind the last flush then count only as long as
+their data verify too, and what follows is cut off.
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ from replica.store.limits import tail_journal_bytes
 from replica.store.records import JOURNAL_OFFSET, RECORD_HEAD_BYTES, Kind
 from replica.store.replay import apply_copies, apply_run
 from replica.store.standing import Standing
-from replica.store.surviving import surviving
 from replica.store.tail import Content, Tail, TailEntry
 
 
@@ -60,6 +59,11 @@ class Recovery:
         self.is_torn = False
         """Whether what stands at the journal's end was to be its next record."""
 
+    @property
+    def record_number(self) -> int:
+        """The last record that the checkpoint includes."""
+        return self._head.record_number
+
     def continued(self, power_lost: bool) -> Journal:
         """After `replay`: cut off what follows the journal's end, so that it can be continued.
 
@@ -85,9 +89,9 @@ class Recovery:
             raise CorruptError(f"{self._what}: the data file is shorter than its journal")
         image = JournalImage(content, self._tag)
         end: Point = self._head.replay
-        through = self._last_that_survived(image) if power_lost else None
+        durable = self._durable_number(image)
         for record in image.records(self._head.replay):
-            if through is not None and record.number > through:
+            if power_lost and record.number > durable and not self._data_verify(record):
                 break
             try:
                 self._replay(record)
@@ -162,14 +166,18 @@ class Recovery:
                     bad = entry.point[1]
         return bad
 
-    def _last_that_survived(self, image: JournalImage) -> int:
-        """The number of the last record that counts after a power loss."""
-        records = list(image.records(self._head.replay))
-        flushed = max(
-            (record.durable_number for record in records), default=self._head.record_number
-        )
-        return surviving(
-            records, max(flushed, self._head.record_number), self.standing.discards, self._verifies
+    def _durable_number(self, image: JournalImage) -> int:
+        """The last record that is known to have been flushed, data included."""
+        marks = (record.durable_number for record in image.records(self._head.replay))
+        return max((self._head.record_number, *marks))
+
+    def _data_verify(self, record: Record) -> bool:
+        """Whether the data of all rows that a record wrote are there."""
+        if record.kind not in (Kind.RUN, Kind.COPY):
+            return True
+        return all(
+            place & UNMAP or not seq or self._verifies(block, place, checksum)
+            for block, place, seq, _, checksum in ROW.iter_unpack(record.payload)
         )
 
     def _verifies(self, block: int, place: int, checksum: int) -> bool:
@@ -210,6 +218,8 @@ class Recovery:
                 self._entries(record, change, freed, included)
             case Kind.TAIL_SHED:
                 self.tail.shed(int.from_bytes(record.payload, "little"))
+            case Kind.MARK:
+                pass
             case _ if included:
                 pass
             case Kind.FOUNDING:
@@ -255,12 +265,12 @@ class _Superseded:
                     freed.append(held[block][0])
                 held[block] = place, seq
                 continue
-            discarded = range(block, block + (place ^ UNMAP))
-            freed.extend(
-                held.pop(one)[0]
-                for one in (discarded if len(discarded) < len(held) else list(held))
-                if one in held and one in discarded and held[one][1] < seq
-            )
+            wanted = range(block, block + (place ^ UNMAP))
+            candidates = wanted if len(wanted) < len(held) else list(held)
+            discarded = [
+                one for one in candidates if one in wanted and one in held and held[one][1] < seq
+            ]
+            freed.extend(held.pop(one)[0] for one in discarded)
 
 
 def journal_tag(replica_uuid: bytes) -> int:

@@ -280,17 +280,22 @@ class ReplicaStore:
         """Clear the flag: the replica holds exactly this history, durably on return.
 
         One journal record does it; it counts only if everything before it does.  Raises
-        ValueError where the stream is not at the end of the history or the flag is not set.
+        ValueError where the flag is not set, or the stream has begun and is not at the end of the
+        history; a stream that has been silent so far begins behind that end.
         """
         parts = self._parts
         standing = parts.standing
-        if not standing.rebuilding or standing.applied_seq != history.end.last_seq:
+        end_seq = history.end.last_seq
+        elsewhere = self._writer.stream_begun and standing.applied_seq != end_seq
+        if not standing.rebuilding or elsewhere:
             raise ValueError(
                 f"{parts.what} is at entry {standing.applied_seq} and cannot be finished "
                 f"at {history.end}"
             )
+        if standing.applied_seq > end_seq:
+            self._durability.went_back(end_seq)
         payload = history_message(history).SerializeToString()
-        point = self._writer.record(Kind.REBUILD_END, payload, standing.applied_seq)
+        point = self._writer.record(Kind.REBUILD_END, payload, end_seq)
         freed: list[int] = []
         standing.end_rebuild(history, parts.block_map, freed)
         parts.reclaimer.put(freed, point[1])

@@ -56,6 +56,11 @@ class Writer:
         """A rebuilding replica's next entry may be any: a new stream begins with it."""
         self._stream_begun = False
 
+    @property
+    def stream_begun(self) -> bool:
+        """Whether the present stream of a rebuilding replica has brought an entry."""
+        return self._stream_begun
+
     def append(self, run: RunView) -> None:
         """Apply the entries of a run.
 
@@ -171,8 +176,10 @@ class Writer:
         size_blocks = parts.size_blocks
         salt = parts.salt
         (seq_now,) = _PLACE.unpack_from(table, 16)
-        if seq_now != next_seq:
-            raise ProtocolError(f"{parts.what} needs entry {next_seq} next; entry {seq_now} came")
+        if seq_now != next_seq or not epoch:
+            raise ProtocolError(
+                f"{parts.what} needs entry {next_seq} of an epoch next; entry {seq_now} came"
+            )
         start = 0
         for block, place, seq, row_epoch, checksum in ROW.iter_unpack(table):
             if seq != seq_now:
@@ -207,7 +214,8 @@ class Writer:
         count = len(table)
         first = int(table["block"][0])
         if (
-            int(table["seq"][0]) != parts.standing.applied_seq + 1
+            not parts.standing.epoch
+            or int(table["seq"][0]) != parts.standing.applied_seq + 1
             or first + count > parts.size_blocks
             or len(data) != count * BLOCK_BYTES
             or table["place"].any()
@@ -280,7 +288,7 @@ class Writer:
         try:
             return parts.allocator.allocate(count)
         except NoSpaceError:
-            oldest, durable = parts.tail.oldest_point, parts.journal.durable_number
+            oldest, durable = parts.tail.oldest_point, parts.reclaimer.durable_number
             if oldest is None or oldest[1] > durable or not parts.journal.fits(_PLACE.size):
                 raise
             parts.journal.append(Kind.TAIL_SHED, _PLACE.pack(durable), parts.standing.applied_seq)

@@ -20,7 +20,6 @@ from replica.store import checkpoint, envelope, journal, look, opening, recovery
 from replica.store.allocator import Allocator
 from replica.store.block_map import BlockMap
 from replica.store.checkpoint import CheckpointFile
-from replica.store.discards import Discards
 from replica.store.durability import Durability
 from replica.store.envelope import fresh_path
 from replica.store.journal import Journal, Point
@@ -30,7 +29,6 @@ from replica.store.records import Kind
 from replica.store.recovery import Recovery
 from replica.store.standing import Standing
 from replica.store.state_file import StateFile
-from replica.store.surviving import surviving
 from replica.store.tail import Tail, TailEntry
 from tests.store_mutants.proofs import Proof
 
@@ -91,7 +89,8 @@ def flush_nothing(patch: Patch) -> None:
 
     async def datasync(self: Durability) -> None:
         parts = self._parts
-        self._durable(parts.journal.number, parts.standing.applied_seq, self._streams)
+        journal = parts.journal
+        self._durable(journal.number, journal.mark, parts.standing.applied_seq, self._streams)
 
     patch.setattr(Durability, "_datasync", datasync)
 
@@ -102,7 +101,8 @@ def call_durable_what_came_during_the_flush(patch: Patch) -> None:
     async def datasync(self: Durability) -> None:
         parts = self._parts
         await parts.file.datasync()
-        self._durable(parts.journal.number, parts.standing.applied_seq, self._streams)
+        journal = parts.journal
+        self._durable(journal.number, journal.mark, parts.standing.applied_seq, self._streams)
 
     patch.setattr(Durability, "_datasync", datasync)
 
@@ -201,19 +201,19 @@ def count_records_without_their_data(patch: Patch) -> None:
     patch.setattr(Recovery, "_verifies", lambda self, block, place, checksum: True)
 
 
-def ask_every_record_for_its_data(patch: Patch) -> None:
-    """After a power loss, a record whose superseded place was used again ends the journal."""
+def trust_a_flush_that_nothing_tells_of(patch: Patch) -> None:
+    """A place is used again after the flush, before the journal says that there was one."""
+    durable = Durability._durable
 
-    def strict(records: Any, flushed: int, discards: Discards, verifies: Any) -> int:
-        last = flushed
-        for record in records:
-            if record.number > flushed:
-                if surviving([record], flushed, discards, verifies) != record.number:
-                    break
-                last = record.number
-        return last
+    def hasty(self: Durability, number: int, _mark: int, seq: int, streams: int) -> None:
+        durable(self, number, number, seq, streams)
 
-    patch.setattr(recovery, "surviving", strict)
+    patch.setattr(Durability, "_durable", hasty)
+
+
+def offer_recent_entries_unread(patch: Patch) -> None:
+    """After a power loss recent entries are taken to be there."""
+    patch.setattr(Recovery, "bad_tail_number", lambda self: 0)
 
 
 def leave_records_behind_the_end(patch: Patch) -> None:
@@ -322,10 +322,10 @@ def give_a_place_twice(patch: Patch) -> None:
 def go_on_after_a_failed_flush(patch: Patch) -> None:
     """A failed flush is an error of one call, and the next one may succeed."""
 
-    def gave_up(self: Parts, error: OSError, doing: str) -> Exception:
+    def failed(self: Parts, error: OSError, doing: str) -> CorruptError:
         return CorruptError(f"{doing} failed")
 
-    patch.setattr(Parts, "gave_up", gave_up)
+    patch.setattr(Parts, "failed", failed)
 
 
 MISTAKES = (
@@ -348,7 +348,10 @@ MISTAKES = (
     Mistake("forget the directory", forget_the_directory, Proof.IMAGES),
     Mistake("believe the page cache", believe_the_page_cache, Proof.IMAGES),
     Mistake("count records without their data", count_records_without_their_data, Proof.IMAGES),
-    Mistake("ask every record for its data", ask_every_record_for_its_data, Proof.IMAGES),
+    Mistake(
+        "trust a flush that nothing tells of", trust_a_flush_that_nothing_tells_of, Proof.IMAGES
+    ),
+    Mistake("offer recent entries unread", offer_recent_entries_unread, Proof.IMAGES),
     Mistake("leave records behind the end", leave_records_behind_the_end, Proof.IMAGES),
     Mistake("lose unmaps at a restart", lose_unmaps_at_a_restart, Proof.IMAGES),
     Mistake("forget what the tail holds", forget_what_the_tail_holds, Proof.IMAGES),

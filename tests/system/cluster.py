@@ -82,8 +82,10 @@ class Cluster:
         ]
 
     def start(self) -> None:
-        """Run `cstor up`; raises HarnessError with what it said when it fails."""
-        check(self.up_command(), timeout_s=COMMAND_S_MAX)
+        """Run `cstor up`; raises HarnessError with what it and the daemons said when it fails."""
+        ended = run(self.up_command(), timeout_s=COMMAND_S_MAX)
+        if ended.returncode != 0:
+            raise HarnessError(f"cstor up: {ended.returncode}\n{ended.stdout}\n{self.logs()}")
 
     def stop(self) -> None:
         """Run `cstor down`; raises HarnessError when it fails or leaves a daemon behind."""

@@ -1,8 +1,9 @@
 """Runs libiscsi's conformance suite (`iscsi-test-cu`) against a logical unit and counts.
 
 One process per test, because failures cascade when all tests share one.  A test counts as skipped
-by the [SKIPPED] line in its output, which CUnit itself calls a pass; as failed by CUnit's summary
-or by the client's death; and as hung when it has not ended in time.  After a hang or a death a new
+by a [SKIPPED] line in its own output, which CUnit itself calls a pass (the suite's setting up and
+clearing away print such lines too, whatever the test); as failed by CUnit's summary or by the
+client's death; and as hung when it has not ended in time.  After a hang or a death a new
 login tells whether the target is to blame: it is dead if nobody can log in any more.
 
 By hand: `python -m tests.system.conformance iscsi://HOST:PORT/IQN/LUN [--output FILE]`.
@@ -31,6 +32,12 @@ TEST_S_MAX = 30.0
 LOGIN_S_MAX = 10.0
 SUMMARY = re.compile(r"^\s*tests\s+(\d+)\s+(\d+)\s+(\d+)\s+(\d+)", re.MULTILINE)
 """CUnit's line of the tests: total, ran, passed, failed."""
+OWN_OUTPUT = re.compile(
+    r"^ *Test: \S+ \.\.\.(?P<text>.*?)(?:^|(?<=\.\.\.))(?:passed|FAILED)",
+    re.MULTILINE | re.DOTALL,
+)
+"""What the test itself said: between CUnit's name of it and CUnit's verdict, which stands at the
+beginning of a line unless nothing was said."""
 OUTPUT_KEPT = 2000
 
 
@@ -79,7 +86,7 @@ class Report:
         }
 
 
-def tests_of_the_suite() -> list[str]:
+def suite_names() -> list[str]:
     """The names of all tests, SUITE.TEST, in the suite's order."""
     # Its status is not 0 even when it lists; the list is what counts.
     listed = run([program("iscsi-test-cu"), "--list"]).stdout.split()
@@ -91,11 +98,11 @@ def tests_of_the_suite() -> list[str]:
     return tests
 
 
-def can_log_in(url: str) -> bool:
-    """Whether a new initiator can log in to the portal of `url` and see its units."""
+def can_log_in(url: str, timeout_s: float = LOGIN_S_MAX) -> bool:
+    """Whether a new initiator can log in to the portal of `url` and see its units in time."""
     portal = "/".join(url.split("/")[:3]) + "/"
     try:
-        answer = run([program("iscsi-ls"), "-s", portal], timeout_s=LOGIN_S_MAX)
+        answer = run([program("iscsi-ls"), "-s", portal], timeout_s=timeout_s)
     except HarnessError:
         return False
     return answer.returncode == 0 and "Lun:" in answer.stdout
@@ -107,7 +114,7 @@ def run_test(url: str, name: str, timeout_s: float = TEST_S_MAX) -> Outcome:
         program("iscsi-test-cu"),
         "--dataloss",
         "--allow-sanitize",
-        "--normal",
+        "--verbose",
         f"--test={FAMILY}.{name}",
         url,
     ]
@@ -133,12 +140,13 @@ def run_test(url: str, name: str, timeout_s: float = TEST_S_MAX) -> Outcome:
 def judge(output: str, status: int) -> Verdict:
     """What came of a test that has ended, by its output and its process's status."""
     summary = SUMMARY.search(output)
-    if status < 0 or summary is None:
+    own = OWN_OUTPUT.search(output)
+    if status < 0 or summary is None or own is None:
         return Verdict.FAILED
     _, ran, passed, failed = (int(number) for number in summary.groups())
     if failed or passed != ran or ran != 1:
         return Verdict.FAILED
-    return Verdict.SKIPPED if "[SKIPPED]" in output else Verdict.PASSED
+    return Verdict.SKIPPED if "[SKIPPED]" in own["text"] else Verdict.PASSED
 
 
 def run_suite(url: str, tests: list[str] | None = None, timeout_s: float = TEST_S_MAX) -> Report:
@@ -147,7 +155,7 @@ def run_suite(url: str, tests: list[str] | None = None, timeout_s: float = TEST_
     It stops early when a test hangs or its client dies and nobody can log in any more.
     """
     outcomes = []
-    for name in tests if tests is not None else tests_of_the_suite():
+    for name in tests if tests is not None else suite_names():
         outcome = run_test(url, name, timeout_s)
         outcomes.append(outcome)
         suspicious = outcome.verdict in (Verdict.HUNG, Verdict.FAILED)

@@ -6,6 +6,7 @@ taken out of the run and named, with the reason, at the end of the report.
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -17,7 +18,6 @@ from tests.system.linux_initiator.availability import why_not
 from tests.system.tools import free_port
 
 NOT_RUN = pytest.StashKey[list[str]]()
-FAILED = pytest.StashKey[bool]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -25,8 +25,9 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[NOT_RUN] = []
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Take out, and remember, what this machine cannot run."""
+    """Take out, and remember, what this machine cannot run of the tests that were asked for."""
     reason = why_not()
     if reason is None:
         return
@@ -51,28 +52,36 @@ def pytest_terminal_summary(
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Let fixtures know at their end whether the test has failed."""
+    """Show the logs of the volume that a failed test used."""
     report = yield
     if report.failed:
-        item.stash[FAILED] = True
+        for value in getattr(item, "funcargs", {}).values():
+            if isinstance(value, Cluster):
+                report.sections.append(("logs of the volume", value.logs()))
     return report
 
 
-@pytest.fixture
-def home() -> Iterator[Path]:
-    """An empty directory for a volume, gone after the test: volumes are too large to keep."""
+@contextlib.contextmanager
+def volume_that_is_up() -> Iterator[Cluster]:
+    """A volume of 1 GiB with three replicas; nothing of it is left: volumes are too large."""
     with tempfile.TemporaryDirectory(prefix="cstor-test.") as directory:
-        yield Path(directory) / "data"
+        cluster = Cluster(Path(directory) / "data", free_port())
+        try:
+            cluster.start()
+            yield cluster
+        finally:
+            cluster.stop()
 
 
 @pytest.fixture
-def cluster(request: pytest.FixtureRequest, home: Path) -> Iterator[Cluster]:
-    """A volume of 1 GiB with three replicas, up; its logs are shown when the test fails."""
-    cluster = Cluster(home, free_port())
-    try:
-        cluster.start()
+def cluster() -> Iterator[Cluster]:
+    """A fresh volume for one test."""
+    with volume_that_is_up() as cluster:
         yield cluster
-    finally:
-        if request.node.stash.get(FAILED, False):
-            request.node.add_report_section("teardown", "logs of the volume", cluster.logs())
-        cluster.stop()
+
+
+@pytest.fixture(scope="module")
+def shared_cluster() -> Iterator[Cluster]:
+    """One volume for the tests of a module that do not mind what the others left on it."""
+    with volume_that_is_up() as cluster:
+        yield cluster

@@ -60,7 +60,9 @@ async def kill_and_go_on(
                 await writer.wait_for_writes(1, WAIT_S_MAX)
             checked = await writer.verify()
             assert writer.errors == []
-        return writer.ledger.acknowledged_count, checked
+        written = writer.ledger.acknowledged_count
+        print(f"{cycles} kills, {written} writes acknowledged, {checked} blocks verified")
+        return written, checked
 
 
 @SHORT_AND_WHOLE
@@ -106,6 +108,7 @@ async def lose_and_regain_replicas(cluster: Cluster, scratch: Path, cycles: int)
                 await asyncio.to_thread(cluster.wait_until_in_sync)
                 await writer.wait_for_writes(WRITES_PER_CYCLE, WAIT_S_MAX)
                 gap_s = writer.largest_gap_s()
+            print(f"kill {cycle}: longest time without an acknowledgement {gap_s:.3f} s")
             assert gap_s <= GAP_S_MAX
             assert writer.errors == []
             await writer.verify()

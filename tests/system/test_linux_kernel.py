@@ -84,9 +84,9 @@ def show(outcome: Outcome, out: Path) -> str:
     "size_mib", [48, pytest.param(400, marks=pytest.mark.long)], ids=["short", "whole"]
 )
 def test_ext4_on_the_volume_is_whole_after_verified_writes_and_trim(
-    cluster: Cluster, tmp_path: Path, size_mib: int
+    shared_cluster: Cluster, tmp_path: Path, size_mib: int
 ) -> None:
-    job = Job(FILE_SYSTEM, cluster.iqn, cluster.portal, arguments=(str(size_mib),))
+    job = Job(FILE_SYSTEM, shared_cluster.iqn, shared_cluster.portal, arguments=(str(size_mib),))
     outcome = run_guest(job, tmp_path)
     assert outcome.status == 0, show(outcome, tmp_path)
     assert "file system is whole" in outcome.output
@@ -94,25 +94,27 @@ def test_ext4_on_the_volume_is_whole_after_verified_writes_and_trim(
     assert "UNEXPECTED INCONSISTENCY" not in outcome.output
 
 
-def test_header_and_data_digests_agree_with_the_kernels(cluster: Cluster, tmp_path: Path) -> None:
+def test_header_and_data_digests_agree_with_the_kernels(
+    shared_cluster: Cluster, tmp_path: Path
+) -> None:
     settings = tuple(f"node.conn[0].iscsi.{part}Digest = CRC32C" for part in ("Header", "Data"))
-    job = Job(RAW_WITH_DIGESTS, cluster.iqn, cluster.portal, settings=settings)
+    job = Job(RAW_WITH_DIGESTS, shared_cluster.iqn, shared_cluster.portal, settings=settings)
     outcome = run_guest(job, tmp_path)
     assert outcome.status == 0, show(outcome, tmp_path)
     assert "digests agree" in outcome.output
 
 
 def test_the_kernel_goes_on_when_a_killed_target_is_started_again(
-    cluster: Cluster, tmp_path: Path
+    shared_cluster: Cluster, tmp_path: Path
 ) -> None:
     def hook(words: list[str]) -> tuple[int, str]:
         if words == ["kill"]:
-            cluster.kill()
+            shared_cluster.kill()
         else:
-            cluster.start()
+            shared_cluster.start()
         return 0, f"did {words}"
 
-    job = Job(TARGET_RESTART, cluster.iqn, cluster.portal, hook=hook)
+    job = Job(TARGET_RESTART, shared_cluster.iqn, shared_cluster.portal, hook=hook)
     outcome = run_guest(job, tmp_path)
     assert outcome.status == 0, show(outcome, tmp_path)
     assert "went on: LOGGED_IN" in outcome.output

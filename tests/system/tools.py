@@ -27,6 +27,7 @@ PACKAGE_OF = {
     "apt-get": "apt",
     "dpkg-deb": "dpkg",
     "cc": "gcc libc6-dev",
+    "ip": "iproute2",
 }
 """The Debian package that brings each program."""
 

@@ -252,5 +252,5 @@ class StoreAndModel(RuleBasedStateMachine):
         return found
 
 
-StoreAndModel.TestCase.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
+StoreAndModel.TestCase.settings = settings(max_examples=100, stateful_step_count=25, deadline=None)
 TestStoreAndModel = StoreAndModel.TestCase

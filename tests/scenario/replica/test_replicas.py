@@ -13,10 +13,10 @@ import grpc
 import grpc.aio
 import pytest
 
+from cstor_core.calls import ERROR_NAME_KEY
 from cstor_core.frames import ANSWER
 from cstor_core.generated.cstor.v1 import replica_pb2
 from cstor_core.history import history_of
-from cstor_core.serving import ERROR_NAME_KEY
 from cstor_core.words import history_from, history_message
 from replica.host import ReplicaHost
 from tests.scenario.replica.clients import (

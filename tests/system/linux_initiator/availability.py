@@ -25,12 +25,16 @@ def why_not() -> str | None:
     The kernel is Debian 12's and its packages come from this machine's own package sources.  A
     mere missing tool is no reason: that is an error of its own, which says what to install.
     """
-    if platform.machine() != "x86_64":
-        return f"User Mode Linux needs an x86-64 processor, this is {platform.machine()}"
-    release = _release()
+    return why_not_on(platform.machine(), _release(), can_tap=can_make_tap())
+
+
+def why_not_on(machine: str, release: dict[str, str], *, can_tap: bool) -> str | None:
+    """The same for a machine with that processor, distribution and rights."""
+    if machine != "x86_64":
+        return f"User Mode Linux needs an x86-64 processor, this is {machine}"
     if (release.get("ID"), release.get("VERSION_ID")) != ("debian", "12"):
         return f"the guest is made of Debian 12 packages, this is {release.get('PRETTY_NAME')}"
-    if not can_make_tap():
+    if not can_tap:
         return "the guest needs a tap device: root, /dev/net/tun and a writable /proc/sys"
     return None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 
@@ -78,7 +79,9 @@ class Bench:
 
     async def start(self) -> None:
         """Listen on a free port."""
-        self._address = await self.server.serve("127.0.0.1", 0)
+        listener = socket.create_server(("127.0.0.1", 0))
+        self._address = listener.getsockname()
+        await self.server.serve(listener)
 
     async def connect(self) -> Client:
         """A new connection."""

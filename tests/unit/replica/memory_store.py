@@ -39,6 +39,7 @@ class MemoryStore:
         self.used_bytes = 0
         self.size_bytes = blocks * BLOCK_BYTES
         self.max_copied_seq = 0
+        self.begun = False
         self.rows: dict[int, tuple[int, int, int]] = {}
         self.data: dict[int, bytes] = {}
         self.log: list[FrameEntry] = []
@@ -73,6 +74,7 @@ class MemoryStore:
             if not self.rebuilding or (epoch, seq) > self._version(block):
                 self._put(block, place, seq, epoch, checksum, data)
             self.applied_seq = seq
+        self.begun = True
         self.log.append(RunView(memoryview(bytes(run.table)), memoryview(bytes(run.data))))
 
     def append_epoch_record(self, record: volume_pb2.EpochRecord) -> None:
@@ -119,10 +121,11 @@ class MemoryStore:
     async def begin_rebuild(self) -> None:
         self.held = self.history
         self.rebuilding = True
-        self.max_copied_seq = 0
+        self.begin_stream()
 
     def begin_stream(self) -> None:
         self.max_copied_seq = 0
+        self.begun = False
 
     def copy_in(self, run: RunView, history: History) -> None:
         at = 0
@@ -146,7 +149,8 @@ class MemoryStore:
         return np.array(blocks, dtype=np.uint64)[mask]
 
     async def finish_rebuild(self, history: History) -> None:
-        assert self.applied_seq == history.end.last_seq
+        assert not self.begun or self.applied_seq == history.end.last_seq
+        self.applied_seq = history.end.last_seq
         self.held = history
         self.rebuilding = False
         await self.flush()

@@ -10,12 +10,12 @@ from typing import Any, cast
 import grpc
 import grpc.aio
 
+from cstor_core.calls import ERROR_NAME_KEY
 from cstor_core.checksums import block_checksum
 from cstor_core.errors import CstorError, UnavailableError
 from cstor_core.frames import FORMAT, QUESTION, encode_read_request, encode_run_request
 from cstor_core.generated.cstor.v1 import replica_pb2, stream_pb2, volume_pb2
 from cstor_core.rows import ROW
-from cstor_core.serving import ERROR_NAME_KEY
 from cstor_core.units import BLOCK_BYTES
 from replica import sources
 from replica.replica_node import ReplicaNode

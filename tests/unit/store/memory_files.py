@@ -23,7 +23,7 @@ class Inode:
     def __init__(self) -> None:
         self.content = bytearray()
         self.flushed = b""
-        self.flushes = 0
+        self.unflushed: list[tuple[int, bytes]] = []
 
 
 class MemoryFilesystem:
@@ -48,11 +48,15 @@ class MemoryFilesystem:
         self.locked.clear()
         self.before = lambda call: None
 
-    def lose_power(self) -> None:
-        """What was not flushed is gone."""
+    def lose_power(self, kept: Callable[[], bool] = lambda: False) -> None:
+        """Of what was not flushed only those writes are left that happened to be kept."""
         self.restart()
         for inode in self.inodes.values():
-            inode.content[:] = inode.flushed
+            inode.content[:] = inode.flushed.ljust(len(inode.content), b"\0")
+            for offset, data in inode.unflushed:
+                if kept():
+                    inode.content[offset : offset + len(data)] = data
+            inode.unflushed.clear()
 
     def used_bytes(self) -> int:
         return sum(len(inode.content) for inode in self.inodes.values())
@@ -144,6 +148,7 @@ class MemoryFile:
                 raise OSError(errno.ENOSPC, "No space left on device")
             content.extend(bytes(grown))
         content[offset:end] = data
+        self._inode.unflushed.append((offset, data))
 
     def pread(self, length: int, offset: int) -> bytes:
         self._filesystem.called("pread")
@@ -165,7 +170,7 @@ class MemoryFile:
     def datasync_blocking(self) -> None:
         self._filesystem.called("datasync")
         self._inode.flushed = bytes(self._inode.content)
-        self._inode.flushes += 1
+        self._inode.unflushed.clear()
 
     def allocate(self, offset: int, length: int) -> None:
         self._filesystem.called("allocate")

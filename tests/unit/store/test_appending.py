@@ -12,12 +12,15 @@ from replica.store import tail_reader
 from tests.unit.store.memory_files import MemoryFilesystem
 from tests.unit.store.volumes import (
     BLOCKS,
+    FOUNDING,
+    IDENTITY,
     SMALL,
     block_of,
     content_of,
     entries_of,
     epoch_record,
     kill_and_open,
+    open_pool,
     open_store,
     rows_and_data,
     run_of,
@@ -120,6 +123,16 @@ async def test_an_epoch_is_adopted_in_order_and_only_upwards() -> None:
         store.append(writes(4, 1, (1, block_of(2))))
     store.append(writes(4, 2, (1, block_of(2))))
     assert [(r.epoch, r.last_seq) for r in store.history.reigns] == [(1, 2), (2, 4)]
+
+
+@pytest.mark.parametrize("count", [1, 40])
+async def test_no_entry_comes_before_the_first_epoch(count: int) -> None:
+    pool = await open_pool(MemoryFilesystem())
+    store = await pool.create(IDENTITY)
+    await store.found(FOUNDING)
+    with pytest.raises(ProtocolError):
+        store.append(writes(1, 0, *[(block, block_of(1)) for block in range(count)]))
+    assert store.applied_seq == 0
 
 
 async def test_the_tail_gives_back_exactly_what_was_appended() -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from cstor_core.errors import CorruptError, InputError
 from replica.store.envelope import sealed, unsealed
+from replica.store.records import MAP_MAGIC
 from tests.unit.store.memory_files import MemoryFilesystem
 from tests.unit.store.volumes import (
     POOL,
@@ -137,3 +138,10 @@ def test_an_envelope_with_something_behind_it_is_one_only_where_that_is_expected
     assert unsealed(content, b"cStorPol", "it", exact=False)[0] == b"payload"
     with pytest.raises(CorruptError):
         unsealed(content, b"cStorPol", "it")
+
+
+async def test_a_map_of_another_declaration_is_refused_in_a_sentence() -> None:
+    filesystem = await stopped_store()
+    filesystem.inodes[DIRECTORY / "map"].content[:] = sealed(MAP_MAGIC, bytes(40))
+    pool = await open_pool(filesystem)
+    assert "map cannot be read" in pool.failed[VOLUME]

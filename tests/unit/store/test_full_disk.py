@@ -86,7 +86,11 @@ async def test_a_full_file_system_refuses_writes_and_takes_discards() -> None:
     store.append(writes(seq + 1, 1, (0, 50), *[(i, 1) for i in range(9)]))
     await store.flush()
     seq = store.applied_seq
-    store.append(writes(seq + 1, 1, *[(200 + i, block_of(i)) for i in range(20)]))
+    run = writes(seq + 1, 1, *[(200 + i, block_of(i)) for i in range(20)])
+    with pytest.raises(NoSpaceError):
+        store.append(run)  # the discards may not be relied upon yet; this sees to it
+    await store._durability.settle()
+    store.append(run)
     assert not store.reaches_back_to(seq - 1)
     assert store.reaches_back_to(seq)
     found = await kill_and_open(filesystem)
@@ -103,7 +107,7 @@ async def test_a_checkpoint_that_finds_no_space_is_made_later() -> None:
         store.append(writes(seq, 1, (seq % 7, block_of(seq))))
         if seq % 20 == 0:
             await store.flush()
-    assert "file system of the pool is full" in store.checkpoint_error
+    assert "full" in store.checkpoint_error
     filesystem.before = lambda call: None
     for seq in range(600, 700):
         store.append(writes(seq, 1, (seq % 7, block_of(seq))))

@@ -172,9 +172,22 @@ async def test_a_rebuild_ends_only_where_its_history_ends() -> None:
     with pytest.raises(ValueError, match="cannot be finished"):
         await member.finish_rebuild(member.history)
     await member.begin_rebuild()
+    stream = writes(10, 2, (7, block_of(77)))
+    member.append(stream)
     with pytest.raises(ValueError, match="cannot be finished"):
         await member.finish_rebuild(source.history)
     assert member.rebuilding
+
+
+async def test_a_rebuild_under_a_silent_stream_ends_where_its_history_ends() -> None:
+    source, member, filesystem = await source_and_member()
+    await member.begin_rebuild()
+    await copy_all(source, member)
+    await member.finish_rebuild(source.history)
+    for store in (member, await kill_and_open(filesystem)):
+        assert not store.rebuilding
+        assert store.history == source.history
+        assert store.applied_seq == store.durable_seq == source.history.end.last_seq
 
 
 async def test_the_flag_and_the_held_history_survive_a_kill_and_a_checkpoint() -> None:

@@ -73,7 +73,7 @@ def test_no_unit_is_ever_given_twice() -> None:
     space = allocator()
     random = np.random.default_rng(7)
     taken: set[int] = set()
-    for _ in range(3000):
+    for _ in range(600):
         if taken and random.random() < 0.5:
             count = min(len(taken), int(random.integers(1, 40)))
             back = [int(unit) for unit in random.permutation(sorted(taken))[:count]]

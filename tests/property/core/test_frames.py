@@ -1,0 +1,205 @@
+"""The hand-made codec against protobuf, and against whatever a network may bring."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cstor_core.errors import ProtocolError
+from cstor_core.frames import (
+    ANSWER,
+    FORMAT,
+    QUESTION,
+    RunView,
+    check_run_lengths,
+    decode_append,
+    decode_read_request,
+    decode_read_response,
+    encode_read_request,
+    encode_read_response,
+    encode_run_request,
+)
+from cstor_core.generated.cstor.v1 import stream_pb2, volume_pb2
+from cstor_core.rows import ROW, UNMAP
+from cstor_core.units import BLOCK_BYTES
+
+U64 = st.integers(0, 2**64 - 1)
+U32 = st.integers(0, 2**32 - 1)
+OPENINGS = st.none() | st.builds(
+    stream_pb2.StreamOpening,
+    volume_uuid=st.text(max_size=40),
+    replica_uuid=st.text(max_size=40),
+    epoch=U64,
+    target_instance=st.text(max_size=300),
+    rebuilding=st.booleans(),
+)
+ROWS = st.builds(ROW.pack, U64, st.sampled_from([0, UNMAP | 3]), U64, U32, U32)
+TABLES = st.lists(ROWS, min_size=1, max_size=6).map(b"".join)
+DATA = st.lists(st.binary(max_size=200), max_size=4)
+RECORDS = st.builds(
+    volume_pb2.EpochRecord,
+    seq=U64,
+    epoch=U64,
+    target_instance=st.text(max_size=40),
+    loss_possible=st.booleans(),
+)
+ENTRIES = st.lists(
+    st.one_of(
+        st.builds(
+            lambda table, data: volume_pb2.Entry(run=volume_pb2.Run(table=table, data=data)),
+            TABLES,
+            st.binary(max_size=300),
+        ),
+        RECORDS.map(lambda record: volume_pb2.Entry(epoch_record=record)),
+        st.builds(volume_pb2.ConfigurationChange, seq=U64).map(
+            lambda change: volume_pb2.Entry(configuration_change=change)
+        ),
+    ),
+    max_size=4,
+)
+PIECES = st.lists(st.binary(max_size=100), max_size=4)
+
+
+@settings(deadline=None)
+@given(st.just(b"") | TABLES, DATA, U64, st.booleans())
+def test_run_request_is_protobufs_byte_for_byte(
+    table: bytes, data: list[bytes], completed_seq: int, flush: bool
+) -> None:
+    data = data if table else []
+    joined = b"".join(data)
+    run = volume_pb2.Run(table=table, data=joined)
+    expected = stream_pb2.AppendRequest(
+        format=FORMAT,
+        completed_seq=completed_seq,
+        flush=flush,
+        entries=[volume_pb2.Entry(run=run)] if table else [],
+    )
+    message = encode_run_request(table, data, len(joined), completed_seq, flush)
+    assert message == expected.SerializeToString()
+
+
+@settings(deadline=None)
+@given(st.lists(st.builds(QUESTION.pack, U64, U64, U64, U32), min_size=1, max_size=300))
+def test_read_request_is_protobufs_byte_for_byte(questions: list[bytes]) -> None:
+    table = b"".join(questions)
+    expected = stream_pb2.ReadRequest(format=FORMAT, questions=table)
+    assert encode_read_request(bytearray(table)) == expected.SerializeToString()
+    assert decode_read_request(expected.SerializeToString()).questions == table
+
+
+@settings(deadline=None)
+@given(st.lists(st.builds(ANSWER.pack, U64, U32, U32), max_size=20), PIECES, PIECES)
+def test_read_response_is_protobufs_byte_for_byte(
+    answers: list[bytes], rows: list[bytes], data: list[bytes]
+) -> None:
+    rows = [row * 32 for row in rows]
+    expected = stream_pb2.ReadResponse(
+        format=FORMAT, answers=b"".join(answers), rows=b"".join(rows), data=b"".join(data)
+    )
+    message = encode_read_response(b"".join(answers), rows, data)
+    assert message == expected.SerializeToString()
+    frame = decode_read_response(message)
+    assert (bytes(frame.answers), bytes(frame.rows), bytes(frame.data)) == (
+        expected.answers,
+        expected.rows,
+        expected.data,
+    )
+
+
+@settings(deadline=None)
+@given(OPENINGS, U64, st.booleans(), ENTRIES)
+def test_what_protobuf_encodes_is_read(
+    opening: stream_pb2.StreamOpening | None,
+    completed_seq: int,
+    flush: bool,
+    entries: list[volume_pb2.Entry],
+) -> None:
+    message = stream_pb2.AppendRequest(
+        format=FORMAT | 7,
+        opening=opening,
+        completed_seq=completed_seq,
+        flush=flush,
+        entries=entries,
+    )
+    frame = decode_append(message.SerializeToString())
+    assert frame.opening == opening
+    assert (frame.format, frame.completed_seq, frame.flush) == (FORMAT | 7, completed_seq, flush)
+    found = [
+        volume_pb2.Entry(run=volume_pb2.Run(table=bytes(entry.table), data=bytes(entry.data)))
+        if isinstance(entry, RunView)
+        else volume_pb2.Entry(epoch_record=entry)
+        if isinstance(entry, volume_pb2.EpochRecord)
+        else volume_pb2.Entry(configuration_change=entry)
+        for entry in frame.entries
+    ]
+    assert found == entries
+
+
+@settings(deadline=None)
+@given(OPENINGS)
+def test_opening_of_a_read_stream_is_read(opening: stream_pb2.StreamOpening | None) -> None:
+    message = stream_pb2.ReadRequest(format=FORMAT, opening=opening).SerializeToString()
+    assert decode_read_request(message).opening == opening
+
+
+@settings(deadline=None)
+@given(st.binary(max_size=200))
+def test_random_bytes_are_refused_or_read_but_never_crash(message: bytes) -> None:
+    for decode in (decode_append, decode_read_request, decode_read_response):
+        with suppress(ProtocolError):
+            decode(message)
+
+
+@settings(deadline=None)
+@given(OPENINGS, ENTRIES, st.data())
+def test_damaged_messages_are_refused_or_read_but_never_crash(
+    opening: stream_pb2.StreamOpening | None, entries: list[volume_pb2.Entry], data: st.DataObject
+) -> None:
+    message = bytearray(
+        stream_pb2.AppendRequest(
+            format=FORMAT, opening=opening, completed_seq=5, entries=entries
+        ).SerializeToString()
+    )
+    for _ in range(data.draw(st.integers(1, 4))):
+        message[data.draw(st.integers(0, len(message) - 1))] = data.draw(st.integers(0, 255))
+    del message[data.draw(st.integers(0, len(message))) :]
+    with suppress(ProtocolError):
+        decode_append(message)
+
+
+@pytest.mark.parametrize(
+    ("message", "words"),
+    [
+        (b"", "format 0"),
+        (b"\x08\x80\x80\x08", "format 2"),
+        (b"\x08\x80\x80\x04\x2a\x05ab", "shorter than it says"),
+        (b"\x08\x80\x80\x04\x2a", "middle of a field"),
+        (b"\x08" + b"\xff" * 11, "longer than ten bytes"),
+        (b"\x0b", "wire type 3"),
+        (b"\x08\x80\x80\x04\x28\x01", "wrong type"),
+        (b"\x08\x80\x80\x04\x2a\x00", "kind that this version does not know"),
+        (b"\x08\x80\x80\x04\x2a\x02\x0a\x00", "not a number of rows"),
+        (b"\x08\x80\x80\x04\x12\x02\xff\xff", "opening of a stream"),
+        (b"\x08\x80\x80\x04\x39\x00", "middle of a field"),
+    ],
+)
+def test_refusal_says_what_is_wrong(message: bytes, words: str) -> None:
+    with pytest.raises(ProtocolError, match=words):
+        decode_append(message)
+
+
+def test_fields_of_a_later_minor_version_are_passed_over() -> None:
+    message = stream_pb2.AppendRequest(format=FORMAT | 1, completed_seq=9).SerializeToString()
+    later = message + b"\x78\x05" + b"\x7a\x03abc" + b"\x79" + bytes(8) + b"\x7d" + bytes(4)
+    assert decode_append(later).completed_seq == 9
+
+
+def test_data_of_a_run_are_as_long_as_its_table_says() -> None:
+    table = ROW.pack(1, 0, 1, 1, 0) + ROW.pack(9, UNMAP | 4, 2, 1, 0)
+    check_run_lengths(RunView(memoryview(table), memoryview(bytes(BLOCK_BYTES))))
+    for length in (0, BLOCK_BYTES - 1, 2 * BLOCK_BYTES):
+        with pytest.raises(ProtocolError):
+            check_run_lengths(RunView(memoryview(table), memoryview(bytes(length))))

@@ -1,0 +1,336 @@
+"""A cluster for scenarios: replicas, a network with delays between, and targets on top.
+
+Everything runs in one thread in virtual time, and a seed decides every delay, so that a scenario
+happens again exactly as it did.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator, Callable
+from random import Random
+from typing import Any
+from uuid import UUID
+
+from cstor_core.errors import CstorError, UnavailableError
+from cstor_core.generated.cstor.v1 import control_pb2, replica_pb2, volume_pb2
+from cstor_core.units import BLOCK_BYTES
+from cstor_target.volume.backing import Buffer, Failure
+from cstor_target.volume.engine import Engine
+from cstor_target.volume.links import MessageStream, OnClosed, OnMessage
+from cstor_target.volume.settings import EngineSettings
+from tests.scenario.volume.replicas import AppendSession, Disk, ReadSession, Replica, Session
+from tests.scenario.volume.virtual_time import VirtualClock
+
+SALT = 0x5EED5A17
+VOLUME_BLOCKS = 1 << 16
+STALL_POLL_S = 0.01
+SILENCE_S = 1e6
+BETWEEN_S = 1e-6
+"""Timers of the same moment run in any order, and messages must not."""
+
+
+class Network:
+    """Delays, and which target processes are alive."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = Random(seed)
+        self.dead: set[str] = set()
+
+    def delay_s(self) -> float:
+        """A fraction of a millisecond mostly, now and then much more."""
+        usual = self.random.uniform(0.0001, 0.0005)
+        return usual if self.random.random() < 0.9 else usual * 50
+
+
+class Wire:
+    """One direction of a stream: messages arrive later, and in their order."""
+
+    def __init__(self, network: Network, deliver: Callable[[bytes], None]) -> None:
+        self._network = network
+        self._deliver = deliver
+        self._last_s = 0.0
+        self.cut = False
+
+    def send(self, message: bytes) -> None:
+        """Send a message; nothing arrives once the wire is cut."""
+        loop = asyncio.get_running_loop()
+        self._last_s = max(self._last_s + BETWEEN_S, loop.time() + self._network.delay_s())
+        loop.call_at(self._last_s, self._arrive, message)
+
+    def _arrive(self, message: bytes) -> None:
+        if not self.cut:
+            self._deliver(message)
+
+
+class SimulatedStream:
+    """A stream between a target and a session of a replica."""
+
+    def __init__(
+        self,
+        owner: SimulatedLink,
+        make: type[AppendSession | ReadSession],
+        on_message: OnMessage,
+        on_closed: OnClosed,
+    ) -> None:
+        self._owner = owner
+        self._on_message = on_message
+        self._on_closed = on_closed
+        self._stalled: deque[bytes] = deque()
+        self._up = Wire(owner.network, self._arrived)
+        self._down = Wire(owner.network, self._answered)
+        self._session: Session = make(owner.replica, self._down.send, self._ended)
+
+    def send(self, message: bytes) -> None:
+        if self._owner.alive:
+            self._up.send(message)
+
+    def close(self) -> None:
+        self._down.cut = True
+        self._owner.later(lambda: self._session.end(UnavailableError("the target hung up")))
+
+    def _answered(self, message: bytes) -> None:
+        if self._owner.alive:
+            self._on_message(message)
+
+    def _arrived(self, message: bytes) -> None:
+        if self._owner.replica.stalled or self._stalled:
+            self._stalled.append(message)
+            if len(self._stalled) == 1:
+                asyncio.get_running_loop().call_later(STALL_POLL_S, self._unstall)
+        elif self._session.open:
+            self._session.receive(message)
+
+    def _unstall(self) -> None:
+        if self._owner.replica.stalled:
+            asyncio.get_running_loop().call_later(STALL_POLL_S, self._unstall)
+            return
+        while self._stalled and self._session.open:
+            self._session.receive(self._stalled.popleft())
+        self._stalled.clear()
+
+    def _ended(self, error: CstorError) -> None:
+        def tell() -> None:
+            if not self._down.cut and self._owner.alive:
+                self._down.cut = True
+                self._on_closed(error)
+
+        self._owner.later(tell)
+
+
+class SimulatedLink:
+    """The link of one target to one replica."""
+
+    def __init__(self, address: str, cluster: Cluster, instance: str) -> None:
+        self.address = address
+        self.network = cluster.network
+        self.replica = cluster.at(address)
+        self._cluster = cluster
+        self._instance = instance
+
+    @property
+    def alive(self) -> bool:
+        """Whether the target's process still runs."""
+        return self._instance not in self.network.dead
+
+    def later(self, call: Callable[[], None]) -> None:
+        """Call after the network's delay."""
+        asyncio.get_running_loop().call_later(self.network.delay_s(), call)
+
+    async def _travel(self) -> None:
+        await asyncio.sleep(self.network.delay_s())
+        if not self.alive:
+            await asyncio.sleep(SILENCE_S)
+
+    async def inquire(self, volume: str) -> replica_pb2.ReplicaReport:
+        await self._travel()
+        self.replica.check_reachable()
+        return self.replica.report()
+
+    async def promise(self, request: replica_pb2.PromiseRequest) -> replica_pb2.PromiseResponse:
+        await self._travel()
+        answer = self.replica.promise(request)
+        await self._travel()
+        return answer
+
+    async def catch_up(self, request: replica_pb2.CatchUpRequest) -> replica_pb2.ReplicaReport:
+        await self._travel()
+        self.replica.catch_up(request, self._cluster.at(request.source.address))
+        await self._travel()
+        return self.replica.report()
+
+    async def begin_rebuild(
+        self, request: replica_pb2.BeginRebuildRequest
+    ) -> replica_pb2.ReplicaReport:
+        await self._travel()
+        self.replica.begin_rebuild(request.orders)
+        await self._travel()
+        return self.replica.report()
+
+    async def rebuild(
+        self, request: replica_pb2.RebuildRequest
+    ) -> AsyncGenerator[replica_pb2.RebuildResponse]:
+        for _ in range(1000):
+            await self._travel()
+            if self.replica.appending is not None:
+                break
+        peer = self._cluster.at(request.source.address)
+        async for progress in self.replica.rebuild(request, peer):
+            await self._travel()
+            yield progress
+
+    def open_append(self, on_message: OnMessage, on_closed: OnClosed) -> MessageStream:
+        return SimulatedStream(self, AppendSession, on_message, on_closed)
+
+    def open_read(self, on_message: OnMessage, on_closed: OnClosed) -> MessageStream:
+        return SimulatedStream(self, ReadSession, on_message, on_closed)
+
+    async def close(self) -> None:
+        await asyncio.sleep(0)
+
+
+class Cluster:
+    """Replicas of one founded volume, and the targets that are started over them."""
+
+    def __init__(
+        self,
+        replicas: int = 3,
+        seed: int = 0,
+        tail_entries_max: int = 1000,
+        settings: EngineSettings | None = None,
+    ) -> None:
+        self.network = Network(seed)
+        self.settings = settings or EngineSettings()
+        self.events: list[tuple[str, dict[str, object]]] = []
+        self._instances = 0
+        uuids = [str(UUID(int=number + 1)) for number in range(replicas)]
+        addresses = [f"replica-{number}:7778" for number in range(replicas)]
+        identity = volume_pb2.VolumeIdentity(
+            volume_uuid=str(UUID(int=0xC5)),
+            name="vol",
+            size_bytes=VOLUME_BLOCKS * BLOCK_BYTES,
+            checksum_salt=SALT,
+            write_cache=True,
+        )
+        configuration = volume_pb2.Configuration(
+            number=1,
+            members=[
+                volume_pb2.Member(replica_uuid=uuid, address=address)
+                for uuid, address in zip(uuids, addresses, strict=True)
+            ],
+        )
+        self.replicas = [
+            Replica(address, Disk(uuid, identity, configuration), tail_entries_max)
+            for uuid, address in zip(uuids, addresses, strict=True)
+        ]
+
+    def at(self, address: str) -> Replica:
+        """The replica at an address."""
+        return next(replica for replica in self.replicas if replica.address == address)
+
+    def start_target(self) -> Target:
+        """Start a new target instance over all replicas."""
+        self._instances += 1
+        return Target(self, f"instance-{self._instances}")
+
+    async def serving_target(self) -> Target:
+        """A new target, once it serves."""
+        target = self.start_target()
+        await until(lambda: target.engine.serving)
+        return target
+
+
+class Target:
+    """One target instance, driven as the SCSI side drives it."""
+
+    def __init__(self, cluster: Cluster, instance: str) -> None:
+        self._network = cluster.network
+        self.instance = instance
+        self._killed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.engine = Engine(
+            "vol",
+            [replica.address for replica in cluster.replicas],
+            lambda address: SimulatedLink(address, cluster, instance),
+            VirtualClock(),
+            cluster.settings,
+            instance,
+            lambda name, facts: cluster.events.append((name, facts)),
+        )
+        self.engine.start()
+
+    def write(
+        self, offset: int, data: Buffer, *, durable: bool = False
+    ) -> asyncio.Future[Failure | None]:
+        """Write; the answer comes later."""
+        done: asyncio.Future[Failure | None] = asyncio.get_running_loop().create_future()
+        self.engine.write(offset, [data], durable, done.set_result)
+        self.engine.kick()
+        return done
+
+    def unmap(self, offset: int, length: int) -> asyncio.Future[Failure | None]:
+        """Discard; the answer comes later."""
+        done: asyncio.Future[Failure | None] = asyncio.get_running_loop().create_future()
+        self.engine.unmap([(offset, length)], False, done.set_result)
+        self.engine.kick()
+        return done
+
+    def flush(self) -> asyncio.Future[Failure | None]:
+        """SYNCHRONIZE CACHE; the answer comes later."""
+        done: asyncio.Future[Failure | None] = asyncio.get_running_loop().create_future()
+        self.engine.flush(done.set_result)
+        self.engine.kick()
+        return done
+
+    def read(self, offset: int, length: int) -> asyncio.Future[bytes | Failure]:
+        """Read; the answer comes later."""
+        done: asyncio.Future[bytes | Failure] = asyncio.get_running_loop().create_future()
+        self.engine.read(
+            offset, length, lambda error, data: done.set_result(error or b"".join(data))
+        )
+        self.engine.kick()
+        return done
+
+    async def answers(self, command: asyncio.Future[Any]) -> bool:
+        """Wait for a command; False where the target was killed before it had answered."""
+        await asyncio.wait((command, self._killed), return_when=asyncio.FIRST_COMPLETED)
+        return command.done()
+
+    def kill(self) -> None:
+        """End the process at once: it hears and says nothing any more; what it sent arrives."""
+        self._network.dead.add(self.instance)
+        if not self._killed.done():
+            self._killed.set_result(None)
+        membership = self.engine._membership
+        for task in membership._tasks:
+            task.cancel()
+        if self.engine._tick is not None:
+            self.engine._tick.cancel()
+
+    @property
+    def status(self) -> control_pb2.VolumeStatus.ValueType:
+        """The one word for the volume."""
+        return self.engine.report().status
+
+    def member(self, number: int) -> control_pb2.MemberReport:
+        """What the target reports about the replica of this number."""
+        uuid = str(UUID(int=number + 1))
+        members = self.engine.report().members
+        return next(member for member in members if member.member.replica_uuid == uuid)
+
+    async def healthy(self) -> None:
+        """Wait until every member is in sync."""
+        await until(lambda: self.status == control_pb2.VOLUME_STATUS_HEALTHY)
+
+
+async def until(holds: Callable[[], bool], limit_s: float = 120.0) -> None:
+    """Wait until something holds; fails when it does not within the limit."""
+    deadline_s = asyncio.get_running_loop().time() + limit_s
+    while not holds():
+        assert asyncio.get_running_loop().time() < deadline_s, "it did not come to hold"
+        await asyncio.sleep(0.005)
+
+
+def block_of(stamp: int) -> bytes:
+    """The contents of a block that was written with a stamp."""
+    return stamp.to_bytes(8, "little") * (BLOCK_BYTES // 8)

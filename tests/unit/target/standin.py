@@ -1,0 +1,92 @@
+"""An engine without replicas: it says what the test has it say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from cstor_core.generated.cstor.v1 import control_pb2, volume_pb2
+from cstor_target.served_volume import ServedVolume
+from cstor_target.volume.backing import Buffer, Done, Failure, ReadDone
+from cstor_target.volume.counters import Counters
+
+UUID = "7a9b4f0e-7c1e-4a57-9d5e-6b8f5a1c2d3e"
+REPLICA = "11111111-2222-4333-8444-555555555555"
+IQN = "iqn.2016-09.com.openebs.cstor:vol1"
+
+
+class StandInEngine:
+    """A `VolumeEngine`: closed until `open`, and every command fails."""
+
+    def __init__(self) -> None:
+        self.counters = Counters()
+        self.identity: volume_pb2.VolumeIdentity | None = None
+        self.status = control_pb2.VOLUME_STATUS_WAITING
+        self.reason = "no replica answers"
+        self._waiting: list[Callable[[], None]] = []
+
+    @property
+    def size_bytes(self) -> int:
+        return 1 << 30
+
+    @property
+    def serving(self) -> bool:
+        return self.identity is not None
+
+    def when_serving(self, callback: Callable[[], None]) -> None:
+        self._waiting.append(callback)
+
+    def open(self) -> None:
+        """The volume has opened, healthy, with one replica."""
+        self.identity = volume_pb2.VolumeIdentity(
+            volume_uuid=UUID,
+            name="vol1",
+            size_bytes=1 << 30,
+            logical_block_bytes=512,
+            physical_block_bytes=4096,
+            write_cache=True,
+        )
+        self.status = control_pb2.VOLUME_STATUS_HEALTHY
+        self.reason = ""
+        for callback in self._waiting:
+            callback()
+
+    def report(self) -> control_pb2.VolumeReport:
+        member = control_pb2.MemberReport(
+            member=volume_pb2.Member(replica_uuid=REPLICA, address="127.0.0.1:7778"),
+            status=control_pb2.MEMBER_STATUS_IN_SYNC,
+            applied_seq=17,
+            durable_seq=16,
+        )
+        return control_pb2.VolumeReport(
+            identity=self.identity,
+            size_bytes=self.size_bytes,
+            status=self.status,
+            reason=self.reason,
+            epoch=4,
+            last_seq=18,
+            completed_seq=17,
+            members=[member] if self.serving else [],
+        )
+
+    def read(self, offset: int, length: int, done: ReadDone) -> None:
+        done(Failure.NOT_READY, ())
+
+    def write(self, offset: int, data: Sequence[Buffer], durable: bool, done: Done) -> None:
+        done(Failure.NOT_READY)
+
+    def unmap(self, extents: Sequence[tuple[int, int]], durable: bool, done: Done) -> None:
+        done(Failure.NOT_READY)
+
+    def flush(self, done: Done) -> None:
+        done(Failure.NOT_READY)
+
+    def kick(self) -> None:
+        """Nothing gathers here."""
+
+
+def served(engine: StandInEngine, wanted: str = "vol1") -> ServedVolume:
+    """That engine's volume with one session."""
+    session = control_pb2.SessionReport(
+        initiator_name="iqn.host", address="127.0.0.1:50000", tsih=1
+    )
+    return ServedVolume(wanted, engine, lambda: [session], "127.0.0.1:3260", "0.1.0")

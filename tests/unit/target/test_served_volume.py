@@ -1,0 +1,62 @@
+"""A volume's names, its readiness, and how it is found."""
+
+from __future__ import annotations
+
+from cstor_target.scsi.requests import Outcome, Status
+from cstor_target.served_volume import Directory
+from tests.unit.target.standin import IQN, UUID, StandInEngine, served
+
+INQUIRY_OF_SERIAL_NUMBER = bytes((0x12, 1, 0x80, 0, 0xFF, 0, *bytes(10)))
+
+
+def test_login_is_held_until_the_volume_has_opened() -> None:
+    engine = StandInEngine()
+    volume = served(engine)
+    assert Directory([volume]).find(IQN) is volume
+    assert not volume.ready
+    engine.open()
+    assert volume.ready
+
+
+def test_device_carries_the_volumes_uuid_as_serial_number() -> None:
+    engine = StandInEngine()
+    volume = served(engine)
+    engine.open()
+    outcome = volume.device.start("nexus", 0, INQUIRY_OF_SERIAL_NUMBER, (), 255)
+    assert isinstance(outcome, Outcome)
+    assert outcome.status is Status.GOOD
+    assert UUID.encode() in b"".join(bytes(piece) for piece in outcome.data_in)
+
+
+def test_other_names_are_not_found() -> None:
+    engine = StandInEngine()
+    directory = Directory([served(engine)])
+    assert directory.find("iqn.2016-09.com.openebs.cstor:other") is None
+    engine.open()
+    assert directory.find("iqn.2016-09.com.openebs.cstor:other") is None
+
+
+def test_volume_asked_for_by_uuid_holds_logins_until_it_says_its_name() -> None:
+    engine = StandInEngine()
+    volume = served(engine, UUID)
+    directory = Directory([volume])
+    assert directory.find(IQN) is volume
+    assert directory.find("iqn.2001-04.com.example:disk") is None
+    engine.open()
+    assert directory.find(IQN) is volume
+    assert directory.find(f"iqn.2016-09.com.openebs.cstor:{UUID}") is None
+
+
+def test_iscsi_name_is_in_lower_case() -> None:
+    assert served(StandInEngine(), "Vol1").name == IQN
+
+
+def test_volume_answers_to_name_uuid_and_iscsi_name() -> None:
+    engine = StandInEngine()
+    volume = served(engine)
+    assert volume.is_called("vol1")
+    assert not volume.is_called(UUID)
+    engine.open()
+    assert volume.is_called(UUID)
+    assert volume.is_called(IQN)
+    assert not volume.is_called("vol2")

@@ -1,0 +1,69 @@
+"""Where the target's settings come from, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cstor_core.errors import InputError
+from cstor_core.settings import Address, load_settings
+from cstor_target.settings import TargetSettings
+
+NEEDED = {"state_dir": "state", "volume": "vol1", "replica": ["127.0.0.1:7778"]}
+
+
+def load(**flags: object) -> TargetSettings:
+    """Settings from the needed flags and these."""
+    return load_settings(TargetSettings, {**NEEDED, **flags}, None)
+
+
+def test_ports_are_local_and_may_move_unless_set() -> None:
+    settings = load()
+    for address in (settings.portal, settings.control, settings.http, settings.metrics):
+        assert address == Address("127.0.0.1", None)
+    assert load(portal="0.0.0.0:3260").portal == Address("0.0.0.0", 3260)
+
+
+def test_flag_wins_over_environment_over_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "target.toml"
+    file.write_text('portal = "127.0.0.1:1"\nhttp = "127.0.0.1:2"\ncontrol = "127.0.0.1:3"\n')
+    monkeypatch.setenv("CSTOR_TARGET_HTTP", "127.0.0.1:12")
+    monkeypatch.setenv("CSTOR_TARGET_CONTROL", "127.0.0.1:13")
+    flags = {**NEEDED, "control": "127.0.0.1:23"}
+    settings = load_settings(TargetSettings, flags, file)
+    ports = (settings.portal.port, settings.http.port, settings.control.port)
+    assert ports == (1, 12, 23)
+
+
+def test_environment_alone_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CSTOR_TARGET_STATE_DIR", "/var/lib/cstor")
+    monkeypatch.setenv("CSTOR_TARGET_VOLUME", "vol1")
+    monkeypatch.setenv("CSTOR_TARGET_REPLICA", "a:1,b:2, c:3")
+    settings = load_settings(TargetSettings, {}, None)
+    assert settings.replica == ("a:1", "b:2", "c:3")
+    assert settings.volume == "vol1"
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        ({"replica": []}, "no replica is named"),
+        ({"replica": ["127.0.0.1"]}, "names no port"),
+        ({"replica": ["a:1", "a:1"]}, "given twice"),
+        ({"volume": ""}, "volume"),
+        ({"volume": None}, "volume"),
+        ({"portal": "nowhere:port"}, "portal"),
+        ({"write_timeout_s": 0}, "write_timeout_s"),
+        ({"unknown": 1}, "unknown"),
+    ],
+)
+def test_wrong_setting_is_named(flags: dict[str, object], sentence: str) -> None:
+    with pytest.raises(InputError, match=sentence):
+        load(**flags)
+
+
+def test_pool_alone_is_enough() -> None:
+    assert load(replica=None, pool="pool").pool == Path("pool")

@@ -1,0 +1,147 @@
+"""The decisions of an opening as a table: what the members reported, and what follows from it."""
+
+from __future__ import annotations
+
+import pytest
+
+from cstor_core.errors import UnavailableError
+from cstor_core.generated.cstor.v1 import replica_pb2, volume_pb2
+from cstor_core.history import history_of
+from cstor_core.words import history_message
+from cstor_target.volume.opening import can_vote, choose, newest_configuration, next_epoch
+
+COMPLETE = replica_pb2.REPLICA_STATE_COMPLETE
+REBUILDING = replica_pb2.REPLICA_STATE_REBUILDING
+FAILED = replica_pb2.REPLICA_STATE_FAILED
+UNFOUNDED = replica_pb2.REPLICA_STATE_UNFOUNDED
+
+Reigns = list[tuple[int, int]]
+
+
+def report(
+    reigns: Reigns,
+    state: replica_pb2.ReplicaState.ValueType = COMPLETE,
+    *,
+    forced_openings: int = 0,
+    promised_epoch: int = 0,
+) -> replica_pb2.ReplicaReport:
+    return replica_pb2.ReplicaReport(
+        state=state,
+        history=history_message(history_of(reigns)),
+        configuration=volume_pb2.Configuration(number=1, forced_openings=forced_openings),
+        promised_epoch=promised_epoch,
+    )
+
+
+@pytest.mark.parametrize(
+    ("reports", "holders", "behind", "others"),
+    [
+        ({"a": report([]), "b": report([]), "c": report([])}, "abc", "", ""),
+        ({"a": report([(1, 5)]), "b": report([(1, 5)])}, "ab", "", ""),
+        ({"a": report([(1, 5)]), "b": report([(1, 9)]), "c": report([])}, "b", "ac", ""),
+        # The highest position wins, not the longest order.
+        (
+            {"a": report([(1, 90)]), "b": report([(1, 5), (2, 6)]), "c": report([(1, 5)])},
+            "b",
+            "c",
+            "a",
+        ),
+        ({"a": report([(1, 5)]), "b": report([(1, 5), (2, 8)])}, "b", "a", ""),
+        (
+            {"a": report([(1, 9)]), "b": report([(1, 5), (3, 7)]), "c": report([(1, 5), (3, 6)])},
+            "b",
+            "c",
+            "a",
+        ),
+        # A rebuilding member votes, and neither holds nor counts as brought in order.
+        (
+            {"a": report([(1, 9)]), "b": report([(1, 8)]), "c": report([(1, 3)], REBUILDING)},
+            "a",
+            "b",
+            "c",
+        ),
+        (
+            {"a": report([(1, 9)]), "b": report([(1, 9)]), "c": report([(1, 9)], REBUILDING)},
+            "ab",
+            "",
+            "c",
+        ),
+        # A higher count of forced openings goes before any epoch.
+        (
+            {
+                "a": report([(1, 5)], forced_openings=1),
+                "b": report([(1, 5)], forced_openings=1),
+                "c": report([(1, 5), (9, 99)]),
+            },
+            "ab",
+            "",
+            "c",
+        ),
+    ],
+)
+def test_history_is_that_of_the_highest_position(
+    reports: dict[str, replica_pb2.ReplicaReport], holders: str, behind: str, others: str
+) -> None:
+    opening = choose(["a", "b", "c"], reports)
+    found = [sorted(group) for group in (opening.holders, opening.behind, opening.others)]
+    assert found == [sorted(holders), sorted(behind), sorted(others)]
+    assert history_message(opening.history) == reports[holders[0]].history
+
+
+@pytest.mark.parametrize(
+    ("members", "reports", "words"),
+    [
+        ("abc", {"a": report([(1, 5)])}, "1 of 3 members promised and 2 are needed"),
+        ("abc", {}, "0 of 3 members promised"),
+        ("ab", {"a": report([(1, 5)])}, "1 of 2 members promised and 2 are needed"),
+        # Somebody who is no member does not count.
+        ("abc", {"a": report([(1, 5)]), "x": report([(1, 5)])}, "1 of 3 members promised"),
+        # The newest entries are known only to a member that is rebuilt.
+        ("abc", {"a": report([(1, 5)]), "b": report([(1, 9)], REBUILDING)}, "being rebuilt"),
+        (
+            "abc",
+            {"a": report([(1, 5)]), "b": report([(1, 5)]), "c": report([(2, 9)], REBUILDING)},
+            "being rebuilt",
+        ),
+        # One complete member and one with entries that the history dropped.
+        ("abc", {"a": report([(1, 9)]), "b": report([(1, 5), (2, 6)])}, "1 complete members"),
+        ("abc", {"a": report([(1, 9)]), "b": report([(1, 2)], REBUILDING)}, "1 complete members"),
+    ],
+)
+def test_opening_that_cannot_be_proved_safe_is_refused_with_a_sentence(
+    members: str, reports: dict[str, replica_pb2.ReplicaReport], words: str
+) -> None:
+    with pytest.raises(UnavailableError, match=words):
+        choose(list(members), reports)
+
+
+def test_next_epoch_is_higher_than_all_that_was_promised_or_lived_through() -> None:
+    assert next_epoch([]) == 1
+    assert next_epoch([report([])]) == 1
+    assert next_epoch([report([(3, 9)], promised_epoch=2), report([])]) == 4
+    assert next_epoch([report([(1, 9)]), report([], promised_epoch=7)]) == 8
+
+
+def test_only_a_founded_replica_whose_disk_works_votes() -> None:
+    assert can_vote(report([]))
+    assert can_vote(report([], REBUILDING))
+    assert not can_vote(report([], FAILED))
+    assert not can_vote(report([], UNFOUNDED))
+
+
+def test_newest_configuration_is_that_of_the_highest_count_and_number() -> None:
+    def having(number: int, forced_openings: int, members: int) -> replica_pb2.ReplicaReport:
+        configuration = volume_pb2.Configuration(
+            number=number,
+            forced_openings=forced_openings,
+            members=[volume_pb2.Member(replica_uuid=str(member)) for member in range(members)],
+        )
+        return replica_pb2.ReplicaReport(configuration=configuration)
+
+    chosen = newest_configuration([having(1, 0, 3), having(2, 0, 2), having(9, 0, 0)])
+    assert (chosen.number, len(chosen.members)) == (2, 2)
+    assert newest_configuration([having(7, 0, 3), having(1, 1, 1)]).forced_openings == 1
+    with pytest.raises(UnavailableError, match="not founded"):
+        newest_configuration([having(0, 0, 0)])
+    with pytest.raises(UnavailableError, match="not founded"):
+        newest_configuration([])

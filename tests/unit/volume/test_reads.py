@@ -1,0 +1,234 @@
+"""Reads by hand: who is asked, what is believed, and when it is handed on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from cstor_core.errors import UnavailableError
+from cstor_core.frames import ANSWER, encode_read_response
+from cstor_core.generated.cstor.v1 import stream_pb2
+from cstor_core.rows import ROW
+from cstor_core.units import BLOCK_BYTES
+from cstor_target.volume.backing import Buffer, Failure
+from cstor_target.volume.counters import Counters
+from cstor_target.volume.order import Order
+from cstor_target.volume.reads import Reads, slice_pieces
+from tests.unit.volume.hand_clock import HandClock
+from tests.unit.volume.standins import OPENING, SALT, HeldLink, in_sync_member
+
+ONE = b"\x01" * BLOCK_BYTES
+TWO = b"\x02" * BLOCK_BYTES
+MEDIUM_ERROR = stream_pb2.READ_STATUS_MEDIUM_ERROR
+NOT_IN_SYNC = stream_pb2.READ_STATUS_NOT_IN_SYNC
+
+Answer = tuple[Failure | None, bytes]
+
+
+class Reading:
+    """Reads over two members, behind entry 10 of epoch 3."""
+
+    def __init__(self) -> None:
+        self.clock = HandClock()
+        self.order = Order(self.clock, lambda _: None, 1 << 20, 1 << 20)
+        self.order.start(3, 10, SALT)
+        self.counters = Counters()
+        self.reads = Reads(self.clock, self.order, self.counters)
+        self.reads.start(OPENING, SALT)
+        self.links = [HeldLink(), HeldLink()]
+        self.members = [
+            in_sync_member(link, name) for link, name in zip(self.links, "ab", strict=True)
+        ]
+        for member in self.members:
+            self.reads.add(member)
+        self.heard: list[Answer] = []
+
+    def read(self, block: int, count: int = 1) -> None:
+        """Ask, as a burst of its own."""
+
+        def done(error: Failure | None, pieces: Sequence[Buffer]) -> None:
+            self.heard.append((error, b"".join(pieces)))
+
+        self.reads.read_blocks(block, count, done)
+        self.reads.kick()
+
+    def write(self, block: int) -> None:
+        """Give a write its place and send it."""
+        self.order.write(block, 1, [TWO], False, None)
+        self.order.kick()
+
+
+@pytest.fixture
+def reading() -> Reading:
+    return Reading()
+
+
+def test_bursts_go_to_the_member_with_the_least_to_do(reading: Reading) -> None:
+    reading.read(0, 8)
+    reading.read(8, 4)
+    reading.read(12, 4)
+    asked = [[question[2] for question in link.stream.questions()] for link in reading.links]
+    assert asked == [[0], [8, 12]]
+
+
+def test_answer_that_passes_its_checksums_is_handed_on(reading: Reading) -> None:
+    reading.read(4, 2)
+    reading.links[0].stream.answer(1, 4, [(3, ONE), (9, TWO)])
+    assert reading.heard == [(None, ONE + TWO)]
+
+
+def test_read_says_that_it_must_not_be_older_than_what_is_completed(reading: Reading) -> None:
+    reading.write(7)
+    reading.order.advance(11, 0)
+    reading.read(4)
+    assert reading.links[0].stream.questions() == [(1, 11, 4, 1)]
+
+
+def test_read_of_a_block_in_flight_waits_for_the_write(reading: Reading) -> None:
+    reading.write(4)
+    reading.read(4)
+    assert not reading.links[0].streams
+    reading.order.advance(11, 0)
+    assert reading.links[0].stream.questions() == [(1, 11, 4, 1)]
+
+
+def test_answer_is_held_until_a_quorum_has_the_version_in_it(reading: Reading) -> None:
+    reading.read(4)
+    reading.write(4)
+    reading.links[0].stream.answer(1, 4, [(11, TWO)])
+    assert reading.heard == []
+    reading.order.advance(11, 0)
+    assert reading.heard == [(None, TWO)]
+
+
+def test_held_answer_ends_with_busy_where_no_quorum_comes(reading: Reading) -> None:
+    reading.read(4)
+    reading.write(4)
+    reading.links[0].stream.answer(1, 4, [(11, TWO)])
+    reading.order.expire(1.0)
+    assert [error for error, _ in reading.heard] == [Failure.BUSY]
+
+
+def test_misplaced_block_does_not_pass(reading: Reading) -> None:
+    reading.read(4)
+    row = ROW.pack(5, 1, 3, 3, 0)
+    reading.links[0].stream.on_message(encode_read_response(ANSWER.pack(1, 1, 0), [row], [ONE]))
+    assert reading.counters.checksum_errors == 1
+    reading.links[1].stream.answer(1, 4, [(3, ONE)])
+    assert reading.heard == [(None, ONE)]
+
+
+@pytest.mark.parametrize("status", [MEDIUM_ERROR, NOT_IN_SYNC])
+def test_another_member_is_asked_where_one_cannot_answer(reading: Reading, status: int) -> None:
+    reading.read(4)
+    reading.links[0].stream.refuse(1, status)
+    reading.links[1].stream.answer(1, 4, [(3, ONE)])
+    assert reading.heard == [(None, ONE)]
+
+
+def test_only_when_every_copy_is_bad_the_read_fails(reading: Reading) -> None:
+    reading.read(4)
+    reading.links[0].stream.refuse(1, MEDIUM_ERROR)
+    reading.links[1].stream.refuse(1, NOT_IN_SYNC)
+    assert reading.heard == []
+    reading.reads.kick()
+    reading.links[1].stream.refuse(1, MEDIUM_ERROR)
+    assert reading.heard == [(Failure.MEDIUM_ERROR, b"")]
+
+
+def test_copy_of_a_member_whose_stream_broke_just_now_is_waited_for(reading: Reading) -> None:
+    reading.read(0)
+    reading.read(4)
+    reading.links[1].stream.on_closed(UnavailableError("lost"))
+    reading.links[0].stream.refuse(2, MEDIUM_ERROR)
+    reading.links[0].stream.answer(1, 0, [(3, ONE)])
+    assert reading.heard == [(None, ONE)]
+    for callback in reading.clock.put_off:
+        callback()
+    reading.links[1].stream.answer(2, 4, [(3, TWO)])
+    assert reading.heard == [(None, ONE), (None, TWO)]
+
+
+def test_lost_member_s_questions_go_to_another(reading: Reading) -> None:
+    reading.read(4)
+    reading.reads.remove(reading.members[0])
+    assert reading.links[0].stream.closed
+    reading.links[1].stream.answer(1, 4, [(3, ONE)])
+    assert reading.heard == [(None, ONE)]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        encode_read_response(ANSWER.pack(99, 1, 0), [ROW.pack(4, 1, 3, 3, 0)], [ONE]),
+        encode_read_response(ANSWER.pack(1, 2, 0), [ROW.pack(4, 1, 3, 3, 0)] * 2, [ONE, ONE]),
+        b"\xff\xff",
+        b"",
+    ],
+    ids=["not asked", "another count", "no message", "no format"],
+)
+def test_answer_against_the_protocol_ends_the_stream_and_loses_no_question(
+    reading: Reading, answer: bytes
+) -> None:
+    reading.read(4)
+    reading.links[0].stream.on_message(answer)
+    assert reading.links[0].stream.closed
+    reading.links[1].stream.answer(1, 4, [(3, ONE)])
+    assert reading.heard == [(None, ONE)]
+
+
+def test_answer_with_too_few_rows_or_data_is_a_bad_copy(reading: Reading) -> None:
+    reading.read(4, 2)
+    reading.links[0].stream.on_message(encode_read_response(ANSWER.pack(1, 2, 0), [], []))
+    rows = [ROW.pack(block, 1, 3, 3, 0) for block in (4, 5)]
+    reading.links[1].stream.on_message(
+        encode_read_response(ANSWER.pack(1, 2, 0), rows, [ONE[:100]])
+    )
+    assert reading.counters.checksum_errors == 2
+    assert reading.heard == [(Failure.MEDIUM_ERROR, b"")]
+
+
+def test_member_that_stands_still_is_passed_over(reading: Reading) -> None:
+    reading.read(4)
+    reading.clock.now_s = 11.0
+    reading.reads.drop_stuck(1.0)
+    assert reading.links[0].stream.closed
+    reading.links[1].stream.answer(1, 4, [(3, ONE)])
+    assert reading.heard == [(None, ONE)]
+
+
+def test_read_that_nobody_answers_ends_with_busy_once(reading: Reading) -> None:
+    reading.read(4)
+    reading.clock.now_s = 30.0
+    reading.reads.expire(10.0)
+    reading.reads.expire(10.0)
+    assert reading.heard == [(Failure.BUSY, b"")]
+    reading.links[0].stream.answer(1, 4, [(3, ONE)])
+    assert reading.heard == [(Failure.BUSY, b"")]
+    assert not reading.links[0].stream.closed
+
+
+def test_long_read_is_split_and_put_together_in_order(reading: Reading) -> None:
+    reading.read(0, 300)
+    first, second = sorted(
+        question
+        for link in reading.links
+        for stream in link.streams
+        for question in stream.questions()
+    )
+    assert [(first[2], first[3]), (second[2], second[3])] == [(0, 256), (256, 44)]
+    stream = reading.links[0].stream
+    stream.answer(second[0], 256, [(3, TWO)] * 44)
+    assert reading.heard == []
+    stream.answer(first[0], 0, [(3, ONE)] * 256)
+    assert reading.heard == [(None, ONE * 256 + TWO * 44)]
+
+
+def test_slices_of_pieces_are_the_slices_of_the_whole() -> None:
+    pieces = [b"abc", b"", b"defgh", b"ij"]
+    whole = b"".join(pieces)
+    for start in range(len(whole)):
+        for length in range(len(whole) - start + 1):
+            found = b"".join(slice_pieces(pieces, start, length))
+            assert found == whole[start : start + length]
