@@ -20,7 +20,10 @@ def main() -> int:
     findings = asyncio.run(images(seeds, at_least))
     for kind, number in sorted(findings.images.items()):
         print(f"{number:8}  {kind}")
-    print(f"{findings.total:8}  in {time.monotonic() - begun:.0f} s, {len(findings.broken)} broken")
+    print(f"{findings.after:8}  openings cut short")
+    print(
+        f"{findings.total + findings.after:8}  in {time.monotonic() - begun:.0f} s, {len(findings.broken)} broken"
+    )
     print("\n".join(findings.broken))
     return 1 if findings.broken else 0
 

@@ -175,10 +175,7 @@ class Life:
 
     async def kill_and_start(self) -> None:
         self.know(phase=Phase.OPENING)
-        for task in asyncio.all_tasks() - {asyncio.current_task()}:
-            task.cancel()
-        await asyncio.sleep(0)
-        self.filesystem.restart()
+        self.filesystem = self.filesystem.successor()
         await self._start()
 
     async def _start(self) -> None:

@@ -134,20 +134,37 @@ class RecordingFilesystem:
         self.events: list[Event] = []
         self._numbers = count(max(self.inodes) + 1)
         self._locked: set[int] = set()
+        self._is_dead = False
 
     def restart(self) -> None:
-        """The process is gone, and a new one may take the locks."""
+        """The process has ended, and a new one may take the locks."""
         self._locked.clear()
+
+    def successor(self) -> RecordingFilesystem:
+        """The same disk for a new process; whatever still runs of the old one reaches it no more.
+
+        What it calls then is cancelled: it had been killed before.
+        """
+        fresh = RecordingFilesystem(self.inodes)
+        fresh.first, fresh.events, fresh._numbers = self.first, self.events, self._numbers
+        self._is_dead = True
+        return fresh
+
+    def check_alive(self) -> None:
+        if self._is_dead:
+            raise asyncio.CancelledError
 
     def know(self, facts: Any) -> None:
         """Put into the recording what is known from here on."""
         self.events.append(Known(facts))
 
     def changed(self, inode: int, change: Change) -> None:
+        self.check_alive()
         apply(self.inodes[inode], change)
         self.events.append(Changed(inode, change))
 
     def flushed(self, inode: int, begun: int) -> None:
+        self.check_alive()
         self.events.append(Flushed(inode, begun))
 
     def open(self, path: Path, *, create: bool = False, read_only: bool = False) -> RecordingFile:
@@ -228,6 +245,7 @@ class RecordingFilesystem:
 
     def _entry(self, path: Path) -> tuple[int, int | None]:
         """(inode of the directory, inode that the name has in it)."""
+        self.check_alive()
         directory = ROOT
         for part in path.parts[1:-1]:
             found = self._directory(directory).get(part)

@@ -33,14 +33,18 @@ class Findings:
     """How many images of each kind were opened, and which broke the contract."""
 
     images: Counter[str] = field(default_factory=Counter)
+    after: int = 0
+    """Images of openings that were cut short in their turn."""
     broken: list[str] = field(default_factory=list)
 
     @property
     def total(self) -> int:
+        """The images of lives."""
         return self.images.total()
 
     def add(self, other: Findings) -> None:
         self.images += other.images
+        self.after += other.after
         self.broken += other.broken
 
 
@@ -108,7 +112,7 @@ async def _study_image(
         store = await check(life, disk, moment.facts, boot_id)
         if store is None or not deep:
             return
-        findings.images["after it"] += await _study_opening(life, moment, disk, boot_id)
+        findings.after += await _study_opening(life, moment, disk, boot_id)
         if boot_id != "boot-1":
             await _stays_short(disk, short=store.short)
         await _goes_on(life, disk, boot_id)
@@ -139,13 +143,13 @@ async def _study_opening(
 async def _stays_short(disk: RecordingFilesystem, *, short: bool) -> None:
     """Over kills and power losses, until it is told otherwise; and then no longer."""
     for boot_id in ("boot-2", "boot-2", "boot-4"):
-        disk.restart()
+        disk = disk.successor()
         store = (await open_pool(disk, boot_id)).replicas[VOLUME]
         if short or boot_id == "boot-4":
             expect(store.short, "no longer short after a restart")
     await store.made_whole()
     expect(not store.short, "short after it was made whole")
-    disk.restart()
+    disk = disk.successor()
     pool = await open_pool(disk, "boot-4")
     expect(not pool.replicas[VOLUME].short, "short again after it was made whole")
     await pool.close()
@@ -156,13 +160,13 @@ async def _stays_short(disk: RecordingFilesystem, *, short: bool) -> None:
 async def _goes_on(life: Life, disk: RecordingFilesystem, boot_id: str) -> None:
     """What is written on top of an image is there too, and so is all that was there before."""
     boot_id = "boot-2" if boot_id != "boot-1" else boot_id
-    disk.restart()
+    disk = disk.successor()
     store = (await open_pool(disk, boot_id)).replicas[VOLUME]
     more = await go_on(life, store)
     for _ in range(2):
         await compare(more, store, store.applied_seq)
         await asyncio.sleep(0)
-        disk.restart()
+        disk = disk.successor()
         store = (await open_pool(disk, boot_id)).replicas[VOLUME]
         if store.applied_seq != max(more.entries):
             raise BrokenContract("what was written after the image is gone")
