@@ -21,9 +21,8 @@ def main() -> int:
     for kind, number in sorted(findings.images.items()):
         print(f"{number:8}  {kind}")
     print(f"{findings.after:8}  openings cut short")
-    print(
-        f"{findings.total + findings.after:8}  in {time.monotonic() - begun:.0f} s, {len(findings.broken)} broken"
-    )
+    total, duration_s = findings.total + findings.after, time.monotonic() - begun
+    print(f"{total:8}  in {duration_s:.0f} s, {len(findings.broken)} broken")
     print("\n".join(findings.broken))
     return 1 if findings.broken else 0
 
