@@ -89,6 +89,9 @@ class Filesystem(Protocol):
     def remove(self, path: Path) -> None:
         """Unlink a file."""
 
+    def remove_directory(self, path: Path) -> None:
+        """Remove an empty directory."""
+
     async def sync_directory(self, path: Path) -> None:
         """Make the names in a directory durable."""
 
@@ -202,6 +205,9 @@ class OsFilesystem:
 
     def remove(self, path: Path) -> None:
         path.unlink()
+
+    def remove_directory(self, path: Path) -> None:
+        path.rmdir()
 
     async def sync_directory(self, path: Path) -> None:
         await asyncio.get_running_loop().run_in_executor(self._threads, _sync_directory, path)

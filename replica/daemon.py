@@ -37,6 +37,7 @@ from replica.metrics import replica_registry
 from replica.peers import SERVICE
 from replica.service import replica_service
 from replica.settings import LISTEN_PORT, METRICS_PORT, ReplicaSettings
+from replica.store.pool import MARKS
 from replica.stream_calls import APPEND_PATH, READ_PATH, stream_calls
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -45,8 +46,10 @@ STREAMS_END_S = 0.5
 log = structlog.get_logger()
 
 
-async def open_host(pool: Path) -> ReplicaHost:
+async def open_host(pool: Path, marks: Path | None = None) -> ReplicaHost:
     """A host on the machine's own files, clock and network; `pool` is an absolute path.
+
+    `marks` is a directory that lives as long as the boot; /run/cstor where that can be written.
 
     Raises InputError where the directory cannot be used.
     """
@@ -57,7 +60,8 @@ async def open_host(pool: Path) -> ReplicaHost:
             clock=SystemClock(),
             dialler=GrpcDialler(),
             new_uuid=lambda: str(uuid.uuid4()),
-            boot_id=_boot_id(),
+            boot_id=boot_id(),
+            marks=marks or default_marks(),
         )
     except CorruptError as error:
         raise InputError(f"{error}: take the pool directory away, or name another") from error
@@ -69,8 +73,16 @@ def check_ports(listen: Address, metrics: Address) -> None:
         bind_port(address, default_port).close()
 
 
-def _boot_id() -> str:
+def boot_id() -> str:
+    """The name of this boot of the machine; every boot has another."""
     return BOOT_ID.read_text(encoding="ascii").strip()
+
+
+def default_marks() -> Path:
+    """A directory on a tmpfs: that of the system's daemons, or one of this user's."""
+    if os.access(MARKS if MARKS.exists() else MARKS.parent, os.W_OK):
+        return MARKS
+    return Path(f"/dev/shm/cstor-{os.getuid()}")  # noqa: S108 - what lies there ends with the boot
 
 
 class ReplicaPorts:
@@ -163,7 +175,7 @@ async def serve(settings: ReplicaSettings) -> None:
     if settings.ready_file is not None:
         settings.ready_file.unlink(missing_ok=True)
     check_ports(settings.listen, settings.metrics)
-    host = await open_host(settings.pool)
+    host = await open_host(settings.pool, settings.marks)
     try:
         ports = ReplicaPorts(host, settings.listen, settings.metrics, settings.data_stream)
         await ports.start()

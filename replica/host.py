@@ -22,7 +22,7 @@ from cstor_core.units import BLOCK_BYTES, MIB
 from replica import pulls, sources
 from replica.replica_node import ReplicaNode
 from replica.sessions import AppendSession, Closed, ReadSession, Wake
-from replica.store.pool import Pool
+from replica.store.pool import MARKS, Pool
 
 RESERVED_BYTES = 64 * MIB
 """Space that is not granted: journals and checkpoints need some when the data have filled up."""
@@ -59,15 +59,20 @@ class ReplicaHost:
         dialler: Dialler,
         new_uuid: Callable[[], str],
         boot_id: str,
+        marks: Path = MARKS,
     ) -> ReplicaHost:
         """Open the pool in a directory, or make one where the directory is absent or empty.
 
+        `marks` is a directory that lives as long as the boot of the machine.
         Raises InputError where the directory is not a pool, is another format's or is in use.
         """
-        pool = await Pool.open(filesystem, path, new_uuid, boot_id)
+        pool = await Pool.open(filesystem, path, new_uuid, boot_id, marks=marks)
         host = cls(pool, clock, dialler)
         for directory, reason in pool.failed.items():
             log.error("replica_not_opened", directory=directory, reason=reason)
+        for node in host.nodes.values():
+            if node.store.short:
+                node.log.warning("replica_short", applied_seq=node.store.applied_seq)
         log.info("pool_opened", path=str(path), pool=pool.pool_uuid, replicas=len(host.nodes))
         return host
 

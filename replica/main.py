@@ -1,7 +1,10 @@
-"""The command `cstor-replica`.
+"""The command `cstor-replica`: the daemon, and what one does with a pool that it does not serve.
 
-Exit codes: 0 after a clean stop, 1 when something broke, 2 when a setting, a port or the
-directory cannot be used (nothing was touched then).
+`cstor-replica DIR` serves; `cstor-replica check DIR` and `cstor-replica show DIR` look at a pool
+that is stopped (a directory of such a name is served as `./check`).
+
+Exit codes of the daemon: 0 after a clean stop, 1 when something broke, 2 when a setting, a port
+or the directory cannot be used (nothing was touched then).
 """
 
 from __future__ import annotations
@@ -20,61 +23,81 @@ from cstor_core.logs import LogFormat, LogLevel, configure_logs
 from cstor_core.settings import DataStream, load_settings
 from replica.daemon import serve
 from replica.settings import LISTEN_PORT, METRICS_PORT, ReplicaSettings
+from replica.tools import TOOLS, tools
 
 GARBAGE_THRESHOLD = 20_000
+ELSE = "With a stopped pool: cstor-replica check DIR, cstor-replica show DIR (--help says more)."
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
+PoolArgument = Annotated[
+    Path | None,
+    typer.Argument(help="The pool directory; made where it is absent or empty.", metavar="DIR"),
+]
+ListenOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Where targets and peers reach this daemon (gRPC), HOST:PORT. Without a port: "
+        f"{LISTEN_PORT}, or the next free one. Nothing protects this port: keep it in a "
+        "network of its own.",
+    ),
+]
+MetricsOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Where Prometheus finds /metrics, HOST:PORT. Without a port: "
+        f"{METRICS_PORT}, or the next free one.",
+    ),
+]
+MarksOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="Where a replica is marked whose disk has failed: a directory that lives exactly as "
+        "long as the boot of the machine. /run/cstor by default, or one of the user's own."
+    ),
+]
+LogFormatOption = Annotated[
+    LogFormat | None, typer.Option(help="Logs for eyes (console, the default) or as JSON.")
+]
+LogFileOption = Annotated[
+    Path | None,
+    typer.Option(help="Write logs to this file, rotated by size, and not to standard error."),
+]
+LogLevelOption = Annotated[
+    LogLevel | None, typer.Option(help="The lowest level that is logged; info by default.")
+]
+ReadyFileOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="Written when the daemon serves: JSON with pid, grpc, metrics and pool_uuid."
+    ),
+]
+DataStreamOption = Annotated[
+    DataStream | None,
+    typer.Option(
+        help="Who serves the data streams: cStor itself (fast, the default), or the gRPC library "
+        "(grpc). Both speak the same on the wire."
+    ),
+]
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option(help="A TOML file with these settings, in the words of the flags."),
+]
 
-@app.command()
+
+@app.command(epilog=ELSE)
 def replica(
-    pool: Annotated[
-        Path | None,
-        typer.Argument(help="The pool directory; made where it is absent or empty.", metavar="DIR"),
-    ] = None,
+    pool: PoolArgument = None,
     *,
-    listen: Annotated[
-        str | None,
-        typer.Option(
-            help="Where targets and peers reach this daemon (gRPC), HOST:PORT. Without a port: "
-            f"{LISTEN_PORT}, or the next free one. Nothing protects this port: keep it in a "
-            "network of its own.",
-        ),
-    ] = None,
-    metrics: Annotated[
-        str | None,
-        typer.Option(
-            help="Where Prometheus finds /metrics, HOST:PORT. Without a port: "
-            f"{METRICS_PORT}, or the next free one.",
-        ),
-    ] = None,
-    log_format: Annotated[
-        LogFormat | None, typer.Option(help="Logs for eyes (console, the default) or as JSON.")
-    ] = None,
-    log_file: Annotated[
-        Path | None,
-        typer.Option(help="Write logs to this file, rotated by size, and not to standard error."),
-    ] = None,
-    log_level: Annotated[
-        LogLevel | None, typer.Option(help="The lowest level that is logged; info by default.")
-    ] = None,
-    ready_file: Annotated[
-        Path | None,
-        typer.Option(
-            help="Written when the daemon serves: JSON with pid, grpc, metrics and pool_uuid."
-        ),
-    ] = None,
-    data_stream: Annotated[
-        DataStream | None,
-        typer.Option(
-            help="Who serves the data streams: cStor itself (fast, the default), or the gRPC "
-            "library (grpc). Both speak the same on the wire."
-        ),
-    ] = None,
-    config: Annotated[
-        Path | None,
-        typer.Option(help="A TOML file with these settings, in the words of the flags."),
-    ] = None,
+    listen: ListenOption = None,
+    metrics: MetricsOption = None,
+    marks: MarksOption = None,
+    log_format: LogFormatOption = None,
+    log_file: LogFileOption = None,
+    log_level: LogLevelOption = None,
+    ready_file: ReadyFileOption = None,
+    data_stream: DataStreamOption = None,
+    config: ConfigOption = None,
 ) -> None:
     """Serve the replicas in one pool directory.
 
@@ -91,6 +114,7 @@ def replica(
                 "pool": pool,
                 "listen": listen,
                 "metrics": metrics,
+                "marks": marks,
                 "log_format": log_format,
                 "log_file": log_file,
                 "log_level": log_level,
@@ -112,4 +136,7 @@ def replica(
 
 def main() -> None:
     """The entry of the console script."""
-    app()
+    if sys.argv[1:2] and sys.argv[1] in TOOLS:
+        tools()
+    else:
+        app()

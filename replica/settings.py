@@ -24,3 +24,4 @@ class ReplicaSettings(DaemonSettings):
     pool: Annotated[Path, AfterValidator(Path.absolute)]
     listen: AddressSetting = Address(HOST, None)
     metrics: AddressSetting = Address(HOST, None)
+    marks: Annotated[Path, AfterValidator(Path.absolute)] | None = None

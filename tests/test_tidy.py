@@ -46,7 +46,7 @@ WORLD = {
 
 HANDED_IN_ROOMS = ("cstor_target/volume", "replica")
 """Time, randomness, network and files are handed in, so that a simulator can run them."""
-SHELLS = ("replica/main.py", "replica/daemon.py", "replica/settings.py")
+SHELLS = ("replica/main.py", "replica/daemon.py", "replica/settings.py", "replica/tools.py")
 """What hands them in."""
 NOT_HANDED_IN = WORLD - {"asyncio", "grpc", "io", "pathlib"}
 CALLS_OF_THE_WORLD = {

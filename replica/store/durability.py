@@ -31,6 +31,7 @@ class Durability:
         self._flushing: asyncio.Task[None] | None = None
         self._checkpointing: asyncio.Task[None] | None = None
         self._checkpointed_number = 0
+        self._one_checkpoint = asyncio.Lock()
         self._relief: set[asyncio.Task[None]] = set()
         self._streams = 0
         self.durable_seq = parts.standing.applied_seq
@@ -76,11 +77,15 @@ class Durability:
             task.add_done_callback(self._relieved)
 
     async def checkpoint(self) -> None:
-        """Write a checkpoint beside whatever else goes on.
+        """Write a checkpoint beside whatever else goes on; one after another.
 
         Raises NoSpaceError where there is no room for it, CorruptError where the disk failed; the
         earlier checkpoint stays then.
         """
+        async with self._one_checkpoint:
+            await self._checkpoint()
+
+    async def _checkpoint(self) -> None:
         parts = self._parts
         number = parts.journal.number
         head = CheckpointHead(number, parts.tail.oldest_point or parts.journal.end)
@@ -115,7 +120,10 @@ class Durability:
         start = head_bytes(self._replica_uuid, head, parts.standing)
         try:
             parts.file.datasync_blocking()
-            self._durable(number, parts.journal.mark, seq, self._streams)
+        except OSError as error:
+            raise parts.failed(error, "a flush") from error
+        self._durable(number, parts.journal.mark, seq, self._streams)
+        try:
             file = CheckpointFile(self._filesystem, self._map_path, ".now")
             try:
                 file.write_blocking(pieces(start, parts.block_map.live()))
@@ -151,7 +159,7 @@ class Durability:
         try:
             await parts.file.datasync()
         except OSError as error:
-            raise parts.gave_up(error, "a flush") from error
+            raise parts.failed(error, "a flush") from error
         self._durable(number, mark, seq, streams)
 
     def _durable(self, number: int, mark: int, seq: int, streams: int) -> None:

@@ -30,6 +30,7 @@ from replica.store.records import (
 Point = tuple[int, int, int]
 """Of a record: its position, its number, and the checksum of the record before it."""
 START: Point = (0, 1, 0)
+_SPARE_BYTES = 4 * (RECORD_HEAD_BYTES + 8)
 
 
 @dataclass(slots=True)
@@ -102,8 +103,11 @@ class Journal:
         return self._position - self.oldest
 
     def fits(self, payload_bytes: int) -> bool:
-        """Whether there is room; the waste before a wrap is less than the record itself."""
-        needed = 2 * (RECORD_HEAD_BYTES + payload_bytes)
+        """Whether there is room; the waste before a wrap is less than the record itself.
+
+        Room for two records of a few bytes is always left, so that the tail can be shed.
+        """
+        needed = 2 * (RECORD_HEAD_BYTES + payload_bytes) + _SPARE_BYTES
         return self._position + needed - self.oldest <= self._capacity
 
     def check_length(self, payload_bytes: int) -> None:
@@ -162,8 +166,8 @@ class JournalImage:
             yield record
             record = self._next(record.next_point)
 
-    def later_than(self, number: int) -> list[int]:
-        """Offsets of whole records with a higher number than this, wherever they lie.
+    def later_than(self, number: int) -> list[tuple[int, Record]]:
+        """Whole records with a higher number than this, each with its offset, wherever they lie.
 
         With an unbroken page cache there are none behind the end of the chain: where one is, a
         record in the middle has been damaged.
@@ -173,8 +177,27 @@ class JournalImage:
         while offset >= 0:
             record = self._parse(offset, offset)
             if record is not None and record.number > number:
-                found.append(offset)
+                found.append((offset, record))
             offset = self._bytes.find(JOURNAL_MAGIC, offset + 1)
+        return found
+
+    def remnants(self, end: Point) -> list[int]:
+        """Offsets, behind the end of a chain, at which its next record stands and fails.
+
+        One damaged field does not hide it: its number or the checksum before it tells.
+        """
+        position, number, previous = end
+        capacity = len(self._bytes)
+        found = []
+        for offset in {position % capacity, 0}:
+            if offset + RECORD_HEAD_BYTES > capacity:
+                continue
+            head = RECORD_HEAD_FAST.unpack_from(self._bytes, offset)
+            magic, _, _, its_previous, its_number, _, _, tag = head
+            if (its_number == number or its_previous == previous) and (
+                magic == JOURNAL_MAGIC or tag == self._tag
+            ):
+                found.append(offset)
         return found
 
     def _next(self, point: Point) -> Record | None:

@@ -20,6 +20,7 @@ from replica.store.checkpoint import CheckpointHead, load
 from replica.store.envelope import parsed, read_file, replace_file, sealed, unsealed
 from replica.store.journal import START, Journal
 from replica.store.limits import StoreLimits
+from replica.store.marks import FailureMark
 from replica.store.parts import Parts
 from replica.store.reclaim import Reclaimer
 from replica.store.records import DATA_HEAD, DATA_MAGIC, IDENTITY_MAGIC, JOURNAL_OFFSET, Kind
@@ -42,6 +43,7 @@ class Opened:
     replica_uuid: str
     replica_uuid_bytes: bytes
     state_file: StateFile
+    mark: FailureMark
     parts: Parts
 
 
@@ -95,17 +97,22 @@ def read_identity(filesystem: Filesystem, path: Path) -> tuple[str, volume_pb2.V
 
 
 async def open_files(
-    filesystem: Filesystem, directory: Path, boot_id: str, limits: StoreLimits
+    filesystem: Filesystem, directory: Path, marks: Path, boot_id: str, limits: StoreLimits
 ) -> Opened:
     """Open a replica and bring it to where it was.
 
+    One that last ran under another boot of the machine and was not stopped cleanly, or whose
+    journal ends in a record that does not verify, is short from now on, durably on return.
     Raises CorruptError (damaged, or given up earlier), InputError (format), OSError.
     """
     replica_uuid, identity = read_identity(filesystem, directory / "identity")
     state_file = StateFile(filesystem, directory / "state")
     state = state_file.state
-    if state.failed_reason:
-        raise CorruptError(state.failed_reason)
+    mark = FailureMark(filesystem, marks, replica_uuid, boot_id)
+    failed_reason = state.failed_reason or mark.reason()
+    if failed_reason:
+        raise CorruptError(failed_reason)
+    power_lost = not state.clean and state.boot_id != boot_id
     file = filesystem.open(directory / "data")
     try:
         parts = await _recover(
@@ -115,14 +122,17 @@ async def open_files(
             UUID(replica_uuid).bytes,
             identity,
             limits,
-            power_lost=not state.clean and state.boot_id != boot_id,
+            state_file,
+            mark,
+            power_lost,
         )
         async with state_file.changing:
             await state_file.change(boot_id=boot_id, clean=False)
     except BaseException:
         file.close()
         raise
-    return Opened(directory, identity, replica_uuid, UUID(replica_uuid).bytes, state_file, parts)
+    uuid_bytes = UUID(replica_uuid).bytes
+    return Opened(directory, identity, replica_uuid, uuid_bytes, state_file, mark, parts)
 
 
 async def _recover(
@@ -132,10 +142,12 @@ async def _recover(
     replica_uuid: bytes,
     identity: volume_pb2.VolumeIdentity,
     limits: StoreLimits,
+    state_file: StateFile,
+    mark: FailureMark,
     power_lost: bool,
 ) -> Parts:
     what = f"the replica of volume {identity.name} in {directory}"
-    journal_bytes, tail_bytes = _sizes(file, str(directory / "data"), replica_uuid)
+    journal_bytes, tail_bytes = sizes_of(file, str(directory / "data"), replica_uuid)
     recovery = Recovery(
         file,
         what,
@@ -143,10 +155,22 @@ async def _recover(
         identity.checksum_salt,
         journal_bytes,
         tail_bytes,
-        _checkpoint(filesystem, directory / "map", replica_uuid),
+        checkpoint_of(filesystem, directory / "map", replica_uuid),
     )
-    journal = recovery.run(power_lost)
-    await _make_durable(file, recovery, journal)
+    recovery.replay(power_lost)
+    if power_lost or recovery.is_torn:
+        async with state_file.changing:  # before what tells of it is cut off
+            await state_file.change(short=True)
+    journal = recovery.continued(power_lost)
+    try:
+        await _make_durable(file, recovery, journal)
+    except OSError as error:  # what a killed process acknowledged may be lost: never try again
+        reason = (
+            f"{what}: a flush failed ({error.strerror}): check the disk, and replace this "
+            "replica by a new, empty one"
+        )
+        mark.put(reason)
+        raise CorruptError(reason) from error
     allocator = _allocator(file, what, recovery, journal_bytes, limits)
     reclaimer = Reclaimer(allocator, journal.number)
     recovery.tail.dropped = reclaimer.put
@@ -180,7 +204,7 @@ async def _make_durable(file: File, recovery: Recovery, journal: Journal) -> Non
         journal.durable_number = journal.number
 
 
-def _sizes(file: File, what: str, replica_uuid: bytes) -> tuple[int, int]:
+def sizes_of(file: File, what: str, replica_uuid: bytes) -> tuple[int, int]:
     """(bytes of the journal, of the tail), with which the replica was made."""
     payload, _ = unsealed(file.pread(BLOCK_BYTES, 0), DATA_MAGIC, what, exact=False)
     head = parsed(DATA_HEAD, payload, what)
@@ -189,9 +213,13 @@ def _sizes(file: File, what: str, replica_uuid: bytes) -> tuple[int, int]:
     return head.journal_bytes, head.tail_bytes
 
 
-def _checkpoint(
+def checkpoint_of(
     filesystem: Filesystem, path: Path, replica_uuid: bytes
 ) -> tuple[CheckpointHead, Standing, BlockMap]:
+    """The last checkpoint; that of a new replica where there is none yet.
+
+    Raises CorruptError, InputError (format), OSError.
+    """
     if not filesystem.exists(path):
         return CheckpointHead(0, START), Standing(), BlockMap()
     file = filesystem.open(path, read_only=True)

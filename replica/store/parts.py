@@ -36,7 +36,7 @@ class Parts:
     tail: Tail
     standing: Standing
     on_failure: Callable[[], None]
-    """Told once, when the replica has been given up."""
+    """Told when the replica is being given up, before anybody else hears of it."""
     failed_reason: str | None = None
 
     def check_usable(self) -> None:
@@ -55,6 +55,10 @@ class Parts:
                 f"{self.what}: the file system of the pool is full: free some space, "
                 "or discard blocks of the volume"
             )
+        return self.failed(error, doing)
+
+    def failed(self, error: OSError, doing: str) -> CorruptError:
+        """The error to raise where a flush failed: that ends the replica whatever the reason."""
         self.failed_reason = (
             f"{self.what}: {doing} failed ({error.strerror}): check the disk, and replace "
             "this replica by a new, empty one"

@@ -22,6 +22,7 @@ from replica.store.records import POOL, POOL_MAGIC
 from replica.store.replica_store import ReplicaStore
 
 _DEFAULTS = StoreLimits()
+MARKS = Path("/run/cstor")
 _OURS_WHEN_UNFINISHED = {"lock", "pool.new"}
 _OF_THE_FILE_SYSTEM = {"lost+found"}
 
@@ -38,6 +39,7 @@ class Pool:
         new_uuid: Callable[[], str],
         boot_id: str,
         limits: StoreLimits,
+        marks: Path = MARKS,
     ) -> None:
         self.path = path
         self.pool_uuid = pool_uuid
@@ -49,6 +51,7 @@ class Pool:
         self._lock = lock
         self._new_uuid = new_uuid
         self._boot_id = boot_id
+        self._marks = marks
         self._limits = limits
         self._creating = asyncio.Lock()
 
@@ -60,10 +63,12 @@ class Pool:
         new_uuid: Callable[[], str],
         boot_id: str,
         limits: StoreLimits = _DEFAULTS,
+        marks: Path = MARKS,
     ) -> Pool:
         """Open a pool and its replicas; a directory that is absent or empty becomes one.
 
-        `boot_id` names the present boot of the machine.  Raises InputError where the directory
+        `boot_id` names the present boot of the machine, and `marks` is a directory that lives as
+        long as it, for replicas whose disk has failed.  Raises InputError where the directory
         is not a pool, of another format or in use, CorruptError where its identity is damaged.
         """
         try:
@@ -73,13 +78,13 @@ class Pool:
                     f"{path} is not empty and is not a cStor pool: name an empty directory, "
                     "or one that does not exist yet"
                 )
-            filesystem.make_directory(path)
+            await _make_durable_directory(filesystem, path)
             lock = _locked(filesystem, path)
         except OSError as error:
             raise InputError(f"{path} cannot be used as a pool: {error.strerror}") from error
         try:
             pool_uuid = await _identity(filesystem, path, new_uuid)
-            pool = cls(filesystem, path, pool_uuid, lock, new_uuid, boot_id, limits)
+            pool = cls(filesystem, path, pool_uuid, lock, new_uuid, boot_id, limits, marks)
             await pool._open_replicas()
         except OSError as error:
             lock.close()
@@ -164,8 +169,28 @@ class Pool:
 
     async def _open_replica(self, name: str) -> ReplicaStore:
         return await ReplicaStore.open(
-            self._filesystem, self.path / "volumes" / name, self._boot_id, self._limits
+            self._filesystem,
+            self.path / "volumes" / name,
+            self._marks,
+            self._boot_id,
+            self._limits,
         )
+
+
+async def _make_durable_directory(filesystem: Filesystem, path: Path) -> None:
+    """Make a directory and its parents, so that no power loss takes it with all that is in it.
+
+    A process that was killed may have made it, and not made it durable.
+    """
+    if filesystem.exists(path / "pool"):
+        return
+    fresh = path
+    parents = [path.parent]
+    while not filesystem.exists(fresh := fresh.parent):
+        parents.append(fresh.parent)
+    filesystem.make_directory(path)
+    for parent in parents:
+        await filesystem.sync_directory(parent)
 
 
 def _locked(filesystem: Filesystem, path: Path) -> File:
@@ -182,10 +207,19 @@ async def _identity(filesystem: Filesystem, path: Path, new_uuid: Callable[[], s
     file = path / "pool"
     if not filesystem.exists(file):
         pool_uuid = new_uuid()
-        await replace_file(
-            filesystem, file, sealed(POOL_MAGIC, POOL.build({"pool_uuid": pool_uuid}))
-        )
+        await write_pool_uuid(filesystem, file, pool_uuid)
         return pool_uuid
+    return read_pool_uuid(filesystem, file)
+
+
+async def write_pool_uuid(filesystem: Filesystem, file: Path, pool_uuid: str) -> None:
+    """Write the identity of a pool, durably.  Raises OSError."""
+    content = sealed(POOL_MAGIC, POOL.build({"pool_uuid": pool_uuid}))
+    await replace_file(filesystem, file, content)
+
+
+def read_pool_uuid(filesystem: Filesystem, file: Path) -> str:
+    """The UUID in a pool's identity.  Raises CorruptError, InputError (format), OSError."""
     payload, _ = unsealed(read_file(filesystem, file), POOL_MAGIC, str(file))
     try:
         return str(POOL.parse(payload).pool_uuid)

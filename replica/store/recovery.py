@@ -4,8 +4,11 @@ Records that the checkpoint includes only bring the tail back; later ones are ap
 order, exactly as they were written.  The journal ends at the first record that does not verify.
 With the page cache intact (the same boot of the machine, or a clean stop) nothing can lie behind
 that end, so a record found there means that one before it was damaged, and the replica is not
-opened.  After a power loss the end may be torn: records behind the last flush then count only as
-long as their data verify too, and what follows is cut off.
+opened.  Where the next record stands there and does not verify, it was being written when the
+process was killed, or it has been damaged since; nobody can tell, so the replica is short then.
+
+After a power loss the end may be torn: records behind the last flush then count only as long as
+their data verify too, and what follows is cut off.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ from replica.store.block_map import BlockMap
 from replica.store.checkpoint import CheckpointHead
 from replica.store.journal import Journal, JournalImage, Point, Record
 from replica.store.limits import tail_journal_bytes
-from replica.store.records import JOURNAL_MAGIC, JOURNAL_OFFSET, Kind
+from replica.store.records import JOURNAL_OFFSET, RECORD_HEAD_BYTES, Kind
 from replica.store.replay import apply_copies, apply_run
 from replica.store.standing import Standing
 from replica.store.tail import Content, Tail, TailEntry
@@ -51,15 +54,34 @@ class Recovery:
         self._head, self.standing, self.block_map = checkpoint
         self.tail = Tail(tail_bytes, tail_journal_bytes(journal_bytes), _forget)
         self._superseded = _Superseded()
+        self._end: Point = self._head.replay
+        self._cut_off: list[int] = []
+        self.is_torn = False
+        """Whether what stands at the journal's end was to be its next record."""
 
     @property
     def record_number(self) -> int:
         """The last record that the checkpoint includes."""
         return self._head.record_number
 
-    def run(self, power_lost: bool) -> Journal:
-        """Read the journal and apply it; the journal is ready to be continued.
+    def continued(self, power_lost: bool) -> Journal:
+        """After `replay`: cut off what follows the journal's end, so that it can be continued.
 
+        Raises OSError.
+        """
+        for offset in self._cut_off:
+            self._file.pwritev([bytes(RECORD_HEAD_BYTES)], JOURNAL_OFFSET + offset)
+        journal = Journal(
+            self._file, self._journal_bytes, self._tag, self._end, self._head.replay[0]
+        )
+        if power_lost:
+            self._shed_what_is_lost(journal)
+        return journal
+
+    def replay(self, power_lost: bool) -> list[tuple[int, Record]]:
+        """Read the journal and apply it, and write nothing.
+
+        Returns the records behind its end, with their offsets: what a power loss left of them.
         Raises CorruptError where a record in the middle is damaged, OSError.
         """
         content = self._file.pread(self._journal_bytes, JOURNAL_OFFSET)
@@ -67,7 +89,7 @@ class Recovery:
             raise CorruptError(f"{self._what}: the data file is shorter than its journal")
         image = JournalImage(content, self._tag)
         end: Point = self._head.replay
-        durable = self._durable_number(image) if power_lost else 0
+        durable = self._durable_number(image)
         for record in image.records(self._head.replay):
             if power_lost and record.number > durable and not self._data_verify(record):
                 break
@@ -80,14 +102,17 @@ class Recovery:
             end = record.next_point
         last = end[1] - 1
         later = image.later_than(last)
-        if last < self._head.record_number or (later and not power_lost):
+        flushed = any(record.durable_number > last for _, record in later)
+        if last < self._head.record_number or flushed or (later and not power_lost):
             raise CorruptError(
                 f"{self._what}: the journal is damaged behind record {last}: "
                 "replace this replica by a new, empty one"
             )
-        for offset in later:
-            self._file.pwritev([bytes(len(JOURNAL_MAGIC))], JOURNAL_OFFSET + offset)
-        return Journal(self._file, self._journal_bytes, self._tag, end, self._head.replay[0])
+        self._end = end
+        torn = image.remnants(end)
+        self.is_torn = bool(torn)
+        self._cut_off = [*torn, *(offset for offset, _ in later)]
+        return later
 
     def places_in_use(self) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
         """All places that the map, the tail and what the tail superseded refer to."""
@@ -99,21 +124,75 @@ class Recovery:
             found.append(np.array(entry.freed, dtype=np.uint64))
         return np.unique(np.concatenate(found))
 
+    @property
+    def first_unit(self) -> int:
+        """The first unit of the data file behind the journal."""
+        return -(-(JOURNAL_OFFSET + self._journal_bytes) // BLOCK_BYTES)
+
+    def head_behind_damage(self) -> CheckpointHead | None:
+        """The checkpoint's head with the journal read from its own record on; before any replay.
+
+        None where that record or the one behind it is not there to begin with.
+        """
+        image = JournalImage(self._file.pread(self._journal_bytes, JOURNAL_OFFSET), self._tag)
+        number = self._head.record_number
+        found = {record.number: record for _, record in image.later_than(number - 1)}
+        if number + 1 in found:
+            start = found[number + 1].point
+        elif number in found:
+            start = found[number].next_point
+        else:
+            return None
+        behind = self._head.replay[0]
+        rounds = -(-(behind - start[0]) // self._journal_bytes) if start[0] < behind else 0
+        position = start[0] + rounds * self._journal_bytes
+        return CheckpointHead(number, (position, *start[1:]))
+
+    def begin_at(self, head: CheckpointHead) -> None:
+        """Replay as if the checkpoint had said this."""
+        self._head = head
+        self._end = head.replay
+
+    def bad_tail_number(self) -> int:
+        """The last record of the tail with data that do not verify; 0 where all do."""
+        bad = 0
+        for entry in self.tail.entries():
+            if isinstance(entry.content, bytearray):
+                rows = ROW.iter_unpack(entry.content)
+                if not all(
+                    place & UNMAP or self._verifies(block, place, checksum)
+                    for block, place, _, _, checksum in rows
+                ):
+                    bad = entry.point[1]
+        return bad
+
     def _durable_number(self, image: JournalImage) -> int:
         """The last record that is known to have been flushed, data included."""
         marks = (record.durable_number for record in image.records(self._head.replay))
         return max((self._head.record_number, *marks))
 
     def _data_verify(self, record: Record) -> bool:
+        """Whether the data of all rows that a record wrote are there."""
         if record.kind not in (Kind.RUN, Kind.COPY):
             return True
-        for block, place, seq, _, checksum in ROW.iter_unpack(record.payload):
-            if place & UNMAP or not seq:
-                continue
-            data = self._file.pread(BLOCK_BYTES, place * BLOCK_BYTES)
-            if block_checksum(data, self._salt, block) != checksum:
-                return False
-        return True
+        return all(
+            place & UNMAP or not seq or self._verifies(block, place, checksum)
+            for block, place, seq, _, checksum in ROW.iter_unpack(record.payload)
+        )
+
+    def _verifies(self, block: int, place: int, checksum: int) -> bool:
+        data = self._file.pread(BLOCK_BYTES, place * BLOCK_BYTES)
+        return block_checksum(data, self._salt, block) == checksum
+
+    def _shed_what_is_lost(self, journal: Journal) -> None:
+        """Drop the tail's entries up to the last one whose data a power loss has taken.
+
+        That is written down: the next process would give their places back once more otherwise.
+        """
+        bad = self.bad_tail_number()
+        if bad:
+            journal.append(Kind.TAIL_SHED, bad.to_bytes(8, "little"), self.standing.applied_seq)
+            self.tail.shed(bad)
 
     def _replay(self, record: Record) -> None:
         included = record.number <= self._head.record_number

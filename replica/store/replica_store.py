@@ -9,7 +9,7 @@ survive a power loss waits for `flush`.  A directory holds four files: `identity
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 from cstor_core.checksums import Buffer
@@ -27,6 +27,7 @@ from replica.store.opening import Opened, make_files, open_files
 from replica.store.reader import Reader
 from replica.store.rebuild import Rebuild
 from replica.store.records import Kind
+from replica.store.scrub import ScrubProgress, scrub
 from replica.store.state_file import TEXT_BYTES_MAX
 from replica.store.tail_reader import TailReader
 from replica.store.writer import Writer
@@ -42,6 +43,7 @@ class ReplicaStore:
         self._parts = parts
         self._limits = parts.limits
         self._state_file = opened.state_file
+        self._mark = opened.mark
         self._durability = Durability(
             parts, filesystem, opened.directory / "map", opened.replica_uuid_bytes
         )
@@ -68,10 +70,18 @@ class ReplicaStore:
 
     @classmethod
     async def open(
-        cls, filesystem: Filesystem, directory: Path, boot_id: str, limits: StoreLimits
+        cls,
+        filesystem: Filesystem,
+        directory: Path,
+        marks: Path,
+        boot_id: str,
+        limits: StoreLimits,
     ) -> ReplicaStore:
-        """Open and recover.  Raises CorruptError, InputError (format), OSError."""
-        return cls(await open_files(filesystem, directory, boot_id, limits), filesystem)
+        """Open and recover.  Raises CorruptError, InputError (format), OSError.
+
+        `marks` is a directory that lives as long as the boot of the machine.
+        """
+        return cls(await open_files(filesystem, directory, marks, boot_id, limits), filesystem)
 
     @property
     def configuration(self) -> volume_pb2.Configuration | None:
@@ -97,6 +107,14 @@ class ReplicaStore:
     def rebuilding(self) -> bool:
         """Whether it takes new entries while it lacks old ones."""
         return self._parts.standing.rebuilding
+
+    @property
+    def short(self) -> bool:
+        """Whether a power loss may have taken what the replica had acknowledged and not flushed.
+
+        Its position is then what it still holds, all of it; it stays short until `made_whole`.
+        """
+        return self._state_file.state.short
 
     @property
     def promised_epoch(self) -> int:
@@ -161,6 +179,18 @@ class ReplicaStore:
                 await self._state_file.change(promised_epoch=epoch, promised_instance=instance)
             except OSError as error:
                 raise self._parts.gave_up(error, "writing a promise") from error
+
+    async def made_whole(self) -> None:
+        """Be short no longer: the target of a serving epoch has brought it to its own position.
+
+        Durable on return, with everything applied so far.  Raises NoSpaceError, CorruptError.
+        """
+        await self.flush()
+        async with self._state_file.changing:
+            try:
+                await self._state_file.change(short=False)
+            except OSError as error:
+                raise self._parts.gave_up(error, "writing the state") from error
 
     def append(self, run: RunView) -> None:
         """Apply the entries of a run; see `Writer.append`."""
@@ -292,6 +322,13 @@ class ReplicaStore:
         """(rows, numbers of bad blocks), ascending; all data are read and verified."""
         return self._reader.scan(first_block)
 
+    def scrub(
+        self, bytes_per_s: int, sleep: Callable[[float], Awaitable[None]]
+    ) -> AsyncIterator[ScrubProgress]:
+        """Read and verify everything at a bounded rate; see `scrub.scrub`."""
+        blocks_total = self._parts.block_map.data_blocks
+        return scrub(self._reader, blocks_total, bytes_per_s, sleep)
+
     async def checkpoint(self) -> None:
         """Write the map down, so that the next opening need not read the journal."""
         await self._durability.checkpoint()
@@ -317,7 +354,14 @@ class ReplicaStore:
             parts.file.close()
 
     def _mark_failed(self) -> None:
-        self._marking = asyncio.get_running_loop().create_task(self._write_failed_mark())
+        """Mark the replica outside of its disk at once, and then in `state`."""
+        reason = self.failed_reason or ""
+        try:
+            self._mark.put(reason)
+        except OSError as error:
+            self._parts.failed_reason = f"{reason}; no mark could be left ({error.strerror})"
+        if self._marking is None:
+            self._marking = asyncio.get_running_loop().create_task(self._write_failed_mark())
 
     async def _write_failed_mark(self) -> None:
         """Say in `state` that the replica was given up, if the disk still takes that."""

@@ -2,7 +2,8 @@
 
 The highest epoch promised, and to which target instance; whether the replica was closed after an
 error of its disk; under which boot of the machine it last ran, and whether it was stopped
-cleanly.  It is replaced as a whole at each change, so a promise waits for no data.
+cleanly; whether a power loss may have taken what it had acknowledged.  It is replaced as a whole
+at each change, so a promise waits for no data.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ STATE = Struct(
     "promised_epoch" / Int64ul,
     "promised_instance" / PascalString(Int16ul, "utf8"),
     "failed_reason" / PascalString(Int16ul, "utf8"),
+    "short" / Flag,
 )
 TEXT_BYTES_MAX = 1024
 
@@ -38,6 +40,8 @@ class State:
     promised_epoch: int = 0
     promised_instance: str = ""
     failed_reason: str = ""
+    short: bool = False
+    """What it acknowledged and had not flushed may be gone."""
 
 
 def state_bytes(state: State) -> bytes:
@@ -51,6 +55,7 @@ def state_bytes(state: State) -> bytes:
                 "promised_epoch": state.promised_epoch,
                 "promised_instance": state.promised_instance,
                 "failed_reason": state.failed_reason[: TEXT_BYTES_MAX // 4],
+                "short": state.short,
             }
         ),
     )
@@ -75,6 +80,7 @@ class StateFile:
             found.promised_epoch,
             found.promised_instance,
             found.failed_reason,
+            found.short,
         )
 
     @property

@@ -96,6 +96,10 @@ class MemoryFilesystem:
         self.called("remove")
         del self.inodes[path]
 
+    def remove_directory(self, path: Path) -> None:
+        self.called("remove_directory")
+        self.directories.remove(path)
+
     async def sync_directory(self, path: Path) -> None:
         self.called("sync_directory")
 

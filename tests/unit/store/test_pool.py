@@ -255,4 +255,8 @@ async def test_a_clean_stop_that_fails_says_so_and_loses_nothing() -> None:
         await pool.close()
     filesystem.restart()
     filesystem.before = lambda call: None
-    assert (await open_pool(filesystem)).replicas[VOLUME].applied_seq == 2
+    assert "a checkpoint failed" in (await open_pool(filesystem)).failed[VOLUME]
+    filesystem.restart()
+    found = (await open_pool(filesystem, "boot-2")).replicas[VOLUME]
+    assert found.applied_seq == 2
+    assert found.short

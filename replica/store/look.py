@@ -1,0 +1,240 @@
+"""A stopped pool, looked at and not changed: what is in it, and whether it is what was written.
+
+A crash leaves things that the next opening puts in order: files that were about to take a name,
+the torn end of a journal, recent entries whose data a power loss took.  Those are traces.  What
+no crash leaves is damage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from uuid import UUID
+
+import numpy as np
+
+from cstor_core.checksums import block_checksum
+from cstor_core.errors import CorruptError, CstorError, InputError
+from cstor_core.files import File, Filesystem
+from cstor_core.generated.cstor.v1 import volume_pb2
+from cstor_core.units import BLOCK_BYTES
+from replica.store.block_map import with_data, written_rows
+from replica.store.opening import checkpoint_of, read_identity, sizes_of
+from replica.store.pool import read_pool_uuid
+from replica.store.recovery import Recovery
+from replica.store.state_file import State, StateFile
+
+FILES = frozenset({"identity", "state", "data", "map"})
+BAD_BLOCKS_LISTED_MAX = 1024
+_VERIFIED_ROWS = 256
+
+
+class Severity(StrEnum):
+    """What a finding means."""
+
+    TRACE = "trace"
+    """A crash leaves it, and it harms nothing."""
+    DAMAGE = "damage"
+    """It is not what was written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was noticed, as a sentence that names the place."""
+
+    severity: Severity
+    what: str
+    is_repairable: bool = False
+    """Whether `repair` can put it in order without a peer."""
+
+
+@dataclass(slots=True)
+class ReplicaLook:
+    """What one directory of a pool holds; None or zero where that could not be read."""
+
+    directory: Path
+    findings: list[Finding] = field(default_factory=list)
+    replica_uuid: str = ""
+    identity: volume_pb2.VolumeIdentity | None = None
+    state: State | None = None
+    recovery: Recovery | None = None
+    """What the next opening would find."""
+    data_blocks: int = 0
+    file_bytes: int = 0
+    verified_blocks: int = 0
+    bad_blocks: list[int] = field(default_factory=list)
+    """The first of them; `bad_block_count` is all."""
+    bad_block_count: int = 0
+
+    def damaged(self, what: str, *, is_repairable: bool = False) -> None:
+        """Note damage."""
+        self.findings.append(Finding(Severity.DAMAGE, what, is_repairable))
+
+    def left(self, what: str, *, is_repairable: bool = False) -> None:
+        """Note what a crash left."""
+        self.findings.append(Finding(Severity.TRACE, what, is_repairable))
+
+
+@dataclass(slots=True)
+class PoolLook:
+    """What a pool holds."""
+
+    path: Path
+    pool_uuid: str
+    total_bytes: int
+    available_bytes: int
+    findings: list[Finding] = field(default_factory=list)
+    replicas: list[ReplicaLook] = field(default_factory=list)
+
+    def all_findings(self) -> Iterator[Finding]:
+        """The pool's own and those of its replicas."""
+        yield from self.findings
+        for replica in self.replicas:
+            yield from replica.findings
+
+    @property
+    def is_damaged(self) -> bool:
+        """Whether anything is not what was written."""
+        return any(finding.severity is Severity.DAMAGE for finding in self.all_findings())
+
+
+def look_at_pool(
+    filesystem: Filesystem, path: Path, boot_id: str, *, is_verifying: bool
+) -> PoolLook:
+    """Look at a pool; with `is_verifying` all data are read and verified too.
+
+    Raises InputError where the directory is not a pool, or one of another format.
+    """
+    volumes = path / "volumes"
+    if not filesystem.exists(path / "pool") and not filesystem.exists(volumes):
+        raise InputError(f"{path} is not a cStor pool: name the directory that a daemon serves")
+    look = PoolLook(path, "", *filesystem.space(path))
+    try:
+        look.pool_uuid = read_pool_uuid(filesystem, path / "pool")
+    except (CorruptError, OSError) as error:
+        what = str(error) if isinstance(error, CorruptError) else f"{path / 'pool'} is missing"
+        look.findings.append(Finding(Severity.DAMAGE, what, is_repairable=True))
+    for name in filesystem.list(path):
+        if name == "pool.new":
+            what = f"{path / name} had not taken its name yet"
+            look.findings.append(Finding(Severity.TRACE, what, is_repairable=True))
+    for name in filesystem.list(volumes) if filesystem.exists(volumes) else []:
+        if name.endswith(".new"):
+            what = f"{volumes / name} is a replica that was never made"
+            look.findings.append(Finding(Severity.TRACE, what, is_repairable=True))
+        else:
+            look.replicas.append(
+                look_at_replica(filesystem, volumes / name, boot_id, is_verifying=is_verifying)
+            )
+    return look
+
+
+def look_at_replica(
+    filesystem: Filesystem, directory: Path, boot_id: str, *, is_verifying: bool
+) -> ReplicaLook:
+    """Look at one replica; nothing is raised for what is wrong with it."""
+    look = ReplicaLook(directory)
+    try:
+        for name in filesystem.list(directory):
+            if name not in FILES:
+                look.left(f"{directory / name} had not taken its name yet", is_repairable=True)
+        _look(filesystem, directory, boot_id, look, is_verifying)
+    except CstorError as error:
+        look.damaged(str(error))
+    except OSError as error:
+        look.damaged(f"{directory} cannot be read: {error.strerror} ({error.filename or 'data'})")
+    return look
+
+
+def _look(
+    filesystem: Filesystem, directory: Path, boot_id: str, look: ReplicaLook, is_verifying: bool
+) -> None:
+    look.replica_uuid, identity = read_identity(filesystem, directory / "identity")
+    look.identity = identity
+    if identity.volume_uuid != directory.name:
+        look.damaged(f"{directory} holds a replica of volume {identity.volume_uuid}")
+    look.state = StateFile(filesystem, directory / "state").state
+    if look.state.failed_reason:
+        look.damaged(look.state.failed_reason)
+    power_lost = not look.state.clean and look.state.boot_id != boot_id
+    file = filesystem.open(directory / "data", read_only=True)
+    try:
+        look.file_bytes = file.size()
+        recovery = recovery_of(filesystem, directory, file, look)
+        later = recovery.replay(power_lost)
+        look.recovery = recovery
+        look.data_blocks = recovery.block_map.data_blocks
+        if power_lost:
+            look.left(f"{directory} lost power: {len(later)} journal records are cut off")
+        if recovery.is_torn and not power_lost:
+            look.left(f"{directory}: the last journal record does not verify: it will be short")
+        _check_places(recovery, look)
+        if is_verifying:
+            _verify(file, recovery, identity.checksum_salt, look)
+            _verify_tail(recovery, look, power_lost=power_lost)
+    finally:
+        file.close()
+
+
+def recovery_of(filesystem: Filesystem, directory: Path, file: File, look: ReplicaLook) -> Recovery:
+    """A recovery of the replica, not begun yet.  Raises CorruptError, InputError, OSError."""
+    assert look.identity is not None
+    uuid_bytes = UUID(look.replica_uuid).bytes
+    journal_bytes, tail_bytes = sizes_of(file, str(directory / "data"), uuid_bytes)
+    return Recovery(
+        file,
+        f"the replica of volume {look.identity.name} in {directory}",
+        uuid_bytes,
+        look.identity.checksum_salt,
+        journal_bytes,
+        tail_bytes,
+        checkpoint_of(filesystem, directory / "map", uuid_bytes),
+    )
+
+
+def _check_places(recovery: Recovery, look: ReplicaLook) -> None:
+    """Every block has a place of its own, behind the journal and within the file."""
+    places = np.sort(recovery.block_map.places())
+    if not len(places):
+        return
+    if (np.diff(places) == 0).any():
+        look.damaged(f"{look.directory}: two blocks are at one place of the data file")
+    if int(places[0]) < recovery.first_unit or int(places[-1]) >= look.file_bytes // BLOCK_BYTES:
+        look.damaged(f"{look.directory}: the data file is shorter than its map says")
+
+
+def _verify(file: File, recovery: Recovery, salt: int, look: ReplicaLook) -> None:
+    """Read every block that has data, and compare it with its checksum."""
+    chunks = recovery.block_map.live()
+    for index in sorted(chunks):
+        rows = written_rows(chunks[index])
+        rows = rows[with_data(rows)]
+        for block, place, checksum in zip(
+            rows["block"].tolist(), rows["place"].tolist(), rows["checksum"].tolist(), strict=True
+        ):
+            look.verified_blocks += 1
+            try:
+                data = file.pread(BLOCK_BYTES, place * BLOCK_BYTES)
+            except OSError:
+                data = b""
+            if block_checksum(data, salt, block) != checksum or len(data) != BLOCK_BYTES:
+                look.bad_block_count += 1
+                if len(look.bad_blocks) < BAD_BLOCKS_LISTED_MAX:
+                    look.bad_blocks.append(block)
+    if look.bad_block_count:
+        look.damaged(
+            f"{look.directory}: {look.bad_block_count} blocks do not match their checksums, "
+            f"block {look.bad_blocks[0]} is the first: another replica has to give them"
+        )
+
+
+def _verify_tail(recovery: Recovery, look: ReplicaLook, *, power_lost: bool) -> None:
+    if not recovery.bad_tail_number():
+        return
+    what = f"{look.directory}: recent entries do not match their checksums"
+    if power_lost:
+        look.left(what)
+    else:
+        look.damaged(what)

@@ -1,0 +1,89 @@
+"""What can be put in order in a stopped pool without a peer.
+
+Leftovers of a crash are removed.  The pool gets a new identity where its own cannot be read: no
+promise hangs on it.  Where the journal is damaged only before the record that the checkpoint
+includes everything up to, what is lost are recent entries by seq, which another replica might
+have asked for: the checkpoint is made to begin behind the damage.  Nothing else is touched:
+blocks, promises and positions cannot be guessed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from uuid import UUID
+
+from cstor_core.errors import CorruptError, CstorError
+from cstor_core.files import Filesystem
+from replica.store.checkpoint import CheckpointFile, CheckpointHead, head_bytes, pieces
+from replica.store.look import FILES, PoolLook, ReplicaLook, recovery_of
+from replica.store.pool import write_pool_uuid
+from replica.store.recovery import Recovery
+
+
+async def repair(filesystem: Filesystem, look: PoolLook, new_uuid: Callable[[], str]) -> list[str]:
+    """Put in order what can be; returns what was done, as sentences.  Raises OSError."""
+    done = []
+    path = look.path
+    if not look.pool_uuid:
+        await write_pool_uuid(filesystem, path / "pool", new_uuid())
+        done.append(f"{path / 'pool'} was written anew, with a new UUID")
+    if filesystem.exists(path / "pool.new"):
+        filesystem.remove(path / "pool.new")
+        done.append(f"{path / 'pool.new'} was removed")
+    volumes = path / "volumes"
+    for name in filesystem.list(volumes) if filesystem.exists(volumes) else []:
+        if name.endswith(".new"):
+            _remove_tree(filesystem, volumes / name)
+            done.append(f"{volumes / name} was removed")
+    for replica in look.replicas:
+        for name in filesystem.list(replica.directory):
+            if name not in FILES:
+                filesystem.remove(replica.directory / name)
+                done.append(f"{replica.directory / name} was removed")
+        if replica.recovery is None and replica.identity is not None:
+            done += _begin_behind_the_damage(filesystem, replica)
+    return done
+
+
+def _begin_behind_the_damage(filesystem: Filesystem, look: ReplicaLook) -> list[str]:
+    """Let the journal be read from the checkpoint's own record on, where that is enough."""
+    directory = look.directory
+    file = filesystem.open(directory / "data", read_only=True)
+    try:
+        recovery = recovery_of(filesystem, directory, file, look)
+        head = recovery.head_behind_damage()
+        if head is None or _replays(recovery_of(filesystem, directory, file, look), None):
+            return []
+        if not _replays(recovery_of(filesystem, directory, file, look), head):
+            return []
+        start = head_bytes(UUID(look.replica_uuid).bytes, head, recovery.standing)
+        fresh = CheckpointFile(filesystem, directory / "map", ".new")
+        try:
+            fresh.write_blocking(pieces(start, recovery.block_map.live()))
+            fresh.rename()
+        finally:
+            fresh.close()
+        filesystem.sync_directory_blocking(directory)
+    except CstorError:
+        return []  # the map or the head of the data file is damaged as well: nothing to build on
+    finally:
+        file.close()
+    return [f"{directory}: the journal begins behind its damage; recent entries are not kept"]
+
+
+def _replays(recovery: Recovery, head: CheckpointHead | None) -> bool:
+    """Whether the journal is whole, read as the checkpoint says or from another point on."""
+    if head is not None:
+        recovery.begin_at(head)
+    try:
+        recovery.replay(power_lost=False)
+    except CorruptError:
+        return False
+    return True
+
+
+def _remove_tree(filesystem: Filesystem, directory: Path) -> None:
+    for name in filesystem.list(directory):
+        filesystem.remove(directory / name)
+    filesystem.remove_directory(directory)

@@ -1,0 +1,224 @@
+"""`cstor-replica check` and `cstor-replica show`: a pool that no daemon serves, for people and
+scripts.
+
+Exit codes of both: 0 the pool is what was written (also after a crash), 1 it is damaged, 2 the
+directory is not a pool or is in use; nothing was touched then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import uuid
+from collections.abc import Iterator
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cstor_core.errors import InputError
+from cstor_core.files import File, OsFilesystem
+from cstor_core.units import BLOCK_BYTES, format_size
+from replica.daemon import boot_id
+from replica.store.look import PoolLook, ReplicaLook, look_at_pool
+from replica.store.repair import repair
+
+TOOLS = ("check", "show")
+
+tools = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+class Output(StrEnum):
+    """How a result is printed."""
+
+    TABLE = "table"
+    JSON = "json"
+
+
+PoolArgument = Annotated[Path, typer.Argument(help="The pool directory.", metavar="DIR")]
+OutputOption = Annotated[Output, typer.Option("--output", "-o", help="For people, or for scripts.")]
+
+
+@tools.command()
+def check(
+    pool: PoolArgument,
+    *,
+    repairing: Annotated[
+        bool,
+        typer.Option(
+            "--repair", help="Put in order what needs no other replica, then check again."
+        ),
+    ] = False,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Read and verify everything in a stopped pool; nothing is changed without --repair.
+
+    Exit code 0 where the pool is what was written, also with what a crash leaves behind; 1 where
+    it is damaged; 2 where the directory is not a pool or is in use.
+    """
+    look, repaired = _looked(pool, is_verifying=True, repairing=repairing)
+    if output is Output.JSON:
+        typer.echo(json.dumps(document(look) | {"repaired": repaired}, indent=2))
+    else:
+        for what in repaired:
+            typer.echo(f"repaired  {what}")
+        for finding in look.all_findings():
+            hint = " (--repair can put it in order)" if finding.is_repairable else ""
+            typer.echo(f"{finding.severity:8}  {finding.what}{hint}")
+        verified = sum(replica.verified_blocks for replica in look.replicas)
+        typer.echo(
+            f"{pool}: {len(look.replicas)} replicas, {format_size(verified * BLOCK_BYTES)} of data "
+            f"verified: {'DAMAGED' if look.is_damaged else 'ok'}"
+        )
+    raise typer.Exit(1 if look.is_damaged else 0)
+
+
+@tools.command()
+def show(pool: PoolArgument, *, output: OutputOption = Output.TABLE) -> None:
+    """List what a stopped pool holds: volumes, positions, epochs, configurations and space."""
+    look, _ = _looked(pool, is_verifying=False, repairing=False)
+    if output is Output.JSON:
+        typer.echo(json.dumps(document(look), indent=2))
+    else:
+        _print(look)
+    raise typer.Exit(1 if look.is_damaged else 0)
+
+
+def _looked(pool: Path, *, is_verifying: bool, repairing: bool) -> tuple[PoolLook, list[str]]:
+    """What is in the pool, after a repair if one is asked for, and what that did."""
+    filesystem = OsFilesystem(threads=1)
+    path = pool.absolute()
+    lock: File | None = None
+    try:
+        if filesystem.exists(path / "lock"):
+            lock = filesystem.lock(path / "lock")
+        look = look_at_pool(filesystem, path, boot_id(), is_verifying=is_verifying)
+        repaired = []
+        if repairing:
+            repaired = asyncio.run(repair(filesystem, look, lambda: str(uuid.uuid4())))
+        if repaired:
+            look = look_at_pool(filesystem, path, boot_id(), is_verifying=is_verifying)
+    except BlockingIOError as error:
+        typer.echo(f"cstor-replica: the pool {pool} is in use: stop its daemon first", err=True)
+        raise typer.Exit(2) from error
+    except (InputError, OSError) as error:
+        typer.echo(f"cstor-replica: {error}", err=True)
+        raise typer.Exit(2) from error
+    finally:
+        if lock is not None:
+            lock.close()
+    return look, repaired
+
+
+def document(look: PoolLook) -> dict[str, Any]:
+    """The look as JSON."""
+    return {
+        "pool": str(look.path),
+        "pool_uuid": look.pool_uuid,
+        "damaged": look.is_damaged,
+        "total_bytes": look.total_bytes,
+        "available_bytes": look.available_bytes,
+        "findings": [
+            {
+                "severity": finding.severity,
+                "what": finding.what,
+                "repairable": finding.is_repairable,
+            }
+            for finding in look.all_findings()
+        ],
+        "replicas": [_replica_document(replica) for replica in look.replicas],
+    }
+
+
+def _replica_document(look: ReplicaLook) -> dict[str, Any]:
+    found: dict[str, Any] = {"directory": str(look.directory), "replica_uuid": look.replica_uuid}
+    if look.identity is not None:
+        found |= {
+            "volume": look.identity.name,
+            "volume_uuid": look.identity.volume_uuid,
+            "size_bytes": look.identity.size_bytes,
+        }
+    if look.state is not None:
+        found |= {
+            "promised_epoch": look.state.promised_epoch,
+            "promised_instance": look.state.promised_instance,
+            "cleanly_stopped": look.state.clean,
+            "short": look.state.short,
+        }
+    if look.recovery is not None:
+        standing = look.recovery.standing
+        found |= {
+            "epoch": standing.history.end.epoch,
+            "seq": standing.applied_seq,
+            "history": [
+                {"epoch": reign.epoch, "last_seq": reign.last_seq}
+                for reign in standing.history.reigns
+            ],
+            "rebuilding": standing.rebuilding,
+            "configuration": _configuration_document(look),
+            "used_bytes": look.data_blocks * BLOCK_BYTES,
+            "file_bytes": look.file_bytes,
+            "verified_blocks": look.verified_blocks,
+            "bad_block_count": look.bad_block_count,
+            "bad_blocks": look.bad_blocks,
+        }
+    return found
+
+
+def _configuration_document(look: ReplicaLook) -> dict[str, Any] | None:
+    configuration = look.recovery.standing.configuration if look.recovery is not None else None
+    if configuration is None:
+        return None
+    return {
+        "number": configuration.number,
+        "forced_openings": configuration.forced_openings,
+        "members": [
+            {
+                "replica_uuid": member.replica_uuid,
+                "address": member.address,
+                "witness": member.witness,
+            }
+            for member in configuration.members
+        ],
+    }
+
+
+def _print(look: PoolLook) -> None:
+    typer.echo(
+        f"pool {look.pool_uuid or '?'} in {look.path}: {format_size(look.available_bytes)} of "
+        f"{format_size(look.total_bytes)} are free"
+    )
+    for replica in look.replicas:
+        for line in _lines(replica):
+            typer.echo(line)
+    for finding in look.all_findings():
+        typer.echo(f"{finding.severity:8}  {finding.what}")
+
+
+def _lines(look: ReplicaLook) -> Iterator[str]:
+    identity, state = look.identity, look.state
+    if identity is None:
+        yield f"{look.directory.name}: damaged"
+        return
+    yield f"{identity.name} (volume {identity.volume_uuid})"
+    yield f"  replica        {look.replica_uuid}"
+    if state is not None:
+        stopped = "cleanly stopped" if state.clean else "not cleanly stopped"
+        yield f"  state          {stopped}{', short' if state.short else ''}"
+        yield f"  promised       epoch {state.promised_epoch} {state.promised_instance}".rstrip()
+    if look.recovery is None:
+        return
+    standing = look.recovery.standing
+    rebuilding = ", rebuilding" if standing.rebuilding else ""
+    yield f"  position       {standing.history.end.epoch}:{standing.applied_seq}{rebuilding}"
+    reigns = ", ".join(f"{reign.epoch}:{reign.last_seq}" for reign in standing.history.reigns)
+    yield f"  history        {reigns or 'none'}"
+    if standing.configuration is not None:
+        yield f"  configuration  {standing.configuration.number}"
+        for member in standing.configuration.members:
+            yield f"    {member.replica_uuid} at {member.address}"
+    yield (
+        f"  space          {format_size(look.data_blocks * BLOCK_BYTES)} used of "
+        f"{format_size(identity.size_bytes)}, {format_size(look.file_bytes)} in the data file"
+    )

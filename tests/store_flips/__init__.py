@@ -1,0 +1,1 @@
+"""The store on a disk that changes what was written, one bit at a time."""

@@ -1,0 +1,255 @@
+"""One flipped bit at a time in a pool of more than a thousand blocks, and what comes of it.
+
+A flip is detected (the replica is not opened, a block or a recent entry does not verify, `check`
+tells of damage) or harmless (everything is as it was).  No wrong bytes are ever returned, and
+nothing but the errors that callers expect is raised.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from cstor_core.checksums import block_checksum
+from cstor_core.errors import CorruptError, CstorError, UnavailableError
+from cstor_core.rows import ROW_BYTES, rows_of
+from cstor_core.units import BLOCK_BYTES
+from replica.store.block_map import with_data
+from replica.store.limits import StoreLimits
+from replica.store.look import look_at_pool
+from replica.store.pool import Pool
+from replica.store.replica_store import ReplicaStore
+from tests.store_images.recording import Changed, Image, RecordingFilesystem, Write
+from tests.unit.store.volumes import (
+    FOUNDING,
+    IDENTITY,
+    POOL,
+    SALT,
+    VOLUME,
+    block_of,
+    entries_of,
+    epoch_record,
+    run_of,
+    uuids,
+)
+
+LIMITS = StoreLimits(
+    journal_bytes=16 * 1024,
+    tail_bytes=32 * BLOCK_BYTES,
+    growth_bytes=256 * BLOCK_BYTES,
+    unflushed_freed_bytes=64 * BLOCK_BYTES,
+    run_rows_max=50,
+)
+BLOCKS = 1050
+DIRECTORY = POOL / "volumes" / VOLUME
+FOLLOW_EVERY = 97
+"""So often it is also tried what a write on top of a harmless flip does."""
+
+
+@dataclass(slots=True)
+class Flipped:
+    """What came of the flips."""
+
+    outcomes: Counter[str] = field(default_factory=Counter)
+    wrong: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """Everything that a replica answers."""
+
+    history: object
+    promised: tuple[int, str]
+    configuration: bytes
+    blocks: bytes
+    rows: bytes
+
+
+async def make_pool() -> RecordingFilesystem:
+    """Killed with a checkpoint, entries behind it, tombstones and places used again."""
+    disk = RecordingFilesystem()
+    pool = await open_pool(disk)
+    store = await pool.create(IDENTITY)
+    await store.found(FOUNDING)
+    await store.promise(3, "target-3")
+    store.append_epoch_record(epoch_record(1, 3))
+    seq = 2
+    for first in range(0, BLOCKS, 50):
+        store.append(run_of(seq, 3, [[(first + i, block_of(first + i + 1)) for i in range(50)]]))
+        seq += 1
+    store.append(run_of(seq, 3, [[(200, 30)]]))
+    await store.checkpoint()
+    for step in range(60):
+        block = step * 7
+        store.append(run_of(seq + 1 + step, 3, [[(block, block_of(5000 + step))]]))
+        await store.flush()
+    await store.promise(4, "target-4")
+    disk.restart()
+    return disk
+
+
+async def open_pool(disk: RecordingFilesystem) -> Pool:
+    made = uuids()
+    return await Pool.open(disk, POOL, lambda: next(made), "boot-1", LIMITS)
+
+
+def content_of(store: ReplicaStore) -> Content:
+    """Read everything; bytes that do not match their checksum count as an error of the disk."""
+    configuration = store.configuration
+    found = store.read(0, BLOCKS)
+    assert found is not None
+    rows = rows_of(found[0])
+    data = memoryview(b"".join(found[1]))
+    held = rows[with_data(rows)]
+    start = 0
+    for block, checksum in zip(held["block"].tolist(), held["checksum"].tolist(), strict=True):
+        if block_checksum(data[start : start + BLOCK_BYTES], SALT, block) != checksum:
+            raise CorruptError(f"block {block}")
+        start += BLOCK_BYTES
+    versions = rows.copy()
+    versions["place"] = with_data(rows)
+    return Content(
+        store.history,
+        (store.promised_epoch, store.promised_instance),
+        b"" if configuration is None else configuration.SerializeToString(deterministic=True),
+        bytes(data),
+        versions.tobytes(),
+    )
+
+
+class Flipping:
+    """The pool, and what it holds."""
+
+    def __init__(self, disk: RecordingFilesystem, content: Content) -> None:
+        self._disk = disk
+        self._whole = _copy(disk.inodes)
+        disk.events.clear()
+        self._content = content
+        self.flipped = Flipped()
+
+    @classmethod
+    async def begin(cls) -> Flipping:
+        disk = await make_pool()
+        # What an opening changes by itself is no matter of a flip.
+        pool = await open_pool(RecordingFilesystem(_copy(disk.inodes)))
+        return cls(disk, content_of(pool.replicas[VOLUME]))
+
+    def places(self) -> Iterator[tuple[Path, Sequence[int]]]:
+        """Every byte of metadata and journal, and one of every block: in groups of a kind."""
+        small = (DIRECTORY / "identity", DIRECTORY / "state", POOL / "pool", DIRECTORY / "map")
+        for path in small:
+            yield path, range(self._size(path))
+        data = DIRECTORY / "data"
+        end = BLOCK_BYTES + LIMITS.journal_bytes
+        yield data, range(BLOCK_BYTES)
+        yield data, range(BLOCK_BYTES, end)
+        units = range(end, self._size(data), BLOCK_BYTES)
+        yield data, [unit + (unit // BLOCK_BYTES * 613) % BLOCK_BYTES for unit in units]
+
+    def _size(self, path: Path) -> int:
+        return self._disk.open(path).size()
+
+    async def flip(self, path: Path, at: int, bit: int) -> None:
+        """Flip one bit, look, open, read, and flip it back."""
+        disk = self._disk
+        inode = disk._inode(path)
+        file = disk.inodes[inode]
+        assert isinstance(file, bytearray)
+        file[at] ^= 1 << bit
+        try:
+            outcome = await self._outcome(disk)
+        except Exception as error:  # noqa: BLE001 - whatever a store raises here is a finding
+            outcome = f"raised {type(error).__name__}"
+            self.flipped.wrong.append(f"{path.name} byte {at} bit {bit}: {outcome}: {error}")
+        if outcome.startswith("WRONG"):
+            self.flipped.wrong.append(f"{path.name} byte {at} bit {bit}: {outcome}")
+        self.flipped.outcomes[outcome] += 1
+        file = disk.inodes[inode]
+        assert isinstance(file, bytearray)
+        file[at] ^= 1 << bit
+        self._bring_back()
+
+    def is_as_it_was(self) -> bool:
+        """Whether every flip has been undone: later ones would count for nothing otherwise."""
+        return self._disk.inodes == self._whole
+
+    def _bring_back(self) -> None:
+        """Undo what the opening changed, as it was recorded: copying all takes too long."""
+        disk = self._disk
+        for event in disk.events:
+            if not isinstance(event, Changed):
+                continue
+            whole, content = self._whole.get(event.inode), disk.inodes[event.inode]
+            if isinstance(whole, bytearray) and isinstance(content, bytearray):
+                if isinstance(event.change, Write):
+                    end = event.change.offset + len(event.change.data)
+                    content[event.change.offset : end] = whole[event.change.offset : end]
+                del content[len(whole) :]
+            elif isinstance(whole, dict):
+                disk.inodes[event.inode] = whole.copy()
+        for inode in disk.inodes.keys() - self._whole.keys():
+            del disk.inodes[inode]
+        disk.events.clear()
+        disk.restart()
+
+    async def _outcome(self, disk: RecordingFilesystem) -> str:
+        try:
+            damaged = look_at_pool(disk, POOL, "boot-1", is_verifying=True).is_damaged
+        except CstorError:
+            damaged = True
+        try:
+            pool = await open_pool(disk)
+        except CstorError:
+            return "pool refused" if damaged else "WRONG: check sees nothing, the pool is refused"
+        if VOLUME not in pool.replicas:
+            return "replica refused" if damaged else "WRONG: check sees nothing, not opened"
+        store = pool.replicas[VOLUME]
+        try:
+            content = content_of(store)
+        except CorruptError:
+            return "bad block" if damaged else "WRONG: check sees no bad block"
+        if store.short:
+            return "short"
+        if content != self._content:
+            return "WRONG: something else is returned"
+        first = store._parts.tail.first_seq or store.applied_seq
+        try:
+            await entries_of(store, first - 1)
+        except (CorruptError, UnavailableError):
+            return "bad recent entry" if damaged else "WRONG: check sees no bad entry"
+        if self.flipped.outcomes.total() % FOLLOW_EVERY == 0:
+            await self._follow(disk, store)
+        return "harmless, and told" if damaged else "harmless"
+
+    async def _follow(self, disk: RecordingFilesystem, store: ReplicaStore) -> None:
+        seq = store.applied_seq + 1
+        for step in range(40):
+            store.append(run_of(seq + step, 3, [[(step, block_of(9000 + step))]]))
+        await store.flush()
+        await asyncio.sleep(0)
+        disk.restart()
+        again = (await open_pool(disk)).replicas[VOLUME]
+        rows = rows_of(again.rows(np.arange(40, dtype=np.uint64)))
+        assert rows["seq"].tolist() == list(range(seq, seq + 40))
+        assert len(content_of(again).rows) == BLOCKS * ROW_BYTES
+
+
+def _copy(inodes: Image) -> Image:
+    return {inode: content.copy() for inode, content in inodes.items()}
+
+
+async def flip_all(random_: random.Random, sample: int | None) -> Flipped:
+    """Flip one bit of every place, or of `sample` places of each kind; which bit is random."""
+    flipping = await Flipping.begin()
+    for path, places in flipping.places():
+        chosen = places if sample is None else random_.sample(places, min(sample, len(places)))
+        for at in chosen:
+            await flipping.flip(path, at, random_.randrange(8))
+    assert flipping.is_as_it_was()
+    return flipping.flipped

@@ -1,0 +1,23 @@
+"""A flipped bit anywhere is detected or harmless."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from tests.store_flips.flips import flip_all
+
+
+async def test_a_flipped_bit_in_a_sample_of_all_bytes_is_detected_or_harmless() -> None:
+    flipped = await flip_all(random.Random(1), 50)
+    assert flipped.wrong == []
+    assert flipped.outcomes["replica refused"] > 50
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+async def test_a_flipped_bit_in_any_byte_is_detected_or_harmless() -> None:
+    flipped = await flip_all(random.Random(2), None)
+    assert flipped.wrong == []
+    assert flipped.outcomes["bad block"] >= 1000

@@ -1,0 +1,37 @@
+"""Whatever a kill or a power loss leaves of the disk, the store opens and keeps its contract."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.store_images.rebuilding import study_rebuild
+from tests.store_images.study import Findings, study
+
+IMAGES_SHORT = 500
+IMAGES_LONG = 10_000
+STEPS = 140
+
+
+async def images(
+    seeds: range, at_least: int, moments_at_most: int | None = None, at_most: int | None = None
+) -> Findings:
+    """Study a rebuild and then one life after another until there are enough images."""
+    findings = await study_rebuild(seeds[0], 6)
+    for seed in seeds:
+        if findings.total >= at_least:
+            break
+        findings.add(await study(seed, STEPS, moments_at_most=moments_at_most, at_most=at_most))
+    return findings
+
+
+async def test_every_image_keeps_the_contract() -> None:
+    findings = await images(range(1, 20), IMAGES_SHORT, moments_at_most=20, at_most=3)
+    assert findings.broken == []
+    assert findings.total >= IMAGES_SHORT
+
+
+@pytest.mark.long
+async def test_every_image_of_many_lives_keeps_the_contract() -> None:
+    findings = await images(range(100, 200), IMAGES_LONG)
+    assert findings.broken == []
+    assert findings.total >= IMAGES_LONG

@@ -1,0 +1,1 @@
+"""Mistakes that are planted in the store, one at a time: each has to be noticed."""

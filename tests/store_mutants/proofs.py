@@ -1,0 +1,87 @@
+"""The proofs that mistakes are tried on, as functions that tell what is wrong."""
+
+from __future__ import annotations
+
+import errno
+import random
+from enum import Enum
+
+from cstor_core.errors import CorruptError
+from tests.store_flips.flips import flip_all
+from tests.store_images.rebuilding import study_rebuild
+from tests.store_images.study import study
+from tests.unit.store.memory_files import MemoryFilesystem
+from tests.unit.store.volumes import VOLUME, block_of, open_pool, open_store, writes
+
+
+class Proof(Enum):
+    """By its name in `docs/store-proof.md`."""
+
+    IMAGES = "images"
+    REBUILD = "images of a rebuild"
+    FLIPS = "flips"
+    FAILED_FLUSH = "failed flush"
+
+
+LIVES = 20
+STEPS = 140
+MOMENTS = 60
+REBUILDS = 4
+
+
+async def broken_by(proof: Proof) -> str:
+    """The first thing that the proof finds wrong; empty where all is right."""
+    match proof:
+        case Proof.IMAGES:
+            return await _images()
+        case Proof.REBUILD:
+            for seed in range(1, REBUILDS):
+                findings = await study_rebuild(seed, 6)
+                if findings.broken:
+                    return findings.broken[0]
+            return ""
+        case Proof.FLIPS:
+            flipped = await flip_all(random.Random(1), 40)
+            return flipped.wrong[0] if flipped.wrong else ""
+        case Proof.FAILED_FLUSH:
+            return await _failed_flush()
+
+
+async def _images() -> str:
+    for seed in range(1, LIVES):
+        try:
+            findings = await study(
+                seed, STEPS, moments_at_most=MOMENTS, at_most=8, until_broken=True
+            )
+        except Exception as error:  # noqa: BLE001 - a mistake may show while the life is lived
+            return f"seed {seed}: {type(error).__name__}: {error}"
+        if findings.broken:
+            return findings.broken[0]
+    return ""
+
+
+async def _failed_flush() -> str:
+    """After a failed flush nothing is taken, now or by the next process."""
+    filesystem = MemoryFilesystem()
+    store = await open_store(filesystem)
+    store.append(writes(2, 1, (1, block_of(1))))
+
+    def fail(call: str) -> None:
+        if call == "datasync":
+            raise OSError(errno.EIO, "Input/output error")
+
+    filesystem.before = fail
+    try:
+        await store.flush()
+    except CorruptError:
+        filesystem.before = lambda call: None
+    else:
+        return "a failed flush was acknowledged"
+    try:
+        await store.flush()
+    except CorruptError:
+        filesystem.restart()
+    else:
+        return "a flush was acknowledged after one had failed"
+    pool = await open_pool(filesystem)
+    return "" if VOLUME in pool.failed else "the next process took the replica up"

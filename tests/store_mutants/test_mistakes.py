@@ -1,0 +1,36 @@
+"""Each planted mistake is caught; without one the same proofs find nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.store_mutants.mistakes import MISTAKES, Mistake
+from tests.store_mutants.proofs import Proof, broken_by
+
+TABLE = Path(__file__).parents[2] / "docs" / "store-proof.md"
+
+
+@pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake.name.replace(" ", "_"))
+async def test_a_planted_mistake_is_caught(
+    mistake: Mistake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mistake.plant(monkeypatch)
+    assert await broken_by(mistake.proof)
+
+
+@pytest.mark.parametrize("proof", [Proof.REBUILD, Proof.FLIPS, Proof.FAILED_FLUSH])
+async def test_without_a_mistake_a_proof_finds_nothing(proof: Proof) -> None:
+    assert await broken_by(proof) == ""
+
+
+@pytest.mark.long
+async def test_without_a_mistake_the_images_are_right() -> None:
+    assert await broken_by(Proof.IMAGES) == ""
+
+
+def test_the_table_names_every_mistake_and_what_catches_it() -> None:
+    text = TABLE.read_text()
+    for mistake in MISTAKES:
+        assert f"| {mistake.name} | {mistake.proof.value} |" in text
