@@ -44,12 +44,28 @@ ERRORS: dict[grpc.StatusCode, type[CstorError]] = {
 """What a status means to whoever called; any other is a plain CstorError."""
 
 
+_CODES: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
+
+
 def error_of(error: grpc.aio.AioRpcError, address: str) -> CstorError:
     """Our error for a gRPC error that came from the daemon at `address`."""
-    said = error.details() or error.code().name
-    if not any(key == ERROR_NAME_KEY for key, _ in error.trailing_metadata() or ()):
+    trailers = error.trailing_metadata() or ()
+    named = any(key == ERROR_NAME_KEY for key, _ in trailers)
+    return error_of_status(error.code(), error.details(), address, named=named)
+
+
+def error_of_status(
+    status: grpc.StatusCode | int, sentence: str | None, address: str, *, named: bool
+) -> CstorError:
+    """Our error for the status and the sentence with which a call of `address` ended.
+
+    `named` says whether the trailers name an error of ours: else gRPC itself has failed.
+    """
+    code = _CODES.get(status, grpc.StatusCode.UNKNOWN) if isinstance(status, int) else status
+    said = sentence or code.name
+    if not named:
         return UnavailableError(f"the connection to the daemon at {address} failed: {said}")
-    return ERRORS.get(error.code(), CstorError)(said)
+    return ERRORS.get(code, CstorError)(said)
 
 
 async def called(call: Awaitable[T], address: str) -> T:

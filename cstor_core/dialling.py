@@ -7,13 +7,18 @@ arguments unless it is told not to.
 
 from __future__ import annotations
 
+import asyncio
+import socket
 from typing import Protocol
 
 import grpc.aio
 
+from cstor_core.settings import parse_address
+
 KEEPALIVE_TIME_MS = 2000
 KEEPALIVE_TIMEOUT_MS = 2500
 MESSAGE_BYTES_MAX = 16 * 1024 * 1024
+CONNECT_S_MAX = 3.0
 
 
 class Dialler(Protocol):
@@ -43,6 +48,30 @@ class GrpcDialler:
                 ("grpc.enable_retries", 0),
             ),
         )
+
+
+class Connector(Protocol):
+    """Makes plain connections to daemons, for streams that do without a gRPC channel."""
+
+    async def connect(self, address: str, protocol: asyncio.BaseProtocol) -> None:
+        """Connect the protocol to HOST:PORT.  Raises OSError where nobody answers."""
+
+
+class TcpConnector:
+    """TCP; what is sent leaves at once (TCP_NODELAY)."""
+
+    async def connect(self, address: str, protocol: asyncio.BaseProtocol) -> None:
+        """As `Connector.connect`."""
+        host, port = parse_address(address)
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(CONNECT_S_MAX):
+                transport, _ = await loop.create_connection(lambda: protocol, host, port or 0)
+        except TimeoutError as error:
+            raise OSError(f"nobody answered for {CONNECT_S_MAX} s") from error
+        connection: socket.socket | None = transport.get_extra_info("socket")
+        if connection is not None:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 SERVER_OPTIONS = (

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, TypeVar
 
@@ -25,6 +26,13 @@ from cstor_core.errors import InputError
 from cstor_core.logs import LogFormat, LogLevel
 
 PORT_MAX = 65535
+
+
+class DataStream(StrEnum):
+    """Who speaks gRPC's wire format on the data streams: cStor itself, or the gRPC library."""
+
+    FAST = "fast"
+    GRPC = "grpc"
 
 
 class Address(NamedTuple):
@@ -87,6 +95,7 @@ class DaemonSettings(BaseSettings):
     log_level: LogLevel = LogLevel.INFO
     log_file: Path | None = None
     ready_file: Path | None = None
+    data_stream: DataStream = DataStream.FAST
 
     @classmethod
     def settings_customise_sources(

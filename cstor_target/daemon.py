@@ -21,7 +21,7 @@ import structlog
 from prometheus_client import CollectorRegistry, ProcessCollector
 
 from cstor_core.clock import SystemClock
-from cstor_core.dialling import GrpcDialler
+from cstor_core.dialling import GrpcDialler, TcpConnector
 from cstor_core.errors import InputError
 from cstor_core.files import OsFilesystem
 from cstor_core.generated.cstor.v1 import control_pb2, control_pb2_grpc
@@ -36,11 +36,11 @@ from cstor_core.serving import (
     start_metrics,
     write_ready_file,
 )
-from cstor_core.settings import Address, join_address
+from cstor_core.settings import Address, DataStream, join_address
 from cstor_target.control import SERVICE_NAME, ControlServicer
 from cstor_target.local_links import local_links
 from cstor_target.metrics import TargetCollector
-from cstor_target.replica_links import grpc_links
+from cstor_target.replica_links import fast_streams, grpc_links
 from cstor_target.reporting import pages, why_not_ready
 from cstor_target.served_volume import Directory, ServedVolume
 from cstor_target.settings import (
@@ -161,12 +161,19 @@ class TargetDaemon:
     async def _links(self, stack: AsyncExitStack) -> LinkFactory:
         """How replicas are reached; with a pool, its host is opened and answers, too."""
         settings = self._settings
-        others = grpc_links(GrpcDialler())
+        streams = (
+            fast_streams(TcpConnector(), self._clock)
+            if settings.data_stream is DataStream.FAST
+            else None
+        )
+        others = grpc_links(GrpcDialler(), streams)
         if settings.pool is None:
             return others
         host = await open_host(settings.pool.absolute())
         stack.push_async_callback(host.close)
-        ports = ReplicaPorts(host, settings.replica_grpc, settings.replica_metrics)
+        ports = ReplicaPorts(
+            host, settings.replica_grpc, settings.replica_metrics, settings.data_stream
+        )
         await ports.start()
         stack.push_async_callback(ports.stop)
         self._facts |= {"replica_grpc": ports.grpc, "replica_metrics": ports.metrics}

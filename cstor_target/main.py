@@ -14,7 +14,7 @@ import uvloop
 
 from cstor_core.errors import CstorError, InputError
 from cstor_core.logs import LogFormat, LogLevel, configure_logs
-from cstor_core.settings import load_settings
+from cstor_core.settings import DataStream, load_settings
 from cstor_target.daemon import EXIT_FAILED, TargetDaemon
 from cstor_target.settings import TargetSettings
 
@@ -89,6 +89,13 @@ def serve(
         Path | None, typer.Option(help="Rotated log file instead of standard error.")
     ] = None,
     log_level: Annotated[LogLevel | None, typer.Option(help="Default: info.")] = None,
+    data_stream: Annotated[
+        DataStream | None,
+        typer.Option(
+            help="Who speaks on the data streams: cStor itself (fast, the default), or the gRPC "
+            "library (grpc); the same on the wire, and the replicas need not agree."
+        ),
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file with settings.")] = None,
 ) -> None:
     """Read the settings and run the daemon until it ends; exits with its code."""

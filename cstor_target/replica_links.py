@@ -1,23 +1,29 @@
 """Links to replica daemons over gRPC: the network side of `cstor_target.volume.links`.
 
-A link has two connections: one for the streams and orders, one for questions and promises, which
-must not wait behind data.  A stream has one task that writes what is queued and one that reads.
+A link has a connection for questions and promises, which must not wait behind data, and one for
+orders.  A stream has a connection of its own (cstor_core/streams/client.py), where nothing is a
+task; or, where the gRPC library is chosen, it shares the one for orders, and has one task that
+writes what is queued and one that reads.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 
 import grpc.aio
 
 from cstor_core.calls import called, error_of
-from cstor_core.dialling import Dialler
+from cstor_core.clock import Clock
+from cstor_core.dialling import Connector, Dialler
 from cstor_core.errors import CstorError, UnavailableError
 from cstor_core.generated.cstor.v1 import replica_pb2, replica_pb2_grpc
+from cstor_core.streams.client import ClientStream
 from cstor_target.volume.links import LinkFactory, MessageStream, OnClosed, OnMessage
 
+OpenStream = Callable[[str, str, OnMessage, OnClosed], MessageStream]
+"""Opens a stream: address, path of the method, and who hears of messages and of the end."""
 RawCall = grpc.aio.StreamStreamCall[bytes, bytes]
 
 _CALL_TIMEOUT_S = 5.0
@@ -84,8 +90,10 @@ class GrpcStream:
 class GrpcLink:
     """The link to one replica daemon."""
 
-    def __init__(self, address: str, dialler: Dialler) -> None:
+    def __init__(self, address: str, dialler: Dialler, streams: OpenStream | None) -> None:
+        """Without `streams` they go over the gRPC library."""
         self.address = address
+        self._streams = streams
         self._data = dialler.channel(address)
         self._promises = dialler.channel(address)
         self._orders = replica_pb2_grpc.ReplicaServiceStub(self._data)
@@ -138,12 +146,26 @@ class GrpcLink:
         await self._promises.close()
 
     def _open(self, method: str, on_message: OnMessage, on_closed: OnClosed) -> MessageStream:
+        path = f"/cstor.v1.ReplicaService/{method}"
+        if self._streams is not None:
+            return self._streams(self.address, path, on_message, on_closed)
         raw: grpc.aio.StreamStreamMultiCallable[bytes, bytes]
-        raw = self._data.stream_stream(f"/cstor.v1.ReplicaService/{method}")
+        raw = self._data.stream_stream(path)
         call = raw()
         return GrpcStream(call, self.address, on_message, on_closed)
 
 
-def grpc_links(dialler: Dialler) -> LinkFactory:
-    """The factory of links over gRPC."""
-    return lambda address: GrpcLink(address, dialler)
+def grpc_links(dialler: Dialler, streams: OpenStream | None = None) -> LinkFactory:
+    """The factory of links over gRPC; see `GrpcLink`."""
+    return lambda address: GrpcLink(address, dialler, streams)
+
+
+def fast_streams(connector: Connector, clock: Clock) -> OpenStream:
+    """Streams that speak gRPC's wire format themselves."""
+
+    def open_stream(
+        address: str, path: str, on_message: OnMessage, on_closed: OnClosed
+    ) -> MessageStream:
+        return ClientStream(connector, clock, address, path, on_message, on_closed)
+
+    return open_stream

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import uuid
 from pathlib import Path
 
@@ -29,13 +30,15 @@ from cstor_core.serving import (
     start_metrics,
     write_ready_file,
 )
-from cstor_core.settings import Address, join_address
+from cstor_core.settings import Address, DataStream, join_address
+from cstor_core.streams.front_door import FrontDoor
 from replica.host import ReplicaHost
 from replica.metrics import replica_registry
 from replica.peers import SERVICE
 from replica.service import replica_service
 from replica.settings import LISTEN_PORT, METRICS_PORT, ReplicaSettings
 from replica.store.pool import MARKS
+from replica.stream_calls import APPEND_PATH, READ_PATH, stream_calls
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 STREAMS_END_S = 0.5
@@ -85,7 +88,13 @@ def default_marks() -> Path:
 class ReplicaPorts:
     """The gRPC server and the metrics of a host."""
 
-    def __init__(self, host: ReplicaHost, listen: Address, metrics: Address) -> None:
+    def __init__(
+        self,
+        host: ReplicaHost,
+        listen: Address,
+        metrics: Address,
+        data_stream: DataStream = DataStream.FAST,
+    ) -> None:
         """Bind both ports; nothing is answered yet.  Raises InputError where one is taken."""
         self._host = host
         self._server: grpc.aio.Server = grpc_server()
@@ -93,8 +102,15 @@ class ReplicaPorts:
         self._health = Health(self._server, (SERVICE,))
         self._metrics_listener = bind_port(metrics, METRICS_PORT)
         self._metrics: asyncio.AbstractServer | None = None
+        self._listener: socket.socket | None = None
+        self._door: FrontDoor | None = None
         try:
-            port = listen_grpc(self._server, listen, LISTEN_PORT)
+            if data_stream is DataStream.FAST:
+                self._listener = bind_port(listen, LISTEN_PORT)
+                port = port_of(self._listener)
+                self._door = self._front_door()
+            else:
+                port = listen_grpc(self._server, listen, LISTEN_PORT)
         except BaseException:
             self._metrics_listener.close()
             raise
@@ -104,6 +120,8 @@ class ReplicaPorts:
     async def start(self) -> None:
         """Answer."""
         await self._server.start()
+        if self._door is not None and self._listener is not None:
+            await self._door.serve(self._listener)
         self._metrics = await start_metrics(self._metrics_listener, replica_registry(self._host))
         await self._health.set(True)
         log.info("replica_serving", grpc=self.grpc, metrics=self.metrics)
@@ -113,10 +131,38 @@ class ReplicaPorts:
         await self._health.set(False)
         stopped = asyncio.get_running_loop().create_task(self._server.stop(STREAMS_END_S))
         self._host.close_streams(UnavailableError("the replica daemon is stopping"))
+        if self._door is not None:
+            await self._door.stop(STREAMS_END_S)
         await stopped
         if self._metrics is not None:
             self._metrics.close()
             await self._metrics.wait_closed()
+
+    def _front_door(self) -> FrontDoor:
+        """Who answers at the port: the data streams here, all else at a private socket."""
+        name = f"cstor-replica-{os.getpid()}-{uuid.uuid4()}"
+        if not self._server.add_insecure_port(f"unix-abstract:{name}"):
+            raise InputError(f"cannot listen on the private socket {name}")
+
+        async def backend(protocol: asyncio.BaseProtocol) -> None:
+            loop = asyncio.get_running_loop()
+            connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            try:
+                connection.setblocking(False)
+                # By hand: uvloop's own connecting takes such a name for an empty one.
+                await loop.sock_connect(connection, f"\0{name}")
+                await loop.create_unix_connection(lambda: protocol, sock=connection)
+            except BaseException:
+                connection.close()
+                raise
+
+        return FrontDoor(
+            stream_calls(self._host),
+            (APPEND_PATH, READ_PATH),
+            backend,
+            SystemClock(),
+            self._host.count_stream_error,
+        )
 
 
 async def serve(settings: ReplicaSettings) -> None:
@@ -131,7 +177,7 @@ async def serve(settings: ReplicaSettings) -> None:
     check_ports(settings.listen, settings.metrics)
     host = await open_host(settings.pool, settings.marks)
     try:
-        ports = ReplicaPorts(host, settings.listen, settings.metrics)
+        ports = ReplicaPorts(host, settings.listen, settings.metrics, settings.data_stream)
         await ports.start()
         if settings.ready_file is not None:
             write_ready_file(

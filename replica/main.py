@@ -20,7 +20,7 @@ import uvloop
 
 from cstor_core.errors import CstorError, InputError
 from cstor_core.logs import LogFormat, LogLevel, configure_logs
-from cstor_core.settings import load_settings
+from cstor_core.settings import DataStream, load_settings
 from replica.daemon import serve
 from replica.settings import LISTEN_PORT, METRICS_PORT, ReplicaSettings
 from replica.tools import TOOLS, tools
@@ -72,6 +72,13 @@ ReadyFileOption = Annotated[
         help="Written when the daemon serves: JSON with pid, grpc, metrics and pool_uuid."
     ),
 ]
+DataStreamOption = Annotated[
+    DataStream | None,
+    typer.Option(
+        help="Who serves the data streams: cStor itself (fast, the default), or the gRPC "
+        "library (grpc). Both speak the same on the wire."
+    ),
+]
 ConfigOption = Annotated[
     Path | None,
     typer.Option(help="A TOML file with these settings, in the words of the flags."),
@@ -89,6 +96,7 @@ def replica(
     log_file: LogFileOption = None,
     log_level: LogLevelOption = None,
     ready_file: ReadyFileOption = None,
+    data_stream: DataStreamOption = None,
     config: ConfigOption = None,
 ) -> None:
     """Serve the replicas in one pool directory.
@@ -111,6 +119,7 @@ def replica(
                 "log_file": log_file,
                 "log_level": log_level,
                 "ready_file": ready_file,
+                "data_stream": data_stream,
             },
             config,
         )

@@ -20,7 +20,7 @@ from cstor_core.generated.cstor.v1 import replica_pb2
 from cstor_core.serving import ErrorContext, abort
 from replica.host import ReplicaHost
 from replica.peers import SERVICE
-from replica.sessions import Closed, Wake
+from replica.sessions import Closed, Session, Wake
 
 Request = TypeVar("Request", bound=Message)
 Response = TypeVar("Response", bound=Message)
@@ -34,19 +34,6 @@ class StreamContext(ErrorContext, Protocol):
 
     async def write(self, message: bytes) -> None:
         """Send a message; only one call at a time."""
-
-
-class Session(Protocol):
-    """What the two kinds of sessions have in common for their transport."""
-
-    def receive(self, message: bytes) -> None:
-        """Take a message; raises the error that ends the stream."""
-
-    def take_answer(self) -> bytes | None:
-        """The next message to write, if there is one now."""
-
-    def end(self) -> None:
-        """The stream is gone."""
 
 
 class SessionStream:

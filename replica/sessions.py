@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from typing import Protocol
 
 from cstor_core.errors import CorruptError, CstorError, ProtocolError
 from cstor_core.frames import (
@@ -50,6 +51,19 @@ ANSWER_BYTES = MIB
 _FIRST_ROW = ROW.unpack_from
 
 
+class Session(Protocol):
+    """What the two kinds of sessions have in common for their transport."""
+
+    def receive(self, message: Buffer) -> None:
+        """Take a message, which it does not keep; raises the error that ends the stream."""
+
+    def take_answer(self) -> bytes | None:
+        """The next message to write, if there is one now."""
+
+    def end(self) -> None:
+        """The stream is gone."""
+
+
 class AppendSession:
     """Entries in their order, from the target of the promised epoch."""
 
@@ -69,7 +83,7 @@ class AppendSession:
         self._flush_wanted_seq = 0
         self._flushing: asyncio.Task[None] | None = None
 
-    def receive(self, message: bytes) -> None:
+    def receive(self, message: Buffer) -> None:
         """Apply what a message carries.  Raises the error that ends the stream."""
         if self._error is not None:
             raise self._error
@@ -138,7 +152,7 @@ class AppendSession:
         applied_seq = self._node.store.applied_seq
         return base.extended(max(applied_seq, base.end.last_seq)) if self.first_seq else base
 
-    def _receive(self, message: bytes) -> None:
+    def _receive(self, message: Buffer) -> None:
         frame = decode_append(message)
         node = self._node
         if node is None:
@@ -237,7 +251,7 @@ class ReadSession:
         self._found: deque[tuple[Question, bytes, list[Buffer]]] = deque()
         self._failed: deque[Question] = deque()
 
-    def receive(self, message: bytes) -> None:
+    def receive(self, message: Buffer) -> None:
         """Take the questions of a message.  Raises the error that ends the stream."""
         if self._error is not None:
             raise self._error
@@ -311,7 +325,7 @@ class ReadSession:
                 self._node.parked.discard(self)
             self._wake()
 
-    def _receive(self, message: bytes) -> None:
+    def _receive(self, message: Buffer) -> None:
         frame = decode_read_request(message)
         node = self._node
         if node is None:

@@ -36,7 +36,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
 """For each room the other rooms that it knows; a room within another is first looked up itself.
 Every room knows itself, and what lies within it."""
 
-PURE_ROOMS = ("cstor_target/iscsi", "cstor_target/scsi")
+PURE_ROOMS = ("cstor_core/http2", "cstor_target/iscsi", "cstor_target/scsi")
 """Bytes and events in, bytes and events out."""
 WORLD = {
     *("asyncio", "concurrent", "ctypes", "fcntl", "grpc", "io", "mmap", "multiprocessing", "os"),

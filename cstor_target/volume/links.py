@@ -12,9 +12,10 @@ from collections.abc import AsyncGenerator, Callable
 from typing import Protocol
 
 from cstor_core.errors import CstorError
+from cstor_core.frames import Buffer
 from cstor_core.generated.cstor.v1 import replica_pb2
 
-OnMessage = Callable[[bytes], None]
+OnMessage = Callable[[Buffer], None]
 OnClosed = Callable[[CstorError], None]
 
 

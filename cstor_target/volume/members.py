@@ -8,6 +8,7 @@ from enum import Enum
 from google.protobuf.message import DecodeError
 
 from cstor_core.errors import CstorError, ProtocolError
+from cstor_core.frames import Buffer
 from cstor_core.generated.cstor.v1 import control_pb2, replica_pb2, stream_pb2, volume_pb2
 from cstor_target.volume.links import MessageStream, ReplicaLink
 
@@ -60,9 +61,9 @@ class Member:
         self.durable_seq = 0
         self.stands_at = (-1, 0.0)
 
-        def received(message: bytes) -> None:
+        def received(message: Buffer) -> None:
             try:
-                response = stream_pb2.AppendResponse.FromString(message)
+                response = stream_pb2.AppendResponse.FromString(bytes(message))
             except DecodeError:
                 closed(ProtocolError(f"replica {self.name} sent an answer that cannot be read"))
                 return

@@ -213,7 +213,7 @@ class Reads:
         opening.CopyFrom(self._opening)
         opening.replica_uuid = reader.member.replica_uuid
 
-        def received(message: bytes) -> None:
+        def received(message: Buffer) -> None:
             try:
                 self._received(reader, message)
             except ProtocolError as error:
@@ -241,7 +241,7 @@ class Reads:
         if member.standing is Standing.IN_SYNC and not known:
             self.add(member)
 
-    def _received(self, reader: Reader, message: bytes) -> None:
+    def _received(self, reader: Reader, message: Buffer) -> None:
         frame = decode_read_response(message)
         rows_at = data_at = 0
         for number, count, status in ANSWER.iter_unpack(frame.answers):

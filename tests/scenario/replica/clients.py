@@ -23,7 +23,7 @@ from cstor_core.frames import (
 from cstor_core.generated.cstor.v1 import replica_pb2, stream_pb2, volume_pb2
 from cstor_core.generated.cstor.v1.replica_pb2_grpc import ReplicaServiceStub
 from cstor_core.rows import ROW
-from cstor_core.settings import Address
+from cstor_core.settings import Address, DataStream
 from cstor_core.units import BLOCK_BYTES, MIB
 from replica.daemon import ReplicaPorts, open_host
 from replica.host import ReplicaHost
@@ -42,11 +42,13 @@ IDENTITY = volume_pb2.VolumeIdentity(
 
 
 @asynccontextmanager
-async def hosted(pool: Path) -> AsyncIterator[tuple[ReplicaHost, ReplicaPorts]]:
+async def hosted(
+    pool: Path, data_stream: DataStream = DataStream.FAST
+) -> AsyncIterator[tuple[ReplicaHost, ReplicaPorts]]:
     """A daemon in this process, on ports of the system's choice."""
     host = await open_host(pool)
     try:
-        ports = ReplicaPorts(host, Address("127.0.0.1", 0), Address("127.0.0.1", 0))
+        ports = ReplicaPorts(host, Address("127.0.0.1", 0), Address("127.0.0.1", 0), data_stream)
         await ports.start()
         try:
             yield host, ports

@@ -70,8 +70,11 @@ def check_health_and_reflection(address: str) -> None:
         assert "cstor.v1.ReplicaService" in names
 
 
-async def test_a_daemon_serves_stops_cleanly_and_finds_everything_again(tmp_path: Path) -> None:
-    daemon = Daemon(tmp_path / "pool")
+@pytest.mark.parametrize("data_stream", ["fast", "grpc"])
+async def test_a_daemon_serves_stops_cleanly_and_finds_everything_again(
+    tmp_path: Path, data_stream: str
+) -> None:
+    daemon = Daemon(tmp_path / "pool", *ANY, "--data-stream", data_stream)
     try:
         facts = await daemon.ready()
         assert facts["pid"] == daemon.process.pid
