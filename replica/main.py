@@ -75,8 +75,8 @@ ReadyFileOption = Annotated[
 DataStreamOption = Annotated[
     DataStream | None,
     typer.Option(
-        help="Who serves the data streams: cStor itself (fast, the default), or the gRPC library "
-        "(grpc). Both speak the same on the wire."
+        help="Who serves the data streams: cStor itself (fast, the default), or the gRPC "
+        "library (grpc). Both speak the same on the wire."
     ),
 ]
 ConfigOption = Annotated[

@@ -168,7 +168,11 @@ class StoreAndModel(RuleBasedStateMachine):
         self.away = True
         reign = self.store.history.end
         lost = run_of(self.store.applied_seq + 1, reign.epoch, [[self._change(3, 0)], [(0, 9)]])
-        self.store.append(lost)
+
+        async def append() -> None:
+            self.store.append(lost)
+
+        self.run(append())
         self.new_epoch()
 
     @precondition(lambda self: self.away)
