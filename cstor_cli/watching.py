@@ -16,6 +16,7 @@ from cstor_cli.starting import Say, describe_end
 from cstor_cli.up import Up
 
 POLL_S = 0.3
+ENDING_S_MAX = 5.0
 SCAN_EVERY = 10
 """Every so many looks, daemons that others have started are looked for."""
 
@@ -51,6 +52,14 @@ def watch(up: Up, say: Say) -> ExitCode:
 
 
 def _exit_code(daemon: Daemon, children: Mapping[str, subprocess.Popen[bytes]]) -> int | None:
-    """The exit code of a daemon that has ended; None for one that is not our child."""
+    """The exit code of a daemon that has ended; None for one that is not our child.
+
+    A process that is killed has no command line any more a moment before it can be waited for.
+    """
     child = children.get(daemon.name)
-    return child.poll() if child is not None and child.pid == daemon.pid else None
+    if child is None or child.pid != daemon.pid:
+        return None
+    try:
+        return child.wait(ENDING_S_MAX)
+    except subprocess.TimeoutExpired:
+        return None
