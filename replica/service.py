@@ -25,6 +25,9 @@ from replica.sessions import Closed, Session, Wake
 Request = TypeVar("Request", bound=Message)
 Response = TypeVar("Response", bound=Message)
 
+LAST_WRITE_S_MAX = 1.0
+"""How long the end of a stream waits for a peer that does not take the message before it."""
+
 
 class StreamContext(ErrorContext, Protocol):
     """The part of a gRPC servicer context that a stream of bytes uses."""
@@ -51,6 +54,7 @@ class SessionStream:
         self._count_error = count_error
         self._task = asyncio.current_task()
         self._writer: asyncio.Task[None] | None = None
+        self._reading = False
         self._writing = False
         self._error: CstorError | None = None
 
@@ -58,8 +62,10 @@ class SessionStream:
         """Serve the stream until either side ends it."""
         context, session = self._context, self._session
         try:
-            while True:
+            while self._error is None:
+                self._reading = True
                 message = await context.read()
+                self._reading = False
                 if message is grpc.aio.EOF:
                     return
                 session.receive(message)
@@ -73,8 +79,11 @@ class SessionStream:
                 raise  # by gRPC: the peer is gone
         finally:
             session.end()
-            if self._writer is not None:
+            if self._writer is not None and self._error is None:
                 self._writer.cancel()
+        if self._writer is not None:  # gRPC takes no status while a message is being written
+            await asyncio.wait((self._writer,), timeout=LAST_WRITE_S_MAX)
+        assert self._error is not None
         self._count_error(self._error)
         await abort(context, self._error)
 
@@ -100,8 +109,10 @@ class SessionStream:
             self._writer = asyncio.get_running_loop().create_task(self._write_out_of_turn())
 
     def _closed(self, error: CstorError) -> None:
+        """The session has ended: so does the stream, when what is being written is written."""
         self._error = error
-        if self._task is not None and asyncio.current_task() is not self._task:
+        if self._task is not None and self._reading:
+            self._reading = False
             self._task.cancel()
 
 
