@@ -161,6 +161,9 @@ async def _recover(
     if power_lost or recovery.is_torn:
         async with state_file.changing:  # before what tells of it is cut off
             await state_file.change(short=True)
+    # A killed process may have left a map whose name a power loss would still take back, and the
+    # journal that the map before it needs is overwritten from here on.
+    await filesystem.sync_directory(directory)
     journal = recovery.continued(power_lost)
     try:
         await _make_durable(file, recovery, journal)
