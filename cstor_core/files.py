@@ -58,8 +58,8 @@ class File(Protocol):
     def allocate(self, offset: int, length: int) -> None:
         """Reserve space (`posix_fallocate`); the file grows to hold it."""
 
-    def punch(self, offset: int, length: int) -> None:
-        """Give space back; it reads as zeros from then on."""
+    async def punch(self, extents: Sequence[tuple[int, int]]) -> None:
+        """Give space back on a thread, as (offset, length); it reads as zeros from then on."""
 
     def truncate(self, length: int) -> None:
         """Set the length."""
@@ -163,11 +163,8 @@ class OsFile:
     def allocate(self, offset: int, length: int) -> None:
         os.posix_fallocate(self._fd, offset, length)
 
-    def punch(self, offset: int, length: int) -> None:
-        mode = _FALLOC_FL_PUNCH_HOLE | _FALLOC_FL_KEEP_SIZE
-        if _libc.fallocate64(self._fd, mode, offset, length) != 0:
-            code = ctypes.get_errno()
-            raise OSError(code, os.strerror(code))
+    async def punch(self, extents: Sequence[tuple[int, int]]) -> None:
+        await self._off_loop(lambda: _punch(self._fd, extents))
 
     def truncate(self, length: int) -> None:
         os.ftruncate(self._fd, length)
@@ -234,6 +231,14 @@ def _write_rest(fd: int, pieces: Sequence[Buffer], offset: int, done: int) -> No
     rest = memoryview(b"".join(pieces))
     while done < len(rest):
         done += os.pwrite(fd, rest[done:], offset + done)
+
+
+def _punch(fd: int, extents: Sequence[tuple[int, int]]) -> None:
+    mode = _FALLOC_FL_PUNCH_HOLE | _FALLOC_FL_KEEP_SIZE
+    for offset, length in extents:
+        if _libc.fallocate64(fd, mode, offset, length) != 0:
+            code = ctypes.get_errno()
+            raise OSError(code, os.strerror(code))
 
 
 def _sync_directory(path: Path) -> None:

@@ -24,6 +24,7 @@ from pydantic_settings import (
 
 from cstor_core.errors import InputError
 from cstor_core.logs import LogFormat, LogLevel
+from cstor_core.units import parse_size
 
 PORT_MAX = 65535
 
@@ -84,6 +85,19 @@ def _address(value: object) -> object:
 
 AddressSetting = Annotated[Address, NoDecode, BeforeValidator(_address)]
 """A setting that is written as HOST:PORT, or as HOST where the port may be chosen."""
+
+
+def _size(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    try:
+        return parse_size(value)
+    except InputError as error:
+        raise ValueError(str(error)) from error
+
+
+SizeSetting = Annotated[int, NoDecode, BeforeValidator(_size)]
+"""A setting in bytes, written as `128MiB` or as a number."""
 
 
 class DaemonSettings(BaseSettings):

@@ -37,16 +37,20 @@ from replica.metrics import replica_registry
 from replica.peers import SERVICE
 from replica.service import replica_service
 from replica.settings import LISTEN_PORT, METRICS_PORT, ReplicaSettings
+from replica.store.limits import StoreLimits
 from replica.store.pool import MARKS
 from replica.stream_calls import APPEND_PATH, READ_PATH, stream_calls
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 STREAMS_END_S = 0.5
+_LIMITS = StoreLimits()
 
 log = structlog.get_logger()
 
 
-async def open_host(pool: Path, marks: Path | None = None) -> ReplicaHost:
+async def open_host(
+    pool: Path, marks: Path | None = None, limits: StoreLimits = _LIMITS
+) -> ReplicaHost:
     """A host on the machine's own files, clock and network; `pool` is an absolute path.
 
     `marks` is a directory that lives as long as the boot; /run/cstor where that can be written.
@@ -61,6 +65,7 @@ async def open_host(pool: Path, marks: Path | None = None) -> ReplicaHost:
             dialler=GrpcDialler(),
             new_uuid=lambda: str(uuid.uuid4()),
             boot_id=boot_id(),
+            limits=limits,
             marks=marks or default_marks(),
         )
     except CorruptError as error:
@@ -175,7 +180,8 @@ async def serve(settings: ReplicaSettings) -> None:
     if settings.ready_file is not None:
         settings.ready_file.unlink(missing_ok=True)
     check_ports(settings.listen, settings.metrics)
-    host = await open_host(settings.pool, settings.marks)
+    limits = StoreLimits(map_cache_bytes=settings.map_cache)
+    host = await open_host(settings.pool, settings.marks, limits)
     try:
         ports = ReplicaPorts(host, settings.listen, settings.metrics, settings.data_stream)
         await ports.start()

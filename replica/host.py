@@ -22,6 +22,7 @@ from cstor_core.units import BLOCK_BYTES, MIB
 from replica import pulls, sources
 from replica.replica_node import ReplicaNode
 from replica.sessions import AppendSession, Closed, ReadSession, Wake
+from replica.store.limits import StoreLimits
 from replica.store.pool import MARKS, Pool
 
 RESERVED_BYTES = 64 * MIB
@@ -32,6 +33,7 @@ EPOCH_MAX = (1 << 32) - 1
 """A version has 32 bits for the epoch."""
 
 log = structlog.get_logger()
+_LIMITS = StoreLimits()
 
 
 class ReplicaHost:
@@ -59,6 +61,7 @@ class ReplicaHost:
         dialler: Dialler,
         new_uuid: Callable[[], str],
         boot_id: str,
+        limits: StoreLimits = _LIMITS,
         marks: Path = MARKS,
     ) -> ReplicaHost:
         """Open the pool in a directory, or make one where the directory is absent or empty.
@@ -66,7 +69,7 @@ class ReplicaHost:
         `marks` is a directory that lives as long as the boot of the machine.
         Raises InputError where the directory is not a pool, is another format's or is in use.
         """
-        pool = await Pool.open(filesystem, path, new_uuid, boot_id, marks=marks)
+        pool = await Pool.open(filesystem, path, new_uuid, boot_id, limits, marks)
         host = cls(pool, clock, dialler)
         for directory, reason in pool.failed.items():
             log.error("replica_not_opened", directory=directory, reason=reason)

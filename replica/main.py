@@ -56,6 +56,13 @@ MarksOption = Annotated[
         "long as the boot of the machine. /run/cstor by default, or one of the user's own."
     ),
 ]
+MapCacheOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Memory for the map of each replica: 1MiB or more, 128MiB by default. A map that is "
+        "larger (32 bytes for each 4 KiB block) is read from the disk where it is needed."
+    ),
+]
 LogFormatOption = Annotated[
     LogFormat | None, typer.Option(help="Logs for eyes (console, the default) or as JSON.")
 ]
@@ -92,6 +99,7 @@ def replica(
     listen: ListenOption = None,
     metrics: MetricsOption = None,
     marks: MarksOption = None,
+    map_cache: MapCacheOption = None,
     log_format: LogFormatOption = None,
     log_file: LogFileOption = None,
     log_level: LogLevelOption = None,
@@ -115,6 +123,7 @@ def replica(
                 "listen": listen,
                 "metrics": metrics,
                 "marks": marks,
+                "map_cache": map_cache,
                 "log_format": log_format,
                 "log_file": log_file,
                 "log_level": log_level,

@@ -182,7 +182,7 @@ class Rebuild:
         """Copy what the source has and this replica lacks; returns the source's history."""
         node, store = self._node, self._node.store
         since = store.history.shared_with(self._history)
-        foreign = store.foreign_blocks(self._comparison)
+        foreign = await store.foreign_blocks(self._comparison)
         node.log.info(
             "rebuild_begins",
             epoch=self._request.orders.epoch,

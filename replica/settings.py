@@ -5,15 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Field
 from pydantic_settings import SettingsConfigDict
 
-from cstor_core.settings import Address, AddressSetting, DaemonSettings
+from cstor_core.settings import Address, AddressSetting, DaemonSettings, SizeSetting
+from cstor_core.units import MIB
+from replica.store.limits import StoreLimits
 
 LISTEN_PORT = 7778
 METRICS_PORT = 9501
 HOST = "127.0.0.1"
 """There is no access control on these ports: only the machine itself reaches them by default."""
+
+
+MAP_CACHE_BYTES_MIN = MIB
 
 
 class ReplicaSettings(DaemonSettings):
@@ -25,3 +30,5 @@ class ReplicaSettings(DaemonSettings):
     listen: AddressSetting = Address(HOST, None)
     metrics: AddressSetting = Address(HOST, None)
     marks: Annotated[Path, AfterValidator(Path.absolute)] | None = None
+    map_cache: Annotated[SizeSetting, Field(ge=MAP_CACHE_BYTES_MIN)] = StoreLimits().map_cache_bytes
+    """Bytes, for the map of each replica."""

@@ -89,7 +89,7 @@ async def pull_blocks(
         raise InputError(f"block {int(asked.max())} is asked for, of {node.size_blocks()} blocks")
     history = history_message(node.store.history)
     since = Reign(request.since.epoch, request.since.last_seq)
-    wanted = np.union1d(node.store.changed_since(since), asked)
+    wanted = np.union1d(await node.store.changed_since(since), asked)
     giving = Giving(request.epoch)
     node.fence.enter(giving)
     try:

@@ -157,7 +157,7 @@ def _replica_document(look: ReplicaLook) -> dict[str, Any]:
             ],
             "rebuilding": standing.rebuilding,
             "configuration": _configuration_document(look),
-            "used_bytes": look.data_blocks * BLOCK_BYTES,
+            "used_bytes": look.used_blocks * BLOCK_BYTES,
             "file_bytes": look.file_bytes,
             "verified_blocks": look.verified_blocks,
             "bad_block_count": look.bad_block_count,
@@ -219,6 +219,6 @@ def _lines(look: ReplicaLook) -> Iterator[str]:
         for member in standing.configuration.members:
             yield f"    {member.replica_uuid} at {member.address}"
     yield (
-        f"  space          {format_size(look.data_blocks * BLOCK_BYTES)} used of "
+        f"  space          {format_size(look.used_blocks * BLOCK_BYTES)} used of "
         f"{format_size(identity.size_bytes)}, {format_size(look.file_bytes)} in the data file"
     )

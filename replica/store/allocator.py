@@ -1,9 +1,13 @@
 """Which 4096-byte units of the data file are free, and which to take next.
 
-Free units lie on two stacks, single ones and longer extents, and the last ones freed are taken
-first, because they are still in the page cache.  A batch prefers few long pieces, because each
-piece is a system call: as long as little is free, it takes new space behind the last unit ever
-used rather than scattered units.  There the file grows in steps.
+Free units that are at hand lie on two stacks, single ones and longer extents, and the last ones
+freed are taken first, because they are still in the page cache.  A batch prefers few long pieces,
+because each piece is a system call: as long as little is free, it takes new space behind the last
+unit ever used rather than scattered units.  There the file grows in steps.  The stacks are short;
+all other free units are bits of a set, from which the stacks are filled again.
+
+Space that is not needed goes back to the file system: free units at the end of the file are cut
+off, and whole free mebibytes are punched.
 
 Units may be released only when nothing refers to them any more; when that is, is the matter of
 `reclaim`.
@@ -12,13 +16,14 @@ Units may be released only when nothing refers to them any more; when that is, i
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
 
 import numpy as np
-import numpy.typing as npt
 
 from cstor_core.errors import NoSpaceError
+from cstor_core.units import BLOCK_BYTES, MIB
+from replica.store.bits import Bits, Places, Units
 
 Extent = tuple[int, int]
 """First unit and number of units."""
@@ -30,40 +35,70 @@ _PIECE_UNITS_WANTED = 4
 _SLACK_UNITS = 16384
 _SLACK_DIVISOR = 4
 """Of so many free units, or this part of all, nothing is scattered over single ones."""
+_SINGLES_MAX = 32768
+_EXTENTS_MAX = 4096
+"""Longer stacks are cut to half of that; the lower half goes to the set."""
+_FILLED_UNITS = 32768
+"""How far the set is looked through at a time."""
+GROUP_UNITS = MIB // BLOCK_BYTES
+"""What is punched is a whole number of these."""
 
 
 class Allocator:
     """Free units of one data file."""
 
     __slots__ = (
+        "_cursor",
         "_end",
         "_extents",
+        "_first",
+        "_free",
         "_grow",
         "_growth_units",
+        "_punched",
         "_reserved_end",
+        "_set_units",
         "_singles",
         "free_units",
     )
 
     def __init__(
         self,
+        first: int,
         end: int,
         reserved_end: int,
         growth_units: int,
         grow: Callable[[int, int], None],
     ) -> None:
-        """Units from `end` on were never used; up to `reserved_end` the file has room.
+        """Units before `first` are none of ours, those from `end` on were never used; up to
+        `reserved_end` the file has room.
 
         `grow(first, count)` reserves more, and raises OSError if it cannot.
         """
         self._singles: list[int] = []
         self._extents: list[Extent] = []
+        self._free = Bits()
+        self._set_units = 0
+        self._punched = Bits()
+        self._cursor = 0
+        self._first = first
         self._end = end
         self._reserved_end = reserved_end
         self._growth_units = growth_units
         self._grow = grow
         self.free_units = 0
         """Units that were used before and are free now."""
+
+    @property
+    def used_units(self) -> int:
+        """Units that are not free: with data, or on their way to be free."""
+        return self._end - self._first - self.free_units
+
+    def begin(self, used: Bits) -> None:
+        """At an opening: all units before the end that are not in this set are free."""
+        self._free.put_range(self._first, self._end)
+        self._free.remove_all(used)
+        self._set_units = self.free_units = self._free.count()
 
     def allocate(self, count: int) -> list[Extent]:
         """Take units; they come in as few pieces as is cheap.
@@ -72,6 +107,8 @@ class Allocator:
         """
         if not count:
             return []
+        if self._set_units and len(self._singles) < count and not self._extents:
+            self._fill()
         taken: list[Extent] = []
         singles = self._singles
         if count == 1 and singles:
@@ -88,19 +125,25 @@ class Allocator:
             try:
                 taken += self._take_new(missing)
             except NoSpaceError:
-                if missing > len(singles):
+                if missing > self.free_units:
                     self.release_extents(taken)
                     raise
-                taken += self._take_singles(missing)
+                taken += self._take_any(missing)
         return taken
 
-    def release(self, units: Sequence[int]) -> None:
+    def release(self, units: Places) -> None:
         """Give units back that are in no order; every unit may be there once."""
         if len(units) < _EXTENT_UNITS_MIN:
             self._singles.extend(units)
             self.free_units += len(units)
+            self._spill(_SINGLES_MAX, _EXTENTS_MAX)
+        elif len(units) > _SINGLES_MAX:
+            every = np.asarray(units, dtype=np.uint64)
+            self._free.put(every)
+            self._set_units += len(every)
+            self.free_units += len(every)
         else:
-            self.release_extents(_extents_of(np.array(units, dtype=np.uint64)))
+            self.release_extents(extents_of(np.asarray(units, dtype=np.uint64)))
 
     def release_extents(self, extents: Iterable[Extent]) -> None:
         """Give extents back."""
@@ -110,12 +153,106 @@ class Allocator:
                 self._singles.extend(range(first, first + count))
             else:
                 self._extents.append((first, count))
+        self._spill(_SINGLES_MAX, _EXTENTS_MAX)
 
     def free_extents(self) -> Iterator[Extent]:
         """All that is free, in no order, without what was never used."""
         yield from self._extents
         for unit in self._singles:
             yield unit, 1
+        yield from extents_of(self._free.between(self._first, self._end))
+
+    def cut_end(self) -> int:
+        """Let the file end behind the last unit in use; that unit plus 1, or 0 for no change."""
+        self._spill(0, 0)
+        low = self._end
+        while low > self._first:
+            low = max(self._first, self._end - _FILLED_UNITS)
+            free = self._free.between(low, self._end)
+            used = np.ones(self._end - low, dtype=np.bool_)
+            used[(free - np.uint64(low)).astype(np.int64)] = False
+            last = np.flatnonzero(used)
+            end = low + (int(last[-1]) + 1 if len(last) else 0)
+            freed = self._end - end
+            if not freed:
+                break
+            self._free.remove_range(end, self._end)
+            self._set_units -= freed
+            self.free_units -= freed
+            self._end = end
+            if len(last):
+                break
+        if self._reserved_end - self._end < self._growth_units and self._end > self._first:
+            return 0
+        if self._reserved_end == self._end:
+            return 0
+        self._punched.remove_range(self._end // GROUP_UNITS, self._reserved_end // GROUP_UNITS + 1)
+        self._reserved_end = self._end
+        return self._end
+
+    def take_to_punch(self, groups_max: int) -> list[Extent]:
+        """Take free mebibytes that have not been punched yet; `punched` gives them back."""
+        self._spill(0, 0)
+        whole = self._free.full_groups(GROUP_UNITS).astype(np.uint64)
+        fresh = whole[~self._punched.holds(whole)][:groups_max]
+        taken = [(first * GROUP_UNITS, count * GROUP_UNITS) for first, count in extents_of(fresh)]
+        for first, count in taken:
+            self._free.remove_range(first, first + count)
+            self._set_units -= count
+            self.free_units -= count
+        return taken
+
+    def punched(self, extents: Iterable[Extent]) -> None:
+        """Take back what was taken to be punched."""
+        for first, count in extents:
+            self._free.put_range(first, first + count)
+            self._set_units += count
+            self.free_units += count
+            self._punched.put_range(first // GROUP_UNITS, (first + count) // GROUP_UNITS)
+
+    def _spill(self, singles_max: int, extents_max: int) -> None:
+        """Move what lies lowest on stacks that have grown too long to the set."""
+        if len(self._singles) > singles_max:
+            keep = singles_max // 2
+            moved = self._singles[: len(self._singles) - keep]
+            del self._singles[: len(moved)]
+            self._free.put(np.array(moved, dtype=np.uint64))
+            self._set_units += len(moved)
+        if len(self._extents) > extents_max:
+            keep = extents_max // 2
+            for first, count in self._extents[: len(self._extents) - keep]:
+                self._free.put_range(first, first + count)
+                self._set_units += count
+            del self._extents[: len(self._extents) - keep]
+
+    def _fill(self) -> None:
+        """Bring free units of one stretch of the file from the set to the stacks."""
+        at = self._free.first_at_or_behind(self._cursor)
+        if at < 0:
+            at = self._free.first_at_or_behind(0)
+        units = self._free.between(at, at + _FILLED_UNITS)
+        self._cursor = at + _FILLED_UNITS
+        self._free.remove(units)
+        self._set_units -= len(units)
+        self.free_units -= len(units)
+        groups = np.unique(units // np.uint64(GROUP_UNITS))
+        self._punched.remove(groups)
+        self.release_extents(reversed(extents_of(units)))
+
+    def _take_any(self, count: int) -> list[Extent]:
+        """Take units that are free, however scattered they are; there are as many."""
+        taken: list[Extent] = []
+        while count:
+            if not self._singles and not self._extents:
+                self._fill()
+            if self._extents:
+                taken.append(self._take_extent(count))
+                count -= taken[-1][1]
+            else:
+                part = min(count, len(self._singles))
+                taken += self._take_singles(part)
+                count -= part
+        return taken
 
     def _take_extent(self, count_max: int) -> Extent:
         first, count = self._extents.pop()
@@ -147,7 +284,7 @@ class Allocator:
 
     def _singles_are_worth_it(self, count: int) -> bool:
         """Whether the next single units make pieces long enough, or space is scarcer than time."""
-        if self.free_units > max(_SLACK_UNITS, self._end // _SLACK_DIVISOR):
+        if self.free_units > max(_SLACK_UNITS, (self._end - self._first) // _SLACK_DIVISOR):
             return True
         units = sorted(self._singles[-count:])
         pieces = 1 + sum(unit - before != 1 for before, unit in pairwise(units))
@@ -179,15 +316,10 @@ class Allocator:
         ) from failure
 
 
-def free_between(first: int, end: int, used: npt.NDArray[np.uint64]) -> list[Extent]:
-    """The extents from `first` up to `end` in which no unit is used."""
-    free = np.ones(end - first, dtype=np.bool_)
-    free[used - np.uint64(first)] = False
-    units: npt.NDArray[np.uint64] = np.flatnonzero(free).astype(np.uint64) + np.uint64(first)
-    return _extents_of(units) if len(units) else []
-
-
-def _extents_of(units: npt.NDArray[np.uint64]) -> list[Extent]:
+def extents_of(units: Units) -> list[Extent]:
+    """Units that are in no order, as ascending extents."""
+    if not len(units):
+        return []
     ordered = np.sort(units)
     starts = np.flatnonzero(np.diff(ordered) != 1) + 1
     bounds = [0, *starts.tolist(), len(ordered)]

@@ -1,20 +1,20 @@
 """The checkpoint: the map and the standing of a replica at one record of its journal.
 
 It is the file `map`, written as a new file and renamed, so that there is always a whole one.  Its
-head names the record that it includes everything up to, and the record from which recovery reads
-the journal: an older one, as far back as the tail reaches.  Behind the head follow sections, one
-for each chunk of the map in ascending order, each with its checksum; an empty section with the
-count of all rows ends the file.
+head names the record that it includes everything up to, the record from which recovery reads the
+journal (an older one, as far back as the tail reaches), and the runs that the map is made of, which
+are files of their own and never change.  Behind the head follow the places that the runs refer to,
+as bits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-from construct import Bytes, Flag, Int32ul, Int64ul, Prefixed, Struct
+from construct import Bytes, Flag, Int32ul, Int64ul, Prefixed, PrefixedArray, Struct
 from construct import GreedyBytes as Rest
 from google.protobuf.message import DecodeError
 
@@ -22,9 +22,9 @@ from cstor_core.checksums import crc32c
 from cstor_core.errors import CorruptError
 from cstor_core.files import File, Filesystem
 from cstor_core.generated.cstor.v1 import volume_pb2
-from cstor_core.rows import ROW_BYTES, rows_of
 from cstor_core.words import history_from, history_message
-from replica.store.block_map import CHUNK_ROWS, CHUNK_SHIFT, BlockMap, written_rows
+from replica.store.bits import Bits
+from replica.store.block_map import BlockMap
 from replica.store.envelope import (
     ENVELOPE_BYTES,
     ENVELOPE_HEAD_BYTES,
@@ -34,13 +34,9 @@ from replica.store.envelope import (
     unsealed,
 )
 from replica.store.journal import Point
-from replica.store.records import (
-    CHECKSUM_FAST,
-    MAP_MAGIC,
-    SECTION_HEAD_BYTES,
-    SECTION_HEAD_FAST,
-    SECTION_MAGIC,
-)
+from replica.store.map_run import RUN, MapRun, RunHead, run_name
+from replica.store.pace import Pace
+from replica.store.records import MAP_MAGIC
 from replica.store.standing import Standing
 
 MAP_HEAD = Struct(
@@ -55,8 +51,11 @@ MAP_HEAD = Struct(
     "founded" / Flag,
     "configuration" / Prefixed(Int32ul, Rest),
     "discards" / Prefixed(Int32ul, Rest),
+    "runs" / PrefixedArray(Int32ul, RUN),
+    "placed_bytes" / Int64ul,
+    "placed_checksum" / Int32ul,
 )
-_PIECE_CHUNKS = 8
+_PIECE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +66,20 @@ class CheckpointHead:
     replay: Point
 
 
-def head_bytes(replica_uuid: bytes, head: CheckpointHead, standing: Standing) -> bytes:
-    """The head of a checkpoint file."""
-    position, number, previous_checksum = head.replay
-    configuration = standing.configuration
-    payload: bytes = MAP_HEAD.build(
-        {
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """The standing of a replica at one record, as a checkpoint says it."""
+
+    head: CheckpointHead
+    fields: dict[str, Any]
+
+    @classmethod
+    def of(cls, replica_uuid: bytes, head: CheckpointHead, standing: Standing) -> Moment:
+        """What is to be written now or later."""
+        position, number, previous_checksum = head.replay
+        configuration = standing.configuration
+        known = b"" if configuration is None else configuration.SerializeToString()
+        fields = {
             "replica_uuid": replica_uuid,
             "record_number": head.record_number,
             "replay_position": position,
@@ -82,77 +89,97 @@ def head_bytes(replica_uuid: bytes, head: CheckpointHead, standing: Standing) ->
             "rebuilding": standing.rebuilding,
             "history": history_message(standing.history).SerializeToString(),
             "founded": configuration is not None,
-            "configuration": b"" if configuration is None else configuration.SerializeToString(),
+            "configuration": known,
             "discards": standing.discards.rows(),
         }
-    )
-    return sealed(MAP_MAGIC, payload)
+        return cls(head, fields)
+
+    def file_bytes(self, runs: Sequence[MapRun], placed: Bits) -> bytes:
+        """The content of the file `map`."""
+        bits = placed.packed()
+        heads = [
+            {
+                "number": run.head.number,
+                "row_count": run.head.row_count,
+                "data_blocks": run.head.data_blocks,
+                "index_checksum": run.head.index_checksum,
+            }
+            for run in runs
+        ]
+        more = {"runs": heads, "placed_bytes": len(bits), "placed_checksum": crc32c(bits)}
+        return sealed(MAP_MAGIC, MAP_HEAD.build({**self.fields, **more})) + bits
 
 
-def pieces(head: bytes, chunks: Mapping[int, bytearray]) -> Iterator[bytes]:
-    """The content of a checkpoint file, in pieces of about a mebibyte at most."""
-    gathered = [head]
-    total = 0
-    for index in sorted(chunks):
-        rows = written_rows(chunks[index])
-        if not len(rows):
-            continue
-        gathered.append(_section(total, rows.tobytes()))
-        total += len(rows)
-        if len(gathered) >= _PIECE_CHUNKS:
-            yield b"".join(gathered)
-            gathered = []
-    gathered.append(_section(total, b""))
-    yield b"".join(gathered)
+class FreshFile:
+    """A file on its way to be part of the map."""
 
-
-def _section(rows_before: int, rows: bytes) -> bytes:
-    head = SECTION_HEAD_FAST.pack(SECTION_MAGIC, len(rows) // ROW_BYTES, rows_before)
-    return head + CHECKSUM_FAST.pack(crc32c(rows, crc32c(head))) + rows
-
-
-class CheckpointFile:
-    """A checkpoint on its way to take the name `map`."""
-
-    def __init__(self, filesystem: Filesystem, path: Path, suffix: str) -> None:
-        """`suffix` keeps two that are written at the same time apart."""
+    def __init__(self, filesystem: Filesystem, path: Path) -> None:
+        """Make it; what a crash left there is replaced.  Raises OSError."""
         self._filesystem = filesystem
-        self._path = path
-        self._fresh = fresh_path(path).with_suffix(suffix)
-        if filesystem.exists(self._fresh):
-            filesystem.remove(self._fresh)
-        self._file = filesystem.open(self._fresh, create=True)
-        self._offset = 0
+        self.path = path
+        if filesystem.exists(path):
+            filesystem.remove(path)
+        self.file = filesystem.open(path, create=True)
 
-    async def write(self, content: Iterator[bytes]) -> None:
-        """Write and flush, off the loop, a piece at a time."""
-        for piece in content:
-            await self._file.pwritev_off_loop([piece], self._offset)
-            self._offset += len(piece)
-        await self._file.datasync()
+    async def write_all(self, content: bytes, pace: Pace) -> None:
+        """Write and flush.  Raises OSError."""
+        view = memoryview(content)
+        for start in range(0, len(view), _PIECE_BYTES):
+            await pace.write(self.file, [view[start : start + _PIECE_BYTES]], start)
+        await pace.sync(self.file)
 
-    def write_blocking(self, content: Iterator[bytes]) -> None:
-        """Write and flush, and wait."""
-        for piece in content:
-            self._file.pwritev([piece], self._offset)
-            self._offset += len(piece)
-        self._file.datasync_blocking()
-
-    def rename(self) -> None:
+    def rename(self, path: Path) -> None:
         """Take the name; durable once the directory is flushed."""
-        self._filesystem.rename(self._fresh, self._path)
+        self._filesystem.rename(self.path, path)
 
-    def close(self) -> None:
-        """Done with it, renamed or not."""
-        self._file.close()
+    def forget(self) -> None:
+        """Close and remove it: nothing refers to it."""
+        self.file.close()
+        self._filesystem.remove(self.path)
 
 
-def load(file: File, what: str, replica_uuid: bytes) -> tuple[CheckpointHead, Standing, BlockMap]:
-    """Read and verify a checkpoint.  Raises CorruptError, InputError (format), OSError."""
-    payload, offset = unsealed(_envelope_of(file), MAP_MAGIC, what, exact=False)
-    found = parsed(MAP_HEAD, payload, what)
+def fresh_map(filesystem: Filesystem, path: Path, suffix: str) -> FreshFile:
+    """A file that is to become `map`; `suffix` keeps two apart that are written at a time."""
+    return FreshFile(filesystem, fresh_path(path).with_suffix(suffix))
+
+
+def load(
+    filesystem: Filesystem, path: Path, replica_uuid: bytes, cache_bytes: int
+) -> tuple[Moment, Standing, BlockMap]:
+    """Read and verify a checkpoint, and open its runs.
+
+    Raises CorruptError, InputError (format), OSError.
+    """
+    what = str(path)
+    file = filesystem.open(path, read_only=True)
+    try:
+        payload, offset = unsealed(_envelope_of(file), MAP_MAGIC, what, exact=False)
+        found = parsed(MAP_HEAD, payload, what)
+        bits = file.pread(found.placed_bytes, offset)
+        is_whole = len(bits) == found.placed_bytes and file.size() == offset + len(bits)
+    finally:
+        file.close()
     if found.replica_uuid != replica_uuid:
         raise CorruptError(f"{what} belongs to another replica")
+    if not is_whole or crc32c(bits) != found.placed_checksum:
+        raise CorruptError(f"{what} is damaged: its table of places does not match its checksum")
+    standing = _standing(found, what)
+    replay = (found.replay_position, found.replay_number, found.replay_previous_checksum)
+    moment = Moment.of(replica_uuid, CheckpointHead(found.record_number, replay), standing)
+    runs: list[MapRun] = []
+    try:
+        for head in found.runs:
+            number = head.number
+            known = RunHead(number, head.row_count, head.data_blocks, head.index_checksum)
+            runs.append(_open_run(filesystem, path.parent / run_name(number), known))
+    except BaseException:
+        for run in runs:
+            run.drop()
+        raise
+    return moment, standing, BlockMap(runs, Bits(bits), cache_bytes)
+
+
+def _standing(found: Any, what: str) -> Standing:
     standing = Standing()
     try:
         history = history_from(volume_pb2.History.FromString(found.history))
@@ -163,39 +190,21 @@ def load(file: File, what: str, replica_uuid: bytes) -> tuple[CheckpointHead, St
     standing.load(history, found.applied_seq)
     standing.rebuilding = found.rebuilding
     standing.discards.load(found.discards)
-    replay = (found.replay_position, found.replay_number, found.replay_previous_checksum)
-    return (
-        CheckpointHead(found.record_number, replay),
-        standing,
-        _load_sections(file, offset, what),
-    )
+    return standing
+
+
+def _open_run(filesystem: Filesystem, path: Path, head: RunHead) -> MapRun:
+    if not filesystem.exists(path):
+        raise CorruptError(f"{path} is missing: it is a part of the map")
+    file = filesystem.open(path, read_only=True)
+    try:
+        return MapRun.open(file, head, str(path))
+    except BaseException:
+        file.close()
+        raise
 
 
 def _envelope_of(file: File) -> bytes:
     """The envelope at the start of the file, as long as it says and as the file is."""
     length = int.from_bytes(file.pread(ENVELOPE_HEAD_BYTES, 0)[-4:], "little")
     return file.pread(min(length + ENVELOPE_BYTES, file.size()), 0)
-
-
-def _load_sections(file: File, offset: int, what: str) -> BlockMap:
-    block_map = BlockMap()
-    total = 0
-    while True:
-        head = file.pread(SECTION_HEAD_BYTES, offset)
-        if len(head) != SECTION_HEAD_BYTES:
-            raise CorruptError(f"{what} is damaged: it ends too early")
-        magic, row_count, rows_before = SECTION_HEAD_FAST.unpack_from(head)
-        if magic != SECTION_MAGIC or rows_before != total or row_count > CHUNK_ROWS:
-            raise CorruptError(f"{what} is damaged: no section begins at byte {offset}")
-        content = file.pread(row_count * ROW_BYTES, offset + SECTION_HEAD_BYTES)
-        checksum = CHECKSUM_FAST.unpack_from(head, SECTION_HEAD_FAST.size)[0]
-        if crc32c(content, crc32c(head[: SECTION_HEAD_FAST.size])) != checksum:
-            raise CorruptError(f"{what} is damaged: a section's checksum does not match")
-        offset += SECTION_HEAD_BYTES + len(content)
-        if not row_count:
-            return block_map
-        rows = rows_of(content)
-        if len(np.unique(rows["block"] >> np.uint64(CHUNK_SHIFT))) != 1:
-            raise CorruptError(f"{what} is damaged: a section holds rows of several chunks")
-        block_map.load(rows)
-        total += row_count

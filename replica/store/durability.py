@@ -2,18 +2,18 @@
 
 A flush is one `fdatasync` of the data file, journal included, for all that wait for one.  After
 one has failed nothing is tried again: the replica is given up.  A checkpoint is started when the
-journal is half full and runs beside the entries; should the journal fill up before it is done,
-one is made at once and everything waits for it, which is rare and bounded.
+journal is half full or there are many recent rows, and runs beside the entries; should either be
+too much before it is done, one is made at once and everything waits for it, which is rare and
+bounded.
 """
 
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 
-from cstor_core.errors import CstorError
-from cstor_core.files import Filesystem
-from replica.store.checkpoint import CheckpointFile, CheckpointHead, head_bytes, pieces
+from cstor_core.errors import CorruptError, CstorError
+from replica.store.checkpointing import Checkpointing
+from replica.store.pace import AT_ONCE, finished
 from replica.store.parts import Parts
 from replica.store.records import Kind
 
@@ -21,16 +21,12 @@ from replica.store.records import Kind
 class Durability:
     """Of one replica."""
 
-    def __init__(
-        self, parts: Parts, filesystem: Filesystem, map_path: Path, replica_uuid: bytes
-    ) -> None:
+    def __init__(self, parts: Parts, checkpointing: Checkpointing) -> None:
         self._parts = parts
-        self._filesystem = filesystem
-        self._map_path = map_path
-        self._replica_uuid = replica_uuid
+        self._making = checkpointing
         self._flushing: asyncio.Task[None] | None = None
         self._checkpointing: asyncio.Task[None] | None = None
-        self._checkpointed_number = 0
+        self._tidying: asyncio.Task[None] | None = None
         self._one_checkpoint = asyncio.Lock()
         self._relief: set[asyncio.Task[None]] = set()
         self._streams = 0
@@ -60,10 +56,15 @@ class Durability:
         self._streams += 1
         self.durable_seq = min(self.durable_seq, seq)
 
-    def relieve(self) -> None:
-        """Start what is due: a checkpoint for the journal, or a flush for space."""
+    @property
+    def is_checkpoint_due(self) -> bool:
+        """Whether the journal is long, or there are many recent rows."""
         parts = self._parts
-        if parts.journal.used > self.checkpoint_from_bytes:
+        return parts.journal.used > self.checkpoint_from_bytes or parts.block_map.is_full
+
+    def relieve(self) -> None:
+        """Start what is due: a checkpoint for the journal and the map, or a flush for space."""
+        if self.is_checkpoint_due:
             if self._checkpointing is None or self._checkpointing.done():
                 self._checkpointing = asyncio.create_task(self._try_checkpoint())
         else:
@@ -79,35 +80,17 @@ class Durability:
     async def checkpoint(self) -> None:
         """Write a checkpoint beside whatever else goes on; one after another.
 
-        Raises NoSpaceError where there is no room for it, CorruptError where the disk failed; the
-        earlier checkpoint stays then.
+        Raises NoSpaceError where there is no room for it, CorruptError where the disk failed or
+        the map is damaged; the earlier checkpoint stays then.
         """
         async with self._one_checkpoint:
-            await self._checkpoint()
-
-    async def _checkpoint(self) -> None:
-        parts = self._parts
-        number = parts.journal.number
-        head = CheckpointHead(number, parts.tail.oldest_point or parts.journal.end)
-        start = head_bytes(self._replica_uuid, head, parts.standing)
-        chunks = parts.block_map.freeze()
-        try:
-            await self.flush()
-            file = CheckpointFile(self._filesystem, self._map_path, ".new")
             try:
-                await file.write(pieces(start, chunks))
-                if number < self._checkpointed_number:
-                    return  # one that was made at once has overtaken it
-                file.rename()
-            finally:
-                file.close()
-            self._checkpointed_number = number
-            await self._filesystem.sync_directory(self._map_path.parent)
-        except OSError as error:
-            raise parts.gave_up(error, "a checkpoint") from error
-        finally:
-            parts.block_map.thaw()
-        self._installed(head)
+                await self._making.checkpoint(self.flush)
+            except OSError as error:
+                raise self._parts.gave_up(error, "a checkpoint") from error
+            except CorruptError as error:
+                raise self._parts.given_up(str(error)) from error
+            self._installed()
 
     def checkpoint_blocking(self) -> None:
         """Flush and write a checkpoint now.
@@ -115,31 +98,36 @@ class Durability:
         Raises NoSpaceError where there is no room for it, CorruptError where the disk failed.
         """
         parts = self._parts
-        number, seq = parts.journal.number, parts.standing.applied_seq
-        head = CheckpointHead(number, parts.tail.oldest_point or parts.journal.end)
-        start = head_bytes(self._replica_uuid, head, parts.standing)
-        try:
-            parts.file.datasync_blocking()
-        except OSError as error:
-            raise parts.failed(error, "a flush") from error
-        self._durable(number, parts.journal.mark, seq, self._streams)
-        try:
-            file = CheckpointFile(self._filesystem, self._map_path, ".now")
+        number, seq, mark = parts.journal.number, parts.standing.applied_seq, parts.journal.mark
+
+        async def flush() -> None:
             try:
-                file.write_blocking(pieces(start, parts.block_map.live()))
-                file.rename()
-            finally:
-                file.close()
-            self._checkpointed_number = number
-            self._filesystem.sync_directory_blocking(self._map_path.parent)
+                await AT_ONCE.sync(parts.file)
+            except OSError as error:
+                raise parts.failed(error, "a flush") from error
+            self._durable(number, mark, seq, self._streams)
+
+        try:
+            finished(self._making.checkpoint(flush, AT_ONCE))
         except OSError as error:
             raise parts.gave_up(error, "a checkpoint") from error
-        self._installed(head)
+        except CorruptError as error:
+            raise parts.given_up(str(error)) from error
+        self._installed()
+
+    def tidy_soon(self) -> None:
+        """Begin to merge runs and to give space back where that is due; nobody waits for it."""
+        if self._making.is_tidying_due and (self._tidying is None or self._tidying.done()):
+            self._tidying = asyncio.create_task(self._try_to_tidy())
 
     async def settle(self) -> None:
-        """Wait for what goes on in the background."""
-        tasks = [task for task in (self._checkpointing, self._flushing) if task is not None]
-        await asyncio.gather(*tasks, *self._relief, return_exceptions=True)
+        """Wait for what goes on in the background, and for what that begins."""
+        while tasks := [
+            task
+            for task in (self._checkpointing, self._tidying, self._flushing, *self._relief)
+            if task is not None and not task.done()
+        ]:
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _reclaim(self) -> None:
         """Flush, and flush a record which says that."""
@@ -170,10 +158,8 @@ class Durability:
         if streams == self._streams:
             self.durable_seq = max(self.durable_seq, seq)
 
-    def _installed(self, head: CheckpointHead) -> None:
+    def _installed(self) -> None:
         journal = self._parts.journal
-        journal.oldest = max(journal.oldest, head.replay[0])
-        self._parts.reclaimer.durable(head.record_number)
         self.checkpoint_from_bytes = max(
             journal.capacity // 2, journal.used + journal.capacity // 8
         )
@@ -183,10 +169,24 @@ class Durability:
         """In the background: one that cannot be made now is made a little later."""
         try:
             await self.checkpoint()
+            while self.is_checkpoint_due:  # of what came while the one before was made
+                await self.checkpoint()
         except CstorError as error:
             journal = self._parts.journal
             self.checkpoint_error = str(error)
             self.checkpoint_from_bytes = journal.used + journal.capacity // 16
+        else:
+            self.tidy_soon()
+
+    async def _try_to_tidy(self) -> None:
+        """In the background: what cannot be done now is done after the next checkpoint."""
+        parts = self._parts
+        try:
+            await self._making.tidy()
+        except OSError as error:
+            self.checkpoint_error = str(parts.gave_up(error, "merging the map"))
+        except CorruptError as error:
+            self.checkpoint_error = str(parts.given_up(str(error)))
 
     def _relieved(self, task: asyncio.Task[None]) -> None:
         """A flush that nobody waited for; if it failed, the replica has been given up for it."""

@@ -19,6 +19,8 @@ class StoreLimits:
     """By how much the data file grows at a time."""
     unflushed_freed_bytes: int = 64 * MIB
     """Space that waits for a flush before it may be reused; beyond it a flush is started."""
+    map_cache_bytes: int = 128 * MIB
+    """Memory for the map of a replica: recent rows, and what is cached of the rest."""
     run_rows_max: int = 16384
     """Rows of one run; one run is one journal record."""
 

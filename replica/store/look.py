@@ -8,6 +8,7 @@ no crash leaves is damage.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -19,16 +20,20 @@ from cstor_core.checksums import block_checksum
 from cstor_core.errors import CorruptError, CstorError, InputError
 from cstor_core.files import File, Filesystem
 from cstor_core.generated.cstor.v1 import volume_pb2
-from cstor_core.units import BLOCK_BYTES
-from replica.store.block_map import with_data, written_rows
-from replica.store.opening import checkpoint_of, read_identity, sizes_of
+from cstor_core.units import BLOCK_BYTES, MIB
+from replica.store.bits import Bits, Units
+from replica.store.map_run import RUN_PREFIX
+from replica.store.map_writing import merged
+from replica.store.opening import checkpoint_of, read_identity, sizes_of, stray_runs
+from replica.store.pace import AT_ONCE, finished
 from replica.store.pool import read_pool_uuid
 from replica.store.recovery import Recovery
+from replica.store.row_sets import with_data
 from replica.store.state_file import State, StateFile
 
-FILES = frozenset({"identity", "state", "data", "map"})
+_FILES = frozenset({"identity", "state", "data", "map"})
 BAD_BLOCKS_LISTED_MAX = 1024
-_VERIFIED_ROWS = 256
+_CACHE_BYTES = 16 * MIB
 
 
 class Severity(StrEnum):
@@ -61,7 +66,8 @@ class ReplicaLook:
     state: State | None = None
     recovery: Recovery | None = None
     """What the next opening would find."""
-    data_blocks: int = 0
+    used_blocks: int = 0
+    """Of the data file, those that the map or the recent entries refer to."""
     file_bytes: int = 0
     verified_blocks: int = 0
     bad_blocks: list[int] = field(default_factory=list)
@@ -137,9 +143,8 @@ def look_at_replica(
     """Look at one replica; nothing is raised for what is wrong with it."""
     look = ReplicaLook(directory)
     try:
-        for name in filesystem.list(directory):
-            if name not in FILES:
-                look.left(f"{directory / name} had not taken its name yet", is_repairable=True)
+        for name in unnamed_files(filesystem, directory):
+            look.left(f"{directory / name} had not taken its name yet", is_repairable=True)
         _look(filesystem, directory, boot_id, look, is_verifying)
     except CstorError as error:
         look.damaged(str(error))
@@ -159,23 +164,25 @@ def _look(
     if look.state.failed_reason:
         look.damaged(look.state.failed_reason)
     power_lost = not look.state.clean and look.state.boot_id != boot_id
-    file = filesystem.open(directory / "data", read_only=True)
-    try:
+    with ExitStack() as stack:
+        file = filesystem.open(directory / "data", read_only=True)
+        stack.callback(file.close)
         look.file_bytes = file.size()
         recovery = recovery_of(filesystem, directory, file, look)
+        stack.callback(recovery.block_map.close)
+        for name in stray_runs(filesystem, directory, recovery.block_map):
+            look.left(f"{directory / name} is a part of no map", is_repairable=True)
         later = recovery.replay(power_lost)
         look.recovery = recovery
-        look.data_blocks = recovery.block_map.data_blocks
+        _check_places(recovery, look)
         if power_lost:
             look.left(f"{directory} lost power: {len(later)} journal records are cut off")
         if recovery.is_torn and not power_lost:
             look.left(f"{directory}: the last journal record does not verify: it will be short")
-        _check_places(recovery, look)
         if is_verifying:
-            _verify(file, recovery, identity.checksum_salt, look)
+            finished(_check_map(recovery, look))
+            finished(_verify(file, recovery, identity.checksum_salt, look))
             _verify_tail(recovery, look, power_lost=power_lost)
-    finally:
-        file.close()
 
 
 def recovery_of(filesystem: Filesystem, directory: Path, file: File, look: ReplicaLook) -> Recovery:
@@ -190,27 +197,52 @@ def recovery_of(filesystem: Filesystem, directory: Path, file: File, look: Repli
         look.identity.checksum_salt,
         journal_bytes,
         tail_bytes,
-        checkpoint_of(filesystem, directory / "map", uuid_bytes),
+        checkpoint_of(filesystem, directory / "map", uuid_bytes, _CACHE_BYTES),
     )
 
 
+def unnamed_files(filesystem: Filesystem, directory: Path) -> list[str]:
+    """Files of a replica that were about to take the name of another one."""
+    return [
+        name
+        for name in filesystem.list(directory)
+        if name not in _FILES and not name.startswith(RUN_PREFIX)
+    ]
+
+
 def _check_places(recovery: Recovery, look: ReplicaLook) -> None:
-    """Every block has a place of its own, behind the journal and within the file."""
-    places = np.sort(recovery.block_map.places())
-    if not len(places):
-        return
-    if (np.diff(places) == 0).any():
-        look.damaged(f"{look.directory}: two blocks are at one place of the data file")
-    if int(places[0]) < recovery.first_unit or int(places[-1]) >= look.file_bytes // BLOCK_BYTES:
+    """All that is referred to lies behind the journal and within the file."""
+    used = recovery.places_in_use()
+    look.used_blocks = used.count()
+    lowest, end = used.bounds()
+    if end and (lowest < recovery.first_unit or end > look.file_bytes // BLOCK_BYTES):
         look.damaged(f"{look.directory}: the data file is shorter than its map says")
 
 
-def _verify(file: File, recovery: Recovery, salt: int, look: ReplicaLook) -> None:
+async def _check_map(recovery: Recovery, look: ReplicaLook) -> None:
+    """Every block has a place of its own, and the map's table of places is that of its rows."""
+    block_map = recovery.block_map
+    found = Bits()
+    is_unique = True
+
+    def put(places: Units) -> None:
+        nonlocal is_unique
+        is_unique &= len(np.unique(places)) == len(places) and not found.holds(places).any()
+        found.put(places)
+
+    async for rows in merged(block_map.runs, AT_ONCE, is_everything=True):
+        put(rows["place"][with_data(rows)])
+    if found.packed() != block_map.placed.packed():
+        look.damaged(f"{look.directory}: the map's table of places does not fit its rows")
+    put(block_map.places())
+    if not is_unique:
+        look.damaged(f"{look.directory}: two blocks are at one place of the data file")
+
+
+async def _verify(file: File, recovery: Recovery, salt: int, look: ReplicaLook) -> None:
     """Read every block that has data, and compare it with its checksum."""
-    chunks = recovery.block_map.live()
-    for index in sorted(chunks):
-        rows = written_rows(chunks[index])
-        rows = rows[with_data(rows)]
+    async for many in recovery.block_map.scan(0, AT_ONCE):
+        rows = many[with_data(many)]
         for block, place, checksum in zip(
             rows["block"].tolist(), rows["place"].tolist(), rows["checksum"].tolist(), strict=True
         ):

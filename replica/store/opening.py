@@ -14,12 +14,14 @@ from cstor_core.errors import CorruptError
 from cstor_core.files import File, Filesystem
 from cstor_core.generated.cstor.v1 import volume_pb2
 from cstor_core.units import BLOCK_BYTES, MIB
-from replica.store.allocator import Allocator, free_between
+from replica.store.allocator import Allocator
+from replica.store.bits import Bits
 from replica.store.block_map import BlockMap
-from replica.store.checkpoint import CheckpointHead, load
+from replica.store.checkpoint import CheckpointHead, Moment, load
 from replica.store.envelope import parsed, read_file, replace_file, sealed, unsealed
 from replica.store.journal import START, Journal
 from replica.store.limits import StoreLimits
+from replica.store.map_run import RUN_PREFIX, run_name
 from replica.store.marks import FailureMark
 from replica.store.parts import Parts
 from replica.store.reclaim import Reclaimer
@@ -44,6 +46,8 @@ class Opened:
     replica_uuid_bytes: bytes
     state_file: StateFile
     mark: FailureMark
+    moment: Moment
+    """What the checkpoint says."""
     parts: Parts
 
 
@@ -115,7 +119,7 @@ async def open_files(
     power_lost = not state.clean and state.boot_id != boot_id
     file = filesystem.open(directory / "data")
     try:
-        parts = await _recover(
+        moment, parts = await _recover(
             filesystem,
             directory,
             file,
@@ -132,7 +136,7 @@ async def open_files(
         file.close()
         raise
     uuid_bytes = UUID(replica_uuid).bytes
-    return Opened(directory, identity, replica_uuid, uuid_bytes, state_file, mark, parts)
+    return Opened(directory, identity, replica_uuid, uuid_bytes, state_file, mark, moment, parts)
 
 
 async def _recover(
@@ -145,17 +149,12 @@ async def _recover(
     state_file: StateFile,
     mark: FailureMark,
     power_lost: bool,
-) -> Parts:
+) -> tuple[Moment, Parts]:
     what = f"the replica of volume {identity.name} in {directory}"
     journal_bytes, tail_bytes = sizes_of(file, str(directory / "data"), replica_uuid)
+    checkpoint = checkpoint_of(filesystem, directory / "map", replica_uuid, limits.map_cache_bytes)
     recovery = Recovery(
-        file,
-        what,
-        replica_uuid,
-        identity.checksum_salt,
-        journal_bytes,
-        tail_bytes,
-        checkpoint_of(filesystem, directory / "map", replica_uuid),
+        file, what, replica_uuid, identity.checksum_salt, journal_bytes, tail_bytes, checkpoint
     )
     recovery.replay(power_lost)
     if power_lost or recovery.is_torn:
@@ -164,6 +163,8 @@ async def _recover(
     # A killed process may have left a map whose name a power loss would still take back, and the
     # journal that the map before it needs is overwritten from here on.
     await filesystem.sync_directory(directory)
+    for name in stray_runs(filesystem, directory, recovery.block_map):
+        filesystem.remove(directory / name)
     journal = recovery.continued(power_lost)
     try:
         await _make_durable(file, recovery, journal)
@@ -177,7 +178,7 @@ async def _recover(
     allocator = _allocator(file, what, recovery, journal_bytes, limits)
     reclaimer = Reclaimer(allocator, journal.number)
     recovery.tail.dropped = reclaimer.put
-    return Parts(
+    parts = Parts(
         what=what,
         salt=identity.checksum_salt,
         size_blocks=-(-identity.size_bytes // BLOCK_BYTES),
@@ -191,6 +192,7 @@ async def _recover(
         standing=recovery.standing,
         on_failure=lambda: None,
     )
+    return checkpoint[0], parts
 
 
 async def _make_durable(file: File, recovery: Recovery, journal: Journal) -> None:
@@ -217,19 +219,27 @@ def sizes_of(file: File, what: str, replica_uuid: bytes) -> tuple[int, int]:
 
 
 def checkpoint_of(
-    filesystem: Filesystem, path: Path, replica_uuid: bytes
-) -> tuple[CheckpointHead, Standing, BlockMap]:
+    filesystem: Filesystem, path: Path, replica_uuid: bytes, cache_bytes: int
+) -> tuple[Moment, Standing, BlockMap]:
     """The last checkpoint; that of a new replica where there is none yet.
 
     Raises CorruptError, InputError (format), OSError.
     """
     if not filesystem.exists(path):
-        return CheckpointHead(0, START), Standing(), BlockMap()
-    file = filesystem.open(path, read_only=True)
-    try:
-        return load(file, str(path), replica_uuid)
-    finally:
-        file.close()
+        standing = Standing()
+        moment = Moment.of(replica_uuid, CheckpointHead(0, START), standing)
+        return moment, standing, BlockMap([], Bits(), cache_bytes)
+    return load(filesystem, path, replica_uuid, cache_bytes)
+
+
+def stray_runs(filesystem: Filesystem, directory: Path, block_map: BlockMap) -> list[str]:
+    """Files of runs that no map names: a crash left them."""
+    named = {run_name(run.head.number) for run in block_map.runs}
+    return [
+        name
+        for name in filesystem.list(directory)
+        if name.startswith(RUN_PREFIX) and name not in named
+    ]
 
 
 def _allocator(
@@ -238,15 +248,16 @@ def _allocator(
     """What neither the map nor the tail refers to is free."""
     first = -(-(JOURNAL_OFFSET + journal_bytes) // BLOCK_BYTES)
     used = recovery.places_in_use()
-    end = max(first, int(used[-1]) + 1) if len(used) else first
+    lowest, end = used.bounds()
     reserved_end = file.size() // BLOCK_BYTES
-    if end > reserved_end or (len(used) and int(used[0]) < first):
+    if end > reserved_end or (end and lowest < first):
         raise CorruptError(f"{what}: the data file is shorter than its map says")
     allocator = Allocator(
-        end,
+        first,
+        max(first, end),
         max(reserved_end, first),
         limits.growth_bytes // BLOCK_BYTES,
         lambda unit, count: file.allocate(unit * BLOCK_BYTES, count * BLOCK_BYTES),
     )
-    allocator.release_extents(free_between(first, end, used))
+    allocator.begin(used)
     return allocator

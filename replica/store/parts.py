@@ -6,7 +6,7 @@ import errno
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from cstor_core.errors import CorruptError, CstorError, NoSpaceError
+from cstor_core.errors import CorruptError, CstorError, NoSpaceError, ProtocolError
 from cstor_core.files import File
 from replica.store.allocator import Allocator
 from replica.store.block_map import BlockMap
@@ -44,6 +44,15 @@ class Parts:
         if self.failed_reason is not None:
             raise CorruptError(self.failed_reason)
 
+    def check_range(self, block: int, count: int) -> None:
+        """Raise ProtocolError for blocks that are not within the volume, and as `check_usable`."""
+        if self.failed_reason is not None:
+            raise CorruptError(self.failed_reason)
+        if count < 1 or block + count > self.size_blocks:
+            raise ProtocolError(
+                f"a read of {count} blocks from {block} on is not within the volume"
+            )
+
     def gave_up(self, error: OSError, doing: str) -> CstorError:
         """The error to raise for one of the disk's; anything but a full disk ends the replica.
 
@@ -56,6 +65,12 @@ class Parts:
                 "or discard blocks of the volume"
             )
         return self.failed(error, doing)
+
+    def given_up(self, reason: str) -> CorruptError:
+        """The error to raise where files of the replica are damaged: that ends it, too."""
+        self.failed_reason = f"{self.what}: {reason}: replace this replica by a new, empty one"
+        self.on_failure()
+        return CorruptError(self.failed_reason)
 
     def failed(self, error: OSError, doing: str) -> CorruptError:
         """The error to raise where a flush failed: that ends the replica whatever the reason."""

@@ -9,18 +9,19 @@ being used again.
 from __future__ import annotations
 
 import struct
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 
 import numpy as np
+import numpy.typing as npt
 
 from cstor_core.checksums import Buffer, block_checksum
-from cstor_core.errors import CorruptError, ProtocolError
+from cstor_core.errors import CorruptError
 from cstor_core.frames import RunView
-from cstor_core.rows import UNMAP, Rows, has_data, rows_of
+from cstor_core.rows import UNMAP, Rows, has_data
 from cstor_core.units import BLOCK_BYTES
 from replica.store.allocator import Extent
-from replica.store.block_map import CHUNK_ROWS, Blocks, with_data
 from replica.store.parts import Parts
+from replica.store.row_sets import Blocks, with_data, written
 
 _PLACE_OF_ROW = struct.Struct("<8xQ16x")
 _SCAN_ROWS = 256
@@ -41,7 +42,10 @@ class Reader:
         ProtocolError beyond the end of the volume.
         """
         parts = self._parts
-        rows = self._rows(block, count)
+        parts.check_range(block, count)
+        rows = self._looked_up(block, count)
+        if rows is None:
+            return None
         pieces: list[Buffer] = []
         extents: Iterable[Extent]
         if count == 1:
@@ -61,9 +65,18 @@ class Reader:
 
     async def read_off_loop(self, block: int, count: int) -> tuple[bytes, list[Buffer]]:
         """The same, and wait for the disk."""
-        rows = self._rows(block, count)
-        places = [place for (place,) in _PLACE_OF_ROW.iter_unpack(rows)]
-        return rows, await self.read_places(places)
+        parts = self._parts
+        parts.check_range(block, count)
+        ticket = parts.reclaimer.begin_read()
+        try:
+            try:
+                rows = await parts.block_map.span_off_loop(block, count)
+            except OSError as error:
+                raise self._map_unreadable(error) from error
+            places = [place for (place,) in _PLACE_OF_ROW.iter_unpack(rows)]
+            return rows, await self.read_places(places)
+        finally:
+            parts.reclaimer.end_read(ticket)
 
     async def read_places(self, places: Iterable[int]) -> list[Buffer]:
         """The data at places, in pieces; places without data are passed over.
@@ -89,6 +102,13 @@ class Reader:
             parts.reclaimer.end_read(ticket)
         return pieces
 
+    async def select(self, wanted: Callable[[Rows], npt.NDArray[np.bool_]]) -> Blocks:
+        """The numbers of the blocks whose rows are wanted, ascending.  Raises CorruptError."""
+        try:
+            return await self._parts.block_map.select(wanted)
+        except OSError as error:
+            raise self._map_unreadable(error) from error
+
     async def read_verified(self, blocks: Blocks) -> RunView:
         """The rows of any blocks and their data, of one moment.
 
@@ -106,12 +126,16 @@ class Reader:
 
         All data are read and verified; rows of one piece are of one moment.
         """
-        for chunk_first in self._parts.block_map.chunk_starts(first_block):
-            for first in range(chunk_first, chunk_first + CHUNK_ROWS, _SCAN_ROWS):
-                rows = rows_of(self._parts.block_map.span(first, _SCAN_ROWS))
-                rows = rows[(rows["seq"] != 0) & (rows["block"] >= first_block)]
-                if len(rows):
-                    yield rows.tobytes(), await self._bad_blocks(rows)
+        parts = self._parts
+        try:
+            async for many in parts.block_map.scan(first_block):
+                for start in range(0, len(many), _SCAN_ROWS):
+                    blocks = many["block"][start : start + _SCAN_ROWS]
+                    rows = written(parts.block_map.gather(blocks))
+                    if len(rows):
+                        yield rows.tobytes(), await self._bad_blocks(rows)
+        except OSError as error:
+            raise self._map_unreadable(error) from error
 
     async def _bad_blocks(self, rows: Rows) -> Blocks:
         """The blocks among these rows that fail; where the disk cannot read, one by one."""
@@ -147,15 +171,16 @@ class Reader:
             start += BLOCK_BYTES
         return bad
 
-    def _rows(self, block: int, count: int) -> bytes:
-        parts = self._parts
-        if parts.failed_reason is not None:
-            parts.check_usable()
-        if count < 1 or block + count > parts.size_blocks:
-            raise ProtocolError(
-                f"a read of {count} blocks from {block} on is not within the volume"
-            )
-        return parts.block_map.span(block, count)
+    def _looked_up(self, block: int, count: int) -> bytes | None:
+        """The rows, if the page cache has what of the map they are in."""
+        block_map = self._parts.block_map
+        try:
+            return block_map.row(block) if count == 1 else block_map.span(block, count)
+        except OSError as error:
+            raise self._map_unreadable(error) from error
+
+    def _map_unreadable(self, error: OSError) -> CorruptError:
+        return CorruptError(f"{self._parts.what}: the map cannot be read ({error.strerror})")
 
     def _unreadable(self, unit: int, error: OSError) -> CorruptError:
         return CorruptError(

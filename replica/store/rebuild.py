@@ -16,9 +16,9 @@ from cstor_core.frames import RunView
 from cstor_core.history import History
 from cstor_core.rows import ROW_BYTES, UNMAP, Rows, rows_of
 from cstor_core.units import BLOCK_BYTES
-from replica.store.block_map import Blocks, with_data
 from replica.store.parts import Parts
 from replica.store.reader import Reader
+from replica.store.row_sets import Blocks, with_data
 from replica.store.writer import Writer
 
 
@@ -34,9 +34,9 @@ class Rebuild:
         self.max_copied_seq = 0
         """The highest seq among the rows copied since the rebuild began."""
 
-    def foreign_blocks(self, history: History) -> Blocks:
+    async def foreign_blocks(self, history: History) -> Blocks:
         """The own blocks whose versions lie outside of a history, ascending."""
-        return self._parts.block_map.select(history.foreign)
+        return await self._reader.select(history.foreign)
 
     def copy_in(self, run: RunView, history: History) -> None:
         """Take a peer's blocks: rows as in its map, and the data of those that have any.

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections import deque
 
 from replica.store.allocator import Allocator
+from replica.store.bits import Places
 
 
 class Reclaimer:
@@ -34,14 +35,14 @@ class Reclaimer:
         self._allocator = allocator
         self.durable_number = durable_number
         """Every record up to this one is known to be on stable storage, whatever happens."""
-        self._unflushed: deque[tuple[int, list[int]]] = deque()
-        self._unread: deque[tuple[int, list[int]]] = deque()
+        self._unflushed: deque[tuple[int, Places]] = deque()
+        self._unread: deque[tuple[int, Places]] = deque()
         self._active: dict[int, None] = {}
         self._last_ticket = 0
         self.unflushed_units = 0
         """Units that wait for a flush."""
 
-    def put(self, places: list[int], record_number: int) -> None:
+    def put(self, places: Places, record_number: int) -> None:
         """Take places that the record of this number freed and that the tail needs no longer."""
         if record_number <= self.durable_number:
             self._flushed(places)
@@ -55,7 +56,7 @@ class Reclaimer:
             return
         self.durable_number = record_number
         waiting = self._unflushed
-        kept: deque[tuple[int, list[int]]] = deque()
+        kept: deque[tuple[int, Places]] = deque()
         while waiting:
             number, places = waiting.popleft()
             if number <= record_number:
@@ -78,7 +79,7 @@ class Reclaimer:
         while self._unread and self._unread[0][0] < oldest:
             self._allocator.release(self._unread.popleft()[1])
 
-    def _flushed(self, places: list[int]) -> None:
+    def _flushed(self, places: Places) -> None:
         if self._active:
             self._unread.append((self._last_ticket, places))
         else:

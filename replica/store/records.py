@@ -1,7 +1,7 @@
-"""The formats of a journal record, of the head of the data file and of a section of the map.
+"""The formats of a journal record and of the head of the data file, and what marks each file.
 
-`construct` declares them; the journal and the map use the precompiled `struct` twins beside them,
-and a property test proves each pair equal.  All numbers are little-endian.
+`construct` declares them; the journal uses the precompiled `struct` twin beside its declaration,
+and a property test proves the two equal.  All numbers are little-endian.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from construct import Bytes, Const, Int16ul, Int32ul, Int64ul, PascalString, Str
 from cstor_core.units import BLOCK_BYTES
 
 JOURNAL_MAGIC = b"cSjr"
-SECTION_MAGIC = b"cSms"
 DATA_MAGIC = b"cStorDat"
 MAP_MAGIC = b"cStorMap"
 IDENTITY_MAGIC = b"cStorIdn"
@@ -68,17 +67,6 @@ RECORD_HEAD_FAST = struct.Struct("<4sH2xIIQQQI")
 applied_seq, durable_number, replica_tag."""
 CHECKSUM_FAST = struct.Struct("<I")
 RECORD_HEAD_BYTES = RECORD_HEAD_FAST.size + CHECKSUM_FAST.size
-
-SECTION_HEAD = Struct(
-    "magic" / Const(SECTION_MAGIC),
-    "row_count" / Int32ul,
-    "rows_before" / Int64ul,
-    "checksum" / Int32ul,
-)
-"""The checksum covers the head before it and the rows behind it."""
-
-SECTION_HEAD_FAST = struct.Struct("<4sIQ")
-SECTION_HEAD_BYTES = SECTION_HEAD_FAST.size + CHECKSUM_FAST.size
 
 DATA_HEAD = Struct("replica_uuid" / Bytes(16), "journal_bytes" / Int64ul, "tail_bytes" / Int64ul)
 """In an envelope at the start of the data file; zeros fill its unit.  What the tail holds follows

@@ -23,14 +23,15 @@ from cstor_core.generated.cstor.v1 import volume_pb2
 from cstor_core.rows import ROW, UNMAP, rows_of
 from cstor_core.units import BLOCK_BYTES
 from cstor_core.words import history_from
+from replica.store.bits import Bits, Places
 from replica.store.block_map import BlockMap
-from replica.store.checkpoint import CheckpointHead
+from replica.store.checkpoint import CheckpointHead, Moment
 from replica.store.journal import Journal, JournalImage, Point, Record
 from replica.store.limits import tail_journal_bytes
 from replica.store.records import JOURNAL_OFFSET, RECORD_HEAD_BYTES, Kind
-from replica.store.replay import apply_copies, apply_run
+from replica.store.replay import apply_run
 from replica.store.standing import Standing
-from replica.store.tail import Content, Tail, TailEntry
+from replica.store.tail import Content, Tail, TailEntry, discarded_bytes_of
 
 
 class Recovery:
@@ -44,16 +45,16 @@ class Recovery:
         salt: int,
         journal_bytes: int,
         tail_bytes: int,
-        checkpoint: tuple[CheckpointHead, Standing, BlockMap],
+        checkpoint: tuple[Moment, Standing, BlockMap],
     ) -> None:
         self._file = file
         self._what = what
         self._salt = salt
         self._journal_bytes = journal_bytes
         self._tag = journal_tag(replica_uuid)
-        self._head, self.standing, self.block_map = checkpoint
+        moment, self.standing, self.block_map = checkpoint
+        self._head = moment.head
         self.tail = Tail(tail_bytes, tail_journal_bytes(journal_bytes), _forget)
-        self._superseded = _Superseded()
         self._end: Point = self._head.replay
         self._cut_off: list[int] = []
         self.is_torn = False
@@ -114,15 +115,23 @@ class Recovery:
         self._cut_off = [*torn, *(offset for offset, _ in later)]
         return later
 
-    def places_in_use(self) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
-        """All places that the map, the tail and what the tail superseded refer to."""
-        found = [self.block_map.places()]
+    def places_in_use(self) -> Bits:
+        """All places that the map, the tail and what the tail superseded refer to.
+
+        A place that the map of the checkpoint no longer has is free once its entry leaves the tail.
+        """
+        placed = self.block_map.placed
+        used = placed.copy()
+        used.put(self.block_map.places())
         for entry in self.tail.entries():
             if isinstance(entry.content, bytearray):
                 rows = rows_of(bytes(entry.content))
-                found.append(rows["place"][rows["place"] & np.uint64(UNMAP) == 0])
-            found.append(np.array(entry.freed, dtype=np.uint64))
-        return np.unique(np.concatenate(found))
+                places = rows["place"][rows["place"] & np.uint64(UNMAP) == 0]
+                if entry.point[1] <= self._head.record_number:
+                    entry.freed = places[~placed.holds(places)].tolist()
+                used.put(places)
+            used.put(np.array(entry.freed, dtype=np.uint64))
+        return used
 
     @property
     def first_unit(self) -> int:
@@ -201,9 +210,7 @@ class Recovery:
         match record.kind:
             case Kind.RUN:
                 rows = bytearray(record.payload)
-                if included:
-                    self._superseded.replay(rows, freed)
-                else:
+                if not included:
                     apply_run(rows, standing, block_map, freed)
                 self._entries(record, rows, freed, included)
             case Kind.EPOCH:
@@ -225,7 +232,7 @@ class Recovery:
             case Kind.FOUNDING:
                 standing.found(volume_pb2.Configuration.FromString(bytes(record.payload)))
             case Kind.COPY:
-                apply_copies(bytes(record.payload), block_map, freed)
+                block_map.put(bytes(record.payload), freed)
             case Kind.REBUILD_BEGIN:
                 standing.begin_rebuild(block_map, freed)
                 self.tail.clear()
@@ -240,37 +247,18 @@ class Recovery:
             if self.standing.rebuilding:
                 return
         first_seq = record.applied_seq
-        data_bytes = 0
+        data_bytes = discarded_bytes = 0
         if isinstance(content, bytearray):
             rows = rows_of(bytes(content))
             first_seq = int(rows["seq"][0])
             data_bytes = int((rows["place"] & np.uint64(UNMAP) == 0).sum()) * BLOCK_BYTES
+            discarded_bytes = discarded_bytes_of(rows)
+        last_seq = record.applied_seq
         self.tail.add(
-            TailEntry(first_seq, record.applied_seq, content, data_bytes, record.point, freed)
+            TailEntry(
+                first_seq, last_seq, content, data_bytes, record.point, freed, discarded_bytes
+            )
         )
-
-
-class _Superseded:
-    """Which places recent entries superseded, found out without the map of that time."""
-
-    def __init__(self) -> None:
-        self._held: dict[int, tuple[int, int]] = {}
-
-    def replay(self, rows: bytearray, freed: list[int]) -> None:
-        """Take the rows of a run; what they supersede of earlier ones is appended to `freed`."""
-        held = self._held
-        for block, place, seq, _, _ in ROW.iter_unpack(rows):
-            if not place & UNMAP:
-                if block in held:
-                    freed.append(held[block][0])
-                held[block] = place, seq
-                continue
-            wanted = range(block, block + (place ^ UNMAP))
-            candidates = wanted if len(wanted) < len(held) else list(held)
-            discarded = [
-                one for one in candidates if one in wanted and one in held and held[one][1] < seq
-            ]
-            freed.extend(held.pop(one)[0] for one in discarded)
 
 
 def journal_tag(replica_uuid: bytes) -> int:
@@ -278,5 +266,5 @@ def journal_tag(replica_uuid: bytes) -> int:
     return crc32c(replica_uuid)
 
 
-def _forget(places: list[int], record_number: int) -> None:
+def _forget(places: Places, record_number: int) -> None:
     """While the journal is read nothing is allocated; what is free is found out at the end."""

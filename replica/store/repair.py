@@ -10,13 +10,16 @@ blocks, promises and positions cannot be guessed.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from uuid import UUID
 
 from cstor_core.errors import CorruptError, CstorError
 from cstor_core.files import Filesystem
-from replica.store.checkpoint import CheckpointFile, CheckpointHead, head_bytes, pieces
-from replica.store.look import FILES, PoolLook, ReplicaLook, recovery_of
+from replica.store.checkpoint import CheckpointHead, Moment, fresh_map
+from replica.store.look import PoolLook, ReplicaLook, recovery_of, unnamed_files
+from replica.store.opening import stray_runs
+from replica.store.pace import AT_ONCE
 from replica.store.pool import write_pool_uuid
 from replica.store.recovery import Recovery
 
@@ -37,38 +40,43 @@ async def repair(filesystem: Filesystem, look: PoolLook, new_uuid: Callable[[], 
             _remove_tree(filesystem, volumes / name)
             done.append(f"{volumes / name} was removed")
     for replica in look.replicas:
-        for name in filesystem.list(replica.directory):
-            if name not in FILES:
-                filesystem.remove(replica.directory / name)
-                done.append(f"{replica.directory / name} was removed")
+        leftovers = unnamed_files(filesystem, replica.directory)
+        if replica.recovery is not None:
+            leftovers += stray_runs(filesystem, replica.directory, replica.recovery.block_map)
+        for name in leftovers:
+            filesystem.remove(replica.directory / name)
+            done.append(f"{replica.directory / name} was removed")
         if replica.recovery is None and replica.identity is not None:
-            done += _begin_behind_the_damage(filesystem, replica)
+            done += await _begin_behind_the_damage(filesystem, replica)
     return done
 
 
-def _begin_behind_the_damage(filesystem: Filesystem, look: ReplicaLook) -> list[str]:
+async def _begin_behind_the_damage(filesystem: Filesystem, look: ReplicaLook) -> list[str]:
     """Let the journal be read from the checkpoint's own record on, where that is enough."""
     directory = look.directory
-    file = filesystem.open(directory / "data", read_only=True)
-    try:
-        recovery = recovery_of(filesystem, directory, file, look)
-        head = recovery.head_behind_damage()
-        if head is None or _replays(recovery_of(filesystem, directory, file, look), None):
-            return []
-        if not _replays(recovery_of(filesystem, directory, file, look), head):
-            return []
-        start = head_bytes(UUID(look.replica_uuid).bytes, head, recovery.standing)
-        fresh = CheckpointFile(filesystem, directory / "map", ".new")
+    with ExitStack() as stack:
+        file = filesystem.open(directory / "data", read_only=True)
+        stack.callback(file.close)
+
+        def recovery() -> Recovery:
+            fresh = recovery_of(filesystem, directory, file, look)
+            stack.callback(fresh.block_map.close)
+            return fresh
+
         try:
-            fresh.write_blocking(pieces(start, recovery.block_map.live()))
-            fresh.rename()
-        finally:
-            fresh.close()
+            found = recovery()
+            head = found.head_behind_damage()
+            if head is None or _replays(recovery(), None) or not _replays(recovery(), head):
+                return []
+        except CstorError:
+            return []  # the map or the head of the data file is damaged as well
+        moment = Moment.of(UUID(look.replica_uuid).bytes, head, found.standing)
+        block_map = found.block_map
+        fresh_file = fresh_map(filesystem, directory / "map", ".new")
+        stack.callback(fresh_file.file.close)
+        await fresh_file.write_all(moment.file_bytes(block_map.runs, block_map.placed), AT_ONCE)
+        fresh_file.rename(directory / "map")
         filesystem.sync_directory_blocking(directory)
-    except CstorError:
-        return []  # the map or the head of the data file is damaged as well: nothing to build on
-    finally:
-        file.close()
     return [f"{directory}: the journal begins behind its damage; recent entries are not kept"]
 
 

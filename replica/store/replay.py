@@ -27,9 +27,3 @@ def apply_run(rows: bytearray, standing: Standing, block_map: BlockMap, freed: l
         block_map.put(rows, freed)
     elif start != offset:
         block_map.put(rows[start:offset], freed)
-
-
-def apply_copies(rows: bytes | bytearray, block_map: BlockMap, freed: list[int]) -> None:
-    """Put copied rows, each in the place of whatever is there."""
-    for offset in range(0, len(rows), ROW_BYTES):
-        block_map.put_any(bytes(rows[offset : offset + ROW_BYTES]), freed)

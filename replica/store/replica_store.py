@@ -2,8 +2,9 @@
 
 Entries are applied in their order by plain calls that return when the page cache holds them,
 journal record included, so that a killed process loses nothing that was acknowledged.  What must
-survive a power loss waits for `flush`.  A directory holds four files: `identity`, `state`, `data`
-(journal and blocks) and `map` (the last checkpoint); docs/format.md gives them to the byte.
+survive a power loss waits for `flush`.  A directory holds `identity`, `state`, `data` (journal and
+blocks), `map` (the last checkpoint) and the runs that `map` names; docs/format.md gives them to the
+byte.
 """
 
 from __future__ import annotations
@@ -20,13 +21,14 @@ from cstor_core.generated.cstor.v1 import volume_pb2
 from cstor_core.history import History, Reign
 from cstor_core.units import BLOCK_BYTES
 from cstor_core.words import history_message
-from replica.store.block_map import Blocks
+from replica.store.checkpointing import Checkpointing
 from replica.store.durability import Durability
 from replica.store.limits import StoreLimits
 from replica.store.opening import Opened, make_files, open_files
 from replica.store.reader import Reader
 from replica.store.rebuild import Rebuild
 from replica.store.records import Kind
+from replica.store.row_sets import Blocks
 from replica.store.scrub import ScrubProgress, scrub
 from replica.store.state_file import TEXT_BYTES_MAX
 from replica.store.tail_reader import TailReader
@@ -45,7 +47,14 @@ class ReplicaStore:
         self._state_file = opened.state_file
         self._mark = opened.mark
         self._durability = Durability(
-            parts, filesystem, opened.directory / "map", opened.replica_uuid_bytes
+            parts,
+            Checkpointing(
+                parts,
+                filesystem,
+                opened.directory / "map",
+                opened.replica_uuid_bytes,
+                opened.moment,
+            ),
         )
         self._writer = Writer(
             parts, self._durability.checkpoint_blocking, self._durability.went_back
@@ -81,7 +90,9 @@ class ReplicaStore:
 
         `marks` is a directory that lives as long as the boot of the machine.
         """
-        return cls(await open_files(filesystem, directory, marks, boot_id, limits), filesystem)
+        store = cls(await open_files(filesystem, directory, marks, boot_id, limits), filesystem)
+        store._durability.tidy_soon()
+        return store
 
     @property
     def configuration(self) -> volume_pb2.Configuration | None:
@@ -138,8 +149,13 @@ class ReplicaStore:
 
     @property
     def used_bytes(self) -> int:
-        """Bytes of the blocks that have data."""
-        return self._parts.block_map.data_blocks * BLOCK_BYTES
+        """Bytes of the data file that are not free: with data, recent entries, on their way."""
+        return self._parts.allocator.used_units * BLOCK_BYTES
+
+    @property
+    def map_bytes(self) -> int:
+        """The size of the map on disk, without what came since the last checkpoint."""
+        return sum(run.head.file_bytes for run in self._parts.block_map.runs)
 
     @property
     def size_bytes(self) -> int:
@@ -201,7 +217,7 @@ class ReplicaStore:
             raise
         parts = self._parts
         if (
-            parts.journal.used > self._durability.checkpoint_from_bytes
+            self._durability.is_checkpoint_due
             or parts.reclaimer.unflushed_units * BLOCK_BYTES > self._limits.unflushed_freed_bytes
         ):
             self._durability.relieve()
@@ -264,12 +280,12 @@ class ReplicaStore:
     def copy_in(self, run: RunView, history: History) -> None:
         """Take blocks copied from a peer whose history this is; see `Rebuild.copy_in`."""
         self._rebuild.copy_in(run, history)
-        if self._parts.journal.used > self._durability.checkpoint_from_bytes:
+        if self._durability.is_checkpoint_due:
             self._durability.relieve()
 
-    def foreign_blocks(self, history: History) -> Blocks:
+    async def foreign_blocks(self, history: History) -> Blocks:
         """The own blocks whose versions lie outside of a history, ascending."""
-        return self._rebuild.foreign_blocks(history)
+        return await self._rebuild.foreign_blocks(history)
 
     @property
     def max_copied_seq(self) -> int:
@@ -301,9 +317,9 @@ class ReplicaStore:
         parts.reclaimer.put(freed, point[1])
         await self.flush()
 
-    def changed_since(self, since: Reign) -> Blocks:
+    async def changed_since(self, since: Reign) -> Blocks:
         """The blocks whose version is later than this point of the order, ascending."""
-        return self._parts.block_map.select(
+        return await self._reader.select(
             lambda rows: (
                 (rows["epoch"] > since.epoch)
                 | ((rows["epoch"] == since.epoch) & (rows["seq"] > since.last_seq))
@@ -326,12 +342,13 @@ class ReplicaStore:
         self, bytes_per_s: int, sleep: Callable[[float], Awaitable[None]]
     ) -> AsyncIterator[ScrubProgress]:
         """Read and verify everything at a bounded rate; see `scrub.scrub`."""
-        blocks_total = self._parts.block_map.data_blocks
+        blocks_total = self._parts.block_map.data_blocks_max
         return scrub(self._reader, blocks_total, bytes_per_s, sleep)
 
     async def checkpoint(self) -> None:
         """Write the map down, so that the next opening need not read the journal."""
         await self._durability.checkpoint()
+        self._durability.tidy_soon()
 
     async def close(self) -> None:
         """Stop cleanly: flush, checkpoint, mark.  A replica that was given up is only closed.
@@ -352,6 +369,7 @@ class ReplicaStore:
             if self._marking is not None:
                 await self._marking
             parts.file.close()
+            parts.block_map.close()
 
     def _mark_failed(self) -> None:
         """Mark the replica outside of its disk at once, and then in `state`."""

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from cstor_core.rows import rows_of
 from cstor_core.units import BLOCK_BYTES
-from replica.store.block_map import Blocks, with_data
 from replica.store.reader import Reader
+from replica.store.row_sets import Blocks, with_data
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,7 @@ class ScrubProgress:
 
     blocks_done: int
     blocks_total: int
-    """Blocks that had data when the scrub began."""
+    """About how many blocks had data when the scrub began; never fewer."""
     bad_count: int
     """Of all pieces so far."""
     bad_blocks: Blocks

@@ -2,17 +2,23 @@
 
 A short absence of another replica is made good from here, in order.  Entries stand here with
 their rows; their data are where they were written, and the places that they superseded are not
-used again before they leave.  The tail is bounded by the data of its entries and by the part of
-the journal that it holds back; entries are dropped from the old end, a whole run at a time.
+used again before they leave.  The tail is bounded by the weight of its entries (what they wrote
+or discarded) and by the part of the journal that it holds back; entries are dropped from the old
+end, a whole run at a time.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+import numpy as np
 
 from cstor_core.generated.cstor.v1 import volume_pb2
+from cstor_core.rows import UNMAP, Rows
+from cstor_core.units import BLOCK_BYTES
+from replica.store.bits import Places
 from replica.store.journal import Point
 
 Content = bytearray | volume_pb2.EpochRecord | volume_pb2.ConfigurationChange
@@ -30,24 +36,43 @@ class TailEntry:
     point: Point
     freed: list[int]
     """Places that these entries superseded."""
+    discarded_bytes: int = 0
+    held: list[tuple[int, Places]] = field(default_factory=list)
+    """Places that were found later to be superseded, by a record up to the number beside them."""
+
+
+def discarded_bytes_of(rows: Rows) -> int:
+    """How much the unmaps among the rows of a run discard."""
+    places = rows["place"]
+    counts = places[places & np.uint64(UNMAP) != 0] ^ np.uint64(UNMAP)
+    return int(counts.sum()) * BLOCK_BYTES
 
 
 class Tail:
     """A stretch of entries without a gap, up to the last one applied."""
 
-    __slots__ = ("_data_bytes", "_data_bytes_max", "_entries", "_journal_bytes_max", "dropped")
+    __slots__ = (
+        "_entries",
+        "_journal_bytes_max",
+        "_released",
+        "_weight",
+        "_weight_max",
+        "dropped",
+    )
 
     def __init__(
         self,
-        data_bytes_max: int,
+        weight_max: int,
         journal_bytes_max: int,
-        dropped: Callable[[list[int], int], None],
+        dropped: Callable[[Places, int], None],
     ) -> None:
-        """`dropped` takes the places that an entry which leaves had freed, and its record."""
+        """`dropped` takes places that the tail needs no longer, and the record that freed them."""
         self._entries: deque[TailEntry] = deque()
-        self._data_bytes = 0
-        self._data_bytes_max = data_bytes_max
+        self._weight = 0
+        self._weight_max = weight_max
         self._journal_bytes_max = journal_bytes_max
+        self._released = 0
+        """So many of the oldest entries, none of them with data, hold nothing back."""
         self.dropped = dropped
 
     @property
@@ -64,13 +89,36 @@ class Tail:
         """Put the next entries in, and drop old ones that no longer fit."""
         entries = self._entries
         entries.append(entry)
-        self._data_bytes += entry.data_bytes
+        self._weight += entry.data_bytes + entry.discarded_bytes
         position = entry.point[0]
         while (
-            self._data_bytes > self._data_bytes_max
+            self._weight > self._weight_max
             or position - entries[0].point[0] > self._journal_bytes_max
         ) and len(entries) > 1:
             self._drop()
+        if not entry.data_bytes and self._released == len(entries) - 1:
+            self._release(entry)
+            self._released += 1
+
+    def hold(self, places: Places, number: int) -> None:
+        """Keep superseded places back for as long as an entry may need them.
+
+        They were superseded by a record up to this number; data in them are of older ones.
+        """
+        if not len(places):
+            return
+        if not self._entries:
+            self.dropped(places, number)
+            return
+        index = len(self._entries)
+        for entry in reversed(self._entries):
+            index -= 1
+            if entry.point[1] <= number:
+                break
+        if index < self._released or entry.point[1] > number:
+            self.dropped(places, number)
+        else:
+            entry.held.append((number, places))
 
     def clear(self) -> None:
         """Drop everything: what comes next does not follow from what is here."""
@@ -94,6 +142,21 @@ class Tail:
 
     def _drop(self) -> None:
         entry = self._entries.popleft()
-        self._data_bytes -= entry.data_bytes
+        self._weight -= entry.data_bytes + entry.discarded_bytes
+        self._release(entry)
+        if self._released:
+            self._released -= 1
+            return
+        for entry in self._entries:  # those before which there are none with data now
+            if entry.data_bytes:
+                break
+            self._release(entry)
+            self._released += 1
+
+    def _release(self, entry: TailEntry) -> None:
         if entry.freed:
             self.dropped(entry.freed, entry.point[1])
+            entry.freed = []
+        for number, places in entry.held:
+            self.dropped(places, number)
+        entry.held = []

@@ -10,9 +10,9 @@ from cstor_core.errors import CorruptError, UnavailableError
 from cstor_core.frames import FrameEntry, RunView
 from cstor_core.rows import ROW_BYTES, UNMAP, Rows, rows_of
 from cstor_core.units import BLOCK_BYTES, MIB
-from replica.store.block_map import with_data
 from replica.store.parts import Parts
 from replica.store.reader import Reader
+from replica.store.row_sets import with_data
 
 BATCH_BYTES = MIB
 

@@ -23,8 +23,8 @@ from replica.store.allocator import Extent
 from replica.store.journal import Point
 from replica.store.parts import Parts
 from replica.store.records import Kind
-from replica.store.replay import apply_copies, apply_run
-from replica.store.tail import TailEntry
+from replica.store.replay import apply_run
+from replica.store.tail import TailEntry, discarded_bytes_of
 
 _PLACE = struct.Struct("<Q")
 _PLACE_OFFSET = 8
@@ -78,25 +78,23 @@ class Writer:
             return
         rows = bytearray(table)
         row_count = len(rows) // ROW_BYTES
-        span_from = -1
         last_seq = 0
         if row_count >= _SPAN_ROWS_MIN:
             last_seq = self._verify_span(rows, data)
-            if last_seq:
-                (span_from,) = _PLACE.unpack_from(rows)
         if not last_seq:
             last_seq = self._verify(table, data, standing.applied_seq + 1, standing.epoch)
         first_seq = standing.applied_seq + 1
         point = self._write(Kind.RUN, rows, (data,), len(data), last_seq)
         freed: list[int] = []
-        if span_from >= 0:
-            parts.block_map.put_span(span_from, rows, freed)
-        elif len(data) == row_count * BLOCK_BYTES:
+        discarded_bytes = 0
+        if len(data) == row_count * BLOCK_BYTES:
             parts.block_map.put(rows, freed)
         else:
             apply_run(rows, standing, parts.block_map, freed)
+            discarded_bytes = discarded_bytes_of(rows_of(rows))
         standing.applied_seq = last_seq
-        parts.tail.add(TailEntry(first_seq, last_seq, rows, len(data), point, freed))
+        entry = TailEntry(first_seq, last_seq, rows, len(data), point, freed, discarded_bytes)
+        parts.tail.add(entry)
 
     def append_epoch_record(self, record: volume_pb2.EpochRecord) -> None:
         """Apply an epoch's record, and so adopt the epoch; errors as for `append`."""
@@ -135,7 +133,7 @@ class Writer:
         parts.check_usable()
         point = self._write(Kind.COPY, rows, data, data_bytes, parts.standing.applied_seq)
         freed: list[int] = []
-        apply_copies(rows, parts.block_map, freed)
+        parts.block_map.put(rows, freed)
         parts.reclaimer.put(freed, point[1])
 
     def _enter(
@@ -245,7 +243,7 @@ class Writer:
                 unmaps += 1
                 rows += table[index : index + ROW_BYTES]
                 continue
-            _, _, held_seq, held_epoch, _ = ROW.unpack(parts.block_map.row(block))
+            _, _, held_seq, held_epoch, _ = ROW.unpack(parts.block_map.row_at_once(block))
             if (row_epoch, seq) > (held_epoch, held_seq):
                 rows += table[index : index + ROW_BYTES]
                 pieces.append(data[start : start + BLOCK_BYTES])
@@ -266,7 +264,7 @@ class Writer:
         journal = parts.journal
         length = len(payload)
         journal.check_length(length)
-        if not journal.fits(length):
+        if not journal.fits(length) or parts.block_map.is_overfull:
             self._make_room()
             if not journal.fits(length):
                 raise NoSpaceError(f"{parts.what}: the journal is full and cannot be shortened")

@@ -20,11 +20,11 @@ from cstor_core.checksums import block_checksum
 from cstor_core.errors import CorruptError, CstorError, UnavailableError
 from cstor_core.rows import ROW_BYTES, rows_of
 from cstor_core.units import BLOCK_BYTES
-from replica.store.block_map import with_data
 from replica.store.limits import StoreLimits
 from replica.store.look import look_at_pool
 from replica.store.pool import Pool
 from replica.store.replica_store import ReplicaStore
+from replica.store.row_sets import with_data
 from tests.store_images.recording import Changed, Image, RecordingFilesystem, Write
 from tests.unit.store.volumes import (
     FOUNDING,
@@ -85,6 +85,11 @@ async def make_pool() -> RecordingFilesystem:
         seq += 1
     store.append(run_of(seq, 3, [[(200, 30)]]))
     await store.checkpoint()
+    seq += 1
+    store.append(
+        run_of(seq, 3, [[(first, block_of(3000 + first)) for first in range(0, 1000, 40)]])
+    )
+    await store.checkpoint()
     for step in range(60):
         block = step * 7
         store.append(run_of(seq + 1 + step, 3, [[(block, block_of(5000 + step))]]))
@@ -142,9 +147,10 @@ class Flipping:
 
     def places(self) -> Iterator[tuple[Path, Sequence[int]]]:
         """Every byte of metadata and journal, and one of every block: in groups of a kind."""
-        small = (DIRECTORY / "identity", DIRECTORY / "state", POOL / "pool", DIRECTORY / "map")
-        for path in small:
-            yield path, range(self._size(path))
+        files = [POOL / "pool", *(DIRECTORY / name for name in self._disk.list(DIRECTORY))]
+        for path in files:
+            if path.name != "data":
+                yield path, range(self._size(path))
         data = DIRECTORY / "data"
         end = BLOCK_BYTES + LIMITS.journal_bytes
         yield data, range(BLOCK_BYTES)

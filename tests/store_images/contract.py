@@ -40,6 +40,7 @@ TINY = StoreLimits(
     journal_bytes=16 * 1024,
     tail_bytes=12 * BLOCK_BYTES,
     growth_bytes=16 * BLOCK_BYTES,
+    map_cache_bytes=16 * 1024,
     unflushed_freed_bytes=16 * BLOCK_BYTES,
     run_rows_max=48,
 )
@@ -107,6 +108,7 @@ class Life:
             self.append: 24,
             self.append_and_flush: 8,
             self.flush: 4,
+            self.read: 4,
             self.checkpoint: 2,
             self.promise: 2,
             self.new_epoch: 1,
@@ -136,6 +138,13 @@ class Life:
         await asyncio.sleep(0)
         await self.append()
         self.know(flushed_seq=await flushing)
+
+    async def read(self) -> None:
+        """Look some blocks up, so that rows are cached that are put again later."""
+        state = self.state(len(self.entries))
+        for block in self.random.sample(range(BLOCKS_USED), 8):
+            _, data = state.get(block, (0, None))
+            expect(content_of_or_none(self.store, block) == data, f"block {block} while it lived")
 
     async def flush(self) -> None:
         self.know(flushed_seq=await self.store.flush())

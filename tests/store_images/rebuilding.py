@@ -76,7 +76,7 @@ async def rebuild(life: RebuildLife, store: ReplicaStore, stage: type[Stage] | N
     _stream(life, store, last - 6, middle)
     history = peer.history
     shared = store.history.shared_with(history)
-    wanted = np.union1d(peer.changed_since(shared), store.foreign_blocks(history))
+    wanted = np.union1d(await peer.changed_since(shared), await store.foreign_blocks(history))
     for first in range(0, len(wanted), 5):
         copies = await peer.read_verified(wanted[first : first + 5])
         store.copy_in(copies, history)

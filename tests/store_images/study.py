@@ -114,7 +114,7 @@ async def _study_image(
             return
         findings.after += await _study_opening(life, moment, disk, boot_id)
         if boot_id != "boot-1":
-            await _stays_short(disk, short=store.short)
+            disk = await _stays_short(disk, short=store.short)
         await _goes_on(life, disk, boot_id)
     except Exception as error:  # noqa: BLE001 - whatever a store raises here is a finding
         findings.broken.append(
@@ -140,8 +140,9 @@ async def _study_opening(
     return studied
 
 
-async def _stays_short(disk: RecordingFilesystem, *, short: bool) -> None:
-    """Over kills and power losses, until it is told otherwise; and then no longer."""
+async def _stays_short(disk: RecordingFilesystem, *, short: bool) -> RecordingFilesystem:
+    """Over kills and power losses, until it is told otherwise, and then no longer; the disk of
+    the last process."""
     for boot_id in ("boot-2", "boot-2", "boot-4"):
         disk = disk.successor()
         store = (await open_pool(disk, boot_id)).replicas[VOLUME]
@@ -155,6 +156,7 @@ async def _stays_short(disk: RecordingFilesystem, *, short: bool) -> None:
     await pool.close()
     pool = await open_pool(disk, "boot-2")
     expect(not pool.replicas[VOLUME].short, "short after a clean stop")
+    return disk
 
 
 async def _goes_on(life: Life, disk: RecordingFilesystem, boot_id: str) -> None:

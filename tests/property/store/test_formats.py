@@ -11,6 +11,7 @@ from cstor_core.errors import CstorError
 from cstor_core.files import File
 from replica.store.envelope import ENVELOPE, sealed, unsealed
 from replica.store.journal import START, Journal, JournalImage, Point
+from replica.store.map_run import PAGE_HEAD, PAGE_HEAD_BYTES, PAGE_HEAD_FAST, PAGE_MAGIC
 from replica.store.records import (
     CHECKSUM_FAST,
     JOURNAL_MAGIC,
@@ -18,10 +19,6 @@ from replica.store.records import (
     RECORD_HEAD,
     RECORD_HEAD_BYTES,
     RECORD_HEAD_FAST,
-    SECTION_HEAD,
-    SECTION_HEAD_BYTES,
-    SECTION_HEAD_FAST,
-    SECTION_MAGIC,
     Kind,
 )
 from tests.unit.store.memory_files import Inode, MemoryFile, MemoryFilesystem
@@ -46,14 +43,13 @@ def test_a_record_head_is_what_its_declaration_says(
     assert RECORD_HEAD.sizeof() == RECORD_HEAD_BYTES == len(fast)
 
 
-@given(row_count=U32, rows_before=U64, check=U32)
-def test_a_section_head_is_what_its_declaration_says(
-    row_count: int, rows_before: int, check: int
-) -> None:
-    fast = SECTION_HEAD_FAST.pack(SECTION_MAGIC, row_count, rows_before)
-    fields = {"row_count": row_count, "rows_before": rows_before, "checksum": check}
-    assert SECTION_HEAD.build(fields) == fast + CHECKSUM_FAST.pack(check)
-    assert SECTION_HEAD.sizeof() == SECTION_HEAD_BYTES
+@given(numbers=st.tuples(U32, U32, U64, U64))
+def test_a_page_head_is_what_its_declaration_says(numbers: tuple[int, int, int, int]) -> None:
+    checksum, *rest = numbers
+    names = ("checksum", "row_count", "run_number", "page_number")
+    fast = PAGE_HEAD_FAST.pack(checksum, PAGE_MAGIC, *rest)
+    assert PAGE_HEAD.build(dict(zip(names, numbers, strict=True))) == fast
+    assert PAGE_HEAD.sizeof() == PAGE_HEAD_BYTES
 
 
 @given(magic=st.binary(min_size=8, max_size=8), payload=st.binary(max_size=300), more=st.binary())

@@ -17,19 +17,21 @@ from hypothesis.stateful import (
     rule,
 )
 
+from cstor_core.frames import RunView
 from cstor_core.history import History, Reign
-from cstor_core.rows import ROW, UNMAP
-from cstor_core.units import BLOCK_BYTES
+from cstor_core.rows import ROW
 from replica.store.replica_store import ReplicaStore
 from tests.unit.store.memory_files import MemoryFilesystem
 from tests.unit.store.volumes import (
     BLOCKS,
     Change,
     block_of,
-    content_of,
+    content_on_disk,
     entries_of,
     epoch_record,
+    kill_tasks,
     open_store,
+    places_of,
     rows_and_data,
     run_of,
 )
@@ -93,7 +95,7 @@ class StoreAndModel(RuleBasedStateMachine):
         return self.loop.run_until_complete(work)
 
     def teardown(self) -> None:
-        self.run(asyncio.sleep(0))
+        self.run(kill_tasks())
         self.loop.close()
 
     @initialize()
@@ -151,9 +153,19 @@ class StoreAndModel(RuleBasedStateMachine):
 
     @rule()
     def kill(self) -> None:
-        self.run(asyncio.sleep(0))
+        self.run(kill_tasks())
         self.filesystem.restart()
         self.store = self.run(open_store(self.filesystem))
+
+    @rule()
+    def settle(self) -> None:
+        """Let merges of the map and checkpoints come to their end."""
+        self.run(self.store._durability.settle())
+
+    @rule(cached=st.booleans())
+    def page_cache(self, cached: bool) -> None:
+        """Whether it has everything or nothing from here on."""
+        self.filesystem.cached = cached
 
     @rule(boot=st.sampled_from(["boot-1", "boot-2"]))
     def stop_and_start(self, boot: str) -> None:
@@ -193,16 +205,22 @@ class StoreAndModel(RuleBasedStateMachine):
         self.append(before)
         history = self.peer.history
         shared = self.store.history.shared_with(history)
-        wanted = np.union1d(self.peer.changed_since(shared), self.store.foreign_blocks(history))
+        wanted = np.union1d(
+            self.run(self.peer.changed_since(shared)),
+            self.run(self.store.foreign_blocks(history)),
+        )
         batches = [wanted[first : first + 100] for first in range(0, len(wanted), 100)]
         copies = [self.run(self.peer.read_verified(batch)) for batch in batches]
         self.append(after)
         if kill:
             self.kill()
-        for batch in copies:
-            self.store.copy_in(batch, self.peer.history)
+        self.run(self._copy_in(copies))
         assert self.store.applied_seq >= self.store.max_copied_seq
         self.run(self.store.finish_rebuild(self.peer.history))
+
+    async def _copy_in(self, copies: list[RunView]) -> None:
+        for batch in copies:
+            self.store.copy_in(batch, self.peer.history)
 
     @precondition(lambda self: not self.away)
     @invariant()
@@ -212,10 +230,8 @@ class StoreAndModel(RuleBasedStateMachine):
         store, model = self.store, self.model
         assert store.applied_seq == model.seq
         assert store.history == model.history()
-        data = [number for number, (_, content) in model.blocks.items() if content is not None]
-        assert store.used_bytes == len(data) * BLOCK_BYTES
         for block, (_, content) in model.blocks.items():
-            assert content_of(store, block) == content
+            assert self.run(content_on_disk(store, block)) == content
         assert self.run(self._versions()) == {
             block: version for block, (version, _) in model.blocks.items()
         }
@@ -231,22 +247,14 @@ class StoreAndModel(RuleBasedStateMachine):
     @precondition(lambda self: self.model.seq > 0)
     @invariant()
     def no_place_is_used_twice(self) -> None:
-        parts = self.store._parts
-        places = parts.block_map.places().tolist()
-        assert len(set(places)) == len(places)
+        allocator = self.store._parts.allocator
         free = [
             unit
-            for first, count in parts.allocator.free_extents()
+            for first, count in allocator.free_extents()
             for unit in range(first, first + count)
         ]
-        assert len(set(free)) == len(free)
-        held = set(places)
-        for entry in parts.tail.entries():
-            if isinstance(entry.content, bytearray):
-                rows = ROW.iter_unpack(entry.content)
-                held.update(place for _, place, _, _, _ in rows if not place & UNMAP)
-            held.update(entry.freed)
-        assert held.isdisjoint(free)
+        assert len(set(free)) == len(free) == allocator.free_units
+        assert places_of(self.store).isdisjoint(free)
 
     async def _versions(self) -> dict[int, tuple[int, int]]:
         found: dict[int, tuple[int, int]] = {}

@@ -171,6 +171,8 @@ def test_a_directory_that_is_no_pool_and_one_in_use_are_refused(tmp_path: Path) 
         ((), "pool: Field required"),
         (("p", "--listen", "host:99999"), "is not a port"),
         (("p", "--config", "/nowhere.toml"), "cannot be read"),
+        (("p", "--map-cache", "much"), "'much' is not a size"),
+        (("p", "--map-cache", "4KiB"), "map_cache: Input should be greater than or equal to"),
     ],
 )
 def test_wrong_settings_are_said_in_a_sentence(

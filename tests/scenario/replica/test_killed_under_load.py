@@ -18,10 +18,10 @@ import grpc
 import pytest
 
 from cstor_core.files import OsFilesystem
-from cstor_core.rows import rows_of
 from replica.daemon import boot_id
 from replica.store.limits import StoreLimits
-from replica.store.look import look_at_pool
+from replica.store.look import ReplicaLook, look_at_pool, recovery_of
+from replica.store.pace import AT_ONCE, finished
 from replica.store.pool import Pool
 from tests.scenario.replica.clients import IDENTITY, Client, found, run_message
 from tests.scenario.replica.test_daemon import Daemon
@@ -80,13 +80,22 @@ def compare(path: Path, load: Load) -> int:
     assert replica.recovery is not None
     seq = replica.recovery.standing.applied_seq
     assert load.acknowledged_seq <= seq < len(load.blocks)
-    found_versions: dict[int, int] = {}
-    for chunk in replica.recovery.block_map.live().values():
-        rows = rows_of(chunk)
-        rows = rows[rows["seq"] != 0]
-        found_versions.update(zip(rows["block"].tolist(), rows["seq"].tolist(), strict=True))
-    assert found_versions == load.last_writes(seq)
+    assert finished(versions(replica)) == load.last_writes(seq)
     return seq
+
+
+async def versions(look: ReplicaLook) -> dict[int, int]:
+    """For each block the last entry that wrote it."""
+    filesystem = OsFilesystem(threads=1)
+    file = filesystem.open(look.directory / "data", read_only=True)
+    recovery = recovery_of(filesystem, look.directory, file, look)
+    recovery.replay(power_lost=False)
+    found: dict[int, int] = {}
+    async for rows in recovery.block_map.scan(0, AT_ONCE):
+        found.update(zip(rows["block"].tolist(), rows["seq"].tolist(), strict=True))
+    recovery.block_map.close()
+    file.close()
+    return found
 
 
 async def scan_for_ever(client: Client) -> None:

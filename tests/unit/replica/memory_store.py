@@ -37,6 +37,7 @@ class MemoryStore:
         self.promised_instance = ""
         self.failed_reason: str | None = None
         self.used_bytes = 0
+        self.map_bytes = 0
         self.size_bytes = blocks * BLOCK_BYTES
         self.max_copied_seq = 0
         self.begun = False
@@ -129,7 +130,7 @@ class MemoryStore:
 
     def copy_in(self, run: RunView, history: History) -> None:
         at = 0
-        foreign = set(self.foreign_blocks(history).tolist())
+        foreign = set(self._foreign(history).tolist())
         for block, place, seq, epoch, checksum in ROW.iter_unpack(run.table):
             data = b""
             if place:
@@ -142,7 +143,10 @@ class MemoryStore:
                     self.rows.pop(block, None)
             self.max_copied_seq = max(self.max_copied_seq, seq)
 
-    def foreign_blocks(self, history: History) -> npt.NDArray[np.uint64]:
+    async def foreign_blocks(self, history: History) -> npt.NDArray[np.uint64]:
+        return self._foreign(history)
+
+    def _foreign(self, history: History) -> npt.NDArray[np.uint64]:
         blocks = sorted(self.rows)
         table = b"".join(ROW.pack(block, 1, *self.rows[block]) for block in blocks)
         mask = history.foreign(rows_of(table)) if blocks else np.zeros(0, dtype=bool)
@@ -155,7 +159,7 @@ class MemoryStore:
         self.rebuilding = False
         await self.flush()
 
-    def changed_since(self, since: Reign) -> npt.NDArray[np.uint64]:
+    async def changed_since(self, since: Reign) -> npt.NDArray[np.uint64]:
         changed = [b for b in self.rows if self._version(b) > (since.epoch, since.last_seq)]
         return np.array(sorted(changed), dtype=np.uint64)
 

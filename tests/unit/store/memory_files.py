@@ -24,6 +24,7 @@ class Inode:
         self.content = bytearray()
         self.flushed = b""
         self.unflushed: list[tuple[int, bytes]] = []
+        self.punched_bytes = 0
 
 
 class MemoryFilesystem:
@@ -178,9 +179,11 @@ class MemoryFile:
         if missing > 0:
             self._put(bytes(missing), len(self._inode.content))
 
-    def punch(self, offset: int, length: int) -> None:
+    async def punch(self, extents: Sequence[tuple[int, int]]) -> None:
         self._filesystem.called("punch")
-        self._inode.content[offset : offset + length] = bytes(length)
+        for offset, length in extents:
+            self._inode.content[offset : offset + length] = bytes(length)
+            self._inode.punched_bytes += length
 
     def truncate(self, length: int) -> None:
         self._filesystem.called("truncate")

@@ -62,13 +62,15 @@ async def source_and_member() -> tuple[ReplicaStore, ReplicaStore, MemoryFilesys
 async def copy_all(source: ReplicaStore, member: ReplicaStore) -> None:
     """What the service does: the changed blocks and the foreign ones, as they are now."""
     shared = member.history.shared_with(source.history)
-    wanted = np.union1d(source.changed_since(shared), member.foreign_blocks(source.history))
+    wanted = np.union1d(
+        await source.changed_since(shared), await member.foreign_blocks(source.history)
+    )
     member.copy_in(await source.read_verified(wanted), source.history)
 
 
 async def test_a_rebuilt_replica_holds_what_its_source_holds_version_by_version() -> None:
     source, member, filesystem = await source_and_member()
-    assert member.foreign_blocks(source.history).tolist() == [0, 1, 9]
+    assert (await member.foreign_blocks(source.history)).tolist() == [0, 1, 9]
     await member.begin_rebuild()
     assert member.rebuilding
     assert member.history == history_of([(1, 8)])
@@ -84,13 +86,12 @@ async def test_a_rebuilt_replica_holds_what_its_source_holds_version_by_version(
         assert not found.rebuilding
         assert found.history == source.history
         assert await rows_of_volume(found) == await rows_of_volume(source)
-        assert found.used_bytes == source.used_bytes
 
 
 async def test_a_discard_holds_although_an_older_copy_comes_after_it() -> None:
     source, member, filesystem = await source_and_member()
     await member.begin_rebuild()
-    wanted = np.union1d(source.changed_since(Reign(1, 5)), blocks_of(0, 1, 9))
+    wanted = np.union1d(await source.changed_since(Reign(1, 5)), blocks_of(0, 1, 9))
     early = await source.read_verified(wanted)
     stream = writes(10, 2, (0, BLOCKS), (5, block_of(99)))
     source.append(stream)

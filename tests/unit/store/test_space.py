@@ -9,13 +9,23 @@ import numpy as np
 import pytest
 
 from cstor_core.errors import NoSpaceError
-from cstor_core.rows import ROW, has_data
+from cstor_core.rows import ROW
 from cstor_core.units import BLOCK_BYTES
-from replica.store.allocator import Allocator, free_between
+from replica.store.allocator import Allocator
+from replica.store.bits import Bits
 from replica.store.reclaim import Reclaimer
-from replica.store.replica_store import ReplicaStore
 from tests.unit.store.memory_files import MemoryFilesystem
-from tests.unit.store.volumes import SMALL, block_of, kill_and_open, open_store, writes
+from tests.unit.store.volumes import (
+    BLOCKS,
+    SMALL,
+    block_of,
+    content_of,
+    kill_and_open,
+    open_store,
+    places_of,
+    run_of,
+    writes,
+)
 
 
 def allocator(end: int = 10, reserved_end: int = 10, room: int = 1 << 20) -> Allocator:
@@ -23,7 +33,7 @@ def allocator(end: int = 10, reserved_end: int = 10, room: int = 1 << 20) -> All
         if first + count > room:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    return Allocator(end, reserved_end, 16, grow)
+    return Allocator(10, end, reserved_end, 16, grow)
 
 
 def units(extents: list[tuple[int, int]]) -> list[int]:
@@ -88,9 +98,13 @@ def test_no_unit_is_ever_given_twice() -> None:
 
 
 def test_what_is_not_used_is_free() -> None:
-    used = np.array([12, 13, 17], dtype=np.uint64)
-    assert free_between(10, 20, used) == [(10, 2), (14, 3), (18, 2)]
-    assert free_between(10, 10, np.zeros(0, dtype=np.uint64)) == []
+    space = allocator(end=20, reserved_end=20)
+    used = Bits()
+    used.put(np.array([12, 13, 17], dtype=np.uint64))
+    space.begin(used)
+    assert list(space.free_extents()) == [(10, 2), (14, 3), (18, 2)]
+    assert space.free_units == 7
+    assert space.used_units == 3
 
 
 def test_a_place_waits_for_the_flush_and_for_the_readers_of_its_time() -> None:
@@ -112,15 +126,6 @@ def test_a_place_waits_for_the_flush_and_for_the_readers_of_its_time() -> None:
     reclaimer.end_read(second)
     assert space.free_units == 5
     assert reclaimer.unflushed_units == 0
-
-
-def places_of(store: ReplicaStore) -> set[int]:
-    found: set[int] = set()
-    for entry in store._parts.tail.entries():
-        if isinstance(entry.content, bytearray):
-            found.update(row[1] for row in ROW.iter_unpack(entry.content) if has_data(row[1]))
-        found.update(entry.freed)
-    return found | set(store._parts.block_map.places().tolist())
 
 
 @pytest.mark.parametrize("reopen", [False, True])
@@ -183,3 +188,50 @@ async def test_a_read_off_the_loop_holds_its_places() -> None:
     rows, pieces = await reading
     assert b"".join(pieces) == block_of(298)
     assert ROW.unpack(rows)[2] == 298
+
+
+async def test_what_discards_leave_goes_back_to_the_file_system() -> None:
+    filesystem = MemoryFilesystem()
+    store = await open_store(filesystem)
+    data = next(inode for path, inode in filesystem.inodes.items() if path.name == "data")
+    empty_bytes = len(data.content)
+    seq = 2
+    for first in range(0, 3000, 100):
+        store.append(run_of(seq, 1, [[(first + i, block_of(first + i)) for i in range(100)]]))
+        seq += 1
+    await store.flush()
+    full_bytes = len(data.content)
+    assert full_bytes >= empty_bytes + 3000 * BLOCK_BYTES
+    store.append(run_of(seq, 1, [[(300, 2500)]]))
+    await store._durability.settle()
+    store.append(run_of(seq + 1, 1, [[(300, block_of(1))]]))
+    await store.checkpoint()
+    await store._durability.settle()
+    assert data.punched_bytes + full_bytes - len(data.content) > 2000 * BLOCK_BYTES
+    for found in (store, await kill_and_open(filesystem)):
+        assert [content_of(found, block) for block in (0, 299, 300, 301, 2799, 2800)] == [
+            *(block_of(0), block_of(299), block_of(1), None, None, block_of(2800))
+        ]
+        assert found.used_bytes <= 520 * BLOCK_BYTES
+    await store.close()
+
+
+async def test_a_file_system_that_cannot_punch_gets_the_end_of_the_file_back() -> None:
+    filesystem = MemoryFilesystem()
+    store = await open_store(filesystem)
+
+    def refuse(call: str) -> None:
+        if call == "punch":
+            raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    filesystem.before = refuse
+    data = next(inode for path, inode in filesystem.inodes.items() if path.name == "data")
+    for seq in range(2, 32):
+        first = seq * 100
+        store.append(run_of(seq, 1, [[(first + i, block_of(first + i)) for i in range(100)]]))
+    full_bytes = len(data.content)
+    store.append(run_of(32, 1, [[(0, BLOCKS)]]))
+    await store.checkpoint()
+    await store._durability.settle()
+    assert store.failed_reason is None
+    assert len(data.content) < full_bytes - 2900 * BLOCK_BYTES

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import Iterator, Sequence
 from itertools import count
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cstor_core.checksums import block_checksum
+from cstor_core.checksums import Buffer, block_checksum
 from cstor_core.frames import RunView
 from cstor_core.generated.cstor.v1 import volume_pb2
 from cstor_core.rows import ROW, UNMAP, has_data
@@ -28,6 +29,7 @@ SMALL = StoreLimits(
     tail_bytes=64 * BLOCK_BYTES,
     growth_bytes=32 * BLOCK_BYTES,
     unflushed_freed_bytes=64 * BLOCK_BYTES,
+    map_cache_bytes=64 * 1024,
     run_rows_max=200,
 )
 IDENTITY = volume_pb2.VolumeIdentity(
@@ -99,8 +101,17 @@ async def open_store(
     return store
 
 
+async def kill_tasks() -> None:
+    """End what a process that is killed does beside the test."""
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
 async def kill_and_open(filesystem: MemoryFilesystem, limits: StoreLimits = SMALL) -> ReplicaStore:
     """What a new process finds after the old one was killed here."""
+    await kill_tasks()
     filesystem.restart()
     return await open_store(filesystem, limits=limits)
 
@@ -109,7 +120,15 @@ def content_of(store: ReplicaStore, block: int) -> bytes | None:
     """The verified data of a block; None where there are none."""
     found = store.read(block, 1)
     assert found is not None
-    rows, pieces = found
+    return _verified(block, *found)
+
+
+async def content_on_disk(store: ReplicaStore, block: int) -> bytes | None:
+    """The same, whatever the page cache has."""
+    return _verified(block, *(store.read(block, 1) or await store.read_off_loop(block, 1)))
+
+
+def _verified(block: int, rows: bytes, pieces: list[Buffer]) -> bytes | None:
     _, place, _, _, checksum = ROW.unpack(rows)
     if not has_data(place):
         assert not pieces
@@ -122,6 +141,22 @@ def content_of(store: ReplicaStore, block: int) -> bytes | None:
 def version_of(store: ReplicaStore, block: int) -> tuple[int, int]:
     _, _, seq, epoch, _ = ROW.unpack(store.rows(np.array([block], dtype=np.uint64)))
     return epoch, seq
+
+
+def places_of(store: ReplicaStore) -> set[int]:
+    """All places that something refers to, each of them once as far as the map goes."""
+    block_map = store._parts.block_map
+    recent = block_map.places().tolist()
+    placed = block_map.placed.between(*block_map.placed.bounds()).tolist()
+    found = {*recent, *placed}
+    assert len(found) == len(recent) + len(placed)
+    for entry in store._parts.tail.entries():
+        if isinstance(entry.content, bytearray):
+            found.update(row[1] for row in ROW.iter_unpack(entry.content) if has_data(row[1]))
+        found.update(entry.freed)
+        for _, places in entry.held:
+            found.update(np.asarray(places).tolist())
+    return found
 
 
 async def entries_of(store: ReplicaStore, after_seq: int) -> list[tuple[int, bytes, bytes]]:

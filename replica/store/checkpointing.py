@@ -1,0 +1,253 @@
+"""How a checkpoint is made: the recent rows become a run, and the file `map` names it.
+
+The order of the steps is what makes it safe: the data file is flushed up to the record that the
+checkpoint includes; the run is written and flushed, its name is flushed; then the file `map` is
+written, flushed, renamed, and its directory is flushed.  Only then may the journal be overwritten
+up to there, are places free that the new rows superseded, and are runs removed that nothing names
+any more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+from cstor_core.errors import CorruptError
+from cstor_core.files import Filesystem
+from cstor_core.rows import Rows
+from cstor_core.units import BLOCK_BYTES
+from replica.store.bits import Bits, Units
+from replica.store.checkpoint import CheckpointHead, FreshFile, Moment, fresh_map
+from replica.store.map_run import MapRun, held, run_name, write_run
+from replica.store.map_writing import merged, resolved, runs_to_merge
+from replica.store.pace import AT_ONCE, BACKGROUND, Pace
+from replica.store.parts import Parts
+from replica.store.row_sets import with_data
+
+_GROUPS_AT_ONCE = 64
+_NO_HOLES = (errno.EOPNOTSUPP, errno.ENOSYS)
+"""The file system cannot punch; then only the end of the file is given back."""
+_SLACK_DIVISOR = 4
+"""As long as no more than this part of what is used is free, it stays for the next writes."""
+
+
+class Checkpointing:
+    """Of one replica."""
+
+    def __init__(
+        self, parts: Parts, filesystem: Filesystem, path: Path, replica_uuid: bytes, moment: Moment
+    ) -> None:
+        """`path` is that of the file `map`; `moment` what it says now, if there is one."""
+        self._parts = parts
+        self._filesystem = filesystem
+        self._path = path
+        self._replica_uuid = replica_uuid
+        self._moment = moment
+        self._last_run = max((run.head.number for run in parts.block_map.runs), default=0)
+        self._naming = asyncio.Lock()
+        self._renamed = 0
+        self._has_discards = True
+
+    @property
+    def is_tidying_due(self) -> bool:
+        """Whether there are more runs than there should be, or much space is free."""
+        return self._merging_count() > 1 or self._is_much_free()
+
+    async def checkpoint(
+        self, flush: Callable[[], Awaitable[object]], pace: Pace = BACKGROUND
+    ) -> None:
+        """Make one; `flush` flushes the data file.  Raises CorruptError, OSError.
+
+        One that is made at once overtakes another that is under way, which then ends early.
+        """
+        parts = self._parts
+        block_map = parts.block_map
+        number = parts.journal.number
+        head = CheckpointHead(number, parts.tail.oldest_point or parts.journal.end)
+        moment = Moment.of(self._replica_uuid, head, parts.standing)
+        superseded: list[int] = []
+        frozen = block_map.freeze(superseded)
+        parts.tail.hold(superseded, number)
+        run = None
+        try:
+            await flush()
+            freed: list[Units] = []
+            placed = block_map.placed
+            if frozen:
+                added: list[Units] = []
+                with held(block_map.runs) as runs:
+                    rows = _noting(resolved(frozen, runs, pace, freed), added)
+                    run = await self._new_run(rows, pace)
+                placed = _changed(placed, freed, added)
+            is_named = await self._name(
+                lambda: moment,
+                lambda: block_map.runs if run is None else [run, *block_map.runs],
+                lambda: placed,
+                lambda: block_map.is_frozen(frozen),
+                pace,
+            )
+        except BaseException:
+            if block_map.is_frozen(frozen):
+                superseded = []
+                block_map.melt(superseded)
+                parts.tail.hold(superseded, parts.journal.number)
+            self._forget(run)
+            raise
+        if not is_named:
+            self._forget(run)
+            return
+        self._moment = moment
+        block_map.frozen_is_run(run, placed)
+        if run is not None and run.head.row_count > run.head.data_blocks:
+            self._has_discards = True
+        await pace.sync_directory(self._filesystem, self._path.parent)
+        parts.journal.oldest = max(parts.journal.oldest, head.replay[0])
+        parts.reclaimer.durable(number)
+        for places in freed:
+            parts.tail.hold(places, number)
+
+    async def tidy(self) -> None:
+        """Do what is due: merge runs, and give space back.  Raises CorruptError, OSError."""
+        if self._merging_count() > 1:
+            await self._merge()
+        if self._is_much_free():
+            await self._give_back()
+
+    async def _merge(self) -> None:
+        """Make one run of the newest ones."""
+        block_map = self._parts.block_map
+        old = block_map.runs[: self._merging_count()]
+        is_everything = len(old) == len(block_map.runs)
+        run = await self._new_run(merged(old, BACKGROUND, is_everything=is_everything), BACKGROUND)
+        replacing = [] if run is None else [run]
+
+        def runs_then() -> list[MapRun]:
+            at = block_map.runs.index(old[0])
+            return [*block_map.runs[:at], *replacing, *block_map.runs[at + len(old) :]]
+
+        try:
+            await self._name(
+                lambda: self._moment, runs_then, lambda: block_map.placed, lambda: True, BACKGROUND
+            )
+        except BaseException:
+            self._forget(run)
+            raise
+        block_map.runs = runs_then()
+        await BACKGROUND.sync_directory(self._filesystem, self._path.parent)
+        for one in old:
+            self._forget(one)
+
+    async def _new_run(self, rows: AsyncIterator[Rows], pace: Pace) -> MapRun | None:
+        """Write a run, durable with its name; None where there is no row."""
+        self._last_run += 1
+        number = self._last_run
+        path = self._path.parent / run_name(number)
+        fresh = FreshFile(self._filesystem, path)
+        try:
+            head, index = await write_run(fresh.file, number, rows, pace)
+            if head.row_count:
+                await pace.sync_directory(self._filesystem, path.parent)
+        except BaseException:
+            fresh.forget()
+            raise
+        if not head.row_count:
+            fresh.forget()
+            return None
+        return MapRun(fresh.file, head, index, str(path))
+
+    async def _name(
+        self,
+        moment: Callable[[], Moment],
+        runs: Callable[[], list[MapRun]],
+        placed: Callable[[], Bits],
+        is_wanted: Callable[[], bool],
+        pace: Pace,
+    ) -> bool:
+        """Replace the file `map`, but for its directory; False where it is not wanted any more.
+
+        What it says is asked for again where another one has taken the name in the meantime.
+        """
+        if pace is AT_ONCE:
+            return await self._name_once(moment, runs, placed, is_wanted, pace, ".now")
+        async with self._naming:
+            while is_wanted():
+                if await self._name_once(moment, runs, placed, is_wanted, pace, ".new"):
+                    return True
+        return False
+
+    async def _name_once(
+        self,
+        moment: Callable[[], Moment],
+        runs: Callable[[], list[MapRun]],
+        placed: Callable[[], Bits],
+        is_wanted: Callable[[], bool],
+        pace: Pace,
+        suffix: str,
+    ) -> bool:
+        before = self._renamed
+        fresh = fresh_map(self._filesystem, self._path, suffix)
+        try:
+            await fresh.write_all(moment().file_bytes(runs(), placed()), pace)
+            if before != self._renamed or not is_wanted():
+                fresh.forget()
+                return False
+            fresh.rename(self._path)
+        except BaseException:
+            fresh.forget()
+            raise
+        fresh.file.close()
+        self._renamed += 1
+        return True
+
+    def _forget(self, run: MapRun | None) -> None:
+        """Close and remove a run that nothing names."""
+        if run is not None:
+            run.drop()
+            self._filesystem.remove(self._path.parent / run_name(run.head.number))
+
+    async def _give_back(self) -> None:
+        """Give free space to the file system: holes first, which makes the end cheap to cut."""
+        parts = self._parts
+        while extents := parts.allocator.take_to_punch(_GROUPS_AT_ONCE):
+            try:
+                await parts.file.punch(
+                    [(first * BLOCK_BYTES, count * BLOCK_BYTES) for first, count in extents]
+                )
+            except OSError as error:
+                if error.errno not in _NO_HOLES:
+                    raise
+            finally:
+                parts.allocator.punched(extents)
+        end = parts.allocator.cut_end()
+        if end:
+            parts.file.truncate(end * BLOCK_BYTES)
+        self._has_discards = False
+
+    def _is_much_free(self) -> bool:
+        """Whether discards left much; what is overwritten all the time keeps its room."""
+        allocator = self._parts.allocator
+        return self._has_discards and (allocator.free_units * _SLACK_DIVISOR > allocator.used_units)
+
+    def _merging_count(self) -> int:
+        block_map = self._parts.block_map
+        return runs_to_merge([run.head for run in block_map.runs], block_map.placed_blocks)
+
+
+async def _noting(source: AsyncIterator[Rows], added: list[Units]) -> AsyncIterator[Rows]:
+    """The same rows; their places are appended to `added`."""
+    async for rows in source:
+        added.append(rows["place"][with_data(rows)])
+        yield rows
+
+
+def _changed(placed: Bits, freed: list[Units], added: list[Units]) -> Bits:
+    changed = placed.copy()
+    for places in freed:
+        changed.remove(places)
+    for places in added:
+        if changed.holds(places).any():
+            raise CorruptError("two blocks are at one place of the data file")
+        changed.put(places)
+    return changed

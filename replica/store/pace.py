@@ -1,0 +1,95 @@
+"""How work on whole files is done: beside everything else, or at once.
+
+The same coroutines serve both.  In the background each call that may wait for the disk does so on
+a thread, and the loop has its turn now and then; at once each call returns when it is done, so that
+the coroutine never waits and `finished` runs it to its end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine, Generator, Sequence
+from pathlib import Path
+from types import coroutine
+from typing import Any, Protocol, TypeVar
+
+from cstor_core.files import Buffer, File, Filesystem
+
+T = TypeVar("T")
+
+
+class Pace(Protocol):
+    """Calls of files; every one may raise OSError."""
+
+    async def read(self, file: File, length: int, offset: int) -> bytes:
+        """Read."""
+
+    async def write(self, file: File, pieces: Sequence[Buffer], offset: int) -> None:
+        """Write."""
+
+    async def sync(self, file: File) -> None:
+        """Flush a file."""
+
+    async def sync_directory(self, filesystem: Filesystem, path: Path) -> None:
+        """Flush a directory."""
+
+    async def turn(self) -> None:
+        """Let others have their turn."""
+
+
+class Background:
+    """Beside everything else."""
+
+    async def read(self, file: File, length: int, offset: int) -> bytes:
+        cached = file.pread_cached(length, offset)
+        return await file.pread_off_loop(length, offset) if cached is None else bytes(cached)
+
+    async def write(self, file: File, pieces: Sequence[Buffer], offset: int) -> None:
+        await file.pwritev_off_loop(pieces, offset)
+
+    async def sync(self, file: File) -> None:
+        await file.datasync()
+
+    async def sync_directory(self, filesystem: Filesystem, path: Path) -> None:
+        await filesystem.sync_directory(path)
+
+    async def turn(self) -> None:
+        await _turn()
+
+
+class AtOnce:
+    """Everything waits."""
+
+    async def read(self, file: File, length: int, offset: int) -> bytes:
+        return file.pread(length, offset)
+
+    async def write(self, file: File, pieces: Sequence[Buffer], offset: int) -> None:
+        file.pwritev(pieces, offset)
+
+    async def sync(self, file: File) -> None:
+        file.datasync_blocking()
+
+    async def sync_directory(self, filesystem: Filesystem, path: Path) -> None:
+        filesystem.sync_directory_blocking(path)
+
+    async def turn(self) -> None:
+        pass
+
+
+@coroutine
+def _turn() -> Generator[None, None, None]:
+    yield
+
+
+BACKGROUND = Background()
+AT_ONCE = AtOnce()
+
+
+def finished(work: Coroutine[Any, Any, T]) -> T:
+    """The result of work whose every call is `AT_ONCE`."""
+    try:
+        work.send(None)
+    except StopIteration as stop:
+        result: T = stop.value
+        return result
+    work.close()
+    raise AssertionError("work that was to be done at once has waited")

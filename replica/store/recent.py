@@ -1,0 +1,92 @@
+"""Rows put since a moment, over whatever is older: the part of the map that is in memory.
+
+A row that is put supersedes an older one of the same block.  Where that one is here too, its place
+is told at once; where it is in a run of the map, that is found out when these rows become a run
+themselves (`map_writing`).  So taking an entry needs no look at the disk.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cstor_core.rows import ROW, ROW_DTYPE, UNMAP, Rows, has_data
+from replica.store.discards import Discards
+
+ROW_MEMORY_BYTES = 208
+"""What a row costs in a dictionary: its number, its 32 bytes as an object, the entry."""
+
+
+class Recent:
+    """Rows by block, and ranges that were discarded before them and cover what is older."""
+
+    __slots__ = ("discards", "rows")
+
+    def __init__(self) -> None:
+        self.rows: dict[int, bytes] = {}
+        """As in a map; a row with seq 0 says that the block was never written."""
+        self.discards = Discards()
+
+    def __bool__(self) -> bool:
+        return bool(self.rows) or bool(self.discards)
+
+    def memory_bytes(self) -> int:
+        """About how much memory it takes."""
+        return (len(self.rows) + len(self.discards)) * ROW_MEMORY_BYTES
+
+    def discard(
+        self,
+        first: int,
+        count: int,
+        epoch: int,
+        seq: int,
+        freed: list[int],
+        *,
+        is_over_others: bool,
+    ) -> None:
+        """Turn older rows of a range into tombstones, here and (`is_over_others`) below."""
+        rows = self.rows
+        end = first + count
+        candidates = range(first, end) if count < len(rows) else list(rows)
+        for block in candidates:
+            row = rows.get(block) if first <= block < end else None
+            if row is None:
+                continue
+            _, place, held_seq, held_epoch, _ = ROW.unpack(row)
+            if held_seq and (held_epoch, held_seq) < (epoch, seq):
+                if has_data(place):
+                    freed.append(place)
+                rows[block] = ROW.pack(block, UNMAP, seq, epoch, 0)
+        if is_over_others:
+            self.discards.add(first, count, epoch, seq)
+
+    def over(self, older: Recent, freed: list[int]) -> Recent:
+        """Both in one; the places that only the older one referred to are appended to `freed`."""
+        both = Recent()
+        both.rows = dict(older.rows)
+        for first, count, epoch, seq in older.discards:
+            both.discards.add(first, count, epoch, seq)
+        for first, count, epoch, seq in self.discards:
+            both.discard(first, count, epoch, seq, freed, is_over_others=True)
+        for block, row in self.rows.items():
+            held = both.rows.get(block)
+            if held is not None:
+                place = ROW.unpack(held)[1]
+                if has_data(place):
+                    freed.append(place)
+            both.rows[block] = row
+        return both
+
+    def sorted_rows(self) -> Rows:
+        """All rows, ascending by block."""
+        rows = np.frombuffer(b"".join(self.rows.values()), dtype=ROW_DTYPE)
+        ordered: Rows = rows[np.argsort(rows["block"])]
+        return ordered
+
+    def between(self, low: int, high: int) -> Rows:
+        """The rows of a range, ascending by block."""
+        held = self.rows
+        if high - low <= len(held):
+            blocks = [block for block in range(low, high) if block in held]
+        else:
+            blocks = sorted(block for block in held if low <= block < high)
+        return np.frombuffer(b"".join([held[block] for block in blocks]), dtype=ROW_DTYPE)

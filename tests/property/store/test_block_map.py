@@ -1,0 +1,195 @@
+"""The map beside a dict: whatever is put, discarded, frozen, melted, written and merged."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from cstor_core.rows import ROW, UNMAP, Rows, has_data, rows_of
+from replica.store.bits import Bits, Units
+from replica.store.block_map import BlockMap
+from replica.store.map_run import PAGE_ROWS, MapRun, write_run
+from replica.store.map_writing import merged, resolved
+from replica.store.pace import AT_ONCE, finished
+from replica.store.recent import Recent
+from replica.store.row_sets import compressed, expanded, with_data
+from tests.unit.store.memory_files import MemoryFilesystem
+
+BLOCKS = 4 * PAGE_ROWS
+BLOCK = st.integers(0, BLOCKS - 1)
+EPOCH = 3
+
+
+class MapAndModel(RuleBasedStateMachine):
+    """Rows have rising seqs, as the entries of an order have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.filesystem = MemoryFilesystem()
+        self.map = BlockMap([], Bits(), 24 * 1024)
+        self.model: dict[int, tuple[int, int]] = {}
+        """For each block its place (or UNMAP) and seq."""
+        self.numbers = count(1)
+        self.freed: list[int] = []
+        self.given: set[int] = set()
+        self.frozen: Recent | None = None
+
+    @rule(blocks=st.lists(BLOCK, min_size=1, max_size=60))
+    def put(self, blocks: list[int]) -> None:
+        rows = b""
+        for block in blocks:
+            number = next(self.numbers)
+            rows += ROW.pack(block, number, number, EPOCH, number & 0xFFFF)
+            self.model[block] = number, number
+            self.given.add(number)
+        self.map.put(rows, self.freed)
+
+    @rule(first=BLOCK, length=st.integers(1, 300))
+    def put_consecutive(self, first: int, length: int) -> None:
+        self.put(list(range(first, min(first + length, BLOCKS))))
+
+    @rule(block=BLOCK)
+    def remove(self, block: int) -> None:
+        """As a copy of a block that its source never held."""
+        self.map.put(ROW.pack(block, 0, 0, 0, 0), self.freed)
+        self.model.pop(block, None)
+
+    @rule(block=BLOCK)
+    def put_tombstone(self, block: int) -> None:
+        seq = next(self.numbers)
+        self.map.put(ROW.pack(block, UNMAP, seq, EPOCH, 0), self.freed)
+        self.model[block] = UNMAP, seq
+
+    @rule(first=BLOCK, length=st.integers(1, BLOCKS), age=st.integers(0, 50))
+    def discard(self, first: int, length: int, age: int) -> None:
+        """Of a version that may be older than some rows, as at the end of a rebuild."""
+        seq = max(next(self.numbers) - age, 1)
+        self.map.discard(first, length, EPOCH, seq, self.freed)
+        for block in range(first, min(first + length, BLOCKS)):
+            if block in self.model and self.model[block][1] < seq:
+                self.model[block] = UNMAP, seq
+
+    @rule()
+    def freeze(self) -> None:
+        """Also over rows that are frozen already: a checkpoint overtakes another one."""
+        self.frozen = self.map.freeze(self.freed)
+
+    @precondition(lambda self: self.frozen is not None)
+    @rule()
+    def melt(self) -> None:
+        self.map.melt(self.freed)
+        self.frozen = None
+
+    @precondition(lambda self: self.frozen is not None)
+    @rule()
+    def write_frozen(self) -> None:
+        assert self.frozen is not None
+        freed: list[Units] = []
+        run = self._run(resolved(self.frozen, self.map.runs, AT_ONCE, freed))
+        self._freed(freed)
+        placed = Bits()
+        for one in self._rows_of([run, *self.map.runs]):
+            placed.put(one)
+        self.map.frozen_is_run(run, placed)
+        self.frozen = None
+
+    @rule(newest=st.integers(2, 4))
+    def merge(self, newest: int) -> None:
+        old = self.map.runs[:newest]
+        is_everything = len(old) == len(self.map.runs)
+        run = self._run(merged(old, AT_ONCE, is_everything=is_everything))
+        self.map.runs = [run, *self.map.runs[len(old) :]]
+
+    @rule(cached=st.booleans())
+    def page_cache(self, cached: bool) -> None:
+        self.filesystem.cached = cached
+
+    def _run(self, source: AsyncIterator[Rows]) -> MapRun:
+        number = next(self.numbers)
+        file = self.filesystem.open(Path(f"/run-{number}"), create=True)
+        head, index = finished(write_run(file, number, source, AT_ONCE))
+        return MapRun(file, head, index, f"run {number}")
+
+    def _rows_of(self, runs: list[MapRun]) -> list[Units]:
+        async def places() -> list[Units]:
+            return [
+                rows["place"][with_data(rows)]
+                async for rows in merged(runs, AT_ONCE, is_everything=True)
+            ]
+
+        return finished(places())
+
+    def _freed(self, found: list[Units]) -> None:
+        for places in found:
+            self.freed += places.tolist()
+
+    @invariant()
+    def holds_the_same(self) -> None:
+        for block in range(0, BLOCKS, 7):
+            place, seq = self.model.get(block, (0, 0))
+            found = ROW.unpack(self.map.row_at_once(block))
+            assert found[1:3] == (place, seq)
+        first = len(self.freed) % (BLOCKS - 9)
+        rows = self.map.gather(np.arange(first, first + 9, dtype=np.uint64))
+        assert [(int(row["place"]), int(row["seq"])) for row in rows] == [
+            self.model.get(block, (0, 0)) for block in range(first, first + 9)
+        ]
+
+    @invariant()
+    def scan_gives_every_block(self) -> None:
+        async def scanned() -> dict[int, tuple[int, int]]:
+            found = {}
+            async for rows in self.map.scan(0, AT_ONCE):
+                found.update({int(r["block"]): (int(r["place"]), int(r["seq"])) for r in rows})
+            return found
+
+        assert finished(scanned()) == self.model
+
+    @invariant()
+    def no_place_is_freed_twice_or_while_it_is_needed(self) -> None:
+        needed = {place for place, _ in self.model.values() if has_data(place)}
+        assert len(set(self.freed)) == len(self.freed)
+        assert needed.isdisjoint(self.freed)
+
+    def teardown(self) -> None:
+        """When everything is in runs, what nobody needs has been freed."""
+        self.freeze()
+        self.write_frozen()
+        needed = {place for place, _ in self.model.values() if has_data(place)}
+        placed = self.map.placed.between(*self.map.placed.bounds()).tolist()
+        assert set(placed) == needed == self.given.difference(self.freed)
+        self.holds_the_same()
+
+
+MapAndModel.TestCase.settings = settings(max_examples=200, stateful_step_count=30, deadline=None)
+TestMapAndModel = MapAndModel.TestCase
+
+
+@given(
+    pieces=st.lists(
+        st.tuples(st.integers(0, 3), st.integers(1, 300), st.booleans(), st.integers(1, 3)),
+        max_size=8,
+    )
+)
+def test_tombstones_in_a_row_come_apart_again(
+    pieces: list[tuple[int, int, bool, int]],
+) -> None:
+    rows = b""
+    block = 0
+    for gap, length, is_discarded, seq in pieces:
+        block += gap
+        for _ in range(length):
+            rows += ROW.pack(block, UNMAP if is_discarded else block + 1, seq, EPOCH, 0)
+            block += 1
+    many = rows_of(rows)
+    few = compressed(many)
+    assert expanded(few).tobytes() == rows
+    counts = (few["place"][few["place"] & np.uint64(UNMAP) != 0] ^ np.uint64(UNMAP)).tolist()
+    assert all(1 <= found <= 128 for found in counts)
+    assert len(few) == len(many) - sum(counts) + len(counts)
