@@ -45,7 +45,9 @@ class RunView:
     data: memoryview
 
 
-FrameEntry = RunView | volume_pb2.EpochRecord | volume_pb2.ConfigurationChange
+FrameEntry = (
+    RunView | volume_pb2.EpochRecord | volume_pb2.ConfigurationChange | volume_pb2.Operation
+)
 
 
 @dataclass(slots=True)
@@ -162,11 +164,27 @@ def decode_entry(message: memoryview) -> FrameEntry:
                 entry = volume_pb2.EpochRecord.FromString(bytes(value))
             elif number == 3:
                 entry = volume_pb2.ConfigurationChange.FromString(bytes(value))
+            elif number == 4:
+                entry = volume_pb2.Operation.FromString(bytes(value))
         except DecodeError as error:
             raise ProtocolError(f"an entry of the stream cannot be read: {error}") from error
     if entry is None:
         raise ProtocolError("an entry of the stream is of a kind that this version does not know")
     return entry
+
+
+def entry_message(entry: FrameEntry) -> volume_pb2.Entry:
+    """The message of an entry, as `decode_entry` reads it."""
+    match entry:
+        case RunView():
+            run = volume_pb2.Run(table=bytes(entry.table), data=bytes(entry.data))
+            return volume_pb2.Entry(run=run)
+        case volume_pb2.EpochRecord():
+            return volume_pb2.Entry(epoch_record=entry)
+        case volume_pb2.ConfigurationChange():
+            return volume_pb2.Entry(configuration_change=entry)
+        case volume_pb2.Operation():
+            return volume_pb2.Entry(operation=entry)
 
 
 def decode_run(message: memoryview) -> RunView:

@@ -245,6 +245,18 @@ class ReplicaHost:
         """Read and verify everything; see `sources.scan`."""
         return sources.scan(self._node_of(request.volume_uuid))
 
+    def read_snapshot(
+        self, request: replica_pb2.ReadSnapshotRequest
+    ) -> AsyncIterator[replica_pb2.ReadSnapshotResponse]:
+        """Blocks of a snapshot; see `sources.read_snapshot`."""
+        return sources.read_snapshot(self._node_of(request.volume_uuid), request)
+
+    def diff_snapshots(
+        self, request: replica_pb2.DiffSnapshotsRequest
+    ) -> AsyncIterator[replica_pb2.DiffSnapshotsResponse]:
+        """What differs between two snapshots; see `sources.diff_snapshots`."""
+        return sources.diff_snapshots(self._node_of(request.volume_uuid), request)
+
     def close_streams(self, error: CstorError) -> None:
         """End everything under way on all replicas."""
         for node in self.nodes.values():

@@ -44,6 +44,7 @@ _GAUGES: tuple[tuple[str, str, Number], ...] = (
     ("promised_epoch", "Highest epoch promised.", lambda n: n.fence.epoch),
     ("size_bytes", "Size of the volume.", lambda n: n.store.size_bytes),
     ("used_bytes", "Space that the replica uses.", lambda n: n.store.used_bytes),
+    ("snapshots", "Snapshots of the volume.", lambda n: len(n.store.snapshots)),
     ("map_bytes", "Size of the map on disk.", lambda n: n.store.map_bytes),
     ("rebuild_blocks", "Blocks of the latest rebuild.", lambda n: n.counters.rebuild_blocks_total),
     ("rebuild_blocks_done", "Of these, copied.", lambda n: n.counters.rebuild_blocks_done),

@@ -91,6 +91,8 @@ def _entry(message: volume_pb2.Entry) -> FrameEntry:
             return message.epoch_record
         case "configuration_change":
             return message.configuration_change
+        case "operation":
+            return message.operation
         case _:
             raise ProtocolError("an entry is of a kind that this version does not know")
 

@@ -136,6 +136,9 @@ class ReplicaNode:
         elif isinstance(entry, volume_pb2.ConfigurationChange):
             store.append_configuration(entry)
             self.counters.entries += 1
+        else:
+            store.append_operation(entry)
+            self.counters.entries += 1
 
     def applied(self) -> None:
         """Tell those who wait for an entry that `applied_seq` has moved."""
@@ -242,6 +245,7 @@ class ReplicaNode:
             size_bytes=store.size_bytes,
             used_bytes=store.used_bytes,
             reason=store.failed_reason or "",
+            snapshots=[snapshot.message() for snapshot in store.snapshots],
         )
 
     def size_blocks(self) -> int:

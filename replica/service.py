@@ -141,6 +141,8 @@ def replica_service(host: ReplicaHost) -> grpc.GenericRpcHandler:
             "PullEntries": _streaming(replica_pb2.PullEntriesRequest, host.pull_entries),
             "PullBlocks": _streaming(replica_pb2.PullBlocksRequest, host.pull_blocks),
             "Scan": _streaming(replica_pb2.ScanRequest, host.scan),
+            "ReadSnapshot": _streaming(replica_pb2.ReadSnapshotRequest, host.read_snapshot),
+            "DiffSnapshots": _streaming(replica_pb2.DiffSnapshotsRequest, host.diff_snapshots),
         },
     )
 

@@ -8,16 +8,18 @@ target names another one.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from itertools import pairwise
 
 import numpy as np
 
 from cstor_core.errors import CstorError, InputError
-from cstor_core.frames import FrameEntry, RunView
+from cstor_core.frames import entry_message
 from cstor_core.generated.cstor.v1 import replica_pb2, volume_pb2
 from cstor_core.history import Reign
 from cstor_core.words import history_from, history_message
 from replica.errors import DivergedError, OrderError, TailError
 from replica.replica_node import ReplicaNode
+from replica.store.row_sets import with_data
 
 BATCH_BLOCKS = 256
 
@@ -68,7 +70,9 @@ async def pull_entries(
     try:
         async for entries in node.store.entries_after(after_seq, through_seq):
             giving.check()
-            yield replica_pb2.PullEntriesResponse(entries=[_message(entry) for entry in entries])
+            yield replica_pb2.PullEntriesResponse(
+                entries=[entry_message(entry) for entry in entries]
+            )
             giving.check()
     finally:
         node.fence.leave(giving)
@@ -116,19 +120,52 @@ async def scan(node: ReplicaNode) -> AsyncIterator[replica_pb2.ScanResponse]:
         )
 
 
+async def read_snapshot(
+    node: ReplicaNode, request: replica_pb2.ReadSnapshotRequest
+) -> AsyncIterator[replica_pb2.ReadSnapshotResponse]:
+    """Blocks as a snapshot has them, in runs of at most a mebibyte, verified.
+
+    Raises InputError where there is no such snapshot or the blocks are not in the volume,
+    CorruptError which names a bad block.
+    """
+    node.check_usable()
+    size_blocks = node.size_blocks()
+    end = request.block + request.count if request.count else size_blocks
+    if not request.block < end <= size_blocks:
+        raise InputError(
+            f"{request.count or 'all'} blocks from {request.block} on are asked for, "
+            f"of {size_blocks} blocks"
+        )
+    for block in range(request.block, end, BATCH_BLOCKS):
+        count = min(BATCH_BLOCKS, end - block)
+        run = await node.store.read_snapshot(request.snapshot, block, count)
+        yield replica_pb2.ReadSnapshotResponse(
+            run=volume_pb2.Run(table=bytes(run.table), data=bytes(run.data))
+        )
+
+
+async def diff_snapshots(
+    node: ReplicaNode, request: replica_pb2.DiffSnapshotsRequest
+) -> AsyncIterator[replica_pb2.DiffSnapshotsResponse]:
+    """The extents that differ between two snapshots; InputError where there is no such one."""
+    node.check_usable()
+    async for rows in node.store.changes(request.older or None, request.newer or None):
+        blocks, written = rows["block"], with_data(rows)
+        begins = np.flatnonzero((np.diff(blocks) != 1) | (written[1:] != written[:-1])) + 1
+        bounds = [0, *begins.tolist(), len(blocks)]
+        yield replica_pb2.DiffSnapshotsResponse(
+            extents=[
+                replica_pb2.BlockExtent(
+                    block=int(blocks[first]), count=end - first, hole=not written[first]
+                )
+                for first, end in pairwise(bounds)
+            ]
+        )
+
+
 def _check_source(node: ReplicaNode, epoch: int) -> None:
     """Whether this replica may be a source in this epoch."""
     node.check_usable()
     node.fence.check_epoch(epoch)
     if node.store.rebuilding:
         raise OrderError(f"replica {node.store.replica_uuid} is rebuilding and no source")
-
-
-def _message(entry: FrameEntry) -> volume_pb2.Entry:
-    if isinstance(entry, RunView):
-        return volume_pb2.Entry(
-            run=volume_pb2.Run(table=bytes(entry.table), data=bytes(entry.data))
-        )
-    if isinstance(entry, volume_pb2.EpochRecord):
-        return volume_pb2.Entry(epoch_record=entry)
-    return volume_pb2.Entry(configuration_change=entry)

@@ -11,6 +11,7 @@ import asyncio
 import json
 import uuid
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -157,6 +158,14 @@ def _replica_document(look: ReplicaLook) -> dict[str, Any]:
             ],
             "rebuilding": standing.rebuilding,
             "configuration": _configuration_document(look),
+            "snapshots": [
+                {
+                    "name": snapshot.name,
+                    "seq": snapshot.seq,
+                    "created_unix_s": snapshot.created_unix_s,
+                }
+                for snapshot in standing.operations.snapshots.values()
+            ],
             "used_bytes": look.used_blocks * BLOCK_BYTES,
             "file_bytes": look.file_bytes,
             "verified_blocks": look.verified_blocks,
@@ -218,7 +227,11 @@ def _lines(look: ReplicaLook) -> Iterator[str]:
         yield f"  configuration  {standing.configuration.number}"
         for member in standing.configuration.members:
             yield f"    {member.replica_uuid} at {member.address}"
+    for snapshot in standing.operations.snapshots.values():
+        created = datetime.fromtimestamp(snapshot.created_unix_s, UTC)
+        yield f"  snapshot       {snapshot.name} at {snapshot.seq}, {created:%Y-%m-%d %H:%M:%S} UTC"
+    used, size = look.used_blocks * BLOCK_BYTES, standing.operations.size_bytes
     yield (
-        f"  space          {format_size(look.used_blocks * BLOCK_BYTES)} used of "
-        f"{format_size(identity.size_bytes)}, {format_size(look.file_bytes)} in the data file"
+        f"  space          {format_size(used)} used of {format_size(size)}, "
+        f"{format_size(look.file_bytes)} in the data file"
     )

@@ -7,7 +7,7 @@ unit ever used rather than scattered units.  There the file grows in steps.  The
 all other free units are bits of a set, from which the stacks are filled again.
 
 Space that is not needed goes back to the file system: free units at the end of the file are cut
-off, and whole free mebibytes are punched.
+off, and whole free groups of units are punched.
 
 Units may be released only when nothing refers to them any more; when that is, is the matter of
 `reclaim`.
@@ -22,7 +22,6 @@ from itertools import pairwise
 import numpy as np
 
 from cstor_core.errors import NoSpaceError
-from cstor_core.units import BLOCK_BYTES, MIB
 from replica.store.bits import Bits, Places, Units
 
 Extent = tuple[int, int]
@@ -40,8 +39,6 @@ _EXTENTS_MAX = 4096
 """Longer stacks are cut to half of that; the lower half goes to the set."""
 _FILLED_UNITS = 32768
 """How far the set is looked through at a time."""
-GROUP_UNITS = MIB // BLOCK_BYTES
-"""What is punched is a whole number of these."""
 
 
 class Allocator:
@@ -53,6 +50,7 @@ class Allocator:
         "_extents",
         "_first",
         "_free",
+        "_group_units",
         "_grow",
         "_growth_units",
         "_punched",
@@ -68,12 +66,14 @@ class Allocator:
         end: int,
         reserved_end: int,
         growth_units: int,
+        group_units: int,
         grow: Callable[[int, int], None],
     ) -> None:
         """Units before `first` are none of ours, those from `end` on were never used; up to
         `reserved_end` the file has room.
 
-        `grow(first, count)` reserves more, and raises OSError if it cannot.
+        What is punched is a whole number of `group_units`, a multiple of 8.  `grow(first, count)`
+        reserves more, and raises OSError if it cannot.
         """
         self._singles: list[int] = []
         self._extents: list[Extent] = []
@@ -85,6 +85,7 @@ class Allocator:
         self._end = end
         self._reserved_end = reserved_end
         self._growth_units = growth_units
+        self._group_units = group_units
         self._grow = grow
         self.free_units = 0
         """Units that were used before and are free now."""
@@ -186,16 +187,21 @@ class Allocator:
             return 0
         if self._reserved_end == self._end:
             return 0
-        self._punched.remove_range(self._end // GROUP_UNITS, self._reserved_end // GROUP_UNITS + 1)
+        self._punched.remove_range(
+            self._end // self._group_units, self._reserved_end // self._group_units + 1
+        )
         self._reserved_end = self._end
         return self._end
 
     def take_to_punch(self, groups_max: int) -> list[Extent]:
-        """Take free mebibytes that have not been punched yet; `punched` gives them back."""
+        """Take free groups that have not been punched yet; `punched` gives them back."""
         self._spill(0, 0)
-        whole = self._free.full_groups(GROUP_UNITS).astype(np.uint64)
+        whole = self._free.full_groups(self._group_units).astype(np.uint64)
         fresh = whole[~self._punched.holds(whole)][:groups_max]
-        taken = [(first * GROUP_UNITS, count * GROUP_UNITS) for first, count in extents_of(fresh)]
+        taken = [
+            (first * self._group_units, count * self._group_units)
+            for first, count in extents_of(fresh)
+        ]
         for first, count in taken:
             self._free.remove_range(first, first + count)
             self._set_units -= count
@@ -208,7 +214,9 @@ class Allocator:
             self._free.put_range(first, first + count)
             self._set_units += count
             self.free_units += count
-            self._punched.put_range(first // GROUP_UNITS, (first + count) // GROUP_UNITS)
+            self._punched.put_range(
+                first // self._group_units, (first + count) // self._group_units
+            )
 
     def _spill(self, singles_max: int, extents_max: int) -> None:
         """Move what lies lowest on stacks that have grown too long to the set."""
@@ -235,7 +243,7 @@ class Allocator:
         self._free.remove(units)
         self._set_units -= len(units)
         self.free_units -= len(units)
-        groups = np.unique(units // np.uint64(GROUP_UNITS))
+        groups = np.unique(units // np.uint64(self._group_units))
         self._punched.remove(groups)
         self.release_extents(reversed(extents_of(units)))
 

@@ -2,18 +2,19 @@
 
 A row (`cstor_core.rows`) says where the data are, which version they have and what their checksum
 is; a discarded block keeps a row without data, a tombstone.  The map is on disk, in at most a few
-runs (`map_run`); over them lie the recent rows, which a checkpoint freezes and makes a run of.  A
-look-up asks the recent rows, the cache, and the runs from the newest on.
+runs (`map_run`).  Over them lie levels of recent rows: the top one takes what comes; those below
+are closed, by a checkpoint, which makes a run of all of them, or by a snapshot.  A look-up asks the
+top level, the cache, the closed levels and the runs, from the newest on.
 
-Memory is bounded by `cache_bytes`: recent rows and frozen ones take half of it, cached rows and
-cached pages a quarter each.  Cached rows are never of a block that recent or frozen rows have: a
-row that is put takes the cached one away.
+Memory is bounded by `cache_bytes`: recent rows take half of it, cached rows and cached pages a
+quarter each.  Cached rows are never of a block that a level has: a row that is put takes the cached
+one away.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -21,11 +22,12 @@ import numpy.typing as npt
 from cstor_core.errors import CorruptError
 from cstor_core.rows import ABSENT_ROW, ROW, ROW_BYTES, UNMAP, Rows, has_data, rows_of
 from replica.store.bits import Bits, Units
-from replica.store.map_run import PAGE_BYTES, MapRun, Page, row_in
-from replica.store.map_writing import next_cut, rows_between
+from replica.store.map_run import BLOCK_END, PAGE_BYTES, MapRun, Page, row_in
+from replica.store.map_writing import laid_over, next_cut, rows_between
 from replica.store.pace import BACKGROUND, Pace
 from replica.store.recent import ROW_MEMORY_BYTES, Recent
-from replica.store.row_sets import Blocks, overlaid, with_data, written
+from replica.store.row_sets import NO_ROWS, Blocks, with_data, written
+from replica.store.views import EVERYTHING, View, first_seen, needed
 
 _BLOCK_AND_PLACE = struct.Struct("<QQ16x")
 _PLACE_OF_ROW = struct.Struct("<8xQ16x")
@@ -42,14 +44,15 @@ class BlockMap:
         "_cached_rows_max",
         "_discarded_blocks",
         "_discarded_blocks_max",
-        "_frozen",
         "_is_covered",
+        "_levels",
         "_pages",
         "_pages_before",
         "_pages_max",
         "_recent",
         "_recent_bytes_max",
         "_rows",
+        "_view",
         "placed",
         "placed_blocks",
         "runs",
@@ -59,10 +62,11 @@ class BlockMap:
         """`runs` come newest first; `placed` are the places that they refer to."""
         share = cache_bytes // 4
         self.runs = runs
-        self._take_placed(placed)
-        self._recent = Recent()
+        self.take_placed(placed)
+        self._view: View | None = None
+        self._recent = Recent(EVERYTHING, 0)
         self._rows = self._recent.rows
-        self._frozen: Recent | None = None
+        self._levels: tuple[Recent, ...] = ()
         self._is_covered = False
         self._discarded_blocks = 0
         self._cached: dict[int, bytes] = {}
@@ -79,13 +83,17 @@ class BlockMap:
         return (
             self._recent.memory_bytes() > self._recent_bytes_max
             or self._discarded_blocks > self._discarded_blocks_max
+            or len(self._levels) > _LEVELS_MAX // 2
         )
 
     @property
     def is_overfull(self) -> bool:
-        """Whether they have to, before more are taken: those that are frozen still count too."""
-        frozen_bytes = 0 if self._frozen is None else self._frozen.memory_bytes()
-        return self._recent.memory_bytes() + frozen_bytes > 2 * self._recent_bytes_max
+        """Whether they have to, before more are taken: those that are closed count too."""
+        closed_bytes = sum(level.memory_bytes() for level in self._levels)
+        return (
+            self._recent.memory_bytes() + closed_bytes > 2 * self._recent_bytes_max
+            or len(self._levels) > _LEVELS_MAX
+        )
 
     @property
     def data_blocks_max(self) -> int:
@@ -172,7 +180,7 @@ class BlockMap:
         A block that was never written stays so: discarding an empty terabyte costs nothing.
         Within one entry a write wins over an unmap.
         """
-        is_over_others = bool(self.runs) or self._frozen is not None
+        is_over_others = bool(self.runs) or bool(self._levels)
         self._recent.discard(first, count, epoch, seq, freed, is_over_others=is_over_others)
         if is_over_others:
             self._is_covered = True
@@ -183,81 +191,105 @@ class BlockMap:
         found = [rows["block"][wanted(rows)] async for rows in self.scan(0)]
         return np.concatenate([np.zeros(0, dtype=np.uint64), *found])
 
-    async def scan(self, first_block: int, pace: Pace = BACKGROUND) -> AsyncIterator[Rows]:
-        """All rows of blocks ever written, from one on, ascending; a range is of one moment."""
+    async def scan(
+        self, first_block: int, views: Sequence[View] = (), pace: Pace = BACKGROUND
+    ) -> AsyncIterator[Rows]:
+        """The rows of all blocks ever written, from one on, ascending; a range is of one moment.
+
+        They are those that some view needs, the newer ones first; without views, the volume's own.
+        """
         low = first_block
-        high = low
-        while high < _END:
+        while low < BLOCK_END:
             runs = self.runs
             high = next_cut(runs, low)
-            rows = await rows_between(runs, low, high, pace)
-            if runs is not self.runs:
-                high = low  # a checkpoint came between: what was frozen is in a run now
-                continue
-            for recent in self._over_runs():
-                rows = overlaid(recent.between(low, high), recent.discards.applied_to(rows)[0])
-            rows = written(rows)
-            if len(rows):
-                yield rows
-            await pace.turn()
-            low = high
+            older = await rows_between(runs, low, high, pace)
+            if runs is self.runs:  # else what was a level is in a run now
+                rows = self._counting(older, low, high, views)
+                if len(rows):
+                    yield rows
+                await pace.turn()
+                low = high
+
+    async def seen_by(self, view: View, first: int, count: int) -> Rows:
+        """The rows of consecutive blocks as a view sees them; of those without one, nothing."""
+        while True:
+            runs = self.runs
+            older = await rows_between(runs, first, first + count, BACKGROUND)
+            if runs is self.runs:
+                return self._counting(older, first, first + count, (view,))
+
+    async def counting(self, block: int, views: Sequence[View]) -> Rows:
+        """The rows of one block, as `scan` gives them."""
+        async for rows in self.scan(block, views):
+            found: Rows = rows[rows["block"] == block]
+            return found
+        return NO_ROWS
 
     def places(self) -> Units:
         """The places of the recent rows, in no order: those that `placed` does not have yet."""
-        rows = [rows_of(b"".join(one.rows.values())) for one in self._over_runs()]
+        rows = [rows_of(b"".join(level.rows.values())) for level in self._over_runs()]
         every = np.concatenate(rows)
         found: Units = every["place"][with_data(every)]
         return found
 
-    def freeze(self, freed: list[int]) -> Recent:
-        """Set the recent rows aside, to become a run; rows that are put from now on are over them.
+    def begin_layer(self, view: View) -> None:
+        """A snapshot or a revert comes here, behind which the volume has this view."""
+        self._close_level()
+        self._begin(Recent(view, self._recent.layer + 1))
+        if view is not self._view and not view.is_everything:
+            self._view = view
+            self._cached = {}
+            self._cached_before = {}
 
-        What was frozen before and is no run yet becomes part of them.
+    def freeze(self, freed: list[int]) -> tuple[Recent, ...]:
+        """Close the top level; all closed ones, newest first, are to become a run.
+
+        Where the last of them is of the same layer it becomes part of the new one, and whoever was
+        to make it a run comes too late.
         """
-        frozen = self._recent
-        if self._frozen is not None:
-            frozen = frozen.over(self._frozen, freed)
-        self._frozen = frozen
-        self._begin(Recent())
-        return frozen
+        top, levels = self._recent, self._levels
+        if top and levels and levels[0].layer == top.layer:
+            self._levels = (top.over(levels[0], freed), *levels[1:])
+        else:
+            self._close_level()
+        self._begin(Recent(top.view, top.layer))
+        return self._levels
 
-    def is_frozen(self, frozen: Recent) -> bool:
-        """Whether these rows are still waiting to become a run."""
-        return self._frozen is frozen
+    def are_closed(self, levels: tuple[Recent, ...]) -> bool:
+        """Whether these are still the oldest levels, on their way to become a run."""
+        return not levels or self._levels[-len(levels) :] == levels
 
-    def melt(self, freed: list[int]) -> None:
-        """Take the frozen rows back: they could not become a run."""
-        recent = self.freeze(freed)
-        self._frozen = None
-        self._begin(recent)
-
-    def frozen_is_run(self, run: MapRun | None, placed: Bits) -> None:
-        """The frozen rows are a run now, or there were none."""
-        frozen = self._frozen
-        assert frozen is not None
-        self._frozen = None
+    def levels_are_run(self, levels: tuple[Recent, ...], run: MapRun | None, placed: Bits) -> None:
+        """A run has taken the place of the oldest levels; without one there was nothing in them."""
+        if levels:
+            self._levels = self._levels[: -len(levels)]
         if run is not None:
             self.runs = [run, *self.runs]
-        self._take_placed(placed)
-        if frozen.discards:
+        self.take_placed(placed)
+        if any(level.discards for level in levels):
             self._cached = {}
-        for block in self._rows.keys() & frozen.rows.keys():
-            del frozen.rows[block]
-        self._cached_before = frozen.rows
-        self._is_covered = bool(self._recent.discards)
+            self._cached_before = {}
+        if len(levels) == 1 and self._view is None:  # what was recent is likely to be asked for
+            rows = levels[0].rows
+            for level in self._over_runs():
+                for block in level.rows.keys() & rows.keys():
+                    del rows[block]
+            self._cached_before = rows
+        self._is_covered = any(level.discards for level in self._over_runs())
 
-    def close(self) -> None:
-        """Close the files."""
-        for run in self.runs:
-            run.drop()
-
-    def _take_placed(self, placed: Bits) -> None:
+    def take_placed(self, placed: Bits) -> None:
+        """`placed` are the places that the runs refer to from now on."""
         self.placed = placed
         self.placed_blocks = placed.count()
         # A small part of all that is held: what discards leave is soon to be given back.
         self._discarded_blocks_max = max(
             self.placed_blocks // _DISCARDED_PART, _DISCARDED_BLOCKS_MIN
         )
+
+    def close(self) -> None:
+        """Close the files."""
+        for run in self.runs:
+            run.drop()
 
     def _put_many(self, rows: bytes, freed: list[int]) -> None:
         """The same as `put`, for many rows at once: several times faster."""
@@ -277,12 +309,19 @@ class BlockMap:
                 del cache[block]
         held.update(zip(blocks, pieces, strict=True))
 
+    def _counting(self, older: Rows, low: int, high: int, views: Sequence[View]) -> Rows:
+        """With the rows of a range in the runs: those that some view needs, or the volume's own."""
+        rows, _ = laid_over(self._over_runs(), older, low, high)
+        if views:
+            return written(rows[needed(rows, views)])
+        return written(first_seen(rows, self._recent.view))
+
     def _older_row(self, block: int) -> bytes | None:
-        """The row as frozen rows, the cache or the runs have it; None where the disk is asked."""
-        frozen = self._frozen
-        row = None if frozen is None else frozen.rows.get(block)
-        if row is not None:
-            return row if row[16:24] != _NO_SEQ else ABSENT_ROW
+        """The row as closed levels, the cache or the runs have it; None where the disk is asked."""
+        for level in self._levels:
+            row = level.rows.get(block)
+            if row is not None and self._sees(row):
+                return row if row[16:24] != _NO_SEQ else ABSENT_ROW
         row = self._cached_before.pop(block, None)
         if row is None:
             row = self._row_of_runs(block)
@@ -302,13 +341,26 @@ class BlockMap:
             number = run.page_of(block)
             if number < 0:
                 continue
-            page = self._page(run, number)
-            if page is None:
+            row, missing = self._row_of_run(run, number, block)
+            if missing is not None:
                 return None
-            row = row_in(page, block)
             if row is not None:
                 return row
         return ABSENT_ROW
+
+    def _row_of_run(self, run: MapRun, number: int, block: int) -> tuple[bytes | None, int | None]:
+        """The first row of a block that the volume sees in a run, from a page on; else None.
+
+        Beside it the number of the page that is missing, if one is.
+        """
+        while True:
+            page = self._page(run, number)
+            if page is None:
+                return None, number
+            row = row_in(page, block, self._view)
+            number += 1
+            if row is not None or not run.goes_on(number, block):
+                return row, None
 
     def _page(self, run: MapRun, number: int) -> Page | None:
         key = run.head.number, number
@@ -329,40 +381,50 @@ class BlockMap:
         """The page that `row` would have needed."""
         for run in self.runs:
             number = run.page_of(block)
-            if number >= 0 and (page := self._page(run, number)) is None:
-                return run, number
-            if number >= 0 and page is not None and row_in(page, block) is not None:
+            if number < 0:
+                continue
+            row, missing = self._row_of_run(run, number, block)
+            if missing is not None:
+                return run, missing
+            if row is not None:
                 break
         raise CorruptError(f"block {block} is in no page of the map that is missing")
 
     def _uncovered(self, block: int, row: bytes) -> bytes:
-        """A row from below the recent rows, or the tombstone that ranges over it make of it."""
+        """A row from below the top level, or the tombstone that ranges over it make of it."""
         _, _, seq, epoch, _ = ROW.unpack(row)
         if not seq:
             return row
-        over = self._over_runs()
-        if self._frozen is not None and block in self._frozen.rows:
-            over = over[-1:]
-        for recent in over:
-            version = recent.discards.at(block)
-            if version > (epoch, seq):
+        for level in self._over_runs():
+            held = level.rows.get(block)
+            if held is not None and held[16:24] == row[16:24]:
+                break  # here it is: what this level and those below discard is older
+            version = level.discards.at(block)
+            if version > (epoch, seq) and (self._view is None or self._view.sees(version[1])):
                 epoch, seq = version
-                row = ROW.pack(block, UNMAP, seq, epoch, 0)
+        if seq != ROW.unpack(row)[2]:
+            row = ROW.pack(block, UNMAP, seq, epoch, 0)
         return row
 
-    def _over_runs(self) -> list[Recent]:
-        """What lies over the runs, the older first."""
-        return [self._recent] if self._frozen is None else [self._frozen, self._recent]
+    def _sees(self, row: bytes) -> bool:
+        return self._view is None or self._view.sees(int.from_bytes(row[16:24], "little"))
+
+    def _over_runs(self) -> tuple[Recent, ...]:
+        """What lies over the runs, the newest first."""
+        return (self._recent, *self._levels)
+
+    def _close_level(self) -> None:
+        if self._recent:
+            self._levels = (self._recent, *self._levels)
 
     def _begin(self, recent: Recent) -> None:
         self._recent = recent
         self._rows = recent.rows
         self._discarded_blocks = 0
-        frozen = self._frozen
-        self._is_covered = bool(recent.discards) or (frozen is not None and bool(frozen.discards))
+        self._is_covered = any(level.discards for level in self._levels)
 
 
+_LEVELS_MAX = 8
 _DISCARDED_PART = 128
 _DISCARDED_BLOCKS_MIN = 64
 _NO_SEQ = bytes(8)
-_END = 1 << 63

@@ -35,6 +35,7 @@ from replica.store.envelope import (
 )
 from replica.store.journal import Point
 from replica.store.map_run import RUN, MapRun, RunHead, run_name
+from replica.store.operations import Hidden, Operations
 from replica.store.pace import Pace
 from replica.store.records import MAP_MAGIC
 from replica.store.standing import Standing
@@ -51,6 +52,7 @@ MAP_HEAD = Struct(
     "founded" / Flag,
     "configuration" / Prefixed(Int32ul, Rest),
     "discards" / Prefixed(Int32ul, Rest),
+    "operations" / Prefixed(Int32ul, Rest),
     "runs" / PrefixedArray(Int32ul, RUN),
     "placed_bytes" / Int64ul,
     "placed_checksum" / Int32ul,
@@ -91,8 +93,32 @@ class Moment:
             "founded": configuration is not None,
             "configuration": known,
             "discards": standing.discards.rows(),
+            "operations": standing.operations.message().SerializeToString(),
         }
         return cls(head, fields)
+
+    @property
+    def applied_seq(self) -> int:
+        """The last entry that is in it."""
+        found: int = self.fields["applied_seq"]
+        return found
+
+    def without(self, destroyed: Sequence[Hidden]) -> Moment:
+        """The same without some of the hidden views."""
+        return self.keeping([one for one in self._operations().hidden if one not in destroyed])
+
+    def keeping(self, hidden: Sequence[Hidden]) -> Moment:
+        """The same without the hidden views that are not among these."""
+        operations = self._operations()
+        kept = [one for one in operations.hidden if one in hidden]
+        if kept == operations.hidden:
+            return self
+        operations.hidden = kept
+        content = operations.message().SerializeToString()
+        return Moment(self.head, {**self.fields, "operations": content})
+
+    def _operations(self) -> Operations:
+        return Operations.parsed(self.fields["operations"], "a checkpoint")
 
     def file_bytes(self, runs: Sequence[MapRun], placed: Bits) -> bytes:
         """The content of the file `map`."""
@@ -100,8 +126,9 @@ class Moment:
         heads = [
             {
                 "number": run.head.number,
+                "page_count": run.head.page_count,
                 "row_count": run.head.row_count,
-                "data_blocks": run.head.data_blocks,
+                "data_rows": run.head.data_rows,
                 "index_checksum": run.head.index_checksum,
             }
             for run in runs
@@ -169,18 +196,21 @@ def load(
     runs: list[MapRun] = []
     try:
         for head in found.runs:
-            number = head.number
-            known = RunHead(number, head.row_count, head.data_blocks, head.index_checksum)
-            runs.append(_open_run(filesystem, path.parent / run_name(number), known))
+            known = RunHead(
+                head.number, head.page_count, head.row_count, head.data_rows, head.index_checksum
+            )
+            runs.append(_open_run(filesystem, path.parent / run_name(head.number), known))
     except BaseException:
         for run in runs:
             run.drop()
         raise
-    return moment, standing, BlockMap(runs, Bits(bits), cache_bytes)
+    block_map = BlockMap(runs, Bits(bits), cache_bytes)
+    block_map.begin_layer(standing.operations.head)
+    return moment, standing, block_map
 
 
 def _standing(found: Any, what: str) -> Standing:
-    standing = Standing()
+    standing = Standing(Operations.parsed(found.operations, what))
     try:
         history = history_from(volume_pb2.History.FromString(found.history))
         if found.founded:

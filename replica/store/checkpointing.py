@@ -22,6 +22,7 @@ from replica.store.bits import Bits, Units
 from replica.store.checkpoint import CheckpointHead, FreshFile, Moment, fresh_map
 from replica.store.map_run import MapRun, held, run_name, write_run
 from replica.store.map_writing import merged, resolved, runs_to_merge
+from replica.store.operations import Hidden
 from replica.store.pace import AT_ONCE, BACKGROUND, Pace
 from replica.store.parts import Parts
 from replica.store.row_sets import with_data
@@ -52,8 +53,8 @@ class Checkpointing:
 
     @property
     def is_tidying_due(self) -> bool:
-        """Whether there are more runs than there should be, or much space is free."""
-        return self._merging_count() > 1 or self._is_much_free()
+        """Whether there is something to merge, or much space is free."""
+        return self._is_merge_due() or self._is_much_free()
 
     async def checkpoint(
         self, flush: Callable[[], Awaitable[object]], pace: Pace = BACKGROUND
@@ -67,40 +68,35 @@ class Checkpointing:
         number = parts.journal.number
         head = CheckpointHead(number, parts.tail.oldest_point or parts.journal.end)
         moment = Moment.of(self._replica_uuid, head, parts.standing)
+        views = parts.standing.operations.views()
         superseded: list[int] = []
-        frozen = block_map.freeze(superseded)
+        levels = block_map.freeze(superseded)
         parts.tail.hold(superseded, number)
+        freed: list[Units] = []
+        added: list[Units] = []
         run = None
         try:
             await flush()
-            freed: list[Units] = []
-            placed = block_map.placed
-            if frozen:
-                added: list[Units] = []
+            if levels:
                 with held(block_map.runs) as runs:
-                    rows = _noting(resolved(frozen, runs, pace, freed), added)
+                    rows = _noting(resolved(levels, runs, views, pace, freed), added)
                     run = await self._new_run(rows, pace)
-                placed = _changed(placed, freed, added)
             is_named = await self._name(
-                lambda: moment,
+                lambda: moment.keeping(parts.standing.operations.hidden),
                 lambda: block_map.runs if run is None else [run, *block_map.runs],
-                lambda: placed,
-                lambda: block_map.is_frozen(frozen),
+                lambda: _changed(block_map.placed, freed, added),
+                lambda: block_map.are_closed(levels),
                 pace,
             )
         except BaseException:
-            if block_map.is_frozen(frozen):
-                superseded = []
-                block_map.melt(superseded)
-                parts.tail.hold(superseded, parts.journal.number)
             self._forget(run)
             raise
         if not is_named:
             self._forget(run)
             return
-        self._moment = moment
-        block_map.frozen_is_run(run, placed)
-        if run is not None and run.head.row_count > run.head.data_blocks:
+        self._moment = moment.keeping(parts.standing.operations.hidden)
+        block_map.levels_are_run(levels, run, _changed(block_map.placed, freed, added))
+        if run is not None and run.head.row_count > run.head.data_rows:
             self._has_discards = True
         await pace.sync_directory(self._filesystem, self._path.parent)
         parts.journal.oldest = max(parts.journal.oldest, head.replay[0])
@@ -109,35 +105,74 @@ class Checkpointing:
             parts.tail.hold(places, number)
 
     async def tidy(self) -> None:
-        """Do what is due: merge runs, and give space back.  Raises CorruptError, OSError."""
-        if self._merging_count() > 1:
+        """Do what is due: merge runs, destroy what was hidden, give space back.
+
+        Checkpoints may be made meanwhile.  Raises CorruptError, OSError.
+        """
+        if self._is_merge_due():
             await self._merge()
         if self._is_much_free():
             await self._give_back()
 
     async def _merge(self) -> None:
-        """Make one run of the newest ones."""
-        block_map = self._parts.block_map
-        old = block_map.runs[: self._merging_count()]
-        is_everything = len(old) == len(block_map.runs)
-        run = await self._new_run(merged(old, BACKGROUND, is_everything=is_everything), BACKGROUND)
-        replacing = [] if run is None else [run]
+        """Make one run of the newest ones.
+
+        Where these are all, what is hidden and may be destroyed is left out, and every place goes
+        that nobody has needed since before: such as only a destroyed view needed, or one that was
+        destroyed while a checkpoint was being made.
+        """
+        block_map, operations = self._parts.block_map, self._parts.standing.operations
+        destroyed = self._destroyable()
+        count = len(block_map.runs) if destroyed else self._merging_count()
+        old, is_everything = block_map.runs[:count], count == len(block_map.runs)
+        hidden = [one.view for one in operations.hidden if one not in destroyed]
+        views = [*operations.views_in_use(), *hidden]
+        garbage = block_map.placed.copy() if is_everything else Bits()
+        live: list[Units] = []
+        rows = _noting(merged(old, views, BACKGROUND, is_everything=is_everything), live)
+        run = await self._new_run(rows, BACKGROUND)
+        for places in live:
+            garbage.remove(places)
 
         def runs_then() -> list[MapRun]:
-            at = block_map.runs.index(old[0])
-            return [*block_map.runs[:at], *replacing, *block_map.runs[at + len(old) :]]
+            at = block_map.runs.index(old[0]) if old else len(block_map.runs)
+            replacing = [] if run is None else [run]
+            return [*block_map.runs[:at], *replacing, *block_map.runs[at + count :]]
+
+        def placed_then() -> Bits:
+            placed = block_map.placed.copy()
+            placed.remove_all(garbage)
+            return placed
 
         try:
             await self._name(
-                lambda: self._moment, runs_then, lambda: block_map.placed, lambda: True, BACKGROUND
+                lambda: self._moment.without(destroyed),
+                runs_then,
+                placed_then,
+                lambda: True,
+                BACKGROUND,
             )
         except BaseException:
             self._forget(run)
             raise
+        self._moment = self._moment.without(destroyed)
+        operations.forget(destroyed)
         block_map.runs = runs_then()
+        block_map.take_placed(placed_then())
+        self._has_discards = self._has_discards or bool(destroyed)
+        number = self._parts.journal.number
         await BACKGROUND.sync_directory(self._filesystem, self._path.parent)
         for one in old:
             self._forget(one)
+        self._parts.tail.hold(garbage.between(*garbage.bounds()), number)
+
+    def _destroyable(self) -> list[Hidden]:
+        """What may be destroyed now: the last checkpoint has to know that it is hidden."""
+        operations = self._parts.standing.operations
+        return operations.destroyable(self._moment.applied_seq)
+
+    def _is_merge_due(self) -> bool:
+        return self._merging_count() > 1 or bool(self._destroyable())
 
     async def _new_run(self, rows: AsyncIterator[Rows], pace: Pace) -> MapRun | None:
         """Write a run, durable with its name; None where there is no row."""

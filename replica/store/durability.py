@@ -115,8 +115,13 @@ class Durability:
             raise parts.given_up(str(error)) from error
         self._installed()
 
+    def destroy_soon(self) -> None:
+        """Begin to destroy what was hidden long enough: a checkpoint has to know of it first."""
+        if self._checkpointing is None or self._checkpointing.done():
+            self._checkpointing = asyncio.create_task(self._try_checkpoint())
+
     def tidy_soon(self) -> None:
-        """Begin to merge runs and to give space back where that is due; nobody waits for it."""
+        """Begin to merge runs, to destroy and to give space back where that is due."""
         if self._making.is_tidying_due and (self._tidying is None or self._tidying.done()):
             self._tidying = asyncio.create_task(self._try_to_tidy())
 

@@ -17,6 +17,8 @@ class StoreLimits:
     """Data of the last entries that stay readable by seq; kept like the journal's."""
     growth_bytes: int = 16 * MIB
     """By how much the data file grows at a time."""
+    hole_bytes: int = MIB
+    """What is punched is a whole number of these, and they of 8 units."""
     unflushed_freed_bytes: int = 64 * MIB
     """Space that waits for a flush before it may be reused; beyond it a flush is started."""
     map_cache_bytes: int = 128 * MIB

@@ -21,7 +21,7 @@ from cstor_core.errors import CorruptError, CstorError, InputError
 from cstor_core.files import File, Filesystem
 from cstor_core.generated.cstor.v1 import volume_pb2
 from cstor_core.units import BLOCK_BYTES, MIB
-from replica.store.bits import Bits, Units
+from replica.store.bits import Bits
 from replica.store.map_run import RUN_PREFIX
 from replica.store.map_writing import merged
 from replica.store.opening import checkpoint_of, read_identity, sizes_of, stray_runs
@@ -172,6 +172,8 @@ def _look(
         stack.callback(recovery.block_map.close)
         for name in stray_runs(filesystem, directory, recovery.block_map):
             look.left(f"{directory / name} is a part of no map", is_repairable=True)
+        if is_verifying:
+            finished(_check_map(recovery, look))
         later = recovery.replay(power_lost)
         look.recovery = recovery
         _check_places(recovery, look)
@@ -180,7 +182,6 @@ def _look(
         if recovery.is_torn and not power_lost:
             look.left(f"{directory}: the last journal record does not verify: it will be short")
         if is_verifying:
-            finished(_check_map(recovery, look))
             finished(_verify(file, recovery, identity.checksum_salt, look))
             _verify_tail(recovery, look, power_lost=power_lost)
 
@@ -197,7 +198,9 @@ def recovery_of(filesystem: Filesystem, directory: Path, file: File, look: Repli
         look.identity.checksum_salt,
         journal_bytes,
         tail_bytes,
-        checkpoint_of(filesystem, directory / "map", uuid_bytes, _CACHE_BYTES),
+        checkpoint_of(
+            filesystem, directory / "map", uuid_bytes, look.identity.size_bytes, _CACHE_BYTES
+        ),
     )
 
 
@@ -220,28 +223,25 @@ def _check_places(recovery: Recovery, look: ReplicaLook) -> None:
 
 
 async def _check_map(recovery: Recovery, look: ReplicaLook) -> None:
-    """Every block has a place of its own, and the map's table of places is that of its rows."""
+    """Every row that somebody needs has a place of its own, and the map says that it is in use."""
     block_map = recovery.block_map
     found = Bits()
-    is_unique = True
-
-    def put(places: Units) -> None:
-        nonlocal is_unique
-        is_unique &= len(np.unique(places)) == len(places) and not found.holds(places).any()
+    views = recovery.standing.operations.views()
+    async for rows in merged(block_map.runs, views, AT_ONCE, is_everything=True):
+        places = rows["place"][with_data(rows)]
+        if len(np.unique(places)) != len(places) or found.holds(places).any():
+            look.damaged(f"{look.directory}: two blocks are at one place of the data file")
+            return
+        if not block_map.placed.holds(places).all():
+            look.damaged(f"{look.directory}: the map's table of places does not fit its rows")
+            return
         found.put(places)
-
-    async for rows in merged(block_map.runs, AT_ONCE, is_everything=True):
-        put(rows["place"][with_data(rows)])
-    if found.packed() != block_map.placed.packed():
-        look.damaged(f"{look.directory}: the map's table of places does not fit its rows")
-    put(block_map.places())
-    if not is_unique:
-        look.damaged(f"{look.directory}: two blocks are at one place of the data file")
 
 
 async def _verify(file: File, recovery: Recovery, salt: int, look: ReplicaLook) -> None:
-    """Read every block that has data, and compare it with its checksum."""
-    async for many in recovery.block_map.scan(0, AT_ONCE):
+    """Read the data of every block, in the volume and in its snapshots, and verify them."""
+    views = recovery.standing.operations.views_in_use()
+    async for many in recovery.block_map.scan(0, views, AT_ONCE):
         rows = many[with_data(many)]
         for block, place, checksum in zip(
             rows["block"].tolist(), rows["place"].tolist(), rows["checksum"].tolist(), strict=True

@@ -1,22 +1,25 @@
 """A run of the map: rows of blocks, sorted, in a file that is never changed.
 
-Tombstones of consecutive blocks that have one version are one row.  The file is a sequence of
-pages of 4096 bytes, each with a checksum of its own, and behind them the first block of every
-page: the index, which is in memory while the run is open (8 bytes for 127 blocks).  How many rows
-and pages there are, and the checksum of the index, is said by the file `map`, which names the runs;
-docs/format.md gives the bytes.
+Rows ascend by block, and of one block the newer ones come first.  Tombstones of consecutive blocks
+that have one version are one row.  The file is a sequence of pages of 4096 bytes, each with a
+checksum of its own, and behind them the first block of every page: the index, which is in memory
+while the run is open (8 bytes for 127 rows).  The rows of a block are in one page; only where they
+are more than a page has room for they fill pages of their own.  How many rows and pages there are,
+and the checksum of the index, is said by the file `map`, which names the runs; docs/format.md gives
+the bytes.
 """
 
 from __future__ import annotations
 
 import struct
 from array import array
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 from construct import Const, Int32ul, Int64ul, Struct
 
 from cstor_core.checksums import crc32c
@@ -24,7 +27,8 @@ from cstor_core.errors import CorruptError
 from cstor_core.files import Buffer, File
 from cstor_core.rows import ABSENT_ROW, ROW, ROW_BYTES, ROW_DTYPE, UNMAP, Rows
 from replica.store.pace import Pace
-from replica.store.row_sets import NO_ROWS, Blocks, compressed, expanded, found_in, with_data
+from replica.store.row_sets import NO_ROWS, Blocks, compressed, expanded, is_among, with_data
+from replica.store.views import View
 
 PAGE_BYTES = 4096
 PAGE_MAGIC = b"cSmr"
@@ -48,8 +52,9 @@ _PAGES_PASSED_OVER = 2
 
 RUN = Struct(
     "number" / Int64ul,
+    "page_count" / Int64ul,
     "row_count" / Int64ul,
-    "data_blocks" / Int64ul,
+    "data_rows" / Int64ul,
     "index_checksum" / Int32ul,
 )
 """What the file `map` says of a run."""
@@ -63,15 +68,11 @@ class RunHead:
     """What the file `map` says of a run."""
 
     number: int
+    page_count: int
     row_count: int
-    data_blocks: int
+    data_rows: int
     """Of the rows, those with data."""
     index_checksum: int
-
-    @property
-    def page_count(self) -> int:
-        """All pages but the last are full."""
-        return -(-self.row_count // PAGE_ROWS)
 
     @property
     def file_bytes(self) -> int:
@@ -114,8 +115,14 @@ class MapRun:
         return cls(file, head, file.pread(head.page_count * 8, head.page_count * PAGE_BYTES), what)
 
     def page_of(self, block: int) -> int:
-        """The page in which a block's row is, if it is in the run; -1 where it is before all."""
-        return bisect_right(self._index, block) - 1
+        """The page in which a block's rows begin, if it has any; -1 where it is before all."""
+        index = self._index
+        page = bisect_left(index, block)
+        return page if page < len(index) and index[page] == block else page - 1
+
+    def goes_on(self, number: int, block: int) -> bool:
+        """Whether a block has more rows in the page of this number."""
+        return number < len(self._index) and self._index[number] == block
 
     def page_cached(self, number: int) -> Page | None:
         """A page, if the page cache has it.  Raises CorruptError, OSError."""
@@ -135,6 +142,8 @@ class MapRun:
     def cut_behind(self, low: int, pages: int) -> int:
         """A block up to which, from `low` on, there are about so many pages of rows."""
         page = max(self.page_of(low), 0) + pages
+        while self.goes_on(page, low):
+            page += 1
         return self._index[page] if page < len(self._index) else BLOCK_END
 
     async def rows_between(self, low: int, high: int, pace: Pace) -> Rows:
@@ -154,8 +163,7 @@ class MapRun:
 
         Raises CorruptError, OSError.
         """
-        pages = np.unique(np.searchsorted(self._firsts, blocks, side="right"))
-        pages = pages[pages > 0] - 1
+        pages = self._pages_of(blocks)
         if not len(pages):
             return NO_ROWS
         bounds = np.flatnonzero(np.diff(pages) > _PAGES_PASSED_OVER) + 1
@@ -166,8 +174,8 @@ class MapRun:
                 length, offset = (end - first) * PAGE_BYTES, first * PAGE_BYTES
                 found.append(self._rows(await pace.read(self._file, length, offset), first, end))
         rows = np.concatenate(found)
-        index, is_there = found_in(blocks, rows)
-        return rows[index[is_there]]
+        wanted: Rows = rows[is_among(rows["block"], blocks)]
+        return wanted
 
     def drop(self) -> None:
         """Close the file, once nobody holds it any more."""
@@ -185,14 +193,30 @@ class MapRun:
         if self._is_dropped and not self._holders:
             self._file.close()
 
+    def _pages_of(self, blocks: Blocks) -> npt.NDArray[np.int64]:
+        """The pages in which the rows of blocks are, ascending."""
+        firsts = self._firsts
+        ends = np.searchsorted(firsts, blocks, side="right")
+        starts = np.searchsorted(firsts, blocks, side="left")
+        starts = np.where(starts < ends, starts, starts - 1)
+        pages = np.unique(starts[ends > 0])
+        long = np.flatnonzero(ends - starts > 1)
+        if len(long):  # blocks whose rows fill more than a page
+            more = [np.arange(starts[one], ends[one]) for one in long]
+            pages = np.unique(np.concatenate([pages, *more]))
+        return pages
+
     def _rows(self, content: bytes, first: int, end: int) -> Rows:
         """The rows of whole pages, verified."""
-        for number in range(first, end):
-            start = (number - first) * PAGE_BYTES
-            self._check(content[start : start + PAGE_BYTES], number)
+        counts = [
+            self._check(content[start : start + PAGE_BYTES], first + start // PAGE_BYTES)
+            for start in range(0, (end - first) * PAGE_BYTES, PAGE_BYTES)
+        ]
         pages = np.frombuffer(content, dtype=np.uint8).reshape(end - first, PAGE_BYTES)
-        rows = np.ascontiguousarray(pages[:, PAGE_HEAD_BYTES:]).view(ROW_DTYPE).reshape(-1)
-        return expanded(rows[: min(len(rows), self.head.row_count - first * PAGE_ROWS)])
+        rows = np.ascontiguousarray(pages[:, PAGE_HEAD_BYTES:]).view(ROW_DTYPE)
+        if sum(counts) == len(counts) * PAGE_ROWS:
+            return expanded(rows.reshape(-1))
+        return expanded(rows[np.arange(PAGE_ROWS) < np.array(counts)[:, None]])
 
     def _page(self, content: bytes, number: int) -> Page:
         count = self._check(content, number)
@@ -203,34 +227,46 @@ class MapRun:
         """The number of rows of a page that is what was written."""
         if len(content) == PAGE_BYTES:
             checksum, magic, count, run_number, page_number = PAGE_HEAD_FAST.unpack_from(content)
-            wanted = min(PAGE_ROWS, self.head.row_count - number * PAGE_ROWS)
             if (
                 crc32c(memoryview(content)[4:]) == checksum
-                and (magic, count) == (PAGE_MAGIC, wanted)
-                and (run_number, page_number) == (self.head.number, number)
+                and (magic, run_number, page_number) == (PAGE_MAGIC, self.head.number, number)
+                and count <= PAGE_ROWS
             ):
-                return wanted
+                return int(count)
         raise CorruptError(f"{self._what} is damaged: page {number} does not match its checksum")
 
 
-def row_in(page: Page, block: int) -> bytes | None:
-    """The row of a block in its page; of one that a copy removed, that it was never written."""
+def row_in(page: Page, block: int, view: View | None) -> bytes | None:
+    """The first row of a block in a page that a view sees; without one, the first.
+
+    Of a block that a copy removed it says that it was never written.
+    """
     blocks, content = page
-    at = bisect_right(blocks, block) - 1
-    if at < 0:
+    at = bisect_left(blocks, block)
+    if at == len(blocks) or blocks[at] != block:
+        return _tombstone_over(page, at - 1, block, view) if at else None
+    while at < len(blocks) and blocks[at] == block:
+        start = PAGE_HEAD_BYTES + at * ROW_BYTES
+        row = content[start : start + ROW_BYTES]
+        seq = row[16:24]
+        if view is None or view.sees(int.from_bytes(seq, "little")):
+            if row[_LAST_OF_PLACE] & 0x80:
+                return row[:8] + _TOMBSTONE + row[16:]
+            return row if seq != _NO_SEQ else ABSENT_ROW
+        at += 1
+    return None
+
+
+def _tombstone_over(page: Page, at: int, block: int, view: View | None) -> bytes | None:
+    """The tombstone of a block, where a row for several blocks has it."""
+    first, place, seq, epoch, _ = ROW.unpack_from(page[1], PAGE_HEAD_BYTES + at * ROW_BYTES)
+    if not place & UNMAP or block >= first + (place ^ UNMAP):
         return None
-    start = PAGE_HEAD_BYTES + at * ROW_BYTES
-    if content[start + _LAST_OF_PLACE] & 0x80:
-        first, place, seq, epoch, _ = ROW.unpack_from(content, start)
-        is_in = block < first + (place ^ UNMAP)
-        return ROW.pack(block, UNMAP, seq, epoch, 0) if is_in else None
-    if blocks[at] != block:
-        return None
-    row = content[start : start + ROW_BYTES]
-    return row if row[16:24] != _NO_SEQ else ABSENT_ROW
+    return ROW.pack(block, UNMAP, seq, epoch, 0) if view is None or view.sees(seq) else None
 
 
 _LAST_OF_PLACE = 15
+_TOMBSTONE = UNMAP.to_bytes(8, "little")
 _NO_SEQ = bytes(8)
 
 
@@ -249,54 +285,76 @@ def held(runs: Sequence[MapRun]) -> Iterator[Sequence[MapRun]]:
 async def write_run(
     file: File, number: int, source: AsyncIterator[Rows], pace: Pace
 ) -> tuple[RunHead, bytes]:
-    """Write a run and flush it; its head and its index.  The rows come ascending by block.
+    """Write a run and flush it; its head and its index.
 
-    Raises OSError.
+    The rows come as they are to stand in it; all of a block come together.  Raises OSError.
     """
-    waiting: list[Rows] = []
-    waiting_rows = row_count = data_blocks = 0
-    index = bytearray()
+    waiting = NO_ROWS
+    row_count = data_rows = 0
+    index: list[int] = []
 
-    async def put(rows: Rows) -> None:
-        nonlocal row_count
-        first_page = row_count // PAGE_ROWS
-        content = _pages(rows, number, first_page)
-        await pace.write(file, [content], first_page * PAGE_BYTES)
-        index.extend(rows["block"][::PAGE_ROWS].tobytes())
-        row_count += len(rows)
+    async def put(rows: Rows, bounds: Sequence[int]) -> None:
+        content = _pages(rows, bounds, number, len(index))
+        await pace.write(file, [content], len(index) * PAGE_BYTES)
+        index.extend(rows["block"][np.array(bounds[:-1])].tolist())
 
     async for fresh in source:
-        data_blocks += int(with_data(fresh).sum())
         rows = compressed(fresh)
-        waiting.append(rows)
-        waiting_rows += len(rows)
-        if waiting_rows >= PAGES_AT_ONCE * PAGE_ROWS:
-            whole = np.concatenate(waiting)
-            full = len(whole) // PAGE_ROWS * PAGE_ROWS
-            await put(whole[:full])
-            waiting, waiting_rows = [whole[full:]], len(whole) - full
-    if waiting_rows:
-        await put(np.concatenate(waiting))
-    head = RunHead(number, row_count, data_blocks, crc32c(bytes(index)))
+        row_count += len(rows)
+        data_rows += int(with_data(rows).sum())
+        waiting = np.concatenate([waiting, rows]) if len(waiting) else rows
+        if len(waiting) > PAGES_AT_ONCE * PAGE_ROWS:
+            bounds = _page_bounds(waiting["block"])[:-1]
+            await put(waiting, bounds)
+            waiting = waiting[bounds[-1] :]
+    if len(waiting):
+        await put(waiting, _page_bounds(waiting["block"]))
+    content = np.array(index, dtype="<u8").tobytes()
+    head = RunHead(number, len(index), row_count, data_rows, crc32c(content))
     if index:
-        await pace.write(file, [index], head.page_count * PAGE_BYTES)
+        await pace.write(file, [content], len(index) * PAGE_BYTES)
     await pace.sync(file)
-    return head, bytes(index)
+    return head, content
 
 
-def _pages(rows: Rows, run_number: int, first_page: int) -> Buffer:
-    """Rows as pages; only the last one may be a part."""
-    count = -(-len(rows) // PAGE_ROWS)
-    padded = np.zeros(count * PAGE_ROWS, dtype=ROW_DTYPE)
-    padded[: len(rows)] = rows
+def _page_bounds(blocks: Blocks) -> list[int]:
+    """Where pages begin, and the end of the last one: see the rule at the top."""
+    count = len(blocks)
+    if (blocks[1:] != blocks[:-1]).all():
+        return [*range(0, count, PAGE_ROWS), count]
+    bounds = [0]
+    while bounds[-1] < count:
+        start = bounds[-1]
+        end = start + PAGE_ROWS
+        if end < count and blocks[end] == blocks[end - 1]:
+            begins = int(np.searchsorted(blocks, blocks[end]))
+            if begins > start:
+                end = begins
+        bounds.append(min(end, count))
+    return bounds
+
+
+def _pages(rows: Rows, bounds: Sequence[int], run_number: int, first_page: int) -> Buffer:
+    """Rows as pages."""
+    count = len(bounds) - 1
     pages = np.zeros((count, PAGE_BYTES), dtype=np.uint8)
-    pages[:, PAGE_HEAD_BYTES:] = padded.view(np.uint8).reshape(count, PAGE_ROWS * ROW_BYTES)
+    body = pages[:, PAGE_HEAD_BYTES:]
+    starts = np.array(bounds[:-1])
+    lengths = np.diff(np.array(bounds))
+    if (lengths == PAGE_ROWS).all():
+        packed = np.ascontiguousarray(rows[bounds[0] : bounds[-1]]).view(np.uint8)
+        body[:] = packed.reshape(count, PAGE_ROWS * ROW_BYTES)
+    else:
+        for page in range(count):
+            packed = np.ascontiguousarray(rows[starts[page] : bounds[page + 1]]).view(np.uint8)
+            body[page, : len(packed)] = packed
     content = bytearray(pages.tobytes())
     view = memoryview(content)
-    for page in range(count):
+    for page, length in enumerate(lengths.tolist()):
         start = page * PAGE_BYTES
-        held = min(PAGE_ROWS, len(rows) - page * PAGE_ROWS)
-        PAGE_HEAD_FAST.pack_into(content, start, 0, PAGE_MAGIC, held, run_number, first_page + page)
+        PAGE_HEAD_FAST.pack_into(
+            content, start, 0, PAGE_MAGIC, length, run_number, first_page + page
+        )
         checksum = crc32c(view[start + 4 : start + PAGE_BYTES])
         content[start : start + 4] = checksum.to_bytes(4, "little")
     return content

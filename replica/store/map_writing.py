@@ -1,7 +1,11 @@
 """How recent rows become a run of the map, and how runs become one.
 
 Both go through the blocks in ascending order, a range at a time, so that they need memory for a
-range and no more.  Here is found out which places the recent rows have superseded.
+range and no more.
+
+Places are in use as long as somebody needs their rows (`views.needed`).  A row that another one
+hides is needed no longer unless a snapshot sees it; that is found out here, when the other one
+becomes part of a run.  It stays in its run until that is merged; its place is free before.
 """
 
 from __future__ import annotations
@@ -15,7 +19,8 @@ from replica.store.bits import Units
 from replica.store.map_run import BLOCK_END, PAGE_ROWS, PAGES_AT_ONCE, MapRun, RunHead, held
 from replica.store.pace import Pace
 from replica.store.recent import Recent
-from replica.store.row_sets import Blocks, all_overlaid, found_in, overlaid, with_data, written
+from replica.store.row_sets import Blocks, is_among, stacked, with_data, written
+from replica.store.views import Mask, View, first_seen, needed
 
 RUNS_MAX = 4
 """A look-up asks each of them."""
@@ -29,69 +34,92 @@ def next_cut(runs: Sequence[MapRun], low: int, pages: int = PAGES_AT_ONCE) -> in
 
 
 async def rows_between(runs: Sequence[MapRun], low: int, high: int, pace: Pace) -> Rows:
-    """The rows of a range of blocks in runs, newest first.  Raises CorruptError, OSError."""
+    """All rows of a range of blocks in runs, newest first.  Raises CorruptError, OSError."""
     with held(runs):
-        return all_overlaid([await run.rows_between(low, high, pace) for run in runs])
+        return stacked([await run.rows_between(low, high, pace) for run in runs])
 
 
-async def _rows_of(runs: Sequence[MapRun], blocks: Blocks, pace: Pace) -> Rows:
-    """The rows of blocks, given ascending, in runs, newest first."""
-    with held(runs):
-        return all_overlaid([await run.rows_of(blocks, pace) for run in runs])
+def laid_over(levels: Sequence[Recent], older: Rows, low: int, high: int) -> tuple[Rows, Mask]:
+    """All rows of a range of blocks, and which of them are among the older ones.
+
+    `levels` come newest first.  What they discard of that which the volume saw below them is among
+    their rows, as tombstones.
+    """
+    rows = older
+    is_older = np.ones(len(older), dtype=np.bool_)
+    for level in reversed(levels):
+        fresh = level.between(low, high)
+        if level.discards.covers(low, high):
+            discarded, is_hit = level.discards.applied_to(first_seen(rows, level.view))
+            is_hit &= ~is_among(discarded["block"], fresh["block"])
+            fresh = stacked([fresh, discarded[is_hit]])
+        if len(fresh):
+            both = np.concatenate([fresh, rows])
+            order = np.argsort(both["block"], kind="stable")
+            rows = both[order]
+            is_older = np.concatenate([np.zeros(len(fresh), dtype=np.bool_), is_older])[order]
+    return rows, is_older
 
 
 async def resolved(
-    recent: Recent, runs: Sequence[MapRun], pace: Pace, freed: list[Units]
+    levels: Sequence[Recent],
+    runs: Sequence[MapRun],
+    views: Sequence[View],
+    pace: Pace,
+    freed: list[Units],
 ) -> AsyncIterator[Rows]:
-    """What a run of these recent rows over these runs has in it: the rows, and a tombstone for
-    each older row that they discard.
+    """The rows of a run that is to take the place of these levels, newest first, over these runs.
 
-    Places of the runs to which no row refers any more are appended to `freed`.
+    Places that nobody needs any more with it are appended to `freed`.
     """
-    fresh = recent.sorted_rows()
+    every = stacked([level.sorted_rows() for level in levels])
     low = 0
     while low < BLOCK_END:
         high = next_cut(runs, low)
-        start, stop = np.searchsorted(fresh["block"], np.array([low, high], dtype=np.uint64))
-        rows = fresh[start:stop]
-        is_covered = recent.discards.covers(low, high)
-        if len(rows) or is_covered:
+        start, stop = np.searchsorted(every["block"], np.array([low, high], dtype=np.uint64))
+        is_covered = any(level.discards.covers(low, high) for level in levels)
+        if start < stop or is_covered:
             if is_covered:
                 older = await rows_between(runs, low, high, pace)
             else:
-                older = await _rows_of(runs, rows["block"], pace)
+                older = await _rows_of(runs, np.unique(every["block"][start:stop]), pace)
             await pace.turn()
-            index, is_there = found_in(rows["block"], older)
-            rows_below = older[index[is_there]]
-            freed.append(rows_below["place"][with_data(rows_below)])
-            discarded, is_discarded = recent.discards.applied_to(older)
-            is_discarded[index[is_there]] = False
-            freed.append(older["place"][is_discarded & with_data(older)])
-            rows = rows[is_there | (rows["seq"] != 0)]
-            yield overlaid(rows, discarded[is_discarded])
+            rows, is_older = laid_over(levels, older, low, high)
+            is_needed = needed(rows, views)
+            freed.append(_places(rows[~is_older & ~is_needed]))
+            freed.append(_places(older[needed(older, views) & ~is_needed[is_older]]))
+            says_something = (rows["seq"] != 0) | is_among(rows["block"], older["block"])
+            yield rows[~is_older & is_needed & says_something]
         low = high
 
 
-async def merged(runs: Sequence[MapRun], pace: Pace, *, is_everything: bool) -> AsyncIterator[Rows]:
-    """The rows of runs in one; with none below them, rows that only hide older ones go."""
+async def merged(
+    runs: Sequence[MapRun],
+    views: Sequence[View],
+    pace: Pace,
+    *,
+    is_everything: bool,
+) -> AsyncIterator[Rows]:
+    """The rows of runs that somebody needs; with no runs below, rows that only hide others go."""
     low = 0
     while low < BLOCK_END:
         high = next_cut(runs, low)
         rows = await rows_between(runs, low, high, pace)
         await pace.turn()
+        rows = rows[needed(rows, views)]
         yield written(rows) if is_everything else rows
         low = high
 
 
-def runs_to_merge(heads: Sequence[RunHead], data_blocks: int) -> int:
+def runs_to_merge(heads: Sequence[RunHead], placed: int) -> int:
     """How many of the newest runs to make one; fewer than two mean that all is well.
 
     Sizes grow by a factor from run to run, so that a row is written again a few times at most,
     and there are never more than `RUNS_MAX` for long.  All are merged where only a part of their
-    rows with data, `data_blocks`, still count: discards have hidden the others.
+    rows with data still count: so many as there are places in use.
     """
     row_counts = [head.row_count for head in heads]
-    if sum(head.data_blocks for head in heads) > 2 * data_blocks + PAGE_ROWS:
+    if sum(head.data_rows for head in heads) > 2 * placed + PAGE_ROWS:
         return len(heads)
     merging = 1
     total = row_counts[0] if row_counts else 0
@@ -100,3 +128,14 @@ def runs_to_merge(heads: Sequence[RunHead], data_blocks: int) -> int:
             merging = index + 1
             total = sum(row_counts[:merging])
     return merging
+
+
+async def _rows_of(runs: Sequence[MapRun], blocks: Blocks, pace: Pace) -> Rows:
+    """All rows of blocks, given ascending, in runs, newest first."""
+    with held(runs):
+        return stacked([await run.rows_of(blocks, pace) for run in runs])
+
+
+def _places(rows: Rows) -> Units:
+    found: Units = rows["place"][with_data(rows)]
+    return found

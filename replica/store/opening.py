@@ -23,6 +23,7 @@ from replica.store.journal import START, Journal
 from replica.store.limits import StoreLimits
 from replica.store.map_run import RUN_PREFIX, run_name
 from replica.store.marks import FailureMark
+from replica.store.operations import Operations
 from replica.store.parts import Parts
 from replica.store.reclaim import Reclaimer
 from replica.store.records import DATA_HEAD, DATA_MAGIC, IDENTITY_MAGIC, JOURNAL_OFFSET, Kind
@@ -152,7 +153,9 @@ async def _recover(
 ) -> tuple[Moment, Parts]:
     what = f"the replica of volume {identity.name} in {directory}"
     journal_bytes, tail_bytes = sizes_of(file, str(directory / "data"), replica_uuid)
-    checkpoint = checkpoint_of(filesystem, directory / "map", replica_uuid, limits.map_cache_bytes)
+    checkpoint = checkpoint_of(
+        filesystem, directory / "map", replica_uuid, identity.size_bytes, limits.map_cache_bytes
+    )
     recovery = Recovery(
         file, what, replica_uuid, identity.checksum_salt, journal_bytes, tail_bytes, checkpoint
     )
@@ -181,7 +184,6 @@ async def _recover(
     parts = Parts(
         what=what,
         salt=identity.checksum_salt,
-        size_blocks=-(-identity.size_bytes // BLOCK_BYTES),
         limits=limits,
         file=file,
         journal=journal,
@@ -219,14 +221,14 @@ def sizes_of(file: File, what: str, replica_uuid: bytes) -> tuple[int, int]:
 
 
 def checkpoint_of(
-    filesystem: Filesystem, path: Path, replica_uuid: bytes, cache_bytes: int
+    filesystem: Filesystem, path: Path, replica_uuid: bytes, size_bytes: int, cache_bytes: int
 ) -> tuple[Moment, Standing, BlockMap]:
-    """The last checkpoint; that of a new replica where there is none yet.
+    """The last checkpoint; that of a new replica of this size where there is none yet.
 
     Raises CorruptError, InputError (format), OSError.
     """
     if not filesystem.exists(path):
-        standing = Standing()
+        standing = Standing(Operations(size_bytes))
         moment = Moment.of(replica_uuid, CheckpointHead(0, START), standing)
         return moment, standing, BlockMap([], Bits(), cache_bytes)
     return load(filesystem, path, replica_uuid, cache_bytes)
@@ -257,6 +259,7 @@ def _allocator(
         max(first, end),
         max(reserved_end, first),
         limits.growth_bytes // BLOCK_BYTES,
+        limits.hole_bytes // BLOCK_BYTES,
         lambda unit, count: file.allocate(unit * BLOCK_BYTES, count * BLOCK_BYTES),
     )
     allocator.begin(used)

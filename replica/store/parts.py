@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from cstor_core.errors import CorruptError, CstorError, NoSpaceError, ProtocolError
 from cstor_core.files import File
+from cstor_core.units import BLOCK_BYTES
 from replica.store.allocator import Allocator
 from replica.store.block_map import BlockMap
 from replica.store.journal import Journal
@@ -26,7 +27,6 @@ class Parts:
     what: str
     """The replica, for a person."""
     salt: int
-    size_blocks: int
     limits: StoreLimits
     file: File
     journal: Journal
@@ -38,6 +38,11 @@ class Parts:
     on_failure: Callable[[], None]
     """Told when the replica is being given up, before anybody else hears of it."""
     failed_reason: str | None = None
+
+    @property
+    def size_blocks(self) -> int:
+        """Of the volume."""
+        return -(-self.standing.operations.size_bytes // BLOCK_BYTES)
 
     def check_usable(self) -> None:
         """Raise CorruptError where the replica was given up."""

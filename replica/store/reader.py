@@ -9,7 +9,7 @@ being used again.
 from __future__ import annotations
 
 import struct
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,8 @@ from cstor_core.rows import UNMAP, Rows, has_data
 from cstor_core.units import BLOCK_BYTES
 from replica.store.allocator import Extent
 from replica.store.parts import Parts
-from replica.store.row_sets import Blocks, with_data, written
+from replica.store.row_sets import NO_ROWS, Blocks, changed, is_among, with_data
+from replica.store.views import View, first_seen
 
 _PLACE_OF_ROW = struct.Struct("<8xQ16x")
 _SCAN_ROWS = 256
@@ -116,28 +117,55 @@ class Reader:
         """
         rows = self._parts.block_map.gather(blocks)
         data = memoryview(b"".join(await self.read_places(rows["place"].tolist())))
-        bad = self.mismatches(rows, data)
-        if bad:
-            raise CorruptError(f"{self._parts.what}: block {bad[0]} does not match its checksum")
-        return RunView(memoryview(rows.tobytes()), data)
+        return self._verified(rows, data)
 
-    async def scan(self, first_block: int) -> AsyncIterator[tuple[bytes, Blocks]]:
-        """(rows, numbers of bad blocks) for all blocks ever written from `first_block` on.
-
-        All data are read and verified; rows of one piece are of one moment.
-        """
+    async def read_view(self, view: View, block: int, count: int) -> RunView:
+        """The rows that a view has of consecutive blocks, and their data, verified."""
         parts = self._parts
+        parts.check_range(block, count)
+        ticket = parts.reclaimer.begin_read()
         try:
-            async for many in parts.block_map.scan(first_block):
-                for start in range(0, len(many), _SCAN_ROWS):
-                    blocks = many["block"][start : start + _SCAN_ROWS]
-                    rows = written(parts.block_map.gather(blocks))
-                    if len(rows):
-                        yield rows.tobytes(), await self._bad_blocks(rows)
+            rows = await parts.block_map.seen_by(view, block, count)
+            data = memoryview(b"".join(await self.read_places(rows["place"].tolist())))
+        except OSError as error:
+            raise self._map_unreadable(error) from error
+        finally:
+            parts.reclaimer.end_read(ticket)
+        return self._verified(rows, data)
+
+    async def changes(self, older: View | None, newer: View) -> AsyncIterator[Rows]:
+        """The rows of a view where it has other data than an older one, ascending by block.
+
+        Those without data are holes; one with seq 0 is of a block that the view has never seen.
+        """
+        views = [newer] if older is None else [newer, older]
+        try:
+            async for rows in self._parts.block_map.scan(0, views):
+                now = first_seen(rows, newer)
+                before = NO_ROWS if older is None else first_seen(rows, older)
+                found = changed(before, now)
+                if len(found):
+                    yield found
         except OSError as error:
             raise self._map_unreadable(error) from error
 
-    async def _bad_blocks(self, rows: Rows) -> Blocks:
+    async def scan(
+        self, first_block: int, views: Sequence[View] = ()
+    ) -> AsyncIterator[tuple[bytes, Blocks]]:
+        """(rows, numbers of bad blocks) for all blocks ever written from `first_block` on.
+
+        The rows are the volume's own, or those that some view needs; all data are read and
+        verified.
+        """
+        try:
+            async for many in self._parts.block_map.scan(first_block, views):
+                for start in range(0, len(many), _SCAN_ROWS):
+                    rows = many[start : start + _SCAN_ROWS]
+                    yield rows.tobytes(), await self._bad_blocks(rows, views)
+        except OSError as error:
+            raise self._map_unreadable(error) from error
+
+    async def _bad_blocks(self, rows: Rows, views: Sequence[View]) -> Blocks:
         """The blocks among these rows that fail; where the disk cannot read, one by one."""
         bad: list[int] = []
         ticket = self._parts.reclaimer.begin_read()
@@ -151,9 +179,17 @@ class Reader:
                         bad += await self._failing(row)
                     except CorruptError:
                         bad += row["block"].tolist()
+            if bad:
+                bad = [block for block in bad if await self._is_still(rows, block, views)]
         finally:
             self._parts.reclaimer.end_read(ticket)
         return np.array(bad, dtype=np.uint64)
+
+    async def _is_still(self, rows: Rows, block: int, views: Sequence[View]) -> bool:
+        """Whether rows of a block still count: else its places have been used again meanwhile."""
+        held = rows[rows["block"] == block]
+        found = await self._parts.block_map.counting(block, views)
+        return bool(is_among(held["place"], np.sort(found["place"])).all())
 
     async def _failing(self, rows: Rows) -> list[int]:
         data = memoryview(b"".join(await self.read_places(rows["place"].tolist())))
@@ -170,6 +206,12 @@ class Reader:
                 bad.append(block)
             start += BLOCK_BYTES
         return bad
+
+    def _verified(self, rows: Rows, data: memoryview) -> RunView:
+        bad = self.mismatches(rows, data)
+        if bad:
+            raise CorruptError(f"{self._parts.what}: block {bad[0]} does not match its checksum")
+        return RunView(memoryview(rows.tobytes()), data)
 
     def _looked_up(self, block: int, count: int) -> bytes | None:
         """The rows, if the page cache has what of the map they are in."""

@@ -11,17 +11,25 @@ import numpy as np
 
 from cstor_core.rows import ROW, ROW_DTYPE, UNMAP, Rows, has_data
 from replica.store.discards import Discards
+from replica.store.views import View
 
 ROW_MEMORY_BYTES = 208
 """What a row costs in a dictionary: its number, its 32 bytes as an object, the entry."""
 
 
 class Recent:
-    """Rows by block, and ranges that were discarded before them and cover what is older."""
+    """Rows by block, and ranges that were discarded before them and cover what is older.
 
-    __slots__ = ("discards", "rows")
+    A snapshot or a revert ends it, so that nothing in it is seen by one snapshot and hidden from
+    another by something else in it.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("discards", "layer", "rows", "view")
+
+    def __init__(self, view: View, layer: int) -> None:
+        """`view` is the volume's own; `layer` counts the snapshots and reverts before."""
+        self.view = view
+        self.layer = layer
         self.rows: dict[int, bytes] = {}
         """As in a map; a row with seq 0 says that the block was never written."""
         self.discards = Discards()
@@ -60,8 +68,8 @@ class Recent:
             self.discards.add(first, count, epoch, seq)
 
     def over(self, older: Recent, freed: list[int]) -> Recent:
-        """Both in one; the places that only the older one referred to are appended to `freed`."""
-        both = Recent()
+        """Both, of one layer, in one; places that only the older one has are put in `freed`."""
+        both = Recent(self.view, self.layer)
         both.rows = dict(older.rows)
         for first, count, epoch, seq in older.discards:
             both.discards.add(first, count, epoch, seq)

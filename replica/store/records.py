@@ -46,6 +46,8 @@ class Kind(IntEnum):
     """Payload: number of the last record whose entries have left the tail early, u64."""
     MARK = 9
     """Payload: none; it is written for what every record says about stable storage."""
+    OPERATION = 10
+    """Payload: Operation."""
 
 
 RECORD_HEAD = Struct(

@@ -223,6 +223,11 @@ class Recovery:
                 if not included:
                     standing.reconfigure(change)
                 self._entries(record, change, freed, included)
+            case Kind.OPERATION:
+                operation = volume_pb2.Operation.FromString(bytes(record.payload))
+                if not included:
+                    standing.operate(operation, block_map)
+                self._entries(record, operation, freed, included)
             case Kind.TAIL_SHED:
                 self.tail.shed(int.from_bytes(record.payload, "little"))
             case Kind.MARK:

@@ -14,17 +14,19 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 from cstor_core.checksums import Buffer
-from cstor_core.errors import FencedError, ForeignReplicaError, NoSpaceError
+from cstor_core.errors import FencedError, ForeignReplicaError, InputError, NoSpaceError
 from cstor_core.files import Filesystem
 from cstor_core.frames import FrameEntry, RunView
 from cstor_core.generated.cstor.v1 import volume_pb2
 from cstor_core.history import History, Reign
+from cstor_core.rows import Rows
 from cstor_core.units import BLOCK_BYTES
 from cstor_core.words import history_message
 from replica.store.checkpointing import Checkpointing
 from replica.store.durability import Durability
 from replica.store.limits import StoreLimits
 from replica.store.opening import Opened, make_files, open_files
+from replica.store.operations import Snapshot
 from replica.store.reader import Reader
 from replica.store.rebuild import Rebuild
 from replica.store.records import Kind
@@ -160,7 +162,12 @@ class ReplicaStore:
     @property
     def size_bytes(self) -> int:
         """The size of the volume."""
-        return self.identity.size_bytes
+        return self._parts.standing.operations.size_bytes
+
+    @property
+    def snapshots(self) -> list[Snapshot]:
+        """In the order of their entries."""
+        return list(self._parts.standing.operations.snapshots.values())
 
     async def found(self, configuration: volume_pb2.Configuration) -> None:
         """Store the founding configuration, durably; the same one again changes nothing.
@@ -230,6 +237,26 @@ class ReplicaStore:
         """Apply a change of the configuration."""
         self._writer.append_configuration(change)
 
+    def append_operation(self, operation: volume_pb2.Operation) -> None:
+        """Apply an ordered operation: create, delete or revert to a snapshot, or resize.
+
+        What it takes away is only hidden at first, see `completed`.
+        """
+        self._writer.append_operation(operation)
+        if self._durability.is_checkpoint_due:
+            self._durability.relieve()
+
+    def completed(self, seq: int) -> None:
+        """W members hold every entry up to here: what these hid may be destroyed now.
+
+        That begins in the background where there is something; the space is free at its end.
+        """
+        operations = self._parts.standing.operations
+        if seq > operations.completed_seq:
+            operations.completed_seq = seq
+            if operations.hidden and operations.destroyable(seq):
+                self._durability.destroy_soon()
+
     async def flush(self) -> int:
         """Make everything applied so far durable; returns `durable_seq`.
 
@@ -245,6 +272,31 @@ class ReplicaStore:
     async def read_off_loop(self, block: int, count: int) -> tuple[bytes, list[Buffer]]:
         """The same, and wait for the disk.  CorruptError where it cannot read."""
         return await self._reader.read_off_loop(block, count)
+
+    async def read_snapshot(self, name: str, block: int, count: int) -> RunView:
+        """Rows and data of consecutive blocks as a snapshot has them, verified.
+
+        There are rows only of blocks that had been written.  Raises InputError where there is no
+        such snapshot, ProtocolError beyond the end of the volume, CorruptError which names a block.
+        """
+        return await self._reader.read_view(self._snapshot(name).view, block, count)
+
+    def changes(self, older: str | None, newer: str | None) -> AsyncIterator[Rows]:
+        """What differs between two snapshots: the newer one's rows, ascending by block.
+
+        A row without data is a hole there.  None stands for an empty volume as the older one, and
+        for the volume as it is as the newer one.  Raises InputError where there is no such one.
+        """
+        return self._reader.changes(
+            None if older is None else self._snapshot(older).view,
+            self._parts.standing.operations.head if newer is None else self._snapshot(newer).view,
+        )
+
+    def _snapshot(self, name: str) -> Snapshot:
+        found = self._parts.standing.operations.snapshots.get(name)
+        if found is None:
+            raise InputError(f"{self._parts.what} has no snapshot {name!r}")
+        return found
 
     def reaches_back_to(self, seq: int) -> bool:
         """Whether every entry behind `seq` can be read one by one."""
@@ -342,8 +394,9 @@ class ReplicaStore:
         self, bytes_per_s: int, sleep: Callable[[float], Awaitable[None]]
     ) -> AsyncIterator[ScrubProgress]:
         """Read and verify everything at a bounded rate; see `scrub.scrub`."""
+        views = self._parts.standing.operations.views_in_use()
         blocks_total = self._parts.block_map.data_blocks_max
-        return scrub(self._reader, blocks_total, bytes_per_s, sleep)
+        return scrub(self._reader, views, blocks_total, bytes_per_s, sleep)
 
     async def checkpoint(self) -> None:
         """Write the map down, so that the next opening need not read the journal."""

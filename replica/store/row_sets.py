@@ -30,13 +30,15 @@ def written(rows: Rows) -> Rows:
 
 def compressed(rows: Rows) -> Rows:
     """As they are in a run: tombstones of one version one behind the other in one row, with their
-    number in its place; the rows ascend by block.
+    number in its place.  The rows ascend by block; only blocks with one row are put together.
     """
     discarded = rows["place"] & np.uint64(UNMAP) != 0
     if not discarded.any():
         return rows
     follows = np.zeros(len(rows), dtype=np.bool_)
     follows[1:] = discarded[1:] & discarded[:-1] & (np.diff(rows["block"]) == 1)
+    follows[1:-1] &= rows["block"][2:] != rows["block"][1:-1]
+    follows[2:] &= rows["block"][:-2] != rows["block"][1:-1]
     for name in ("seq", "epoch"):
         follows[1:] &= rows[name][1:] == rows[name][:-1]
     index = np.arange(len(rows))
@@ -63,35 +65,44 @@ def expanded(rows: Rows) -> Rows:
     return found
 
 
-def overlaid(newer: Rows, older: Rows) -> Rows:
-    """Both, ascending by block; where both have a row of a block, the newer one.
+def stacked(newest_first: Sequence[Rows]) -> Rows:
+    """All rows, ascending by block, those of one block the newer ones first.
 
-    Each is ascending by block and names no block twice.
+    Each of the parts is so already.
     """
-    if not len(older):
-        return newer
-    if not len(newer):
-        return older
-    both = np.concatenate([older, newer])
-    order = np.argsort(both["block"], kind="stable")
-    blocks = both["block"][order]
-    last = np.ones(len(order), dtype=np.bool_)
-    last[:-1] = blocks[1:] != blocks[:-1]
-    return both[order[last]]
-
-
-def all_overlaid(newest_first: Sequence[Rows]) -> Rows:
-    """The same for any number."""
-    found = NO_ROWS
-    for rows in newest_first:
-        found = overlaid(found, rows)
+    parts = [rows for rows in newest_first if len(rows)]
+    if len(parts) < 2:
+        return parts[0] if parts else NO_ROWS
+    rows = np.concatenate(parts)
+    found: Rows = rows[np.argsort(rows["block"], kind="stable")]
     return found
 
 
-def found_in(blocks: Blocks, rows: Rows) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
-    """For each block the index of its row, and whether there is one; rows ascend by block."""
-    if not len(rows):
-        return np.zeros(len(blocks), dtype=np.int64), np.zeros(len(blocks), dtype=np.bool_)
-    index = np.minimum(np.searchsorted(rows["block"], blocks), len(rows) - 1)
-    is_there: npt.NDArray[np.bool_] = rows["block"][index] == blocks
-    return index, is_there
+def is_among(blocks: Blocks, among: Blocks) -> npt.NDArray[np.bool_]:
+    """Which of the blocks are among others, which ascend."""
+    if not len(among):
+        return np.zeros(len(blocks), dtype=np.bool_)
+    index = np.minimum(np.searchsorted(among, blocks), len(among) - 1)
+    found: npt.NDArray[np.bool_] = among[index] == blocks
+    return found
+
+
+def changed(before: Rows, now: Rows) -> Rows:
+    """The rows of now that have other data than before, and holes where there are none any more.
+
+    Both ascend by block, with one row for each.
+    """
+    index = np.searchsorted(before["block"], now["block"])
+    is_same = np.zeros(len(now), dtype=np.bool_)
+    had_data = np.zeros(len(now), dtype=np.bool_)
+    if len(before):
+        older = before[np.minimum(index, len(before) - 1)]
+        was_there = older["block"] == now["block"]
+        had_data = was_there & with_data(older)
+        is_same = was_there & (older["seq"] == now["seq"]) & (older["epoch"] == now["epoch"])
+    found = now[~is_same & (with_data(now) | had_data)]
+    gone = before[with_data(before) & ~is_among(before["block"], now["block"])]
+    holes = np.zeros(len(gone), dtype=ROW_DTYPE)
+    holes["block"] = gone["block"]
+    holes["place"] = UNMAP
+    return stacked([found, holes])

@@ -10,14 +10,24 @@ from cstor_core.generated.cstor.v1 import volume_pb2
 from cstor_core.history import History
 from replica.store.block_map import BlockMap
 from replica.store.discards import RANGES_MAX, Discards
+from replica.store.operations import Operations
 
 
 class Standing:
     """A replica that holds a prefix of the order, or (rebuilding) that is on its way to one."""
 
-    __slots__ = ("_reigns", "applied_seq", "configuration", "discards", "epoch", "rebuilding")
+    __slots__ = (
+        "_reigns",
+        "applied_seq",
+        "configuration",
+        "discards",
+        "epoch",
+        "operations",
+        "rebuilding",
+    )
 
-    def __init__(self) -> None:
+    def __init__(self, operations: Operations) -> None:
+        self.operations = operations
         self._reigns = History()
         self.applied_seq = 0
         """The last entry applied; while rebuilding, of the stream."""
@@ -49,6 +59,12 @@ class Standing:
         """Apply a change of the configuration."""
         self.configuration = change.configuration
         self.applied_seq = change.seq
+
+    def operate(self, operation: volume_pb2.Operation, block_map: BlockMap) -> None:
+        """Apply an ordered operation."""
+        self.operations.apply(operation)
+        self.applied_seq = operation.seq
+        block_map.begin_layer(self.operations.head)
 
     def begin_rebuild(self, block_map: BlockMap, freed: list[int]) -> None:
         """Set the flag.  Where it is set and ranges to discard have piled up, discard them.

@@ -21,7 +21,7 @@ from cstor_core.units import BLOCK_BYTES
 from replica.store.bits import Places
 from replica.store.journal import Point
 
-Content = bytearray | volume_pb2.EpochRecord | volume_pb2.ConfigurationChange
+Content = bytearray | volume_pb2.EpochRecord | volume_pb2.ConfigurationChange | volume_pb2.Operation
 """The rows of a run with their places, or one entry of another kind."""
 
 

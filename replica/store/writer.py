@@ -24,7 +24,7 @@ from replica.store.journal import Point
 from replica.store.parts import Parts
 from replica.store.records import Kind
 from replica.store.replay import apply_run
-from replica.store.tail import TailEntry, discarded_bytes_of
+from replica.store.tail import Content, TailEntry, discarded_bytes_of
 
 _PLACE = struct.Struct("<Q")
 _PLACE_OFFSET = 8
@@ -122,6 +122,19 @@ class Writer:
         parts.standing.reconfigure(change)
         self._enter(change.seq, change, point)
 
+    def append_operation(self, operation: volume_pb2.Operation) -> None:
+        """Apply an ordered operation; errors as for `append`, where it cannot be applied too."""
+        parts = self._parts
+        parts.check_usable()
+        self._check_next(operation.seq)
+        if parts.standing.rebuilding:
+            raise ProtocolError(f"{parts.what} is being rebuilt and takes no ordered operations")
+        parts.standing.operations.check(operation)
+        payload = operation.SerializeToString()
+        point = self._write(Kind.OPERATION, payload, (), 0, operation.seq)
+        parts.standing.operate(operation, parts.block_map)
+        self._enter(operation.seq, operation, point)
+
     def record(self, kind: Kind, payload: bytes, applied_seq: int) -> Point:
         """Write a record that is no entry: of the founding, or of a rebuild's begin or end."""
         self._parts.check_usable()
@@ -139,7 +152,7 @@ class Writer:
     def _enter(
         self,
         seq: int,
-        content: volume_pb2.EpochRecord | volume_pb2.ConfigurationChange,
+        content: Content,
         point: Point,
     ) -> None:
         if not self._parts.standing.rebuilding:

@@ -7,7 +7,6 @@ nothing but the errors that callers expect is raised.
 
 from __future__ import annotations
 
-import asyncio
 import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -18,6 +17,7 @@ import numpy as np
 
 from cstor_core.checksums import block_checksum
 from cstor_core.errors import CorruptError, CstorError, UnavailableError
+from cstor_core.generated.cstor.v1 import volume_pb2
 from cstor_core.rows import ROW_BYTES, rows_of
 from cstor_core.units import BLOCK_BYTES
 from replica.store.limits import StoreLimits
@@ -35,6 +35,7 @@ from tests.unit.store.volumes import (
     block_of,
     entries_of,
     epoch_record,
+    kill_tasks,
     run_of,
     uuids,
 )
@@ -49,7 +50,8 @@ LIMITS = StoreLimits(
 BLOCKS = 1050
 DIRECTORY = POOL / "volumes" / VOLUME
 FOLLOW_EVERY = 97
-"""So often it is also tried what a write on top of a harmless flip does."""
+"""So often it is also tried what writes on top of a harmless flip do, and always where `check`
+tells of damage."""
 
 
 @dataclass(slots=True)
@@ -69,10 +71,13 @@ class Content:
     configuration: bytes
     blocks: bytes
     rows: bytes
+    snapshots: tuple[tuple[str, bytes, bytes], ...]
 
 
 async def make_pool() -> RecordingFilesystem:
-    """Killed with a checkpoint, entries behind it, tombstones and places used again."""
+    """Killed with checkpoints, two snapshots, entries behind them, tombstones and places that
+    were used again.
+    """
     disk = RecordingFilesystem()
     pool = await open_pool(disk)
     store = await pool.create(IDENTITY)
@@ -83,12 +88,16 @@ async def make_pool() -> RecordingFilesystem:
     for first in range(0, BLOCKS, 50):
         store.append(run_of(seq, 3, [[(first + i, block_of(first + i + 1)) for i in range(50)]]))
         seq += 1
+    store.append_operation(_creation(seq, "first"))
+    seq += 1
     store.append(run_of(seq, 3, [[(200, 30)]]))
     await store.checkpoint()
     seq += 1
     store.append(
         run_of(seq, 3, [[(first, block_of(3000 + first)) for first in range(0, 1000, 40)]])
     )
+    seq += 1
+    store.append_operation(_creation(seq, "second"))
     await store.checkpoint()
     for step in range(60):
         block = step * 7
@@ -99,12 +108,17 @@ async def make_pool() -> RecordingFilesystem:
     return disk
 
 
+def _creation(seq: int, name: str) -> volume_pb2.Operation:
+    creation = volume_pb2.SnapshotCreation(name=name)
+    return volume_pb2.Operation(seq=seq, create_snapshot=creation)
+
+
 async def open_pool(disk: RecordingFilesystem) -> Pool:
     made = uuids()
     return await Pool.open(disk, POOL, lambda: next(made), "boot-1", LIMITS)
 
 
-def content_of(store: ReplicaStore) -> Content:
+async def content_of(store: ReplicaStore) -> Content:
     """Read everything; bytes that do not match their checksum count as an error of the disk."""
     configuration = store.configuration
     found = store.read(0, BLOCKS)
@@ -125,7 +139,15 @@ def content_of(store: ReplicaStore) -> Content:
         b"" if configuration is None else configuration.SerializeToString(deterministic=True),
         bytes(data),
         versions.tobytes(),
+        tuple([await _snapshot(store, snapshot.name) for snapshot in store.snapshots]),
     )
+
+
+async def _snapshot(store: ReplicaStore, name: str) -> tuple[str, bytes, bytes]:
+    run = await store.read_snapshot(name, 0, BLOCKS)
+    versions = rows_of(run.table).copy()
+    versions["place"] = with_data(versions)
+    return name, versions.tobytes(), bytes(run.data)
 
 
 class Flipping:
@@ -143,7 +165,7 @@ class Flipping:
         disk = await make_pool()
         # What an opening changes by itself is no matter of a flip.
         pool = await open_pool(RecordingFilesystem(_copy(disk.inodes)))
-        return cls(disk, content_of(pool.replicas[VOLUME]))
+        return cls(disk, await content_of(pool.replicas[VOLUME]))
 
     def places(self) -> Iterator[tuple[Path, Sequence[int]]]:
         """Every byte of metadata and journal, and one of every block: in groups of a kind."""
@@ -176,6 +198,7 @@ class Flipping:
         if outcome.startswith("WRONG"):
             self.flipped.wrong.append(f"{path.name} byte {at} bit {bit}: {outcome}")
         self.flipped.outcomes[outcome] += 1
+        await kill_tasks()
         file = disk.inodes[inode]
         assert isinstance(file, bytearray)
         file[at] ^= 1 << bit
@@ -217,7 +240,7 @@ class Flipping:
             return "replica refused" if damaged else "WRONG: check sees nothing, not opened"
         store = pool.replicas[VOLUME]
         try:
-            content = content_of(store)
+            content = await content_of(store)
         except CorruptError:
             return "bad block" if damaged else "WRONG: check sees no bad block"
         if store.short:
@@ -229,7 +252,7 @@ class Flipping:
             await entries_of(store, first - 1)
         except (CorruptError, UnavailableError):
             return "bad recent entry" if damaged else "WRONG: check sees no bad entry"
-        if self.flipped.outcomes.total() % FOLLOW_EVERY == 0:
+        if damaged or self.flipped.outcomes.total() % FOLLOW_EVERY == 0:
             await self._follow(disk, store)
         return "harmless, and told" if damaged else "harmless"
 
@@ -238,12 +261,12 @@ class Flipping:
         for step in range(40):
             store.append(run_of(seq + step, 3, [[(step, block_of(9000 + step))]]))
         await store.flush()
-        await asyncio.sleep(0)
+        await kill_tasks()
         disk.restart()
         again = (await open_pool(disk)).replicas[VOLUME]
         rows = rows_of(again.rows(np.arange(40, dtype=np.uint64)))
         assert rows["seq"].tolist() == list(range(seq, seq + 40))
-        assert len(content_of(again).rows) == BLOCKS * ROW_BYTES
+        assert len((await content_of(again)).rows) == BLOCKS * ROW_BYTES
 
 
 def _copy(inodes: Image) -> Image:

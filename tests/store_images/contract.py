@@ -32,6 +32,7 @@ from tests.unit.store.volumes import (
     content_of,
     entries_of,
     epoch_record,
+    rows_and_data,
     run_of,
     uuids,
 )
@@ -40,6 +41,7 @@ TINY = StoreLimits(
     journal_bytes=16 * 1024,
     tail_bytes=12 * BLOCK_BYTES,
     growth_bytes=16 * BLOCK_BYTES,
+    hole_bytes=8 * BLOCK_BYTES,
     map_cache_bytes=16 * 1024,
     unflushed_freed_bytes=16 * BLOCK_BYTES,
     run_rows_max=48,
@@ -47,10 +49,18 @@ TINY = StoreLimits(
 """So small that every edge is reached within a few dozen steps."""
 BLOCKS_USED = 40
 
-Entry = list[Change] | int | volume_pb2.Configuration
-"""Changes, the record of an epoch, or a configuration."""
-State = dict[int, tuple[int, bytes | None]]
+Entry = list[Change] | int | volume_pb2.Configuration | volume_pb2.Operation
+"""Changes, the record of an epoch, a configuration, or an ordered operation."""
+Blocks = dict[int, tuple[int, bytes | None]]
 """For each block ever written its seq and its data; None where it was discarded."""
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What a volume and its snapshots hold after an entry."""
+
+    blocks: Blocks
+    snapshots: dict[str, Blocks]
 
 
 class Phase(Enum):
@@ -86,7 +96,7 @@ class Life:
         self.entries: dict[int, Entry] = {}
         self.facts = Facts()
         self._stamps = count(1)
-        self._states: dict[int, State] = {0: {}}
+        self._states: dict[int, State] = {0: State({}, {})}
 
     def know(self, **fields: object) -> None:
         self.facts = replace(self.facts, **fields)  # type: ignore[arg-type]
@@ -113,6 +123,8 @@ class Life:
             self.promise: 2,
             self.new_epoch: 1,
             self.reconfigure: 1,
+            self.operate: 3,
+            self.complete: 2,
             self.stop_and_start: 1,
             self.kill_and_start: 1,
         }
@@ -143,7 +155,7 @@ class Life:
         """Look some blocks up, so that rows are cached that are put again later."""
         state = self.state(len(self.entries))
         for block in self.random.sample(range(BLOCKS_USED), 8):
-            _, data = state.get(block, (0, None))
+            _, data = state.blocks.get(block, (0, None))
             expect(content_of_or_none(self.store, block) == data, f"block {block} while it lived")
 
     async def flush(self) -> None:
@@ -176,6 +188,29 @@ class Life:
         )
         self.know(applied_seq=seq)
 
+    async def operate(self) -> None:
+        """Take a snapshot, delete one, or go back to one."""
+        seq = len(self.entries) + 1
+        operation = volume_pb2.Operation(seq=seq)
+        names = list(self.state(seq - 1).snapshots)
+        kind = self.random.choice(("create", "create", "delete", "revert")) if names else "create"
+        if kind == "create":
+            operation.create_snapshot.name = f"s{seq}"
+        elif kind == "delete":
+            operation.delete_snapshot.name = self.random.choice(names)
+        else:
+            operation.revert.name = self.random.choice(names)
+        self.entries[seq] = operation
+        self.know(begun_seq=seq)
+        self.store.append_operation(operation)
+        self.know(applied_seq=seq)
+
+    async def complete(self) -> None:
+        """What was hidden is destroyed, beside what comes next; W members hold what is durable."""
+        self.store.completed(self.store.durable_seq)
+        for _ in range(self.random.randrange(4)):
+            await asyncio.sleep(0)
+
     async def stop_and_start(self) -> None:
         self.know(phase=Phase.CLOSING)
         await self.pool.close()
@@ -205,10 +240,12 @@ class Life:
         last = max(known for known in self._states if known <= seq)
         state = self._states[last]
         for number in range(last + 1, seq + 1):
-            state = dict(state)
             entry = self.entries[number]
             if isinstance(entry, list):
-                _apply(state, number, entry)
+                state = State(dict(state.blocks), state.snapshots)
+                _apply(state.blocks, number, entry)
+            elif isinstance(entry, volume_pb2.Operation):
+                state = _operated(state, entry)
             self._states[number] = state
         return state
 
@@ -248,7 +285,19 @@ class Life:
         ]
 
 
-def _apply(state: State, seq: int, changes: list[Change]) -> None:
+def _operated(state: State, operation: volume_pb2.Operation) -> State:
+    snapshots = dict(state.snapshots)
+    match operation.WhichOneof("kind"):
+        case "create_snapshot":
+            snapshots[operation.create_snapshot.name] = state.blocks
+        case "delete_snapshot":
+            del snapshots[operation.delete_snapshot.name]
+        case "revert":
+            return State(snapshots[operation.revert.name], snapshots)
+    return State(state.blocks, snapshots)
+
+
+def _apply(state: Blocks, seq: int, changes: list[Change]) -> None:
     for block, change in changes:
         if isinstance(change, bytes):
             state[block] = seq, change
@@ -321,14 +370,18 @@ def check_short(store: ReplicaStore, facts: Facts) -> None:
 async def compare(life: Life, store: ReplicaStore, seq: int) -> None:
     """Every block, its version and its data, and every recent entry."""
     state = life.state(seq)
-    for block, (_, data) in state.items():
+    for block, (_, data) in state.blocks.items():
         held = content_of_or_none(store, block)
         expect(held == data, f"block {block} holds something else than entry {seq} left")
     found: dict[int, int] = {}
     async for rows, bad in store.scan():
         expect(not len(bad), f"bad blocks {bad}")
         found.update({row[0]: row[2] for row in ROW.iter_unpack(rows)})
-    expect(found == {block: version for block, (version, _) in state.items()}, "versions")
+    expect(found == {block: version for block, (version, _) in state.blocks.items()}, "versions")
+    names = [snapshot.name for snapshot in store.snapshots]
+    expect(names == list(state.snapshots), f"snapshots {names}, not {list(state.snapshots)}")
+    for name, blocks in state.snapshots.items():
+        await _compare_snapshot(store, name, blocks)
     after = next((first for first in range(seq + 1) if store.reaches_back_to(first)), seq)
     for entry_seq, row, data in await entries_of(store, after):
         entry = life.entries[entry_seq]
@@ -336,6 +389,14 @@ async def compare(life: Life, store: ReplicaStore, seq: int) -> None:
             block = ROW.unpack(row)[0]
             written = [change for number, change in entry if number == block]
             expect(not data or data in written, f"entry {entry_seq} of the tail")
+
+
+async def _compare_snapshot(store: ReplicaStore, name: str, blocks: Blocks) -> None:
+    run = await store.read_snapshot(name, 0, 2 * BLOCKS_USED)
+    held: Blocks = {}
+    for seq, row, data in rows_and_data(run):
+        held[ROW.unpack(row)[0]] = seq, data or None
+    expect(held == blocks, f"snapshot {name}")
 
 
 def content_of_or_none(store: ReplicaStore, block: int) -> bytes | None:

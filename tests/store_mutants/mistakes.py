@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +12,12 @@ import pytest
 
 from cstor_core.checksums import Buffer, crc32c
 from cstor_core.errors import CorruptError
-from cstor_core.files import File, Filesystem
-from cstor_core.rows import Rows
+from cstor_core.files import Filesystem
 from replica.store import (
     checkpoint,
-    checkpointing,
     envelope,
     journal,
     look,
-    map_run,
-    map_writing,
     opening,
     recovery,
     state_file,
@@ -31,14 +25,9 @@ from replica.store import (
 from replica.store.allocator import Allocator
 from replica.store.bits import Bits
 from replica.store.block_map import BlockMap
-from replica.store.checkpoint import FreshFile
-from replica.store.checkpointing import Checkpointing
-from replica.store.discards import Discards
 from replica.store.durability import Durability
 from replica.store.envelope import fresh_path
 from replica.store.journal import Journal, Point
-from replica.store.map_run import MapRun, RunHead, run_name
-from replica.store.pace import BACKGROUND, Background, Pace
 from replica.store.parts import Parts
 from replica.store.reclaim import Reclaimer
 from replica.store.records import Kind
@@ -46,18 +35,9 @@ from replica.store.recovery import Recovery
 from replica.store.standing import Standing
 from replica.store.state_file import StateFile
 from replica.store.tail import Tail, TailEntry
-from tests.store_mutants.proofs import Proof
+from tests.store_mutants.proofs import Anything, Mistake, Proof
 
 Patch = pytest.MonkeyPatch
-
-
-@dataclass(frozen=True, slots=True)
-class Mistake:
-    """One mistake, and the proof that has to notice it."""
-
-    name: str
-    plant: Callable[[Patch], None]
-    proof: Proof
 
 
 def acknowledge_before_the_record(patch: Patch) -> None:
@@ -121,110 +101,6 @@ def call_durable_what_came_during_the_flush(patch: Patch) -> None:
         self._durable(journal.number, journal.mark, parts.standing.applied_seq, self._streams)
 
     patch.setattr(Durability, "_datasync", datasync)
-
-
-def checkpoint_what_was_not_flushed(patch: Patch) -> None:
-    """A checkpoint takes the name before what it includes is durable."""
-    whole = Checkpointing.checkpoint
-
-    async def hasty(self: Checkpointing, flush: object, pace: Pace = BACKGROUND) -> None:
-        async def no_flush() -> None:
-            """Nothing."""
-
-        await whole(self, no_flush, pace)
-
-    patch.setattr(Checkpointing, "checkpoint", hasty)
-
-
-def rename_before_the_content_is_flushed(patch: Patch) -> None:
-    """The new map takes the name while its content is in the page cache only."""
-
-    async def write_all(self: FreshFile, content: bytes, pace: Pace) -> None:
-        await pace.write(self.file, [content], 0)
-
-    patch.setattr(FreshFile, "write_all", write_all)
-
-
-def name_a_run_before_it_is_flushed(patch: Patch) -> None:
-    """The map names a run whose rows are in the page cache only."""
-
-    class Careless(Background):
-        async def sync(self, file: File) -> None:
-            """Nothing."""
-
-    async def hasty(
-        file: File, number: int, source: AsyncIterator[Rows], pace: Pace
-    ) -> tuple[RunHead, bytes]:
-        return await map_run.write_run(file, number, source, Careless())
-
-    patch.setattr(checkpointing, "write_run", hasty)
-
-
-def forget_a_run_that_the_map_names(patch: Patch) -> None:
-    """The old runs are removed before the map that names the new one is durable."""
-    merge = Checkpointing._merge
-
-    async def hasty(self: Checkpointing) -> None:
-        block_map = self._parts.block_map
-        old = block_map.runs[: self._merging_count()]
-        for run in old:
-            self._filesystem.remove(self._path.parent / run_name(run.head.number))
-        patch.setattr(Checkpointing, "_forget", lambda self, run: None)
-        await merge(self)
-
-    patch.setattr(Checkpointing, "_merge", hasty)
-
-
-def merge_the_wrong_way_round(patch: Patch) -> None:
-    """Of two rows of a block the older one goes into the merged run."""
-
-    def reversed_runs(
-        runs: Sequence[MapRun], pace: Pace, *, is_everything: bool
-    ) -> AsyncIterator[Rows]:
-        return map_writing.merged(list(reversed(runs)), pace, is_everything=is_everything)
-
-    patch.setattr(checkpointing, "merged", reversed_runs)
-
-
-def forget_a_discard_below(patch: Patch) -> None:
-    """A checkpoint does not write tombstones over the rows of older runs."""
-    patch.setattr(Discards, "covers", lambda self, low, high: False)
-
-
-def keep_a_stale_row_in_the_cache(patch: Patch) -> None:
-    """A row that is put does not take the cached one away."""
-    put = BlockMap.put
-
-    def careless(self: BlockMap, rows: bytes | bytearray, freed: list[int]) -> None:
-        cached = self._cached.copy()
-        put(self, rows, freed)
-        self._cached.update(cached)
-
-    patch.setattr(BlockMap, "put", careless)
-
-
-def take_a_checkpoint_for_durable(patch: Patch) -> None:
-    """The journal is shortened though the new map's name has not been flushed."""
-
-    class Careless:
-        def __init__(self, filesystem: Filesystem) -> None:
-            self._filesystem = filesystem
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self._filesystem, name)
-
-        async def sync_directory(self, path: Path) -> None:
-            """Nothing."""
-
-        def sync_directory_blocking(self, path: Path) -> None:
-            """Nothing."""
-
-    begin = Checkpointing.__init__
-
-    def careless(self: Checkpointing, parts: Parts, filesystem: Filesystem, *more: Any) -> None:
-        begin(self, parts, Careless(filesystem), *more)
-
-    patch.setattr(Checkpointing, "__init__", careless)
 
 
 def promise_without_a_flush(patch: Patch) -> None:
@@ -322,36 +198,9 @@ def forget_what_the_tail_holds(patch: Patch) -> None:
     patch.setattr(Recovery, "places_in_use", of_the_map)
 
 
-class Anything(int):
-    """A number that passes for every other one."""
-
-    def __eq__(self, other: object) -> bool:
-        return True
-
-    def __ne__(self, other: object) -> bool:
-        return False
-
-    __hash__ = int.__hash__
-
-
 def skip_the_checksum_of_a_record(patch: Patch) -> None:
     """A journal record is taken as it is read."""
     patch.setattr(journal, "crc32c", lambda *arguments: Anything(crc32c(*arguments)))
-
-
-def skip_the_checksum_of_the_map(patch: Patch) -> None:
-    """A page of the map is taken as it is read."""
-
-    def careless(content: Buffer, *more: int) -> int:
-        whole = map_run.PAGE_BYTES - 4
-        return Anything(crc32c(content, *more)) if len(content) == whole else crc32c(content, *more)
-
-    patch.setattr(map_run, "crc32c", careless)
-
-
-def skip_the_checksum_of_the_places(patch: Patch) -> None:
-    """The map's table of places is taken as it is read."""
-    patch.setattr(checkpoint, "crc32c", lambda *arguments: Anything(crc32c(*arguments)))
 
 
 def skip_the_checksum_of_small_files(patch: Patch) -> None:
@@ -427,16 +276,6 @@ MISTAKES = (
         call_durable_what_came_during_the_flush,
         Proof.IMAGES,
     ),
-    Mistake("checkpoint what was not flushed", checkpoint_what_was_not_flushed, Proof.IMAGES),
-    Mistake(
-        "rename before the content is flushed", rename_before_the_content_is_flushed, Proof.IMAGES
-    ),
-    Mistake("name a run before it is flushed", name_a_run_before_it_is_flushed, Proof.IMAGES),
-    Mistake("forget a run that the map names", forget_a_run_that_the_map_names, Proof.IMAGES),
-    Mistake("merge the wrong way round", merge_the_wrong_way_round, Proof.IMAGES),
-    Mistake("forget a discard below", forget_a_discard_below, Proof.IMAGES),
-    Mistake("keep a stale row in the cache", keep_a_stale_row_in_the_cache, Proof.IMAGES),
-    Mistake("take a checkpoint for durable", take_a_checkpoint_for_durable, Proof.IMAGES),
     Mistake("promise without a flush", promise_without_a_flush, Proof.IMAGES),
     Mistake("forget the directory", forget_the_directory, Proof.IMAGES),
     Mistake("believe the page cache", believe_the_page_cache, Proof.IMAGES),
@@ -451,8 +290,6 @@ MISTAKES = (
     Mistake("begin a rebuild without a flush", begin_a_rebuild_without_a_flush, Proof.REBUILD),
     Mistake("end a rebuild with foreign blocks", end_a_rebuild_with_foreign_blocks, Proof.REBUILD),
     Mistake("skip the checksum of a record", skip_the_checksum_of_a_record, Proof.FLIPS),
-    Mistake("skip the checksum of the map", skip_the_checksum_of_the_map, Proof.FLIPS),
-    Mistake("skip the checksum of the places", skip_the_checksum_of_the_places, Proof.FLIPS),
     Mistake("skip the checksum of small files", skip_the_checksum_of_small_files, Proof.FLIPS),
     Mistake("check without reading", check_without_reading, Proof.FLIPS),
     Mistake("go on after a failed flush", go_on_after_a_failed_flush, Proof.FAILED_FLUSH),

@@ -1,10 +1,14 @@
-"""The proofs that mistakes are tried on, as functions that tell what is wrong."""
+"""What a mistake is, and the proofs that one is tried on: functions that tell what is wrong."""
 
 from __future__ import annotations
 
 import errno
 import random
+from collections.abc import Callable
+from dataclasses import dataclass
 from enum import Enum
+
+import pytest
 
 from cstor_core.errors import CorruptError
 from tests.store_flips.flips import flip_all
@@ -21,6 +25,27 @@ class Proof(Enum):
     REBUILD = "images of a rebuild"
     FLIPS = "flips"
     FAILED_FLUSH = "failed flush"
+
+
+@dataclass(frozen=True, slots=True)
+class Mistake:
+    """One mistake, and the proof that has to notice it."""
+
+    name: str
+    plant: Callable[[pytest.MonkeyPatch], None]
+    proof: Proof
+
+
+class Anything(int):
+    """A number that passes for every other one."""
+
+    def __eq__(self, other: object) -> bool:
+        return True
+
+    def __ne__(self, other: object) -> bool:
+        return False
+
+    __hash__ = int.__hash__
 
 
 LIVES = 20

@@ -6,13 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.store_mutants.mistakes import MISTAKES, Mistake
-from tests.store_mutants.proofs import Proof, broken_by
+from tests.store_mutants.map_mistakes import MAP_MISTAKES
+from tests.store_mutants.mistakes import MISTAKES
+from tests.store_mutants.proofs import Mistake, Proof, broken_by
 
 TABLE = Path(__file__).parents[2] / "docs" / "store-proof.md"
 
 
-@pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake.name.replace(" ", "_"))
+ALL = MISTAKES + MAP_MISTAKES
+
+
+@pytest.mark.parametrize("mistake", ALL, ids=lambda mistake: mistake.name.replace(" ", "_"))
 async def test_a_planted_mistake_is_caught(
     mistake: Mistake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -32,5 +36,5 @@ async def test_without_a_mistake_the_images_are_right() -> None:
 
 def test_the_table_names_every_mistake_and_what_catches_it() -> None:
     text = TABLE.read_text()
-    for mistake in MISTAKES:
+    for mistake in ALL:
         assert f"| {mistake.name} | {mistake.proof.value} |" in text

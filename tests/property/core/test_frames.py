@@ -21,6 +21,7 @@ from cstor_core.frames import (
     encode_read_request,
     encode_read_response,
     encode_run_request,
+    entry_message,
 )
 from cstor_core.generated.cstor.v1 import stream_pb2, volume_pb2
 from cstor_core.rows import ROW, UNMAP
@@ -56,6 +57,15 @@ ENTRIES = st.lists(
         RECORDS.map(lambda record: volume_pb2.Entry(epoch_record=record)),
         st.builds(volume_pb2.ConfigurationChange, seq=U64).map(
             lambda change: volume_pb2.Entry(configuration_change=change)
+        ),
+        st.builds(
+            lambda seq, name: volume_pb2.Entry(
+                operation=volume_pb2.Operation(
+                    seq=seq, create_snapshot=volume_pb2.SnapshotCreation(name=name)
+                )
+            ),
+            U64,
+            st.text(max_size=40),
         ),
     ),
     max_size=4,
@@ -127,15 +137,7 @@ def test_what_protobuf_encodes_is_read(
     frame = decode_append(message.SerializeToString())
     assert frame.opening == opening
     assert (frame.format, frame.completed_seq, frame.flush) == (FORMAT | 7, completed_seq, flush)
-    found = [
-        volume_pb2.Entry(run=volume_pb2.Run(table=bytes(entry.table), data=bytes(entry.data)))
-        if isinstance(entry, RunView)
-        else volume_pb2.Entry(epoch_record=entry)
-        if isinstance(entry, volume_pb2.EpochRecord)
-        else volume_pb2.Entry(configuration_change=entry)
-        for entry in frame.entries
-    ]
-    assert found == entries
+    assert [entry_message(entry) for entry in frame.entries] == entries
 
 
 @settings(deadline=None)

@@ -1,24 +1,28 @@
-"""The map beside a dict: whatever is put, discarded, frozen, melted, written and merged."""
+"""The map beside dicts: whatever is put, discarded, snapshotted, reverted, written and merged."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from cstor_core.generated.cstor.v1 import volume_pb2
 from cstor_core.rows import ROW, UNMAP, Rows, has_data, rows_of
 from replica.store.bits import Bits, Units
 from replica.store.block_map import BlockMap
 from replica.store.map_run import PAGE_ROWS, MapRun, write_run
 from replica.store.map_writing import merged, resolved
+from replica.store.operations import Operations
 from replica.store.pace import AT_ONCE, finished
 from replica.store.recent import Recent
 from replica.store.row_sets import compressed, expanded, with_data
+from replica.store.views import EVERYTHING, View
 from tests.unit.store.memory_files import MemoryFilesystem
 
 BLOCKS = 4 * PAGE_ROWS
@@ -38,7 +42,11 @@ class MapAndModel(RuleBasedStateMachine):
         self.numbers = count(1)
         self.freed: list[int] = []
         self.given: set[int] = set()
-        self.frozen: Recent | None = None
+        self.frozen: tuple[Recent, ...] = ()
+        self.operations = Operations(1 << 40)
+        self.snapshots: dict[str, dict[int, tuple[int, int]]] = {}
+        self.hidden: list[dict[int, tuple[int, int]]] = []
+        """What views hold that are of nobody, until they are destroyed."""
 
     @rule(blocks=st.lists(BLOCK, min_size=1, max_size=60))
     def put(self, blocks: list[int]) -> None:
@@ -54,6 +62,7 @@ class MapAndModel(RuleBasedStateMachine):
     def put_consecutive(self, first: int, length: int) -> None:
         self.put(list(range(first, min(first + length, BLOCKS))))
 
+    @precondition(lambda self: self.operations.views() == (EVERYTHING,))
     @rule(block=BLOCK)
     def remove(self, block: int) -> None:
         """As a copy of a block that its source never held."""
@@ -69,41 +78,84 @@ class MapAndModel(RuleBasedStateMachine):
     @rule(first=BLOCK, length=st.integers(1, BLOCKS), age=st.integers(0, 50))
     def discard(self, first: int, length: int, age: int) -> None:
         """Of a version that may be older than some rows, as at the end of a rebuild."""
-        seq = max(next(self.numbers) - age, 1)
+        seq = next(self.numbers)
+        if self.operations.views() == (EVERYTHING,):
+            seq = max(seq - age, 1)
         self.map.discard(first, length, EPOCH, seq, self.freed)
         for block in range(first, min(first + length, BLOCKS)):
             if block in self.model and self.model[block][1] < seq:
                 self.model[block] = UNMAP, seq
 
     @rule()
+    def snapshot(self) -> None:
+        seq = next(self.numbers)
+        name = f"s{seq}"
+        self._operate(create_snapshot=volume_pb2.SnapshotCreation(name=name), seq=seq)
+        self.snapshots[name] = self.model.copy()
+
+    @precondition(lambda self: self.snapshots)
+    @rule(data=st.data())
+    def delete(self, data: st.DataObject) -> None:
+        name = data.draw(st.sampled_from(sorted(self.snapshots)))
+        self._operate(delete_snapshot=volume_pb2.SnapshotDeletion(name=name))
+        self.hidden.append(self.snapshots.pop(name))
+
+    @precondition(lambda self: self.snapshots)
+    @rule(data=st.data())
+    def revert(self, data: st.DataObject) -> None:
+        name = data.draw(st.sampled_from(sorted(self.snapshots)))
+        self._operate(revert=volume_pb2.Reversion(name=name))
+        self.hidden.append(self.model)
+        self.model = self.snapshots[name].copy()
+
+    def _operate(self, seq: int | None = None, **what: Any) -> None:
+        operation = volume_pb2.Operation(seq=next(self.numbers) if seq is None else seq, **what)
+        self.operations.check(operation)
+        self.operations.apply(operation)
+        self.map.begin_layer(self.operations.head)
+
+    @rule()
+    def destroy(self) -> None:
+        """What is hidden goes with the next run that is made of all."""
+        self.operations.completed_seq = next(self.numbers)
+        self.operations.forget(self.operations.destroyable(1 << 60))
+        assert not self.operations.hidden
+        self.hidden.clear()
+        garbage = self.map.placed.copy()
+        for places in self._places_of(self.map.runs):
+            garbage.remove(places)
+        rows = merged(self.map.runs, self.operations.views(), AT_ONCE, is_everything=True)
+        self.map.runs = [self._run(rows)]
+        self.freed += garbage.between(*garbage.bounds()).tolist()
+        placed = self.map.placed.copy()
+        placed.remove_all(garbage)
+        self.map.take_placed(placed)
+
+    @rule()
     def freeze(self) -> None:
         """Also over rows that are frozen already: a checkpoint overtakes another one."""
         self.frozen = self.map.freeze(self.freed)
 
-    @precondition(lambda self: self.frozen is not None)
-    @rule()
-    def melt(self) -> None:
-        self.map.melt(self.freed)
-        self.frozen = None
-
-    @precondition(lambda self: self.frozen is not None)
+    @precondition(lambda self: self.frozen)
     @rule()
     def write_frozen(self) -> None:
-        assert self.frozen is not None
         freed: list[Units] = []
-        run = self._run(resolved(self.frozen, self.map.runs, AT_ONCE, freed))
-        self._freed(freed)
+        assert self.map.are_closed(self.frozen)
+        views = self.operations.views()
+        run = self._run(resolved(self.frozen, self.map.runs, views, AT_ONCE, freed))
+        self.freed += [place for places in freed for place in places.tolist()]
         placed = Bits()
-        for one in self._rows_of([run, *self.map.runs]):
-            placed.put(one)
-        self.map.frozen_is_run(run, placed)
-        self.frozen = None
+        for places in self._places_of([run, *self.map.runs]):
+            placed.put(places)
+        self.map.levels_are_run(self.frozen, run, placed)
+        self.frozen = ()
 
     @rule(newest=st.integers(2, 4))
     def merge(self, newest: int) -> None:
         old = self.map.runs[:newest]
         is_everything = len(old) == len(self.map.runs)
-        run = self._run(merged(old, AT_ONCE, is_everything=is_everything))
+        views = self.operations.views()
+        run = self._run(merged(old, views, AT_ONCE, is_everything=is_everything))
         self.map.runs = [run, *self.map.runs[len(old) :]]
 
     @rule(cached=st.booleans())
@@ -116,18 +168,14 @@ class MapAndModel(RuleBasedStateMachine):
         head, index = finished(write_run(file, number, source, AT_ONCE))
         return MapRun(file, head, index, f"run {number}")
 
-    def _rows_of(self, runs: list[MapRun]) -> list[Units]:
+    def _places_of(self, runs: list[MapRun]) -> list[Units]:
         async def places() -> list[Units]:
             return [
                 rows["place"][with_data(rows)]
-                async for rows in merged(runs, AT_ONCE, is_everything=True)
+                async for rows in merged(runs, self.operations.views(), AT_ONCE, is_everything=True)
             ]
 
         return finished(places())
-
-    def _freed(self, found: list[Units]) -> None:
-        for places in found:
-            self.freed += places.tolist()
 
     @invariant()
     def holds_the_same(self) -> None:
@@ -143,25 +191,36 @@ class MapAndModel(RuleBasedStateMachine):
 
     @invariant()
     def scan_gives_every_block(self) -> None:
+        assert self._scanned() == self.model
+        for name, held in self.snapshots.items():
+            assert self._scanned(self.operations.snapshots[name].view) == held
+
+    def _scanned(self, *views: View) -> dict[int, tuple[int, int]]:
         async def scanned() -> dict[int, tuple[int, int]]:
             found = {}
-            async for rows in self.map.scan(0, AT_ONCE):
+            async for rows in self.map.scan(0, views, AT_ONCE):
                 found.update({int(r["block"]): (int(r["place"]), int(r["seq"])) for r in rows})
             return found
 
-        assert finished(scanned()) == self.model
+        return finished(scanned())
+
+    def _needed(self) -> set[int]:
+        held = [self.model, *self.snapshots.values(), *self.hidden]
+        return {place for one in held for place, _ in one.values() if has_data(place)}
 
     @invariant()
     def no_place_is_freed_twice_or_while_it_is_needed(self) -> None:
-        needed = {place for place, _ in self.model.values() if has_data(place)}
+        needed = self._needed()
         assert len(set(self.freed)) == len(self.freed)
         assert needed.isdisjoint(self.freed)
 
     def teardown(self) -> None:
         """When everything is in runs, what nobody needs has been freed."""
         self.freeze()
-        self.write_frozen()
-        needed = {place for place, _ in self.model.values() if has_data(place)}
+        if self.frozen:
+            self.write_frozen()
+        self.destroy()
+        needed = self._needed()
         placed = self.map.placed.between(*self.map.placed.bounds()).tolist()
         assert set(placed) == needed == self.given.difference(self.freed)
         self.holds_the_same()

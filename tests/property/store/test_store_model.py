@@ -18,9 +18,12 @@ from hypothesis.stateful import (
 )
 
 from cstor_core.frames import RunView
+from cstor_core.generated.cstor.v1 import volume_pb2
 from cstor_core.history import History, Reign
-from cstor_core.rows import ROW
+from cstor_core.rows import ROW, has_data
+from cstor_core.units import BLOCK_BYTES
 from replica.store.replica_store import ReplicaStore
+from replica.store.row_sets import with_data
 from tests.unit.store.memory_files import MemoryFilesystem
 from tests.unit.store.volumes import (
     BLOCKS,
@@ -44,11 +47,17 @@ CHANGES = st.lists(
 """Of one entry: writes of a block (0), or unmaps of so many."""
 
 
+Blocks = dict[int, tuple[tuple[int, int], bytes | None]]
+"""For each block that was written its version and its data; None where it was discarded."""
+
+
 class Model:
     """One replica as dicts."""
 
     def __init__(self) -> None:
-        self.blocks: dict[int, tuple[tuple[int, int], bytes | None]] = {}
+        self.blocks: Blocks = {}
+        self.snapshots: dict[str, Blocks] = {}
+        self.size_bytes = BLOCKS * BLOCK_BYTES
         self.reigns: list[tuple[int, int]] = []
         self.seq = 0
 
@@ -72,6 +81,19 @@ class Model:
                             self.blocks[held] = ((epoch, self.seq), None)
         self.reigns[-1] = (epoch, self.seq)
 
+    def operate(self, operation: volume_pb2.Operation) -> None:
+        self.seq += 1
+        self.reigns[-1] = (self.reigns[-1][0], self.seq)
+        match operation.WhichOneof("kind"):
+            case "create_snapshot":
+                self.snapshots[operation.create_snapshot.name] = self.blocks.copy()
+            case "delete_snapshot":
+                del self.snapshots[operation.delete_snapshot.name]
+            case "revert":
+                self.blocks = self.snapshots[operation.revert.name].copy()
+            case "resize":
+                self.size_bytes = operation.resize.size_bytes
+
     def history(self) -> History:
         return History(tuple(Reign(*reign) for reign in self.reigns))
 
@@ -90,6 +112,7 @@ class StoreAndModel(RuleBasedStateMachine):
         self.peer: ReplicaStore
         self.store: ReplicaStore
         self.away = False
+        self.was_rebuilt = False
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         return self.loop.run_until_complete(work)
@@ -142,6 +165,78 @@ class StoreAndModel(RuleBasedStateMachine):
             self.store.append_epoch_record(record)
         self.recent.append((record.seq, record.SerializeToString(), b""))
 
+    def _operate(self, **what: Any) -> None:
+        operation = volume_pb2.Operation(seq=self.model.seq + 1, **what)
+
+        async def operate() -> None:
+            self.peer.append_operation(operation)
+            self.store.append_operation(operation)
+
+        self.run(operate())
+        self.model.operate(operation)
+        self.recent.append((operation.seq, operation.SerializeToString(), b""))
+
+    @precondition(lambda self: self.steady)
+    @rule()
+    def snapshot(self) -> None:
+        name = f"s{self.model.seq}"
+        self._operate(create_snapshot=volume_pb2.SnapshotCreation(name=name))
+
+    @precondition(lambda self: self.steady and self.model.snapshots)
+    @rule(data=st.data())
+    def delete_snapshot(self, data: st.DataObject) -> None:
+        name = data.draw(st.sampled_from(sorted(self.model.snapshots)))
+        self._operate(delete_snapshot=volume_pb2.SnapshotDeletion(name=name))
+
+    @precondition(lambda self: self.steady and self.model.snapshots)
+    @rule(data=st.data())
+    def revert(self, data: st.DataObject) -> None:
+        name = data.draw(st.sampled_from(sorted(self.model.snapshots)))
+        self._operate(revert=volume_pb2.Reversion(name=name))
+
+    @precondition(lambda self: self.steady)
+    @rule(blocks=st.integers(0, 3))
+    def resize(self, blocks: int) -> None:
+        size_bytes = self.model.size_bytes + blocks * BLOCK_BYTES
+        self._operate(resize=volume_pb2.Resizing(size_bytes=size_bytes))
+
+    @rule(lag=st.integers(0, 5))
+    def completed(self, lag: int) -> None:
+        """What was hidden up to here may be destroyed."""
+
+        async def complete() -> None:
+            self.store.completed(max(self.store.applied_seq - lag, 0))
+
+        self.run(complete())
+
+    @precondition(lambda self: not self.away)
+    @rule(data=st.data())
+    def changes(self, data: st.DataObject) -> None:
+        names = sorted(self.model.snapshots)
+        older = data.draw(st.sampled_from([None, *names]))
+        newer = data.draw(st.sampled_from([None, *names]))
+        before = self.model.snapshots[older] if older is not None else {}
+        now = self.model.snapshots[newer] if newer is not None else self.model.blocks
+        found = self.run(self._changes(older, newer))
+        for block in before.keys() | now.keys():
+            was, has = before.get(block, ((0, 0), None)), now.get(block, ((0, 0), None))
+            if was == has or (was[1] is None and has[1] is None):
+                assert block not in found
+            else:
+                assert found.pop(block) == (has[1] is not None)
+        assert not found
+
+    async def _changes(self, older: str | None, newer: str | None) -> dict[int, bool]:
+        found: dict[int, bool] = {}
+        async for rows in self.store.changes(older, newer):
+            found.update(zip(rows["block"].tolist(), with_data(rows).tolist(), strict=True))
+        return found
+
+    @property
+    def steady(self) -> bool:
+        """Ordered operations and rebuilds do not mix here: snapshots are no part of a rebuild."""
+        return not self.away and not self.was_rebuilt
+
     @rule()
     def flush(self) -> None:
         assert self.run(self.store.flush()) == self.store.applied_seq
@@ -173,11 +268,11 @@ class StoreAndModel(RuleBasedStateMachine):
         self.filesystem.lose_power()
         self.store = self.run(open_store(self.filesystem, boot))
 
-    @precondition(lambda self: not self.away)
+    @precondition(lambda self: not self.away and not self.model.snapshots)
     @rule()
     def go_away(self) -> None:
         """The others go on without it; what it takes meanwhile the volume's history drops."""
-        self.away = True
+        self.away = self.was_rebuilt = True
         reign = self.store.history.end
         lost = run_of(self.store.applied_seq + 1, reign.epoch, [[self._change(3, 0)], [(0, 9)]])
 
@@ -235,6 +330,21 @@ class StoreAndModel(RuleBasedStateMachine):
         assert self.run(self._versions()) == {
             block: version for block, (version, _) in model.blocks.items()
         }
+        assert store.size_bytes == model.size_bytes
+        assert [snapshot.name for snapshot in store.snapshots] == list(model.snapshots)
+        for name, blocks in model.snapshots.items():
+            assert self.run(self._snapshot(name)) == blocks
+
+    async def _snapshot(self, name: str) -> Blocks:
+        found: Blocks = {}
+        for first, count in ((0, 200), (4000, 200), (200, 3800), (4200, BLOCKS - 4200)):
+            run = await self.store.read_snapshot(name, first, count)
+            start = 0
+            for block, place, seq, epoch, _ in ROW.iter_unpack(run.table):
+                end = start + (BLOCK_BYTES if has_data(place) else 0)
+                found[block] = (epoch, seq), bytes(run.data[start:end]) or None
+                start = end
+        return found
 
     @precondition(lambda self: not self.away)
     @invariant()

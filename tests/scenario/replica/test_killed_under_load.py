@@ -91,7 +91,7 @@ async def versions(look: ReplicaLook) -> dict[int, int]:
     recovery = recovery_of(filesystem, look.directory, file, look)
     recovery.replay(power_lost=False)
     found: dict[int, int] = {}
-    async for rows in recovery.block_map.scan(0, AT_ONCE):
+    async for rows in recovery.block_map.scan(0, (), AT_ONCE):
         found.update(zip(rows["block"].tolist(), rows["seq"].tolist(), strict=True))
     recovery.block_map.close()
     file.close()

@@ -15,6 +15,7 @@ from cstor_core.generated.cstor.v1 import volume_pb2
 from cstor_core.history import History, Reign
 from cstor_core.rows import ROW, rows_of
 from cstor_core.units import BLOCK_BYTES
+from replica.store.operations import Snapshot
 
 SALT = 0x1234
 VOLUME = "3a0c1e0c-0000-4000-8000-000000000001"
@@ -38,6 +39,7 @@ class MemoryStore:
         self.failed_reason: str | None = None
         self.used_bytes = 0
         self.map_bytes = 0
+        self.snapshots: list[Snapshot] = []
         self.size_bytes = blocks * BLOCK_BYTES
         self.max_copied_seq = 0
         self.begun = False

@@ -33,7 +33,7 @@ def allocator(end: int = 10, reserved_end: int = 10, room: int = 1 << 20) -> All
         if first + count > room:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    return Allocator(10, end, reserved_end, 16, grow)
+    return Allocator(10, end, reserved_end, 16, 256, grow)
 
 
 def units(extents: list[tuple[int, int]]) -> list[int]:

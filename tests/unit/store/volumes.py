@@ -176,7 +176,7 @@ def rows_and_data(run: RunView) -> list[tuple[int, bytes, bytes]]:
     found = []
     start = 0
     for block, place, seq, epoch, checksum in ROW.iter_unpack(run.table):
-        data = b"" if place else bytes(run.data[start : start + BLOCK_BYTES])
+        data = b"" if place & UNMAP else bytes(run.data[start : start + BLOCK_BYTES])
         start += len(data)
         found.append((seq, ROW.pack(block, place, seq, epoch, checksum), data))
     return found

@@ -100,6 +100,16 @@ class ReplicaServiceStub:
                 request_serializer=cstor_dot_v1_dot_replica__pb2.ScanRequest.SerializeToString,
                 response_deserializer=cstor_dot_v1_dot_replica__pb2.ScanResponse.FromString,
                 _registered_method=True)
+        self.ReadSnapshot = channel.unary_stream(
+                '/cstor.v1.ReplicaService/ReadSnapshot',
+                request_serializer=cstor_dot_v1_dot_replica__pb2.ReadSnapshotRequest.SerializeToString,
+                response_deserializer=cstor_dot_v1_dot_replica__pb2.ReadSnapshotResponse.FromString,
+                _registered_method=True)
+        self.DiffSnapshots = channel.unary_stream(
+                '/cstor.v1.ReplicaService/DiffSnapshots',
+                request_serializer=cstor_dot_v1_dot_replica__pb2.DiffSnapshotsRequest.SerializeToString,
+                response_deserializer=cstor_dot_v1_dot_replica__pb2.DiffSnapshotsResponse.FromString,
+                _registered_method=True)
 
 
 class ReplicaServiceServicer:
@@ -195,6 +205,20 @@ class ReplicaServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReadSnapshot(self, request, context):
+        """Reads blocks as a snapshot has them, and verifies their checksums.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DiffSnapshots(self, request, context):
+        """What differs between two snapshots.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ReplicaServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -262,6 +286,16 @@ def add_ReplicaServiceServicer_to_server(servicer, server):
                     servicer.Scan,
                     request_deserializer=cstor_dot_v1_dot_replica__pb2.ScanRequest.FromString,
                     response_serializer=cstor_dot_v1_dot_replica__pb2.ScanResponse.SerializeToString,
+            ),
+            'ReadSnapshot': grpc.unary_stream_rpc_method_handler(
+                    servicer.ReadSnapshot,
+                    request_deserializer=cstor_dot_v1_dot_replica__pb2.ReadSnapshotRequest.FromString,
+                    response_serializer=cstor_dot_v1_dot_replica__pb2.ReadSnapshotResponse.SerializeToString,
+            ),
+            'DiffSnapshots': grpc.unary_stream_rpc_method_handler(
+                    servicer.DiffSnapshots,
+                    request_deserializer=cstor_dot_v1_dot_replica__pb2.DiffSnapshotsRequest.FromString,
+                    response_serializer=cstor_dot_v1_dot_replica__pb2.DiffSnapshotsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -615,6 +649,60 @@ class ReplicaService:
             '/cstor.v1.ReplicaService/Scan',
             cstor_dot_v1_dot_replica__pb2.ScanRequest.SerializeToString,
             cstor_dot_v1_dot_replica__pb2.ScanResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReadSnapshot(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/cstor.v1.ReplicaService/ReadSnapshot',
+            cstor_dot_v1_dot_replica__pb2.ReadSnapshotRequest.SerializeToString,
+            cstor_dot_v1_dot_replica__pb2.ReadSnapshotResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DiffSnapshots(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/cstor.v1.ReplicaService/DiffSnapshots',
+            cstor_dot_v1_dot_replica__pb2.DiffSnapshotsRequest.SerializeToString,
+            cstor_dot_v1_dot_replica__pb2.DiffSnapshotsResponse.FromString,
             options,
             channel_credentials,
             insecure,

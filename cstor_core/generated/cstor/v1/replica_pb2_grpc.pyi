@@ -57,6 +57,10 @@ class ReplicaServiceStub:
     """Asked by a peer: blocks written after a point, and blocks by number."""
     Scan: _grpc.UnaryStreamMultiCallable[_replica_pb2.ScanRequest, _replica_pb2.ScanResponse]
     """Reads all data, verifies every checksum and gives version and checksum of every block."""
+    ReadSnapshot: _grpc.UnaryStreamMultiCallable[_replica_pb2.ReadSnapshotRequest, _replica_pb2.ReadSnapshotResponse]
+    """Reads blocks as a snapshot has them, and verifies their checksums."""
+    DiffSnapshots: _grpc.UnaryStreamMultiCallable[_replica_pb2.DiffSnapshotsRequest, _replica_pb2.DiffSnapshotsResponse]
+    """What differs between two snapshots."""
 
 @_typing.type_check_only
 class ReplicaServiceAsyncStub(ReplicaServiceStub):
@@ -86,6 +90,10 @@ class ReplicaServiceAsyncStub(ReplicaServiceStub):
     """Asked by a peer: blocks written after a point, and blocks by number."""
     Scan: _aio.UnaryStreamMultiCallable[_replica_pb2.ScanRequest, _replica_pb2.ScanResponse]  # type: ignore[assignment]
     """Reads all data, verifies every checksum and gives version and checksum of every block."""
+    ReadSnapshot: _aio.UnaryStreamMultiCallable[_replica_pb2.ReadSnapshotRequest, _replica_pb2.ReadSnapshotResponse]  # type: ignore[assignment]
+    """Reads blocks as a snapshot has them, and verifies their checksums."""
+    DiffSnapshots: _aio.UnaryStreamMultiCallable[_replica_pb2.DiffSnapshotsRequest, _replica_pb2.DiffSnapshotsResponse]  # type: ignore[assignment]
+    """What differs between two snapshots."""
 
 class ReplicaServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -190,5 +198,21 @@ class ReplicaServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_replica_pb2.ScanResponse], _abc.AsyncIterator[_replica_pb2.ScanResponse]]:
         """Reads all data, verifies every checksum and gives version and checksum of every block."""
+
+    @_abc_1.abstractmethod
+    def ReadSnapshot(
+        self,
+        request: _replica_pb2.ReadSnapshotRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_replica_pb2.ReadSnapshotResponse], _abc.AsyncIterator[_replica_pb2.ReadSnapshotResponse]]:
+        """Reads blocks as a snapshot has them, and verifies their checksums."""
+
+    @_abc_1.abstractmethod
+    def DiffSnapshots(
+        self,
+        request: _replica_pb2.DiffSnapshotsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_replica_pb2.DiffSnapshotsResponse], _abc.AsyncIterator[_replica_pb2.DiffSnapshotsResponse]]:
+        """What differs between two snapshots."""
 
 def add_ReplicaServiceServicer_to_server(servicer: ReplicaServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

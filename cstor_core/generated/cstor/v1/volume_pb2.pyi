@@ -174,24 +174,28 @@ class Entry(_message.Message):
     RUN_FIELD_NUMBER: _builtins.int
     EPOCH_RECORD_FIELD_NUMBER: _builtins.int
     CONFIGURATION_CHANGE_FIELD_NUMBER: _builtins.int
+    OPERATION_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def run(self) -> Global___Run: ...
     @_builtins.property
     def epoch_record(self) -> Global___EpochRecord: ...
     @_builtins.property
     def configuration_change(self) -> Global___ConfigurationChange: ...
+    @_builtins.property
+    def operation(self) -> Global___Operation: ...
     def __init__(
         self,
         *,
         run: Global___Run | None = ...,
         epoch_record: Global___EpochRecord | None = ...,
         configuration_change: Global___ConfigurationChange | None = ...,
+        operation: Global___Operation | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["configuration_change", b"configuration_change", "epoch_record", b"epoch_record", "kind", b"kind", "run", b"run"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["configuration_change", b"configuration_change", "epoch_record", b"epoch_record", "kind", b"kind", "operation", b"operation", "run", b"run"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["configuration_change", b"configuration_change", "epoch_record", b"epoch_record", "kind", b"kind", "run", b"run"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["configuration_change", b"configuration_change", "epoch_record", b"epoch_record", "kind", b"kind", "operation", b"operation", "run", b"run"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["run", "epoch_record", "configuration_change"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["run", "epoch_record", "configuration_change", "operation"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -277,3 +281,244 @@ class ConfigurationChange(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ConfigurationChange: _TypeAlias = ConfigurationChange  # noqa: Y015
+
+@_typing.final
+class Operation(_message.Message):
+    """An ordered operation on the volume: it happens between the entries before and behind it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEQ_FIELD_NUMBER: _builtins.int
+    CREATE_SNAPSHOT_FIELD_NUMBER: _builtins.int
+    DELETE_SNAPSHOT_FIELD_NUMBER: _builtins.int
+    REVERT_FIELD_NUMBER: _builtins.int
+    RESIZE_FIELD_NUMBER: _builtins.int
+    seq: _builtins.int
+    @_builtins.property
+    def create_snapshot(self) -> Global___SnapshotCreation: ...
+    @_builtins.property
+    def delete_snapshot(self) -> Global___SnapshotDeletion: ...
+    @_builtins.property
+    def revert(self) -> Global___Reversion: ...
+    @_builtins.property
+    def resize(self) -> Global___Resizing: ...
+    def __init__(
+        self,
+        *,
+        seq: _builtins.int = ...,
+        create_snapshot: Global___SnapshotCreation | None = ...,
+        delete_snapshot: Global___SnapshotDeletion | None = ...,
+        revert: Global___Reversion | None = ...,
+        resize: Global___Resizing | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_snapshot", b"create_snapshot", "delete_snapshot", b"delete_snapshot", "kind", b"kind", "resize", b"resize", "revert", b"revert"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_snapshot", b"create_snapshot", "delete_snapshot", b"delete_snapshot", "kind", b"kind", "resize", b"resize", "revert", b"revert", "seq", b"seq"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["create_snapshot", "delete_snapshot", "revert", "resize"]  # noqa: Y015
+    _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
+
+Global___Operation: _TypeAlias = Operation  # noqa: Y015
+
+@_typing.final
+class SnapshotCreation(_message.Message):
+    """The volume as it is here stays readable under a name."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    CREATED_UNIX_S_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    created_unix_s: _builtins.int
+    """Seconds since 1970-01-01 00:00 UTC, by the target's clock."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        created_unix_s: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_unix_s", b"created_unix_s", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SnapshotCreation: _TypeAlias = SnapshotCreation  # noqa: Y015
+
+@_typing.final
+class SnapshotDeletion(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SnapshotDeletion: _TypeAlias = SnapshotDeletion  # noqa: Y015
+
+@_typing.final
+class Reversion(_message.Message):
+    """The volume becomes what a snapshot holds; the snapshots stay."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Reversion: _TypeAlias = Reversion  # noqa: Y015
+
+@_typing.final
+class Resizing(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    size_bytes: _builtins.int
+    def __init__(
+        self,
+        *,
+        size_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["size_bytes", b"size_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Resizing: _TypeAlias = Resizing  # noqa: Y015
+
+@_typing.final
+class SeqRange(_message.Message):
+    """Entries that are seen: those behind one seq and up to another."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AFTER_SEQ_FIELD_NUMBER: _builtins.int
+    THROUGH_SEQ_FIELD_NUMBER: _builtins.int
+    after_seq: _builtins.int
+    through_seq: _builtins.int
+    def __init__(
+        self,
+        *,
+        after_seq: _builtins.int = ...,
+        through_seq: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_seq", b"after_seq", "through_seq", b"through_seq"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SeqRange: _TypeAlias = SeqRange  # noqa: Y015
+
+@_typing.final
+class Snapshot(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    SEQ_FIELD_NUMBER: _builtins.int
+    CREATED_UNIX_S_FIELD_NUMBER: _builtins.int
+    RANGES_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    seq: _builtins.int
+    """Of the entry that made it."""
+    created_unix_s: _builtins.int
+    @_builtins.property
+    def ranges(self) -> _containers.RepeatedCompositeFieldContainer[Global___SeqRange]:
+        """What it sees, ascending."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        seq: _builtins.int = ...,
+        created_unix_s: _builtins.int = ...,
+        ranges: _abc.Iterable[Global___SeqRange] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_unix_s", b"created_unix_s", "name", b"name", "ranges", b"ranges", "seq", b"seq"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Snapshot: _TypeAlias = Snapshot  # noqa: Y015
+
+@_typing.final
+class HiddenView(_message.Message):
+    """What somebody saw before the entry that took it away."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HIDDEN_BY_SEQ_FIELD_NUMBER: _builtins.int
+    RANGES_FIELD_NUMBER: _builtins.int
+    hidden_by_seq: _builtins.int
+    @_builtins.property
+    def ranges(self) -> _containers.RepeatedCompositeFieldContainer[Global___SeqRange]: ...
+    def __init__(
+        self,
+        *,
+        hidden_by_seq: _builtins.int = ...,
+        ranges: _abc.Iterable[Global___SeqRange] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hidden_by_seq", b"hidden_by_seq", "ranges", b"ranges"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HiddenView: _TypeAlias = HiddenView  # noqa: Y015
+
+@_typing.final
+class OperationsState(_message.Message):
+    """What a replica keeps of the volume beside its blocks: what ordered operations have left."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    SNAPSHOTS_FIELD_NUMBER: _builtins.int
+    HEAD_RANGES_FIELD_NUMBER: _builtins.int
+    HIDDEN_VIEWS_FIELD_NUMBER: _builtins.int
+    size_bytes: _builtins.int
+    @_builtins.property
+    def snapshots(self) -> _containers.RepeatedCompositeFieldContainer[Global___Snapshot]: ...
+    @_builtins.property
+    def head_ranges(self) -> _containers.RepeatedCompositeFieldContainer[Global___SeqRange]:
+        """What the volume itself sees; the last range has no end."""
+
+    @_builtins.property
+    def hidden_views(self) -> _containers.RepeatedCompositeFieldContainer[Global___HiddenView]:
+        """Kept until every entry up to theirs is held by W members."""
+
+    def __init__(
+        self,
+        *,
+        size_bytes: _builtins.int = ...,
+        snapshots: _abc.Iterable[Global___Snapshot] | None = ...,
+        head_ranges: _abc.Iterable[Global___SeqRange] | None = ...,
+        hidden_views: _abc.Iterable[Global___HiddenView] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["head_ranges", b"head_ranges", "hidden_views", b"hidden_views", "size_bytes", b"size_bytes", "snapshots", b"snapshots"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OperationsState: _TypeAlias = OperationsState  # noqa: Y015

@@ -1,0 +1,155 @@
+"""What ordered operations have left: the size of the volume, its snapshots, what it sees.
+
+Nothing that an operation takes away is destroyed before W members hold that operation: it is only
+hidden, and kept as a view of nobody, until `complete` has been told so and everything that only it
+needed has been freed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from google.protobuf.message import DecodeError
+
+from cstor_core.errors import CorruptError, ProtocolError
+from cstor_core.generated.cstor.v1 import volume_pb2
+from cstor_core.units import BLOCK_BYTES
+from replica.store.views import EVERYTHING, View
+
+SNAPSHOTS_MAX = 4096
+NAME_BYTES_MAX = 255
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The volume as it was at one entry."""
+
+    name: str
+    seq: int
+    created_unix_s: int
+    view: View
+
+    def message(self) -> volume_pb2.Snapshot:
+        """For a file, or for a report."""
+        return volume_pb2.Snapshot(
+            name=self.name,
+            seq=self.seq,
+            created_unix_s=self.created_unix_s,
+            ranges=self.view.message(),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Hidden:
+    """What somebody saw before an entry took it away."""
+
+    by_seq: int
+    view: View
+
+
+class Operations:
+    """Of one replica; changed by entries in their order."""
+
+    __slots__ = ("completed_seq", "head", "hidden", "size_bytes", "snapshots")
+
+    def __init__(self, size_bytes: int) -> None:
+        self.size_bytes = size_bytes
+        self.snapshots: dict[str, Snapshot] = {}
+        """By name, in the order of their entries."""
+        self.head = EVERYTHING
+        """What the volume itself sees."""
+        self.hidden: list[Hidden] = []
+        self.completed_seq = 0
+        """W members hold every entry up to here."""
+
+    def views(self) -> tuple[View, ...]:
+        """Whoever must go on seeing what it sees."""
+        return (*self.views_in_use(), *(hidden.view for hidden in self.hidden))
+
+    def views_in_use(self) -> tuple[View, ...]:
+        """Those of the volume and of its snapshots."""
+        return (self.head, *(snapshot.view for snapshot in self.snapshots.values()))
+
+    def destroyable(self, through_seq: int) -> list[Hidden]:
+        """What may be destroyed of that which entries up to this one have hidden."""
+        last = min(through_seq, self.completed_seq)
+        return [hidden for hidden in self.hidden if hidden.by_seq <= last]
+
+    def check(self, operation: volume_pb2.Operation) -> None:
+        """Raise ProtocolError where it cannot be applied: the target should have known."""
+        match operation.WhichOneof("kind"):
+            case "create_snapshot":
+                name = operation.create_snapshot.name
+                if not 0 < len(name.encode()) <= NAME_BYTES_MAX or name in self.snapshots:
+                    raise ProtocolError(f"a snapshot cannot be called {name!r}")
+                if len(self.snapshots) >= SNAPSHOTS_MAX:
+                    raise ProtocolError(f"there are {SNAPSHOTS_MAX} snapshots, and no more may be")
+            case "delete_snapshot":
+                self._check_name(operation.delete_snapshot.name)
+            case "revert":
+                self._check_name(operation.revert.name)
+            case "resize":
+                size_bytes = operation.resize.size_bytes
+                if size_bytes < self.size_bytes or size_bytes % BLOCK_BYTES:
+                    raise ProtocolError(
+                        f"a volume of {self.size_bytes} bytes cannot get {size_bytes}: "
+                        f"it only grows, by multiples of {BLOCK_BYTES}"
+                    )
+            case _:
+                raise ProtocolError("an operation is of a kind that this version does not know")
+
+    def apply(self, operation: volume_pb2.Operation) -> None:
+        """Change what is there, as `check` allows."""
+        seq = operation.seq
+        match operation.WhichOneof("kind"):
+            case "create_snapshot":
+                what = operation.create_snapshot
+                view = self.head.closed_at(seq)
+                self.snapshots[what.name] = Snapshot(what.name, seq, what.created_unix_s, view)
+            case "delete_snapshot":
+                deleted = self.snapshots.pop(operation.delete_snapshot.name)
+                self.hidden.append(Hidden(seq, deleted.view))
+            case "revert":
+                self.hidden.append(Hidden(seq, self.head.closed_at(seq)))
+                self.head = self.snapshots[operation.revert.name].view.going_on_behind(seq)
+            case "resize":
+                self.size_bytes = operation.resize.size_bytes
+
+    def forget(self, destroyed: Sequence[Hidden]) -> None:
+        """What only these needed has been freed."""
+        self.hidden = [hidden for hidden in self.hidden if hidden not in destroyed]
+
+    def message(self) -> volume_pb2.OperationsState:
+        """For a file."""
+        return volume_pb2.OperationsState(
+            size_bytes=self.size_bytes,
+            snapshots=[snapshot.message() for snapshot in self.snapshots.values()],
+            head_ranges=self.head.message(),
+            hidden_views=[
+                volume_pb2.HiddenView(hidden_by_seq=hidden.by_seq, ranges=hidden.view.message())
+                for hidden in self.hidden
+            ],
+        )
+
+    @classmethod
+    def parsed(cls, content: bytes, what: str) -> Operations:
+        """From what `message` gave.  Raises CorruptError."""
+        try:
+            found = volume_pb2.OperationsState.FromString(content)
+        except DecodeError as error:
+            raise CorruptError(f"{what} is damaged: {error}") from error
+        operations = cls(found.size_bytes)
+        operations.head = View.of(found.head_ranges)
+        operations.hidden = [
+            Hidden(one.hidden_by_seq, View.of(one.ranges)) for one in found.hidden_views
+        ]
+        for one in found.snapshots:
+            operations.snapshots[one.name] = Snapshot(
+                one.name, one.seq, one.created_unix_s, View.of(one.ranges)
+            )
+        return operations
+
+    def _check_name(self, name: str) -> None:
+        if name not in self.snapshots:
+            raise ProtocolError(f"there is no snapshot {name!r}")
