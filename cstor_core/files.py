@@ -23,6 +23,7 @@ T = TypeVar("T")
 _FALLOC_FL_KEEP_SIZE = 0x01
 _FALLOC_FL_PUNCH_HOLE = 0x02
 _IOV_MAX = 1024
+_pread, _preadv, _NOWAIT = os.pread, os.preadv, os.RWF_NOWAIT
 
 _libc = ctypes.CDLL(None, use_errno=True)  # Python has no call of its own for punching holes
 _libc.fallocate64.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
@@ -111,12 +112,12 @@ class Filesystem(Protocol):
 class OsFile:
     """A file of the operating system."""
 
-    __slots__ = ("_fd", "_nowait", "_threads")
+    __slots__ = ("_fd", "_may_miss", "_threads")
 
     def __init__(self, fd: int, threads: ThreadPoolExecutor) -> None:
         self._fd = fd
         self._threads = threads
-        self._nowait = True
+        self._may_miss = True
 
     def size(self) -> int:
         return os.fstat(self._fd).st_size
@@ -134,19 +135,20 @@ class OsFile:
         return os.pread(self._fd, length, offset)
 
     def pread_cached(self, length: int, offset: int) -> Buffer | None:
-        if not self._nowait:
-            return os.pread(self._fd, length, offset)
+        if not self._may_miss:
+            return _pread(self._fd, length, offset)
         buffer = bytearray(length)
         try:
-            done = os.preadv(self._fd, [buffer], offset, os.RWF_NOWAIT)
+            if _preadv(self._fd, (buffer,), offset, _NOWAIT) == length:
+                return buffer
         except BlockingIOError:
             return None
         except OSError as error:
             if error.errno != errno.EOPNOTSUPP:
                 raise
-            self._nowait = False  # tmpfs: nothing there can miss
-            return os.pread(self._fd, length, offset)
-        return buffer if done == length else None
+            self._may_miss = False  # tmpfs: nothing there can miss
+            return _pread(self._fd, length, offset)
+        return None
 
     async def pread_off_loop(self, length: int, offset: int) -> bytes:
         return await self._off_loop(lambda: os.pread(self._fd, length, offset))

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cstor_core.errors import CorruptError
-from cstor_core.rows import ABSENT_ROW, ROW, ROW_BYTES, UNMAP, Rows, has_data, rows_of
+from cstor_core.rows import ABSENT_ROW, ROW, ROW_BYTES, UNMAP, Rows, rows_of
 from replica.store.bits import Bits, Units
 from replica.store.map_run import BLOCK_END, PAGE_BYTES, MapRun, Page, row_in
 from replica.store.map_writing import laid_over, next_cut, rows_between
@@ -29,10 +29,8 @@ from replica.store.recent import ROW_MEMORY_BYTES, Recent
 from replica.store.row_sets import NO_ROWS, Blocks, with_data, written
 from replica.store.views import EVERYTHING, View, first_seen, needed
 
-_BLOCK_AND_PLACE = struct.Struct("<QQ16x")
-_PLACE_OF_ROW = struct.Struct("<8xQ16x")
+_PLACES = struct.Struct("<8xQ16x")
 _PAGE_MEMORY_BYTES = PAGE_BYTES + 512
-_SPAN_ROWS_MIN = 32
 
 
 class BlockMap:
@@ -152,27 +150,28 @@ class BlockMap:
     def put(self, rows: bytes | bytearray, freed: list[int]) -> None:
         """Put rows as they stand: with data, a tombstone, or (seq 0) never written.
 
-        Places of recent rows that this supersedes are appended to `freed`; those of others are
-        found at the next checkpoint.
+        Places of rows of the top level that this supersedes are appended to `freed`; those of
+        others are found at the next checkpoint.
         """
-        if len(rows) >= _SPAN_ROWS_MIN * ROW_BYTES:
-            self._put_many(bytes(rows), freed)
+        whole = bytes(rows)
+        blocks = memoryview(whole).cast("Q")[0::4].tolist()
+        pieces = [whole[at : at + ROW_BYTES] for at in range(0, len(whole), ROW_BYTES)]
+        fresh = dict(zip(blocks, pieces, strict=True))
+        held = self._rows
+        if len(fresh) != len(pieces):  # a block is there twice: one after the other
+            for piece in pieces:
+                self.put(piece, freed)
             return
-        held, cached, before = self._rows, self._cached, self._cached_before
-        start = 0
-        for block, _ in _BLOCK_AND_PLACE.iter_unpack(rows):
-            old = held.get(block)
-            if old is not None:
-                (place,) = _PLACE_OF_ROW.unpack(old)
-                if place and not place & UNMAP:
-                    freed.append(place)
-            elif block in cached:
-                del cached[block]
-                before.pop(block, None)
-            elif block in before:
-                del before[block]
-            held[block] = bytes(rows[start : start + ROW_BYTES])
-            start += ROW_BYTES
+        if not held.keys().isdisjoint(blocks):
+            before = b"".join([held[block] for block in blocks if block in held])
+            freed += [
+                place for (place,) in _PLACES.iter_unpack(before) if place and not place & UNMAP
+            ]
+        for cache in (self._cached, self._cached_before):
+            if cache and not cache.keys().isdisjoint(blocks):
+                for block in cache.keys() & blocks:
+                    del cache[block]
+        held.update(fresh)
 
     def discard(self, first: int, count: int, epoch: int, seq: int, freed: list[int]) -> None:
         """Turn the rows of a range into tombstones of this version, where they are older.
@@ -290,24 +289,6 @@ class BlockMap:
         """Close the files."""
         for run in self.runs:
             run.drop()
-
-    def _put_many(self, rows: bytes, freed: list[int]) -> None:
-        """The same as `put`, for many rows at once: several times faster."""
-        held = self._rows
-        blocks = rows_of(rows)["block"].tolist()
-        pieces = [rows[at : at + ROW_BYTES] for at in range(0, len(rows), ROW_BYTES)]
-        if len(set(blocks)) != len(blocks):
-            for start in range(0, len(rows), ROW_BYTES):
-                self.put(rows[start : start + ROW_BYTES], freed)
-            return
-        for block in held.keys() & blocks if held else ():
-            (place,) = _PLACE_OF_ROW.unpack(held[block])
-            if has_data(place):
-                freed.append(place)
-        for cache in (self._cached, self._cached_before):
-            for block in cache.keys() & blocks if cache else ():
-                del cache[block]
-        held.update(zip(blocks, pieces, strict=True))
 
     def _counting(self, older: Rows, low: int, high: int, views: Sequence[View]) -> Rows:
         """With the rows of a range in the runs: those that some view needs, or the volume's own."""

@@ -39,10 +39,15 @@ class Parts:
     """Told when the replica is being given up, before anybody else hears of it."""
     failed_reason: str | None = None
 
-    @property
-    def size_blocks(self) -> int:
-        """Of the volume."""
-        return -(-self.standing.operations.size_bytes // BLOCK_BYTES)
+    size_blocks: int = 0
+    """Of the volume; the last one may be a part."""
+
+    def __post_init__(self) -> None:
+        self.take_size()
+
+    def take_size(self) -> None:
+        """The size of the volume may have changed."""
+        self.size_blocks = -(-self.standing.operations.size_bytes // BLOCK_BYTES)
 
     def check_usable(self) -> None:
         """Raise CorruptError where the replica was given up."""

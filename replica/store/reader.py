@@ -17,7 +17,7 @@ import numpy.typing as npt
 from cstor_core.checksums import Buffer, block_checksum
 from cstor_core.errors import CorruptError
 from cstor_core.frames import RunView
-from cstor_core.rows import UNMAP, Rows, has_data
+from cstor_core.rows import UNMAP, Rows
 from cstor_core.units import BLOCK_BYTES
 from replica.store.allocator import Extent
 from replica.store.parts import Parts
@@ -25,16 +25,19 @@ from replica.store.row_sets import NO_ROWS, Blocks, changed, is_among, with_data
 from replica.store.views import View, first_seen
 
 _PLACE_OF_ROW = struct.Struct("<8xQ16x")
+_place_of_row = _PLACE_OF_ROW.unpack
 _SCAN_ROWS = 256
 
 
 class Reader:
     """Reads the blocks of one replica."""
 
-    __slots__ = ("_parts",)
+    __slots__ = ("_parts", "_pread_cached", "_row")
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
+        self._row = parts.block_map.row
+        self._pread_cached = parts.file.pread_cached
 
     def read(self, block: int, count: int) -> tuple[bytes, list[Buffer]] | None:
         """The rows of consecutive blocks and the data of those that have any, in pieces.
@@ -43,18 +46,35 @@ class Reader:
         ProtocolError beyond the end of the volume.
         """
         parts = self._parts
+        if count != 1 or parts.failed_reason is not None or block >= parts.size_blocks:
+            return self._read_span(block, count)
+        try:
+            row = self._row(block)
+        except OSError as error:
+            raise self._map_unreadable(error) from error
+        if row is None:
+            return None
+        (place,) = _place_of_row(row)
+        if not place or place & UNMAP:
+            return row, []
+        try:
+            piece = self._pread_cached(BLOCK_BYTES, place * BLOCK_BYTES)
+        except OSError as error:
+            raise self._unreadable(place, error) from error
+        return None if piece is None else (row, [piece])
+
+    def _read_span(self, block: int, count: int) -> tuple[bytes, list[Buffer]] | None:
+        """The same for any number of blocks."""
+        parts = self._parts
         parts.check_range(block, count)
-        rows = self._looked_up(block, count)
+        try:
+            rows = parts.block_map.span(block, count)
+        except OSError as error:
+            raise self._map_unreadable(error) from error
         if rows is None:
             return None
         pieces: list[Buffer] = []
-        extents: Iterable[Extent]
-        if count == 1:
-            (place,) = _PLACE_OF_ROW.unpack(rows)
-            extents = ((place, 1),) if has_data(place) else ()
-        else:
-            extents = extents_of([place for (place,) in _PLACE_OF_ROW.iter_unpack(rows)])
-        for first, units in extents:
+        for first, units in extents_of([place for (place,) in _PLACE_OF_ROW.iter_unpack(rows)]):
             try:
                 piece = parts.file.pread_cached(units * BLOCK_BYTES, first * BLOCK_BYTES)
             except OSError as error:
@@ -212,14 +232,6 @@ class Reader:
         if bad:
             raise CorruptError(f"{self._parts.what}: block {bad[0]} does not match its checksum")
         return RunView(memoryview(rows.tobytes()), data)
-
-    def _looked_up(self, block: int, count: int) -> bytes | None:
-        """The rows, if the page cache has what of the map they are in."""
-        block_map = self._parts.block_map
-        try:
-            return block_map.row(block) if count == 1 else block_map.span(block, count)
-        except OSError as error:
-            raise self._map_unreadable(error) from error
 
     def _map_unreadable(self, error: OSError) -> CorruptError:
         return CorruptError(f"{self._parts.what}: the map cannot be read ({error.strerror})")

@@ -62,6 +62,8 @@ class ReplicaStore:
             parts, self._durability.checkpoint_blocking, self._durability.went_back
         )
         self._reader = Reader(parts)
+        self.read = self._reader.read
+        """Rows and data of consecutive blocks; None where the page cache misses."""
         self._tail_reader = TailReader(parts, self._reader)
         self._rebuild = Rebuild(parts, self._reader, self._writer)
         self._marking: asyncio.Task[None] | None = None
@@ -264,10 +266,6 @@ class ReplicaStore:
         """
         self._parts.check_usable()
         return await self._durability.flush()
-
-    def read(self, block: int, count: int) -> tuple[bytes, list[Buffer]] | None:
-        """Rows and data of consecutive blocks; None where the page cache misses."""
-        return self._reader.read(block, count)
 
     async def read_off_loop(self, block: int, count: int) -> tuple[bytes, list[Buffer]]:
         """The same, and wait for the disk.  CorruptError where it cannot read."""

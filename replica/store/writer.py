@@ -9,11 +9,13 @@ Live data are never overwritten.
 from __future__ import annotations
 
 import struct
+from array import array
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import numpy as np
 
-from cstor_core.checksums import Buffer, block_checksums, crc32c
+from cstor_core.checksums import Buffer, crc32c
 from cstor_core.errors import CorruptError, FencedError, NoSpaceError, ProtocolError
 from cstor_core.frames import RunView
 from cstor_core.generated.cstor.v1 import volume_pb2
@@ -27,10 +29,9 @@ from replica.store.replay import apply_run
 from replica.store.tail import Content, TailEntry, discarded_bytes_of
 
 _PLACE = struct.Struct("<Q")
-_PLACE_OFFSET = 8
 _MASK = 0xFFFFFFFF
-_SPAN_ROWS_MIN = 32
-"""From this many consecutive blocks on, work on whole arrays is faster than row by row."""
+_SHORT_BLOCKS = 1 << 32
+"""The numbers of these blocks go into the seed of a checksum as they are."""
 
 
 class Writer:
@@ -77,17 +78,14 @@ class Writer:
             self._append_rebuilding(table, data)
             return
         rows = bytearray(table)
-        row_count = len(rows) // ROW_BYTES
-        last_seq = 0
-        if row_count >= _SPAN_ROWS_MIN:
-            last_seq = self._verify_span(rows, data)
-        if not last_seq:
-            last_seq = self._verify(table, data, standing.applied_seq + 1, standing.epoch)
         first_seq = standing.applied_seq + 1
+        last_seq = self._verify_writes(table, data) or self._verify(
+            table, data, first_seq, standing.epoch
+        )
         point = self._write(Kind.RUN, rows, (data,), len(data), last_seq)
         freed: list[int] = []
         discarded_bytes = 0
-        if len(data) == row_count * BLOCK_BYTES:
+        if len(data) // BLOCK_BYTES == len(rows) // ROW_BYTES:
             parts.block_map.put(rows, freed)
         else:
             apply_run(rows, standing, parts.block_map, freed)
@@ -133,6 +131,7 @@ class Writer:
         payload = operation.SerializeToString()
         point = self._write(Kind.OPERATION, payload, (), 0, operation.seq)
         parts.standing.operate(operation, parts.block_map)
+        parts.take_size()
         self._enter(operation.seq, operation, point)
 
     def record(self, kind: Kind, payload: bytes, applied_seq: int) -> Point:
@@ -218,25 +217,32 @@ class Writer:
             raise ProtocolError("a run comes with more data than its table says")
         return int(seq_now)
 
-    def _verify_span(self, rows: bytearray, data: memoryview) -> int:
-        """The same for a run of consecutive blocks; 0 where it is none, or something is wrong."""
+    def _verify_writes(self, table: memoryview, data: memoryview) -> int:
+        """The same for a run of nothing but writes, several times faster: column by column.
+
+        0 where it is none, or where something is wrong, which `_verify` finds.
+        """
         parts = self._parts
-        table = rows_of(rows)
-        count = len(table)
-        first = int(table["block"][0])
+        count = len(table) // ROW_BYTES
+        next_seq, epoch, salt = parts.standing.applied_seq + 1, parts.standing.epoch, parts.salt
+        columns = table.cast("Q")
+        seqs = columns[2::4].tolist()
+        blocks = columns[0::4].tolist()
         if (
-            not parts.standing.epoch
-            or int(table["seq"][0]) != parts.standing.applied_seq + 1
-            or first + count > parts.size_blocks
-            or len(data) != count * BLOCK_BYTES
-            or table["place"].any()
-            or (table["epoch"] != parts.standing.epoch).any()
-            or (np.diff(table["block"]) != 1).any()
-            or (np.diff(table["seq"]) > 1).any()
-            or block_checksums(data, parts.salt, first) != table["checksum"].tolist()
+            len(data) != count * BLOCK_BYTES
+            or not epoch
+            or any(columns[1::4].tolist())
+            or max(blocks) >= min(parts.size_blocks, _SHORT_BLOCKS)
+            or seqs[0] != next_seq
+            or not _rise_by_one(seqs)
         ):
             return 0
-        return int(table["seq"][-1])
+        found = [
+            crc32c(data[start : start + BLOCK_BYTES], salt ^ block) << 32 | epoch
+            for block, start in zip(blocks, range(0, len(data), BLOCK_BYTES), strict=True)
+        ]
+        last_seq: int = seqs[-1]
+        return last_seq if found == columns[3::4].tolist() else 0
 
     def _append_rebuilding(self, table: memoryview, data: memoryview) -> None:
         """Apply what is newer than the map; keep the unmaps for the end of the rebuild."""
@@ -330,20 +336,19 @@ def _write_data(parts: Parts, data: Sequence[Buffer], extents: list[Extent]) -> 
 
 def _put_places(rows: bytearray, extents: list[Extent], count: int) -> None:
     """Fill in the places of the rows that write: those of a version, and not an unmap's."""
+    places = [place for first, length in extents for place in range(first, first + length)]
     if count * ROW_BYTES == len(rows):
-        if len(extents) == 1 and count >= _SPAN_ROWS_MIN:
-            first = extents[0][0]
-            rows_of(rows)["place"] = np.arange(first, first + count, dtype=np.uint64)
-            return
-        put = _PLACE.pack_into
-        offset = _PLACE_OFFSET
-        for first, length in extents:
-            for place in range(first, first + length):
-                put(rows, offset, place)
-                offset += ROW_BYTES
+        with memoryview(rows) as view:
+            view.cast("Q")[1::4] = memoryview(array("Q", places))
         return
     table = rows_of(rows)
     writing = (table["place"] & np.uint64(UNMAP) == 0) & (table["seq"] != 0)
-    table["place"][writing] = np.concatenate(
-        [np.arange(first, first + length, dtype=np.uint64) for first, length in extents]
-    )
+    table["place"][writing] = places
+
+
+def _rise_by_one(seqs: list[int]) -> bool:
+    """Whether each is the one before it, or the next."""
+    first, last, count = seqs[0], seqs[-1], len(seqs)
+    if last == first + count - 1 or last == first:
+        return seqs == ([first] * count if last == first else list(range(first, first + count)))
+    return all(0 <= seq - before <= 1 for before, seq in pairwise(seqs))
