@@ -10,7 +10,7 @@ DEVELOPMENT := $(VENV)/.installed-development
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help run setup setup-dev test unit long system bench proto lint types lock wheel clean
+.PHONY: help run setup setup-dev test unit long system bench bench-store proto lint types lock wheel clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -40,6 +40,12 @@ system: setup-dev  ## only the tests that drive the finished product from outsid
 bench: setup-dev  ## side by side with tgt: writes tables to benchmarks/results
 	@tools/system-packages test
 	@$(BIN)/python benchmarks/side_by_side.py
+
+bench-store: setup-dev  ## the store alone: writes its figures to benchmarks/results
+	@for name in store large map_shapes; do \
+		$(BIN)/python -m benchmarks.$$name --output benchmarks/results/$$name.json \
+			|| echo "benchmarks.$$name: not all goals are reached"; \
+	done
 
 proto: setup-dev  ## generate the stubs of cstor_core/generated from proto/
 	@$(BIN)/python proto/generate.py

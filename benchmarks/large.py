@@ -77,7 +77,8 @@ def generate(store_directory: Path, blocks: int, moment: Moment) -> None:
                 found["epoch"] = 1
                 yield found
 
-        head, index = finished(write_run(file, part + 1, rows(), AT_ONCE))
+        filtered_rows = len(numbers) if part else 0
+        head, index = finished(write_run(file, part + 1, rows(), AT_ONCE, filtered_rows))
         runs.insert(0, MapRun(file, head, index, str(path)))
     placed = Bits()
     placed.put_range(first_unit, first_unit + blocks)
@@ -265,6 +266,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--directory", type=Path, help="where to measure; a temporary one if not")
     parser.add_argument("--gib", type=int, default=100)
+    parser.add_argument("--output", type=Path, help="write the results there too")
     parser.add_argument("--child", choices=CHILDREN, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child is not None:
@@ -272,7 +274,10 @@ def main() -> int:
         return 0
     with tempfile.TemporaryDirectory(dir=options.directory, prefix="large-") as directory:
         document = measure(Path(directory), options.gib)
-    print(json.dumps(document, indent=2))
+    content = json.dumps(document, indent=2)
+    print(content)
+    if options.output is not None:
+        options.output.write_text(content + "\n")
     print("\n".join(f"missed: {name}" for name in misses(document)), file=sys.stderr)
     return int(bool(misses(document)))
 

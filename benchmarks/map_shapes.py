@@ -62,6 +62,8 @@ class Chunks:
         count = -(-blocks // CHUNK_ROWS)
         self.places = list(range(count))
         self._end = count
+        self.written_bytes = 0
+        """By the last checkpoint."""
         for low in range(0, blocks, _ROWS_AT_ONCE):
             rows = rows_of_map(min(_ROWS_AT_ONCE, blocks - low), 1)
             rows["block"] += np.uint64(low)
@@ -83,6 +85,7 @@ class Chunks:
             os.pwrite(self.fd, content, self._end * CHUNK_BYTES)
             self._end += 1
         os.fdatasync(self.fd)
+        self.written_bytes = (len(bounds) - 1) * CHUNK_BYTES
 
     def look_up(self, block: int) -> bytes:
         """One row."""
@@ -104,13 +107,14 @@ class Runs:
                 rows["block"] += np.uint64(low)
                 yield rows
 
-        self.runs = [self._written(everything())]
+        self.runs = [self._written(everything(), 0)]
 
-    def _written(self, rows: AsyncIterator[Rows]) -> MapRun:
+    def _written(self, rows: AsyncIterator[Rows], filtered_rows: int) -> MapRun:
         self._number += 1
         path = self._directory / f"run-{self._number}"
         file = self._filesystem.open(path, create=True)
-        head, index = finished(write_run(file, self._number, rows, AT_ONCE))
+        written = write_run(file, self._number, rows, AT_ONCE, filtered_rows)
+        head, index = finished(written)
         return MapRun(file, head, index, str(path))
 
     def checkpoint(self, changed: Rows) -> None:
@@ -125,13 +129,13 @@ class Runs:
         }
         freed: list[Units] = []
         rows = resolved((level,), self.runs, (EVERYTHING,), AT_ONCE, freed)
-        self.runs.insert(0, self._written(rows))
+        self.runs.insert(0, self._written(rows, len(level.rows)))
         assert sum(map(len, freed)) == len(level.rows)
 
     def merge(self) -> int:
         """Make one run of all; how many rows that has."""
         rows = merged(self.runs, (EVERYTHING,), AT_ONCE, is_everything=True)
-        self.runs = [self._written(rows)]
+        self.runs = [self._written(rows, 0)]
         return self.runs[0].head.row_count
 
 
@@ -152,6 +156,7 @@ def measure(directory: Path, gib: int) -> dict[str, Any]:
     begun = time.perf_counter()
     chunks.checkpoint(changed)
     found["chunks_checkpoint_us_a_row"] = timed(CHANGES, begun)
+    found["chunks_checkpoint_bytes_a_row"] = round(chunks.written_bytes / CHANGES)
     begun = time.perf_counter()
     for block in asked:
         chunks.look_up(block)
@@ -162,6 +167,7 @@ def measure(directory: Path, gib: int) -> dict[str, Any]:
     begun = time.perf_counter()
     runs.checkpoint(changed)
     found["runs_checkpoint_us_a_row"] = timed(CHANGES, begun)
+    found["runs_checkpoint_bytes_a_row"] = round(runs.runs[0].head.file_bytes / CHANGES)
     for name in ("runs_look_up_us_of_two", "runs_look_up_us_of_one"):
         block_map = BlockMap(runs.runs, Bits(), CACHE_BYTES)
         begun = time.perf_counter()
@@ -179,10 +185,14 @@ def main() -> int:
     """Print the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--directory", type=Path, help="where to measure; a temporary one if not")
+    parser.add_argument("--output", type=Path, help="write the results there too")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.directory, prefix="map-shapes-") as directory:
         sizes = [measure(Path(directory), gib) for gib in SIZES_GIB]
-    print(json.dumps({"circumstances": circumstances(), "sizes": sizes}, indent=2))
+    content = json.dumps({"circumstances": circumstances(), "sizes": sizes}, indent=2)
+    print(content)
+    if options.output is not None:
+        options.output.write_text(content + "\n")
     return 0
 
 

@@ -292,7 +292,9 @@ class BlockMap:
 
     def _counting(self, older: Rows, low: int, high: int, views: Sequence[View]) -> Rows:
         """With the rows of a range in the runs: those that some view needs, or the volume's own."""
-        rows, _ = laid_over(self._over_runs(), older, low, high)
+        levels = self._over_runs()
+        recent = [level.between(low, high) for level in levels]
+        rows, _ = laid_over(levels, recent, older, low, high)
         if views:
             return written(rows[needed(rows, views)])
         return written(first_seen(rows, self._recent.view))

@@ -129,6 +129,7 @@ class Moment:
                 "page_count": run.head.page_count,
                 "row_count": run.head.row_count,
                 "data_rows": run.head.data_rows,
+                "filter_bytes": run.head.filter_bytes,
                 "index_checksum": run.head.index_checksum,
             }
             for run in runs
@@ -197,7 +198,12 @@ def load(
     try:
         for head in found.runs:
             known = RunHead(
-                head.number, head.page_count, head.row_count, head.data_rows, head.index_checksum
+                head.number,
+                head.page_count,
+                head.row_count,
+                head.data_rows,
+                head.filter_bytes,
+                head.index_checksum,
             )
             runs.append(_open_run(filesystem, path.parent / run_name(head.number), known))
     except BaseException:

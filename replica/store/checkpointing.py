@@ -19,6 +19,7 @@ from cstor_core.files import Filesystem
 from cstor_core.rows import Rows
 from cstor_core.units import BLOCK_BYTES
 from replica.store.bits import Bits, Units
+from replica.store.block_map import BlockMap
 from replica.store.checkpoint import CheckpointHead, FreshFile, Moment, fresh_map
 from replica.store.map_run import MapRun, held, run_name, write_run
 from replica.store.map_writing import merged, resolved, runs_to_merge
@@ -74,17 +75,19 @@ class Checkpointing:
         parts.tail.hold(superseded, number)
         freed: list[Units] = []
         added: list[Units] = []
+        placed = _Placed(block_map, freed, added)
         run = None
         try:
             await flush()
             if levels:
                 with held(block_map.runs) as runs:
                     rows = _noting(resolved(levels, runs, views, pace, freed), added)
-                    run = await self._new_run(rows, pace)
+                    rows_max = sum(len(level.rows) for level in levels) if runs else 0
+                    run = await self._new_run(rows, pace, rows_max)
             is_named = await self._name(
                 lambda: moment.keeping(parts.standing.operations.hidden),
                 lambda: block_map.runs if run is None else [run, *block_map.runs],
-                lambda: _changed(block_map.placed, freed, added),
+                placed.then,
                 lambda: block_map.are_closed(levels),
                 pace,
             )
@@ -95,7 +98,7 @@ class Checkpointing:
             self._forget(run)
             return
         self._moment = moment.keeping(parts.standing.operations.hidden)
-        block_map.levels_are_run(levels, run, _changed(block_map.placed, freed, added))
+        block_map.levels_are_run(levels, run, placed.then())
         if run is not None and run.head.row_count > run.head.data_rows:
             self._has_discards = True
         await pace.sync_directory(self._filesystem, self._path.parent)
@@ -130,7 +133,8 @@ class Checkpointing:
         garbage = block_map.placed.copy() if is_everything else Bits()
         live: list[Units] = []
         rows = _noting(merged(old, views, BACKGROUND, is_everything=is_everything), live)
-        run = await self._new_run(rows, BACKGROUND)
+        rows_max = 0 if is_everything else sum(run.head.row_count for run in old)
+        run = await self._new_run(rows, BACKGROUND, rows_max)
         for places in live:
             garbage.remove(places)
 
@@ -174,14 +178,16 @@ class Checkpointing:
     def _is_merge_due(self) -> bool:
         return self._merging_count() > 1 or bool(self._destroyable())
 
-    async def _new_run(self, rows: AsyncIterator[Rows], pace: Pace) -> MapRun | None:
+    async def _new_run(
+        self, rows: AsyncIterator[Rows], pace: Pace, filtered_rows: int
+    ) -> MapRun | None:
         """Write a run, durable with its name; None where there is no row."""
         self._last_run += 1
         number = self._last_run
         path = self._path.parent / run_name(number)
         fresh = FreshFile(self._filesystem, path)
         try:
-            head, index = await write_run(fresh.file, number, rows, pace)
+            head, index = await write_run(fresh.file, number, rows, pace, filtered_rows)
             if head.row_count:
                 await pace.sync_directory(self._filesystem, path.parent)
         except BaseException:
@@ -277,12 +283,26 @@ async def _noting(source: AsyncIterator[Rows], added: list[Units]) -> AsyncItera
         yield rows
 
 
-def _changed(placed: Bits, freed: list[Units], added: list[Units]) -> Bits:
-    changed = placed.copy()
-    for places in freed:
-        changed.remove(places)
-    for places in added:
-        if changed.holds(places).any():
-            raise CorruptError("two blocks are at one place of the data file")
-        changed.put(places)
-    return changed
+class _Placed:
+    """The places in use with a new run over the others: worked out once, unless they change."""
+
+    def __init__(self, block_map: BlockMap, freed: list[Units], added: list[Units]) -> None:
+        self._block_map = block_map
+        self._freed = freed
+        self._added = added
+        self._before: Bits | None = None
+        self._then = Bits()
+
+    def then(self) -> Bits:
+        """Raises CorruptError where a place is given to two rows."""
+        before = self._block_map.placed
+        if before is not self._before:
+            changed = before.copy()
+            for places in self._freed:
+                changed.remove(places)
+            for places in self._added:
+                if changed.holds(places).any():
+                    raise CorruptError("two blocks are at one place of the data file")
+                changed.put(places)
+            self._before, self._then = before, changed
+        return self._then

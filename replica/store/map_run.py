@@ -2,11 +2,11 @@
 
 Rows ascend by block, and of one block the newer ones come first.  Tombstones of consecutive blocks
 that have one version are one row.  The file is a sequence of pages of 4096 bytes, each with a
-checksum of its own, and behind them the first block of every page: the index, which is in memory
-while the run is open (8 bytes for 127 rows).  The rows of a block are in one page; only where they
-are more than a page has room for they fill pages of their own.  How many rows and pages there are,
-and the checksum of the index, is said by the file `map`, which names the runs; docs/format.md gives
-the bytes.
+checksum of its own.  Behind them stand the first block of every page, which is the index, and a
+filter (`block_filter`), if there is one; both are in memory while the run is open, about two bytes
+a row at most.  The rows of a block are in one page; only where they are more than a page has room
+for they fill pages of their own.  How many rows and pages there are, and the checksum of what is
+behind them, is said by the file `map`, which names the runs; docs/format.md gives the bytes.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from construct import Const, Int32ul, Int64ul, Struct
 
 from cstor_core.checksums import crc32c
 from cstor_core.errors import CorruptError
 from cstor_core.files import Buffer, File
 from cstor_core.rows import ABSENT_ROW, ROW, ROW_BYTES, ROW_DTYPE, UNMAP, Rows
+from replica.store.block_filter import BlockFilter
 from replica.store.pace import Pace
 from replica.store.row_sets import NO_ROWS, Blocks, compressed, expanded, is_among, with_data
 from replica.store.views import View
@@ -47,14 +47,13 @@ PAGE_ROWS = (PAGE_BYTES - PAGE_HEAD_BYTES) // ROW_BYTES
 PAGES_AT_ONCE = 32
 """How much of a run is worked on between two turns of the loop."""
 BLOCK_END = 1 << 63
-_PAGES_PASSED_OVER = 2
-"""So many pages that nobody needs are read between two that somebody does."""
 
 RUN = Struct(
     "number" / Int64ul,
     "page_count" / Int64ul,
     "row_count" / Int64ul,
     "data_rows" / Int64ul,
+    "filter_bytes" / Int64ul,
     "index_checksum" / Int32ul,
 )
 """What the file `map` says of a run."""
@@ -72,12 +71,20 @@ class RunHead:
     row_count: int
     data_rows: int
     """Of the rows, those with data."""
+    filter_bytes: int
+    """0 without a filter."""
     index_checksum: int
+    """Of what is behind the pages."""
+
+    @property
+    def index_bytes(self) -> int:
+        """Of the index and the filter."""
+        return self.page_count * 8 + self.filter_bytes
 
     @property
     def file_bytes(self) -> int:
         """The length of the file."""
-        return self.page_count * (PAGE_BYTES + 8)
+        return self.page_count * PAGE_BYTES + self.index_bytes
 
 
 RUN_PREFIX = "run-"
@@ -91,7 +98,16 @@ def run_name(number: int) -> str:
 class MapRun:
     """An open run."""
 
-    __slots__ = ("_file", "_firsts", "_holders", "_index", "_is_dropped", "_what", "head")
+    __slots__ = (
+        "_file",
+        "_filter",
+        "_firsts",
+        "_holders",
+        "_index",
+        "_is_dropped",
+        "_what",
+        "head",
+    )
 
     def __init__(self, file: File, head: RunHead, index: bytes, what: str) -> None:
         """`index` is the part of the file behind the pages.  Raises CorruptError."""
@@ -100,9 +116,11 @@ class MapRun:
         self._holders = 0
         self._is_dropped = False
         self.head = head
-        if len(index) != head.page_count * 8 or crc32c(index) != head.index_checksum:
+        if len(index) != head.index_bytes or crc32c(index) != head.index_checksum:
             raise CorruptError(f"{what} is damaged: its index does not match its checksum")
-        self._index = array("Q", index)
+        end = head.page_count * 8
+        self._index = array("Q", index[:end])
+        self._filter = BlockFilter(index[end:]) if head.filter_bytes else None
         self._firsts = np.frombuffer(self._index, dtype=np.uint64)
 
     @classmethod
@@ -112,10 +130,15 @@ class MapRun:
             raise CorruptError(
                 f"{what} is damaged: it has {file.size()} bytes and not {head.file_bytes}"
             )
-        return cls(file, head, file.pread(head.page_count * 8, head.page_count * PAGE_BYTES), what)
+        return cls(file, head, file.pread(head.index_bytes, head.page_count * PAGE_BYTES), what)
 
     def page_of(self, block: int) -> int:
-        """The page in which a block's rows begin, if it has any; -1 where it is before all."""
+        """The page in which a block's rows begin, if it has any; -1 where it certainly has none."""
+        if self._filter is not None and not self._filter.test(block):
+            return -1
+        return self._page_at(block)
+
+    def _page_at(self, block: int) -> int:
         index = self._index
         page = bisect_left(index, block)
         return page if page < len(index) and index[page] == block else page - 1
@@ -141,20 +164,20 @@ class MapRun:
 
     def cut_behind(self, low: int, pages: int) -> int:
         """A block up to which, from `low` on, there are about so many pages of rows."""
-        page = max(self.page_of(low), 0) + pages
+        page = max(self._page_at(low), 0) + pages
         while self.goes_on(page, low):
             page += 1
         return self._index[page] if page < len(self._index) else BLOCK_END
 
     async def rows_between(self, low: int, high: int, pace: Pace) -> Rows:
         """The rows of the blocks from `low` up to `high`.  Raises CorruptError, OSError."""
-        first = max(self.page_of(low), 0)
+        first = max(self._page_at(low), 0)
         end = bisect_left(self._index, high)
         if first >= end:
             return NO_ROWS
         with held([self]):
             content = await pace.read(self._file, (end - first) * PAGE_BYTES, first * PAGE_BYTES)
-        rows = self._rows(content, first, end)
+        rows = self._rows(content, range(first, end))
         start, stop = np.searchsorted(rows["block"], np.array([low, high], dtype=np.uint64))
         return rows[start:stop]
 
@@ -164,16 +187,13 @@ class MapRun:
         Raises CorruptError, OSError.
         """
         pages = self._pages_of(blocks)
-        if not len(pages):
+        if not pages:
             return NO_ROWS
-        bounds = np.flatnonzero(np.diff(pages) > _PAGES_PASSED_OVER) + 1
-        found = []
         with held([self]):
-            for group in np.split(pages, bounds):
-                first, end = int(group[0]), int(group[-1]) + 1
-                length, offset = (end - first) * PAGE_BYTES, first * PAGE_BYTES
-                found.append(self._rows(await pace.read(self._file, length, offset), first, end))
-        rows = np.concatenate(found)
+            contents = [
+                await pace.read(self._file, PAGE_BYTES, number * PAGE_BYTES) for number in pages
+            ]
+        rows = self._rows(b"".join(contents), pages)
         wanted: Rows = rows[is_among(rows["block"], blocks)]
         return wanted
 
@@ -193,8 +213,10 @@ class MapRun:
         if self._is_dropped and not self._holders:
             self._file.close()
 
-    def _pages_of(self, blocks: Blocks) -> npt.NDArray[np.int64]:
+    def _pages_of(self, blocks: Blocks) -> list[int]:
         """The pages in which the rows of blocks are, ascending."""
+        if self._filter is not None:
+            blocks = blocks[self._filter.may_have(blocks)]
         firsts = self._firsts
         ends = np.searchsorted(firsts, blocks, side="right")
         starts = np.searchsorted(firsts, blocks, side="left")
@@ -204,15 +226,20 @@ class MapRun:
         if len(long):  # blocks whose rows fill more than a page
             more = [np.arange(starts[one], ends[one]) for one in long]
             pages = np.unique(np.concatenate([pages, *more]))
-        return pages
+        found: list[int] = pages.tolist()
+        return found
 
-    def _rows(self, content: bytes, first: int, end: int) -> Rows:
+    def _rows(self, content: bytes, numbers: Sequence[int]) -> Rows:
         """The rows of whole pages, verified."""
         counts = [
-            self._check(content[start : start + PAGE_BYTES], first + start // PAGE_BYTES)
-            for start in range(0, (end - first) * PAGE_BYTES, PAGE_BYTES)
+            self._check(content[start : start + PAGE_BYTES], number)
+            for number, start in zip(
+                numbers, range(0, len(numbers) * PAGE_BYTES, PAGE_BYTES), strict=True
+            )
         ]
-        pages = np.frombuffer(content, dtype=np.uint8).reshape(end - first, PAGE_BYTES)
+        if len(content) != len(numbers) * PAGE_BYTES:
+            raise CorruptError(f"{self._what} is damaged: it ends too early")
+        pages = np.frombuffer(content, dtype=np.uint8).reshape(len(numbers), PAGE_BYTES)
         rows = np.ascontiguousarray(pages[:, PAGE_HEAD_BYTES:]).view(ROW_DTYPE)
         if sum(counts) == len(counts) * PAGE_ROWS:
             return expanded(rows.reshape(-1))
@@ -283,12 +310,14 @@ def held(runs: Sequence[MapRun]) -> Iterator[Sequence[MapRun]]:
 
 
 async def write_run(
-    file: File, number: int, source: AsyncIterator[Rows], pace: Pace
+    file: File, number: int, source: AsyncIterator[Rows], pace: Pace, filtered_rows: int = 0
 ) -> tuple[RunHead, bytes]:
-    """Write a run and flush it; its head and its index.
+    """Write a run and flush it; its head, and what is behind its pages.
 
-    The rows come as they are to stand in it; all of a block come together.  Raises OSError.
+    The rows come as they are to stand in it; all of a block come together.  It gets a filter for
+    about `filtered_rows` rows, if any.  Raises OSError.
     """
+    block_filter = BlockFilter.for_rows(filtered_rows) if filtered_rows else None
     waiting = NO_ROWS
     row_count = data_rows = 0
     index: list[int] = []
@@ -299,6 +328,8 @@ async def write_run(
         index.extend(rows["block"][np.array(bounds[:-1])].tolist())
 
     async for fresh in source:
+        if block_filter is not None:
+            block_filter.put(fresh["block"])
         rows = compressed(fresh)
         row_count += len(rows)
         data_rows += int(with_data(rows).sum())
@@ -309,8 +340,9 @@ async def write_run(
             waiting = waiting[bounds[-1] :]
     if len(waiting):
         await put(waiting, _page_bounds(waiting["block"]))
-    content = np.array(index, dtype="<u8").tobytes()
-    head = RunHead(number, len(index), row_count, data_rows, crc32c(content))
+    bits = b"" if block_filter is None else block_filter.content()
+    content = np.array(index, dtype="<u8").tobytes() + bits
+    head = RunHead(number, len(index), row_count, data_rows, len(bits), crc32c(content))
     if index:
         await pace.write(file, [content], len(index) * PAGE_BYTES)
     await pace.sync(file)

@@ -24,6 +24,7 @@ from replica.store.views import Mask, View, first_seen, needed
 
 RUNS_MAX = 4
 """A look-up asks each of them."""
+_BLOCKS_AT_ONCE = 512
 _GROWTH = 4
 """A run is merged with those that are newer once it is less than so many times their size."""
 
@@ -39,16 +40,17 @@ async def rows_between(runs: Sequence[MapRun], low: int, high: int, pace: Pace) 
         return stacked([await run.rows_between(low, high, pace) for run in runs])
 
 
-def laid_over(levels: Sequence[Recent], older: Rows, low: int, high: int) -> tuple[Rows, Mask]:
+def laid_over(
+    levels: Sequence[Recent], rows_of_levels: Sequence[Rows], older: Rows, low: int, high: int
+) -> tuple[Rows, Mask]:
     """All rows of a range of blocks, and which of them are among the older ones.
 
-    `levels` come newest first.  What they discard of that which the volume saw below them is among
-    their rows, as tombstones.
+    Levels and their rows come newest first.  What they discard of that which the volume saw below
+    them is among the rows, as tombstones.
     """
     rows = older
     is_older = np.ones(len(older), dtype=np.bool_)
-    for level in reversed(levels):
-        fresh = level.between(low, high)
+    for level, fresh in zip(reversed(levels), reversed(rows_of_levels), strict=True):
         if level.discards.covers(low, high):
             discarded, is_hit = level.discards.applied_to(first_seen(rows, level.view))
             is_hit &= ~is_among(discarded["block"], fresh["block"])
@@ -72,25 +74,35 @@ async def resolved(
 
     Places that nobody needs any more with it are appended to `freed`.
     """
-    every = stacked([level.sorted_rows() for level in levels])
-    low = 0
+    ordered = []
+    for level in levels:
+        ordered.append(level.sorted_rows())
+        await pace.turn()
+    blocks = np.unique(np.concatenate([rows["block"] for rows in ordered]))
+    has_discards = any(level.discards for level in levels)
+    low = start = 0
     while low < BLOCK_END:
-        high = next_cut(runs, low)
-        start, stop = np.searchsorted(every["block"], np.array([low, high], dtype=np.uint64))
+        if has_discards:  # all of a range has to be looked at
+            high = next_cut(runs, low)
+        else:
+            ahead = start + _BLOCKS_AT_ONCE
+            high = int(blocks[ahead]) if ahead < len(blocks) else BLOCK_END
+        stop = int(np.searchsorted(blocks, np.uint64(high)))
         is_covered = any(level.discards.covers(low, high) for level in levels)
         if start < stop or is_covered:
             if is_covered:
                 older = await rows_between(runs, low, high, pace)
             else:
-                older = await _rows_of(runs, np.unique(every["block"][start:stop]), pace)
+                older = await _rows_of(runs, blocks[start:stop], pace)
             await pace.turn()
-            rows, is_older = laid_over(levels, older, low, high)
+            fresh = [_between(rows, low, high) for rows in ordered]
+            rows, is_older = laid_over(levels, fresh, older, low, high)
             is_needed = needed(rows, views)
             freed.append(_places(rows[~is_older & ~is_needed]))
             freed.append(_places(older[needed(older, views) & ~is_needed[is_older]]))
             says_something = (rows["seq"] != 0) | is_among(rows["block"], older["block"])
             yield rows[~is_older & is_needed & says_something]
-        low = high
+        low, start = high, stop
 
 
 async def merged(
@@ -134,6 +146,12 @@ async def _rows_of(runs: Sequence[MapRun], blocks: Blocks, pace: Pace) -> Rows:
     """All rows of blocks, given ascending, in runs, newest first."""
     with held(runs):
         return stacked([await run.rows_of(blocks, pace) for run in runs])
+
+
+def _between(rows: Rows, low: int, high: int) -> Rows:
+    start, stop = np.searchsorted(rows["block"], np.array([low, high], dtype=np.uint64))
+    found: Rows = rows[start:stop]
+    return found
 
 
 def _places(rows: Rows) -> Units:

@@ -44,9 +44,9 @@ def name_a_run_before_it_is_flushed(patch: Patch) -> None:
             """Nothing."""
 
     async def hasty(
-        file: File, number: int, source: AsyncIterator[Rows], pace: Pace
+        file: File, number: int, source: AsyncIterator[Rows], pace: Pace, filtered_rows: int
     ) -> tuple[RunHead, bytes]:
-        return await map_run.write_run(file, number, source, Careless())
+        return await map_run.write_run(file, number, source, Careless(), filtered_rows)
 
     patch.setattr(checkpointing, "write_run", hasty)
 

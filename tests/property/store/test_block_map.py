@@ -165,7 +165,7 @@ class MapAndModel(RuleBasedStateMachine):
     def _run(self, source: AsyncIterator[Rows]) -> MapRun:
         number = next(self.numbers)
         file = self.filesystem.open(Path(f"/run-{number}"), create=True)
-        head, index = finished(write_run(file, number, source, AT_ONCE))
+        head, index = finished(write_run(file, number, source, AT_ONCE, 40 * (number % 2)))
         return MapRun(file, head, index, f"run {number}")
 
     def _places_of(self, runs: list[MapRun]) -> list[Units]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
@@ -17,6 +18,7 @@ from hypothesis.stateful import (
     rule,
 )
 
+from cstor_core.errors import CorruptError, NoSpaceError
 from cstor_core.frames import RunView
 from cstor_core.generated.cstor.v1 import volume_pb2
 from cstor_core.history import History, Reign
@@ -154,6 +156,49 @@ class StoreAndModel(RuleBasedStateMachine):
         self.run(append())
         self.model.apply(entries)
         self.recent += rows_and_data(run)
+
+    @precondition(lambda self: not self.away)
+    @rule(entries=st.lists(CHANGES, min_size=1, max_size=8), room=st.integers(0, 40 * BLOCK_BYTES))
+    def append_with_little_space(self, entries: list[list[tuple[int, int]]], room: int) -> None:
+        """It takes the entries or nothing; in that case it takes them when there is room."""
+        changes = [[self._change(block, kind) for block, kind in entry] for entry in entries]
+        run = run_of(self.model.seq + 1, self.model.reigns[-1][0], changes)
+        filesystem = self.filesystem
+
+        async def append() -> None:
+            self.peer.append(run)
+            filesystem.room_bytes = filesystem.used_bytes() + room
+            try:
+                self.store.append(run)
+            except NoSpaceError:
+                assert self.store.applied_seq == self.model.seq
+            await self.store._durability.settle()
+            filesystem.room_bytes = 1 << 40
+            if self.store.applied_seq == self.model.seq:
+                self.store.append(run)
+
+        self.run(append())
+        self.model.apply(changes)
+        self.recent += rows_and_data(run)
+
+    @rule(block=NUMBERS, call=st.sampled_from(["pread", "pread_cached"]))
+    def read_what_the_disk_cannot_read(self, block: int, call: str) -> None:
+        """That is one bad block, or a page of the map, and changes nothing."""
+
+        def fail(called: str) -> None:
+            if called == call:
+                raise OSError(errno.EIO, "Input/output error")
+
+        self.filesystem.before = fail
+        try:
+            self.run(content_on_disk(self.store, block))
+        except CorruptError as error:
+            said = str(error)
+        else:
+            said = "the disk cannot read"
+        self.filesystem.before = lambda called: None
+        assert "cannot read" in said or "cannot be read" in said
+        assert self.store.failed_reason is None
 
     @rule()
     def new_epoch(self) -> None:

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from replica.store.bits import Bits, Units
+from replica.store.block_filter import BlockFilter
 
 NUMBERS = st.integers(0, 700)
 RANGES = st.tuples(NUMBERS, NUMBERS)
@@ -72,3 +73,21 @@ def test_a_copy_is_another_set() -> None:
     copy = bits.copy()
     copy.put(units([4]))
     assert bits.between(0, 10).tolist() == [3]
+
+
+@given(put=st.lists(st.integers(0, 1 << 40)), expected=st.integers(1, 2000))
+def test_a_filter_never_denies_what_was_put_in(put: list[int], expected: int) -> None:
+    held = BlockFilter.for_rows(expected)
+    held.put(units(put))
+    again = BlockFilter(held.content())
+    assert again.may_have(units(put)).all()
+    some = list(range(0, 1 << 40, 1 << 33))
+    assert [bool(again.test(block)) for block in some] == again.may_have(units(some)).tolist()
+    assert all(again.test(block) for block in put)
+
+
+def test_a_filter_denies_most_of_the_others() -> None:
+    held = BlockFilter.for_rows(10_000)
+    held.put(np.arange(0, 50_000, 5, dtype=np.uint64))
+    others = np.arange(1, 50_000, 5, dtype=np.uint64)
+    assert held.may_have(others).mean() < 0.15
