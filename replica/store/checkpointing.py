@@ -131,12 +131,9 @@ class Checkpointing:
         hidden = [one.view for one in operations.hidden if one not in destroyed]
         views = [*operations.views_in_use(), *hidden]
         garbage = block_map.placed.copy() if is_everything else Bits()
-        live: list[Units] = []
-        rows = _noting(merged(old, views, BACKGROUND, is_everything=is_everything), live)
+        rows = _taking(merged(old, views, BACKGROUND, is_everything=is_everything), garbage)
         rows_max = 0 if is_everything else sum(run.head.row_count for run in old)
         run = await self._new_run(rows, BACKGROUND, rows_max)
-        for places in live:
-            garbage.remove(places)
 
         def runs_then() -> list[MapRun]:
             at = block_map.runs.index(old[0]) if old else len(block_map.runs)
@@ -280,6 +277,13 @@ async def _noting(source: AsyncIterator[Rows], added: list[Units]) -> AsyncItera
     """The same rows; their places are appended to `added`."""
     async for rows in source:
         added.append(rows["place"][with_data(rows)])
+        yield rows
+
+
+async def _taking(source: AsyncIterator[Rows], places: Bits) -> AsyncIterator[Rows]:
+    """The same rows; their places are taken out of the set."""
+    async for rows in source:
+        places.remove(rows["place"][with_data(rows)])
         yield rows
 
 
