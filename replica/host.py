@@ -18,15 +18,13 @@ from cstor_core.dialling import Dialler
 from cstor_core.errors import CorruptError, CstorError, InputError, UnknownVolumeError
 from cstor_core.files import Filesystem
 from cstor_core.generated.cstor.v1 import replica_pb2, volume_pb2
-from cstor_core.units import BLOCK_BYTES, MIB
+from cstor_core.units import BLOCK_BYTES
 from replica import pulls, sources
 from replica.replica_node import ReplicaNode
 from replica.sessions import AppendSession, Closed, ReadSession, Wake
 from replica.store.limits import StoreLimits
 from replica.store.pool import MARKS, Pool
 
-RESERVED_BYTES = 64 * MIB
-"""Space that is not granted: journals and checkpoints need some when the data have filled up."""
 SPACE_AGE_S_MAX = 0.5
 SIZE_BYTES_MAX = 1 << 50
 EPOCH_MAX = (1 << 32) - 1
@@ -274,7 +272,8 @@ class ReplicaHost:
 
     def _granted_bytes(self) -> int:
         """An equal share of the free space: the grants of a pool never exceed it."""
-        return max(0, self.space()[1] - RESERVED_BYTES) // max(1, len(self.nodes))
+        reserved = sum(node.store.reserved_bytes for node in self.nodes.values())
+        return max(0, self.space()[1] - reserved) // max(1, len(self.nodes))
 
     def _ordered(self, orders: replica_pb2.Orders) -> ReplicaNode:
         return self.node(orders.volume_uuid, orders.replica_uuid)

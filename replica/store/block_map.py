@@ -98,6 +98,11 @@ class BlockMap:
         """At most so many blocks have data; fewer, where recent rows supersede older ones."""
         return self.placed_blocks + len(self.places())
 
+    @property
+    def file_bytes(self) -> int:
+        """Of all runs."""
+        return sum(run.head.file_bytes for run in self.runs)
+
     def row(self, block: int) -> bytes | None:
         """The row of one block, zeros if it was never written; None where the disk has to be asked.
 

@@ -17,6 +17,9 @@ class StoreLimits:
     """Data of the last entries that stay readable by seq; kept like the journal's."""
     growth_bytes: int = 16 * MIB
     """By how much the data file grows at a time."""
+    reserve_bytes: int = 64 * MIB
+    """Of the file system, and as much again as the map is large: data never take it, so that there
+    is room for a checkpoint, and for the merge with which a deletion gives space back."""
     hole_bytes: int = MIB
     """What is punched is a whole number of these, and they of 8 units."""
     unflushed_freed_bytes: int = 64 * MIB

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
@@ -178,7 +179,7 @@ async def _recover(
         )
         mark.put(reason)
         raise CorruptError(reason) from error
-    allocator = _allocator(file, what, recovery, journal_bytes, limits)
+    allocator = _allocator(filesystem, directory, file, what, recovery, journal_bytes, limits)
     reclaimer = Reclaimer(allocator, journal.number)
     recovery.tail.dropped = reclaimer.put
     parts = Parts(
@@ -245,9 +246,22 @@ def stray_runs(filesystem: Filesystem, directory: Path, block_map: BlockMap) -> 
 
 
 def _allocator(
-    file: File, what: str, recovery: Recovery, journal_bytes: int, limits: StoreLimits
+    filesystem: Filesystem,
+    directory: Path,
+    file: File,
+    what: str,
+    recovery: Recovery,
+    journal_bytes: int,
+    limits: StoreLimits,
 ) -> Allocator:
     """What neither the map nor the tail refers to is free."""
+
+    def grow(unit: int, count: int) -> None:
+        reserved = limits.reserve_bytes + recovery.block_map.file_bytes
+        if filesystem.space(directory)[1] < reserved + count * BLOCK_BYTES:
+            raise OSError(errno.ENOSPC, "No space left but the reserve")
+        file.allocate(unit * BLOCK_BYTES, count * BLOCK_BYTES)
+
     first = -(-(JOURNAL_OFFSET + journal_bytes) // BLOCK_BYTES)
     used = recovery.places_in_use()
     lowest, end = used.bounds()
@@ -260,7 +274,7 @@ def _allocator(
         max(reserved_end, first),
         limits.growth_bytes // BLOCK_BYTES,
         limits.hole_bytes // BLOCK_BYTES,
-        lambda unit, count: file.allocate(unit * BLOCK_BYTES, count * BLOCK_BYTES),
+        grow,
     )
     allocator.begin(used)
     return allocator

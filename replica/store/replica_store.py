@@ -159,7 +159,12 @@ class ReplicaStore:
     @property
     def map_bytes(self) -> int:
         """The size of the map on disk, without what came since the last checkpoint."""
-        return sum(run.head.file_bytes for run in self._parts.block_map.runs)
+        return self._parts.block_map.file_bytes
+
+    @property
+    def reserved_bytes(self) -> int:
+        """Of the file system, what data never take: the room to checkpoint and to delete."""
+        return self._limits.reserve_bytes + self.map_bytes
 
     @property
     def size_bytes(self) -> int:

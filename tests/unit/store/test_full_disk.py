@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import errno
+from dataclasses import replace
 
 import pytest
 
 from cstor_core.errors import CorruptError, NoSpaceError
-from replica.store.limits import StoreLimits
+from cstor_core.generated.cstor.v1 import volume_pb2
 from replica.store.replica_store import ReplicaStore
 from tests.unit.store.memory_files import MemoryFilesystem
 from tests.unit.store.volumes import (
@@ -77,7 +78,8 @@ async def test_no_space_at_any_call_leaves_a_consistent_store() -> None:
 
 async def test_a_full_file_system_refuses_writes_and_takes_discards() -> None:
     filesystem = MemoryFilesystem()
-    store = await open_store(filesystem, limits=StoreLimits(64 * 1024, 8 * 4096, 32 * 4096, 4096))
+    limits = replace(SMALL, tail_bytes=8 * 4096, unflushed_freed_bytes=4096, reserve_bytes=0)
+    store = await open_store(filesystem, limits=limits)
     filesystem.room_bytes = filesystem.used_bytes() + 100 * 4096
     with pytest.raises(NoSpaceError, match="full"):
         append_until_refused(store, 200)
@@ -97,6 +99,36 @@ async def test_a_full_file_system_refuses_writes_and_takes_discards() -> None:
     assert not found.reaches_back_to(seq - 1)
     assert len(await entries_of(found, seq)) == 20
     assert content_of(found, 219) == block_of(19)
+
+
+async def test_on_a_full_disk_there_is_room_to_discard_and_to_delete_a_snapshot() -> None:
+    filesystem = MemoryFilesystem()
+    limits = replace(SMALL, tail_bytes=8 * 4096, reserve_bytes=128 * 1024)
+    store = await open_store(filesystem, limits=limits)
+    filesystem.room_bytes = filesystem.used_bytes() + 600 * 4096
+    with pytest.raises(NoSpaceError, match="full"):
+        append_until_refused(store, 700)
+    await store.checkpoint()
+    creation = volume_pb2.SnapshotCreation(name="first")
+    seq = store.applied_seq
+    store.append_operation(volume_pb2.Operation(seq=seq + 1, create_snapshot=creation))
+    store.append(writes(seq + 2, 1, (0, 100)))
+    await store.checkpoint()
+    await store._durability.settle()
+    run = writes(seq + 3, 1, *[(1000 + i, block_of(i)) for i in range(60)])
+    with pytest.raises(NoSpaceError):
+        store.append(run)  # the snapshot has what was discarded
+    assert filesystem.room_bytes - filesystem.used_bytes() >= 64 * 1024
+    deletion = volume_pb2.SnapshotDeletion(name="first")
+    store.append_operation(volume_pb2.Operation(seq=seq + 3, delete_snapshot=deletion))
+    await store.flush()
+    store.completed(seq + 3)
+    await store._durability.settle()
+    assert store.checkpoint_error == ""
+    store.append(writes(seq + 4, 1, *[(1000 + i, block_of(i)) for i in range(60)]))
+    found = await kill_and_open(filesystem, limits)
+    assert content_of(found, 1059) == block_of(59)
+    assert content_of(found, 50) is None
 
 
 async def test_a_checkpoint_that_finds_no_space_is_made_later() -> None:

@@ -28,6 +28,7 @@ SMALL = StoreLimits(
     journal_bytes=64 * 1024,
     tail_bytes=64 * BLOCK_BYTES,
     growth_bytes=32 * BLOCK_BYTES,
+    reserve_bytes=64 * 1024,
     unflushed_freed_bytes=64 * BLOCK_BYTES,
     map_cache_bytes=64 * 1024,
     run_rows_max=200,
