@@ -165,6 +165,8 @@ class AppendSession:
                 self.first_seq = seq
         if frame.entries:
             node.applied()
+        if frame.completed_seq:
+            node.store.completed(frame.completed_seq)
         self._answer_due = True
         if frame.flush and node.store.durable_seq < node.store.applied_seq:
             self._flush_wanted_seq = node.store.applied_seq

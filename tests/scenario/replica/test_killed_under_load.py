@@ -1,8 +1,8 @@
 """Real daemons that are killed under load: nothing that was acknowledged is lost.
 
-The pool has a small journal, so that checkpoints are under way most of the time; every second
-cycle somebody reads and verifies everything meanwhile.  After each kill the pool is checked as
-`cstor-replica check` does it, and compared with what was acknowledged.
+The pool has a small journal, so that checkpoints are under way most of the time; snapshots are
+taken and deleted; every second cycle somebody reads and verifies everything meanwhile.  After each
+kill the pool is checked as `cstor-replica check` does it, and compared with what was acknowledged.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ import grpc
 import pytest
 
 from cstor_core.files import OsFilesystem
+from cstor_core.frames import FORMAT
+from cstor_core.generated.cstor.v1 import stream_pb2, volume_pb2
 from replica.daemon import boot_id
 from replica.store.limits import StoreLimits
 from replica.store.look import ReplicaLook, look_at_pool, recovery_of
@@ -31,6 +33,8 @@ ACKNOWLEDGED_MIN = 1000
 BATCH_BLOCKS_MAX = 16
 AHEAD_MAX = 256
 """Entries on their way before an acknowledgement is waited for."""
+SNAPSHOTS_MAX = 5
+NO_BLOCK = -1
 HOT_BLOCKS = 64
 BLOCKS = 16384
 
@@ -40,8 +44,10 @@ class Load:
 
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
-        self.blocks = [0, 0]
+        self.blocks = [NO_BLOCK, NO_BLOCK]
         """By seq; the first entry is the record of the epoch."""
+        self.operations: dict[int, volume_pb2.Operation] = {}
+        """By seq."""
         self.acknowledged_seq = 1
 
     async def run(self, client: Client, wanted: int) -> None:
@@ -49,6 +55,11 @@ class Load:
         stream = await client.append_stream(1)
         goal = self.acknowledged_seq + wanted
         del self.blocks[self.acknowledged_seq + 1 :]
+        self.operations = {
+            seq: operation
+            for seq, operation in self.operations.items()
+            if seq <= self.acknowledged_seq
+        }
         while self.acknowledged_seq < goal:
             while len(self.blocks) - self.acknowledged_seq < AHEAD_MAX:
                 first = len(self.blocks)
@@ -57,8 +68,39 @@ class Load:
                 await stream.call.write(
                     run_message(1, first, tuple(self.blocks[first:]), flush=flush)
                 )
+                if self.random.random() < 0.1:
+                    await stream.call.write(self._operation())
             self.acknowledged_seq = max(self.acknowledged_seq, (await stream.answer()).applied_seq)
         self.stream = stream
+
+    def _operation(self) -> bytes:
+        """Take a snapshot, or delete the oldest of some; earlier deletions may be carried out."""
+        operation = volume_pb2.Operation(seq=len(self.blocks))
+        names = self.snapshots(len(self.blocks))
+        if len(names) < SNAPSHOTS_MAX:
+            operation.create_snapshot.name = f"s{operation.seq}"
+        else:
+            operation.delete_snapshot.name = next(iter(names))
+        self.operations[operation.seq] = operation
+        self.blocks.append(NO_BLOCK)
+        request = stream_pb2.AppendRequest(
+            format=FORMAT,
+            completed_seq=self.acknowledged_seq,
+            entries=[volume_pb2.Entry(operation=operation)],
+        )
+        return request.SerializeToString()
+
+    def snapshots(self, seq: int) -> dict[str, int]:
+        """Those that there are after an entry, with the entries that made them."""
+        found: dict[str, int] = {}
+        for at, operation in self.operations.items():
+            if at > seq:
+                break
+            if operation.HasField("create_snapshot"):
+                found[operation.create_snapshot.name] = at
+            else:
+                del found[operation.delete_snapshot.name]
+        return found
 
     def _size(self) -> int:
         return self.random.randint(1, BATCH_BLOCKS_MAX)
@@ -69,7 +111,8 @@ class Load:
 
     def last_writes(self, seq: int) -> dict[int, int]:
         """For each block the last entry up to `seq` that wrote it."""
-        return {block: at for at, block in enumerate(self.blocks[: seq + 1]) if at > 1}
+        written = enumerate(self.blocks[: seq + 1])
+        return {block: at for at, block in written if block != NO_BLOCK}
 
 
 def compare(path: Path, load: Load) -> int:
@@ -80,19 +123,25 @@ def compare(path: Path, load: Load) -> int:
     assert replica.recovery is not None
     seq = replica.recovery.standing.applied_seq
     assert load.acknowledged_seq <= seq < len(load.blocks)
-    assert finished(versions(replica)) == load.last_writes(seq)
+    held = load.snapshots(seq)
+    expected = {name: load.last_writes(at) for name, at in held.items()}
+    assert finished(versions(replica)) == {"": load.last_writes(seq), **expected}
     return seq
 
 
-async def versions(look: ReplicaLook) -> dict[int, int]:
-    """For each block the last entry that wrote it."""
+async def versions(look: ReplicaLook) -> dict[str, dict[int, int]]:
+    """For each block the last entry that wrote it: in the volume, and in each snapshot."""
     filesystem = OsFilesystem(threads=1)
     file = filesystem.open(look.directory / "data", read_only=True)
     recovery = recovery_of(filesystem, look.directory, file, look)
     recovery.replay(power_lost=False)
-    found: dict[int, int] = {}
-    async for rows in recovery.block_map.scan(0, (), AT_ONCE):
-        found.update(zip(rows["block"].tolist(), rows["seq"].tolist(), strict=True))
+    operations = recovery.standing.operations
+    views = {name: snapshot.view for name, snapshot in operations.snapshots.items()}
+    found: dict[str, dict[int, int]] = {}
+    for name, view in {"": operations.head, **views}.items():
+        held = found[name] = {}
+        async for rows in recovery.block_map.scan(0, (view,), AT_ONCE):
+            held.update(zip(rows["block"].tolist(), rows["seq"].tolist(), strict=True))
     recovery.block_map.close()
     file.close()
     return found

@@ -39,6 +39,7 @@ class MemoryStore:
         self.failed_reason: str | None = None
         self.used_bytes = 0
         self.map_bytes = 0
+        self.completed_seq = 0
         self.reserved_bytes = 0
         self.snapshots: list[Snapshot] = []
         self.size_bytes = blocks * BLOCK_BYTES
@@ -126,6 +127,9 @@ class MemoryStore:
         self.held = self.history
         self.rebuilding = True
         self.begin_stream()
+
+    def completed(self, seq: int) -> None:
+        self.completed_seq = max(self.completed_seq, seq)
 
     def begin_stream(self) -> None:
         self.max_copied_seq = 0

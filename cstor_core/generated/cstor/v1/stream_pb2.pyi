@@ -92,7 +92,9 @@ class AppendRequest(_message.Message):
     format: _builtins.int
     """Version of this message's format: major << 16 | minor."""
     completed_seq: _builtins.int
-    """W members of the configuration hold every entry up to here."""
+    """W members of the configuration hold every entry up to here, and every ordered operation among
+    them on stable storage: what these took away may be destroyed.
+    """
     flush: _builtins.bool
     """Answer with durable_seq once everything up to here is on stable storage."""
     @_builtins.property
