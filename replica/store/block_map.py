@@ -26,7 +26,7 @@ from replica.store.map_run import BLOCK_END, PAGE_BYTES, MapRun, Page, row_in
 from replica.store.map_writing import laid_over, next_cut, rows_between
 from replica.store.pace import BACKGROUND, Pace
 from replica.store.recent import ROW_MEMORY_BYTES, Recent
-from replica.store.row_sets import NO_ROWS, Blocks, with_data, written
+from replica.store.row_sets import Blocks, with_data, written
 from replica.store.views import EVERYTHING, View, first_seen, needed
 
 _PLACES = struct.Struct("<8xQ16x")
@@ -214,20 +214,13 @@ class BlockMap:
                 await pace.turn()
                 low = high
 
-    async def seen_by(self, view: View, first: int, count: int) -> Rows:
-        """The rows of consecutive blocks as a view sees them; of those without one, nothing."""
+    async def rows_in(self, first: int, count: int, views: Sequence[View]) -> Rows:
+        """The rows of consecutive blocks, as `scan` gives them."""
         while True:
             runs = self.runs
             older = await rows_between(runs, first, first + count, BACKGROUND)
             if runs is self.runs:
-                return self._counting(older, first, first + count, (view,))
-
-    async def counting(self, block: int, views: Sequence[View]) -> Rows:
-        """The rows of one block, as `scan` gives them."""
-        async for rows in self.scan(block, views):
-            found: Rows = rows[rows["block"] == block]
-            return found
-        return NO_ROWS
+                return self._counting(older, first, first + count, views)
 
     def places(self) -> Units:
         """The places of the recent rows, in no order: those that `placed` does not have yet."""
@@ -312,7 +305,7 @@ class BlockMap:
                 return row if row[16:24] != _NO_SEQ else ABSENT_ROW
         row = self._cached_before.pop(block, None)
         if row is None:
-            row = self._row_of_runs(block)
+            row, _ = self._row_of_runs(block)
             if row is None:
                 return None
         elif row[16:24] == _NO_SEQ:
@@ -324,31 +317,19 @@ class BlockMap:
         cached[block] = row
         return row
 
-    def _row_of_runs(self, block: int) -> bytes | None:
+    def _row_of_runs(self, block: int) -> tuple[bytes | None, tuple[MapRun, int] | None]:
+        """The row of a block as the runs have it; None, and the page that is missing to tell."""
         for run in self.runs:
             number = run.page_of(block)
-            if number < 0:
-                continue
-            row, missing = self._row_of_run(run, number, block)
-            if missing is not None:
-                return None
-            if row is not None:
-                return row
-        return ABSENT_ROW
-
-    def _row_of_run(self, run: MapRun, number: int, block: int) -> tuple[bytes | None, int | None]:
-        """The first row of a block that the volume sees in a run, from a page on; else None.
-
-        Beside it the number of the page that is missing, if one is.
-        """
-        while True:
-            page = self._page(run, number)
-            if page is None:
-                return None, number
-            row = row_in(page, block, self._view)
-            number += 1
-            if row is not None or not run.goes_on(number, block):
-                return row, None
+            while number >= 0:
+                page = self._page(run, number)
+                if page is None:
+                    return None, (run, number)
+                row = row_in(page, block, self._view)
+                if row is not None:
+                    return row, None
+                number = number + 1 if run.goes_on(number + 1, block) else -1
+        return ABSENT_ROW, None
 
     def _page(self, run: MapRun, number: int) -> Page | None:
         key = run.head.number, number
@@ -367,16 +348,10 @@ class BlockMap:
 
     def _missing_page(self, block: int) -> tuple[MapRun, int]:
         """The page that `row` would have needed."""
-        for run in self.runs:
-            number = run.page_of(block)
-            if number < 0:
-                continue
-            row, missing = self._row_of_run(run, number, block)
-            if missing is not None:
-                return run, missing
-            if row is not None:
-                break
-        raise CorruptError(f"block {block} is in no page of the map that is missing")
+        _, missing = self._row_of_runs(block)
+        if missing is None:
+            raise CorruptError(f"block {block} is in no page of the map that is missing")
+        return missing
 
     def _uncovered(self, block: int, row: bytes) -> bytes:
         """A row from below the top level, or the tombstone that ranges over it make of it."""

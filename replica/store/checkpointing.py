@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import errno
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from cstor_core.errors import CorruptError
@@ -33,6 +34,16 @@ _NO_HOLES = (errno.EOPNOTSUPP, errno.ENOSYS)
 """The file system cannot punch; then only the end of the file is given back."""
 _SLACK_DIVISOR = 4
 """As long as no more than this part of what is used is free, it stays for the next writes."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Change:
+    """What the next file `map` is to say, as of the moment when it is asked."""
+
+    moment: Callable[[], Moment]
+    runs: Callable[[], list[MapRun]]
+    placed: Callable[[], Bits]
+    is_wanted: Callable[[], bool]
 
 
 class Checkpointing:
@@ -84,13 +95,13 @@ class Checkpointing:
                     rows = _noting(resolved(levels, runs, views, pace, freed), added)
                     rows_max = sum(len(level.rows) for level in levels) if runs else 0
                     run = await self._new_run(rows, pace, rows_max)
-            is_named = await self._name(
+            change = _Change(
                 lambda: moment.keeping(parts.standing.operations.hidden),
                 lambda: block_map.runs if run is None else [run, *block_map.runs],
                 placed.then,
                 lambda: block_map.are_closed(levels),
-                pace,
             )
+            is_named = await self._name(change, pace)
         except BaseException:
             self._forget(run)
             raise
@@ -146,13 +157,10 @@ class Checkpointing:
             return placed
 
         try:
-            await self._name(
-                lambda: self._moment.without(destroyed),
-                runs_then,
-                placed_then,
-                lambda: True,
-                BACKGROUND,
+            change = _Change(
+                lambda: self._moment.without(destroyed), runs_then, placed_then, lambda: True
             )
+            await self._name(change, BACKGROUND)
         except BaseException:
             self._forget(run)
             raise
@@ -195,40 +203,26 @@ class Checkpointing:
             return None
         return MapRun(fresh.file, head, index, str(path))
 
-    async def _name(
-        self,
-        moment: Callable[[], Moment],
-        runs: Callable[[], list[MapRun]],
-        placed: Callable[[], Bits],
-        is_wanted: Callable[[], bool],
-        pace: Pace,
-    ) -> bool:
+    async def _name(self, change: _Change, pace: Pace) -> bool:
         """Replace the file `map`, but for its directory; False where it is not wanted any more.
 
         What it says is asked for again where another one has taken the name in the meantime.
         """
         if pace is AT_ONCE:
-            return await self._name_once(moment, runs, placed, is_wanted, pace, ".now")
+            return await self._name_once(change, pace, ".now")
         async with self._naming:
-            while is_wanted():
-                if await self._name_once(moment, runs, placed, is_wanted, pace, ".new"):
+            while change.is_wanted():
+                if await self._name_once(change, pace, ".new"):
                     return True
         return False
 
-    async def _name_once(
-        self,
-        moment: Callable[[], Moment],
-        runs: Callable[[], list[MapRun]],
-        placed: Callable[[], Bits],
-        is_wanted: Callable[[], bool],
-        pace: Pace,
-        suffix: str,
-    ) -> bool:
+    async def _name_once(self, change: _Change, pace: Pace, suffix: str) -> bool:
         before = self._renamed
         fresh = fresh_map(self._filesystem, self._path, suffix)
         try:
-            await fresh.write_all(moment().file_bytes(runs(), placed()), pace)
-            if before != self._renamed or not is_wanted():
+            content = change.moment().file_bytes(change.runs(), change.placed())
+            await fresh.write_all(content, pace)
+            if before != self._renamed or not change.is_wanted():
                 fresh.forget()
                 return False
             fresh.rename(self._path)

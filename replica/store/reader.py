@@ -145,7 +145,7 @@ class Reader:
         parts.check_range(block, count)
         ticket = parts.reclaimer.begin_read()
         try:
-            rows = await parts.block_map.seen_by(view, block, count)
+            rows = await parts.block_map.rows_in(block, count, (view,))
             data = memoryview(b"".join(await self.read_places(rows["place"].tolist())))
         except OSError as error:
             raise self._map_unreadable(error) from error
@@ -208,7 +208,7 @@ class Reader:
     async def _is_still(self, rows: Rows, block: int, views: Sequence[View]) -> bool:
         """Whether rows of a block still count: else its places have been used again meanwhile."""
         held = rows[rows["block"] == block]
-        found = await self._parts.block_map.counting(block, views)
+        found = await self._parts.block_map.rows_in(block, 1, views)
         return bool(is_among(held["place"], np.sort(found["place"])).all())
 
     async def _failing(self, rows: Rows) -> list[int]:
