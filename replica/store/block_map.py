@@ -167,15 +167,17 @@ class BlockMap:
             for piece in pieces:
                 self.put(piece, freed)
             return
-        if not held.keys().isdisjoint(blocks):
-            before = b"".join([held[block] for block in blocks if block in held])
+        before = list(map(held.get, blocks))
+        superseded = b"".join(filter(None, before))
+        if superseded:
             freed += [
-                place for (place,) in _PLACES.iter_unpack(before) if place and not place & UNMAP
+                place for (place,) in _PLACES.iter_unpack(superseded) if place and not place & UNMAP
             ]
-        for cache in (self._cached, self._cached_before):
-            if cache and not cache.keys().isdisjoint(blocks):
-                for block in cache.keys() & blocks:
-                    del cache[block]
+        if len(superseded) != len(whole) and (self._cached or self._cached_before):
+            for block, row in zip(blocks, before, strict=True):
+                if row is None:
+                    self._cached.pop(block, None)
+                    self._cached_before.pop(block, None)
         held.update(fresh)
 
     def discard(self, first: int, count: int, epoch: int, seq: int, freed: list[int]) -> None:
