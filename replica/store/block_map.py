@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import AsyncIterator, Callable, Sequence
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
@@ -40,6 +41,7 @@ class BlockMap:
         "_cached",
         "_cached_before",
         "_cached_rows_max",
+        "_closed_rows",
         "_discarded_blocks",
         "_discarded_blocks_max",
         "_is_covered",
@@ -48,7 +50,7 @@ class BlockMap:
         "_pages_before",
         "_pages_max",
         "_recent",
-        "_recent_bytes_max",
+        "_recent_rows_max",
         "_rows",
         "_view",
         "placed",
@@ -65,13 +67,14 @@ class BlockMap:
         self._recent = Recent(EVERYTHING, 0)
         self._rows = self._recent.rows
         self._levels: tuple[Recent, ...] = ()
+        self._closed_rows = 0
         self._is_covered = False
         self._discarded_blocks = 0
         self._cached: dict[int, bytes] = {}
         self._cached_before: dict[int, bytes] = {}
         self._pages: dict[tuple[int, int], Page] = {}
         self._pages_before: dict[tuple[int, int], Page] = {}
-        self._recent_bytes_max = share
+        self._recent_rows_max = share // ROW_MEMORY_BYTES
         self._cached_rows_max = max(share // ROW_MEMORY_BYTES // 2, 16)
         self._pages_max = max(share // _PAGE_MEMORY_BYTES // 2, 4)
 
@@ -79,7 +82,7 @@ class BlockMap:
     def is_full(self) -> bool:
         """Whether the recent rows should become a run: many rows, or much that they discard."""
         return (
-            self._recent.memory_bytes() > self._recent_bytes_max
+            len(self._rows) > self._recent_rows_max
             or self._discarded_blocks > self._discarded_blocks_max
             or len(self._levels) > _LEVELS_MAX // 2
         )
@@ -87,9 +90,8 @@ class BlockMap:
     @property
     def is_overfull(self) -> bool:
         """Whether they have to, before more are taken: those that are closed count too."""
-        closed_bytes = sum(level.memory_bytes() for level in self._levels)
         return (
-            self._recent.memory_bytes() + closed_bytes > 2 * self._recent_bytes_max
+            len(self._rows) + self._closed_rows > 2 * self._recent_rows_max
             or len(self._levels) > _LEVELS_MAX
         )
 
@@ -160,7 +162,7 @@ class BlockMap:
         """
         whole = bytes(rows)
         blocks = memoryview(whole).cast("Q")[0::4].tolist()
-        pieces = [whole[at : at + ROW_BYTES] for at in range(0, len(whole), ROW_BYTES)]
+        pieces = _apart(len(blocks)).unpack(whole)
         fresh = dict(zip(blocks, pieces, strict=True))
         held = self._rows
         if len(fresh) != len(pieces):  # a block is there twice: one after the other
@@ -248,7 +250,7 @@ class BlockMap:
         """
         top, levels = self._recent, self._levels
         if top and levels and levels[0].layer == top.layer:
-            self._levels = (top.over(levels[0], freed), *levels[1:])
+            self._take_levels((top.over(levels[0], freed), *levels[1:]))
         else:
             self._close_level()
         self._begin(Recent(top.view, top.layer))
@@ -261,7 +263,7 @@ class BlockMap:
     def levels_are_run(self, levels: tuple[Recent, ...], run: MapRun | None, placed: Bits) -> None:
         """A run has taken the place of the oldest levels; without one there was nothing in them."""
         if levels:
-            self._levels = self._levels[: -len(levels)]
+            self._take_levels(self._levels[: -len(levels)])
         if run is not None:
             self.runs = [run, *self.runs]
         self.take_placed(placed)
@@ -380,7 +382,11 @@ class BlockMap:
 
     def _close_level(self) -> None:
         if self._recent:
-            self._levels = (self._recent, *self._levels)
+            self._take_levels((self._recent, *self._levels))
+
+    def _take_levels(self, levels: tuple[Recent, ...]) -> None:
+        self._levels = levels
+        self._closed_rows = sum(len(level.rows) + len(level.discards) for level in levels)
 
     def _begin(self, recent: Recent) -> None:
         self._recent = recent
@@ -390,6 +396,14 @@ class BlockMap:
 
 
 _LEVELS_MAX = 8
+
+
+@cache
+def _apart(rows: int) -> struct.Struct:
+    """Takes so many rows apart."""
+    return struct.Struct(f"{ROW_BYTES}s" * rows)
+
+
 _DISCARDED_PART = 128
 _DISCARDED_BLOCKS_MIN = 64
 _NO_SEQ = bytes(8)

@@ -37,10 +37,6 @@ class Recent:
     def __bool__(self) -> bool:
         return bool(self.rows) or bool(self.discards)
 
-    def memory_bytes(self) -> int:
-        """About how much memory it takes."""
-        return (len(self.rows) + len(self.discards)) * ROW_MEMORY_BYTES
-
     def discard(
         self,
         first: int,

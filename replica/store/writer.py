@@ -11,7 +11,7 @@ from __future__ import annotations
 import struct
 from array import array
 from collections.abc import Callable, Sequence
-from itertools import pairwise
+from itertools import chain, pairwise
 
 import numpy as np
 
@@ -225,24 +225,25 @@ class Writer:
         parts = self._parts
         count = len(table) // ROW_BYTES
         next_seq, epoch, salt = parts.standing.applied_seq + 1, parts.standing.epoch, parts.salt
-        columns = table.cast("Q")
+        columns, half_columns = table.cast("Q"), table.cast("I")
         seqs = columns[2::4].tolist()
         blocks = columns[0::4].tolist()
         if (
             len(data) != count * BLOCK_BYTES
             or not epoch
             or any(columns[1::4].tolist())
+            or half_columns[6::8].tolist() != [epoch] * count
             or max(blocks) >= min(parts.size_blocks, _SHORT_BLOCKS)
             or seqs[0] != next_seq
             or not _rise_by_one(seqs)
         ):
             return 0
         found = [
-            crc32c(data[start : start + BLOCK_BYTES], salt ^ block) << 32 | epoch
+            crc32c(data[start : start + BLOCK_BYTES], salt ^ block)
             for block, start in zip(blocks, range(0, len(data), BLOCK_BYTES), strict=True)
         ]
         last_seq: int = seqs[-1]
-        return last_seq if found == columns[3::4].tolist() else 0
+        return last_seq if found == half_columns[7::8].tolist() else 0
 
     def _append_rebuilding(self, table: memoryview, data: memoryview) -> None:
         """Apply what is newer than the map; keep the unmaps for the end of the rebuild."""
@@ -336,10 +337,13 @@ def _write_data(parts: Parts, data: Sequence[Buffer], extents: list[Extent]) -> 
 
 def _put_places(rows: bytearray, extents: list[Extent], count: int) -> None:
     """Fill in the places of the rows that write: those of a version, and not an unmap's."""
-    places = [place for first, length in extents for place in range(first, first + length)]
+    if len(extents) == 1:
+        places = array("Q", range(extents[0][0], extents[0][0] + count))
+    else:
+        places = array("Q", chain(*(range(first, first + length) for first, length in extents)))
     if count * ROW_BYTES == len(rows):
         with memoryview(rows) as view:
-            view.cast("Q")[1::4] = memoryview(array("Q", places))
+            view.cast("Q")[1::4] = memoryview(places)
         return
     table = rows_of(rows)
     writing = (table["place"] & np.uint64(UNMAP) == 0) & (table["seq"] != 0)
