@@ -82,7 +82,7 @@ def generate(store_directory: Path, blocks: int, moment: Moment) -> None:
         runs.insert(0, MapRun(file, head, index, str(path)))
     placed = Bits()
     placed.put_range(first_unit, first_unit + blocks)
-    (store_directory / "map").write_bytes(moment.file_bytes(runs, placed))
+    (store_directory / "map").write_bytes(moment.file_bytes(runs, placed, blocks))
     with (store_directory / "data").open("r+b") as data:
         data.truncate((first_unit + blocks) * BLOCK_BYTES)
 

@@ -27,10 +27,10 @@ from benchmarks.measured import circumstances
 from cstor_core.files import OsFilesystem
 from cstor_core.rows import ROW, ROW_BYTES, ROW_DTYPE, Rows
 from cstor_core.units import BLOCK_BYTES, GIB
-from replica.store.bits import Bits, Units
+from replica.store.bits import Bits
 from replica.store.block_map import BlockMap
 from replica.store.map_run import MapRun, write_run
-from replica.store.map_writing import merged, resolved
+from replica.store.map_writing import Outcome, merged, resolved
 from replica.store.pace import AT_ONCE, finished
 from replica.store.recent import Recent
 from replica.store.views import EVERYTHING
@@ -127,10 +127,10 @@ class Runs:
                 changed["block"].tolist(), range(0, len(table), ROW_BYTES), strict=True
             )
         }
-        freed: list[Units] = []
-        rows = resolved((level,), self.runs, (EVERYTHING,), AT_ONCE, freed)
+        outcome = Outcome()
+        rows = resolved((level,), self.runs, (EVERYTHING,), AT_ONCE, outcome)
         self.runs.insert(0, self._written(rows, len(level.rows)))
-        assert sum(map(len, freed)) == len(level.rows)
+        assert sum(map(len, outcome.freed)) == len(level.rows)
 
     def merge(self) -> int:
         """Make one run of all; how many rows that has."""

@@ -99,6 +99,14 @@ class ReplicaHost:
         """What all replicas of the pool use."""
         return sum(node.store.used_bytes for node in self.nodes.values())
 
+    def reserved_bytes(self) -> int:
+        """Of the file system, what data never take."""
+        return sum(node.store.reserved_bytes for node in self.nodes.values())
+
+    def logical_bytes(self) -> int:
+        """Data of the volumes themselves, as of their last checkpoints."""
+        return sum(node.store.logical_bytes for node in self.nodes.values())
+
     def node(self, volume_uuid: str, replica_uuid: str) -> ReplicaNode:
         """The replica that is meant.
 
@@ -141,6 +149,8 @@ class ReplicaHost:
             capacity_bytes=total,
             available_bytes=available,
             used_bytes=self.used_bytes(),
+            reserved_bytes=self.reserved_bytes(),
+            logical_bytes=self.logical_bytes(),
             replicas=reports,
         )
 
@@ -272,8 +282,7 @@ class ReplicaHost:
 
     def _granted_bytes(self) -> int:
         """An equal share of the free space: the grants of a pool never exceed it."""
-        reserved = sum(node.store.reserved_bytes for node in self.nodes.values())
-        return max(0, self.space()[1] - reserved) // max(1, len(self.nodes))
+        return max(0, self.space()[1] - self.reserved_bytes()) // max(1, len(self.nodes))
 
     def _ordered(self, orders: replica_pb2.Orders) -> ReplicaNode:
         return self.node(orders.volume_uuid, orders.replica_uuid)

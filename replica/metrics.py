@@ -44,6 +44,7 @@ _GAUGES: tuple[tuple[str, str, Number], ...] = (
     ("promised_epoch", "Highest epoch promised.", lambda n: n.fence.epoch),
     ("size_bytes", "Size of the volume.", lambda n: n.store.size_bytes),
     ("used_bytes", "Space that the replica uses.", lambda n: n.store.used_bytes),
+    ("logical_bytes", "Data of the volume itself.", lambda n: n.store.logical_bytes),
     ("snapshots", "Snapshots of the volume.", lambda n: len(n.store.snapshots)),
     ("map_bytes", "Size of the map on disk.", lambda n: n.store.map_bytes),
     ("rebuild_blocks", "Blocks of the latest rebuild.", lambda n: n.counters.rebuild_blocks_total),
@@ -102,6 +103,8 @@ class ReplicaCollector(Collector):
             ("pool_size_bytes", "Size of the pool's file system.", total),
             ("pool_available_bytes", "Space left in it.", available),
             ("pool_used_bytes", "Space that the pool's replicas use.", self._host.used_bytes()),
+            ("pool_reserved_bytes", "Space that data never take.", self._host.reserved_bytes()),
+            ("pool_logical_bytes", "Data of the pool's volumes.", self._host.logical_bytes()),
             ("pool_replicas_failed", "Replicas that did not open.", len(self._host.failed)),
         ):
             yield GaugeMetricFamily(f"cstor_replica_{name}", text, value=value)

@@ -53,16 +53,19 @@ class BlockMap:
         "_recent_rows_max",
         "_rows",
         "_view",
+        "held_blocks",
         "placed",
         "placed_blocks",
         "runs",
     )
 
-    def __init__(self, runs: list[MapRun], placed: Bits, cache_bytes: int) -> None:
-        """`runs` come newest first; `placed` are the places that they refer to."""
+    def __init__(
+        self, runs: list[MapRun], placed: Bits, cache_bytes: int, held_blocks: int = 0
+    ) -> None:
+        """`runs` come newest first; `placed` and `held_blocks` are as for `take_placed`."""
         share = cache_bytes // 4
         self.runs = runs
-        self.take_placed(placed)
+        self.take_placed(placed, held_blocks)
         self._view: View | None = None
         self._recent = Recent(EVERYTHING, 0)
         self._rows = self._recent.rows
@@ -260,13 +263,18 @@ class BlockMap:
         """Whether these are still the oldest levels, on their way to become a run."""
         return not levels or self._levels[-len(levels) :] == levels
 
-    def levels_are_run(self, levels: tuple[Recent, ...], run: MapRun | None, placed: Bits) -> None:
-        """A run has taken the place of the oldest levels; without one there was nothing in them."""
+    def levels_are_run(
+        self, levels: tuple[Recent, ...], run: MapRun | None, placed: Bits, more_blocks: int
+    ) -> None:
+        """A run has taken the place of the oldest levels; without one there was nothing in them.
+
+        The volume has data of `more_blocks` more blocks in the runs then.
+        """
         if levels:
             self._take_levels(self._levels[: -len(levels)])
         if run is not None:
             self.runs = [run, *self.runs]
-        self.take_placed(placed)
+        self.take_placed(placed, self.held_blocks + more_blocks)
         if any(level.discards for level in levels):
             self._cached = {}
             self._cached_before = {}
@@ -278,9 +286,12 @@ class BlockMap:
             self._cached_before = rows
         self._is_covered = any(level.discards for level in self._over_runs())
 
-    def take_placed(self, placed: Bits) -> None:
-        """`placed` are the places that the runs refer to from now on."""
+    def take_placed(self, placed: Bits, held_blocks: int) -> None:
+        """From now on the runs refer to these places, and the volume has data of so many blocks in
+        them; after a revert that is known again when all runs have been merged.
+        """
         self.placed = placed
+        self.held_blocks = held_blocks
         self.placed_blocks = placed.count()
         # A small part of all that is held: what discards leave is soon to be given back.
         self._discarded_blocks_max = max(

@@ -54,6 +54,7 @@ MAP_HEAD = Struct(
     "discards" / Prefixed(Int32ul, Rest),
     "operations" / Prefixed(Int32ul, Rest),
     "runs" / PrefixedArray(Int32ul, RUN),
+    "held_blocks" / Int64ul,
     "placed_bytes" / Int64ul,
     "placed_checksum" / Int32ul,
 )
@@ -120,7 +121,7 @@ class Moment:
     def _operations(self) -> Operations:
         return Operations.parsed(self.fields["operations"], "a checkpoint")
 
-    def file_bytes(self, runs: Sequence[MapRun], placed: Bits) -> bytes:
+    def file_bytes(self, runs: Sequence[MapRun], placed: Bits, held_blocks: int) -> bytes:
         """The content of the file `map`."""
         bits = placed.packed()
         heads = [
@@ -134,7 +135,12 @@ class Moment:
             }
             for run in runs
         ]
-        more = {"runs": heads, "placed_bytes": len(bits), "placed_checksum": crc32c(bits)}
+        more = {
+            "runs": heads,
+            "held_blocks": held_blocks,
+            "placed_bytes": len(bits),
+            "placed_checksum": crc32c(bits),
+        }
         return sealed(MAP_MAGIC, MAP_HEAD.build({**self.fields, **more})) + bits
 
 
@@ -210,7 +216,7 @@ def load(
         for run in runs:
             run.drop()
         raise
-    block_map = BlockMap(runs, Bits(bits), cache_bytes)
+    block_map = BlockMap(runs, Bits(bits), cache_bytes, found.held_blocks)
     block_map.begin_layer(standing.operations.head)
     return moment, standing, block_map
 

@@ -19,15 +19,14 @@ from cstor_core.errors import CorruptError
 from cstor_core.files import Filesystem
 from cstor_core.rows import Rows
 from cstor_core.units import BLOCK_BYTES
-from replica.store.bits import Bits, Units
+from replica.store.bits import Bits
 from replica.store.block_map import BlockMap
 from replica.store.checkpoint import CheckpointHead, FreshFile, Moment, fresh_map
 from replica.store.map_run import MapRun, held, run_name, write_run
-from replica.store.map_writing import merged, resolved, runs_to_merge
+from replica.store.map_writing import Outcome, merged, resolved, runs_to_merge
 from replica.store.operations import Hidden
 from replica.store.pace import AT_ONCE, BACKGROUND, Pace
 from replica.store.parts import Parts
-from replica.store.row_sets import with_data
 
 _GROUPS_AT_ONCE = 64
 _NO_HOLES = (errno.EOPNOTSUPP, errno.ENOSYS)
@@ -43,6 +42,7 @@ class _Change:
     moment: Callable[[], Moment]
     runs: Callable[[], list[MapRun]]
     placed: Callable[[], Bits]
+    held_blocks: Callable[[], int]
     is_wanted: Callable[[], bool]
 
 
@@ -84,21 +84,21 @@ class Checkpointing:
         superseded: list[int] = []
         levels = block_map.freeze(superseded)
         parts.tail.hold(superseded, number)
-        freed: list[Units] = []
-        added: list[Units] = []
-        placed = _Placed(block_map, freed, added)
+        outcome = Outcome()
+        placed = _Placed(block_map, outcome)
         run = None
         try:
             await flush()
             if levels:
                 with held(block_map.runs) as runs:
-                    rows = _noting(resolved(levels, runs, views, pace, freed), added)
+                    rows = resolved(levels, runs, views, pace, outcome)
                     rows_max = sum(len(level.rows) for level in levels) if runs else 0
                     run = await self._new_run(rows, pace, rows_max)
             change = _Change(
                 lambda: moment.keeping(parts.standing.operations.hidden),
                 lambda: block_map.runs if run is None else [run, *block_map.runs],
                 placed.then,
+                lambda: block_map.held_blocks + outcome.held_blocks,
                 lambda: block_map.are_closed(levels),
             )
             is_named = await self._name(change, pace)
@@ -109,13 +109,13 @@ class Checkpointing:
             self._forget(run)
             return
         self._moment = moment.keeping(parts.standing.operations.hidden)
-        block_map.levels_are_run(levels, run, placed.then())
+        block_map.levels_are_run(levels, run, placed.then(), outcome.held_blocks)
         if run is not None and run.head.row_count > run.head.data_rows:
             self._has_discards = True
         await pace.sync_directory(self._filesystem, self._path.parent)
         parts.journal.oldest = max(parts.journal.oldest, head.replay[0])
         parts.reclaimer.durable(number)
-        for places in freed:
+        for places in outcome.freed:
             parts.tail.hold(places, number)
 
     async def tidy(self) -> None:
@@ -142,7 +142,9 @@ class Checkpointing:
         hidden = [one.view for one in operations.hidden if one not in destroyed]
         views = [*operations.views_in_use(), *hidden]
         garbage = block_map.placed.copy() if is_everything else Bits()
-        rows = _taking(merged(old, views, BACKGROUND, is_everything=is_everything), garbage)
+        held_before, outcome = block_map.held_blocks, Outcome()
+        source = merged(old, views, BACKGROUND, outcome, is_everything=is_everything)
+        rows = _taking(source, outcome, garbage)
         rows_max = 0 if is_everything else sum(run.head.row_count for run in old)
         run = await self._new_run(rows, BACKGROUND, rows_max)
 
@@ -156,9 +158,17 @@ class Checkpointing:
             placed.remove_all(garbage)
             return placed
 
+        def held_then() -> int:
+            since = block_map.held_blocks - held_before
+            return outcome.held_blocks + since if is_everything else block_map.held_blocks
+
         try:
             change = _Change(
-                lambda: self._moment.without(destroyed), runs_then, placed_then, lambda: True
+                lambda: self._moment.without(destroyed),
+                runs_then,
+                placed_then,
+                held_then,
+                lambda: True,
             )
             await self._name(change, BACKGROUND)
         except BaseException:
@@ -167,7 +177,7 @@ class Checkpointing:
         self._moment = self._moment.without(destroyed)
         operations.forget(destroyed)
         block_map.runs = runs_then()
-        block_map.take_placed(placed_then())
+        block_map.take_placed(placed_then(), held_then())
         self._has_discards = self._has_discards or bool(destroyed)
         number = self._parts.journal.number
         await BACKGROUND.sync_directory(self._filesystem, self._path.parent)
@@ -220,7 +230,9 @@ class Checkpointing:
         before = self._renamed
         fresh = fresh_map(self._filesystem, self._path, suffix)
         try:
-            content = change.moment().file_bytes(change.runs(), change.placed())
+            content = change.moment().file_bytes(
+                change.runs(), change.placed(), change.held_blocks()
+            )
             await fresh.write_all(content, pace)
             if before != self._renamed or not change.is_wanted():
                 fresh.forget()
@@ -267,27 +279,21 @@ class Checkpointing:
         return runs_to_merge([run.head for run in block_map.runs], block_map.placed_blocks)
 
 
-async def _noting(source: AsyncIterator[Rows], added: list[Units]) -> AsyncIterator[Rows]:
-    """The same rows; their places are appended to `added`."""
+async def _taking(
+    source: AsyncIterator[Rows], outcome: Outcome, places: Bits
+) -> AsyncIterator[Rows]:
+    """The same rows; the places of each are taken out of the set."""
     async for rows in source:
-        added.append(rows["place"][with_data(rows)])
-        yield rows
-
-
-async def _taking(source: AsyncIterator[Rows], places: Bits) -> AsyncIterator[Rows]:
-    """The same rows; their places are taken out of the set."""
-    async for rows in source:
-        places.remove(rows["place"][with_data(rows)])
+        places.remove(outcome.added.pop())
         yield rows
 
 
 class _Placed:
     """The places in use with a new run over the others: worked out once, unless they change."""
 
-    def __init__(self, block_map: BlockMap, freed: list[Units], added: list[Units]) -> None:
+    def __init__(self, block_map: BlockMap, outcome: Outcome) -> None:
         self._block_map = block_map
-        self._freed = freed
-        self._added = added
+        self._outcome = outcome
         self._before: Bits | None = None
         self._then = Bits()
 
@@ -296,9 +302,9 @@ class _Placed:
         before = self._block_map.placed
         if before is not self._before:
             changed = before.copy()
-            for places in self._freed:
+            for places in self._outcome.freed:
                 changed.remove(places)
-            for places in self._added:
+            for places in self._outcome.added:
                 if changed.holds(places).any():
                     raise CorruptError("two blocks are at one place of the data file")
                 changed.put(places)

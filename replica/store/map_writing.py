@@ -11,6 +11,7 @@ becomes part of a run.  It stays in its run until that is merged; its place is f
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -27,6 +28,18 @@ RUNS_MAX = 4
 _BLOCKS_AT_ONCE = 512
 _GROWTH = 4
 """A run is merged with those that are newer once it is less than so many times their size."""
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What was found out while a run was made."""
+
+    freed: list[Units] = field(default_factory=list)
+    """Places that nobody needs any more with it."""
+    added: list[Units] = field(default_factory=list)
+    """Places of its rows."""
+    held_blocks: int = 0
+    """How many blocks the volume has data of in it; where it lies over others, how many more."""
 
 
 def next_cut(runs: Sequence[MapRun], low: int, pages: int = PAGES_AT_ONCE) -> int:
@@ -68,11 +81,11 @@ async def resolved(
     runs: Sequence[MapRun],
     views: Sequence[View],
     pace: Pace,
-    freed: list[Units],
+    outcome: Outcome,
 ) -> AsyncIterator[Rows]:
     """The rows of a run that is to take the place of these levels, newest first, over these runs.
 
-    Places that nobody needs any more with it are appended to `freed`.
+    The volume's own view is the first.
     """
     ordered = []
     for level in levels:
@@ -98,10 +111,13 @@ async def resolved(
             fresh = [_between(rows, low, high) for rows in ordered]
             rows, is_older = laid_over(levels, fresh, older, low, high)
             is_needed = needed(rows, views)
-            freed.append(_places(rows[~is_older & ~is_needed]))
-            freed.append(_places(older[needed(older, views) & ~is_needed[is_older]]))
+            outcome.freed.append(_places(rows[~is_older & ~is_needed]))
+            outcome.freed.append(_places(older[needed(older, views) & ~is_needed[is_older]]))
+            outcome.held_blocks += _held_blocks(rows, views[0]) - _held_blocks(older, views[0])
             says_something = (rows["seq"] != 0) | is_among(rows["block"], older["block"])
-            yield rows[~is_older & is_needed & says_something]
+            found = rows[~is_older & is_needed & says_something]
+            outcome.added.append(_places(found))
+            yield found
         low, start = high, stop
 
 
@@ -109,16 +125,23 @@ async def merged(
     runs: Sequence[MapRun],
     views: Sequence[View],
     pace: Pace,
+    outcome: Outcome | None = None,
     *,
     is_everything: bool,
 ) -> AsyncIterator[Rows]:
-    """The rows of runs that somebody needs; with no runs below, rows that only hide others go."""
+    """The rows of runs that somebody needs; with no runs below, rows that only hide others go.
+
+    The volume's own view is the first.
+    """
     low = 0
     while low < BLOCK_END:
         high = next_cut(runs, low)
         rows = await rows_between(runs, low, high, pace)
         await pace.turn()
         rows = rows[needed(rows, views)]
+        if outcome is not None:
+            outcome.added.append(_places(rows))
+            outcome.held_blocks += _held_blocks(rows, views[0])
         yield written(rows) if is_everything else rows
         low = high
 
@@ -152,6 +175,10 @@ def _between(rows: Rows, low: int, high: int) -> Rows:
     start, stop = np.searchsorted(rows["block"], np.array([low, high], dtype=np.uint64))
     found: Rows = rows[start:stop]
     return found
+
+
+def _held_blocks(rows: Rows, view: View) -> int:
+    return int(with_data(first_seen(rows, view)).sum())
 
 
 def _places(rows: Rows) -> Units:

@@ -74,7 +74,8 @@ async def _begin_behind_the_damage(filesystem: Filesystem, look: ReplicaLook) ->
         block_map = found.block_map
         fresh_file = fresh_map(filesystem, directory / "map", ".new")
         stack.callback(fresh_file.file.close)
-        await fresh_file.write_all(moment.file_bytes(block_map.runs, block_map.placed), AT_ONCE)
+        content = moment.file_bytes(block_map.runs, block_map.placed, block_map.held_blocks)
+        await fresh_file.write_all(content, AT_ONCE)
         fresh_file.rename(directory / "map")
         filesystem.sync_directory_blocking(directory)
     return [f"{directory}: the journal begins behind its damage; recent entries are not kept"]

@@ -157,6 +157,14 @@ class ReplicaStore:
         return self._parts.allocator.used_units * BLOCK_BYTES
 
     @property
+    def logical_bytes(self) -> int:
+        """What the volume has data of, snapshots aside, as of the last checkpoint.
+
+        After a revert it is known again when what that hid has been destroyed.
+        """
+        return self._parts.block_map.held_blocks * BLOCK_BYTES
+
+    @property
     def map_bytes(self) -> int:
         """The size of the map on disk, without what came since the last checkpoint."""
         return self._parts.block_map.file_bytes

@@ -70,9 +70,9 @@ def merge_the_wrong_way_round(patch: Patch) -> None:
     """Of two rows of a block the older one goes into the merged run."""
 
     def reversed_runs(
-        runs: Sequence[MapRun], views: Sequence[View], pace: Pace, *, is_everything: bool
+        runs: Sequence[MapRun], *more: Any, is_everything: bool
     ) -> AsyncIterator[Rows]:
-        return map_writing.merged(list(reversed(runs)), views, pace, is_everything=is_everything)
+        return map_writing.merged(list(reversed(runs)), *more, is_everything=is_everything)
 
     patch.setattr(checkpointing, "merged", reversed_runs)
 

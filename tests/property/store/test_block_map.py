@@ -17,7 +17,7 @@ from cstor_core.rows import ROW, UNMAP, Rows, has_data, rows_of
 from replica.store.bits import Bits, Units
 from replica.store.block_map import BlockMap
 from replica.store.map_run import PAGE_ROWS, MapRun, write_run
-from replica.store.map_writing import merged, resolved
+from replica.store.map_writing import Outcome, merged, resolved
 from replica.store.operations import Operations
 from replica.store.pace import AT_ONCE, finished
 from replica.store.recent import Recent
@@ -124,12 +124,13 @@ class MapAndModel(RuleBasedStateMachine):
         garbage = self.map.placed.copy()
         for places in self._places_of(self.map.runs):
             garbage.remove(places)
-        rows = merged(self.map.runs, self.operations.views(), AT_ONCE, is_everything=True)
+        outcome = Outcome()
+        rows = merged(self.map.runs, self.operations.views(), AT_ONCE, outcome, is_everything=True)
         self.map.runs = [self._run(rows)]
         self.freed += garbage.between(*garbage.bounds()).tolist()
         placed = self.map.placed.copy()
         placed.remove_all(garbage)
-        self.map.take_placed(placed)
+        self.map.take_placed(placed, outcome.held_blocks)
 
     @rule()
     def freeze(self) -> None:
@@ -139,15 +140,15 @@ class MapAndModel(RuleBasedStateMachine):
     @precondition(lambda self: self.frozen)
     @rule()
     def write_frozen(self) -> None:
-        freed: list[Units] = []
+        outcome = Outcome()
         assert self.map.are_closed(self.frozen)
         views = self.operations.views()
-        run = self._run(resolved(self.frozen, self.map.runs, views, AT_ONCE, freed))
-        self.freed += [place for places in freed for place in places.tolist()]
+        run = self._run(resolved(self.frozen, self.map.runs, views, AT_ONCE, outcome))
+        self.freed += [place for places in outcome.freed for place in places.tolist()]
         placed = Bits()
         for places in self._places_of([run, *self.map.runs]):
             placed.put(places)
-        self.map.levels_are_run(self.frozen, run, placed)
+        self.map.levels_are_run(self.frozen, run, placed, outcome.held_blocks)
         self.frozen = ()
 
     @rule(newest=st.integers(2, 4))
@@ -223,6 +224,7 @@ class MapAndModel(RuleBasedStateMachine):
         needed = self._needed()
         placed = self.map.placed.between(*self.map.placed.bounds()).tolist()
         assert set(placed) == needed == self.given.difference(self.freed)
+        assert self.map.held_blocks == sum(has_data(place) for place, _ in self.model.values())
         self.holds_the_same()
 
 

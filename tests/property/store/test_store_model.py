@@ -115,6 +115,7 @@ class StoreAndModel(RuleBasedStateMachine):
         self.store: ReplicaStore
         self.away = False
         self.was_rebuilt = False
+        self.was_reverted = False
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         return self.loop.run_until_complete(work)
@@ -238,6 +239,7 @@ class StoreAndModel(RuleBasedStateMachine):
     def revert(self, data: st.DataObject) -> None:
         name = data.draw(st.sampled_from(sorted(self.model.snapshots)))
         self._operate(revert=volume_pb2.Reversion(name=name))
+        self.was_reverted = True
 
     @precondition(lambda self: self.steady)
     @rule(blocks=st.integers(0, 3))
@@ -290,6 +292,9 @@ class StoreAndModel(RuleBasedStateMachine):
     @rule()
     def checkpoint(self) -> None:
         self.run(self.store.checkpoint())
+        if not self.away and not self.was_reverted:
+            held = sum(content is not None for _, content in self.model.blocks.values())
+            assert self.store.logical_bytes == held * BLOCK_BYTES
 
     @rule()
     def kill(self) -> None:
