@@ -42,7 +42,7 @@ bench: setup-dev  ## side by side with tgt: writes tables to benchmarks/results
 	@$(BIN)/python benchmarks/side_by_side.py
 
 bench-store: setup-dev  ## the store alone: writes its figures to benchmarks/results
-	@for name in store large map_shapes; do \
+	@for name in store large snapshots map_shapes; do \
 		$(BIN)/python -m benchmarks.$$name --output benchmarks/results/$$name.json \
 			|| echo "benchmarks.$$name: not all goals are reached"; \
 	done

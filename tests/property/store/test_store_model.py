@@ -184,7 +184,12 @@ class StoreAndModel(RuleBasedStateMachine):
 
     @rule(block=NUMBERS, call=st.sampled_from(["pread", "pread_cached"]))
     def read_what_the_disk_cannot_read(self, block: int, call: str) -> None:
-        """That is one bad block, or a page of the map, and changes nothing."""
+        """That is one bad block, or those of a page of the map, and changes nothing.
+
+        What goes on in the background has come to its end: a checkpoint or a merge that cannot read
+        the map ends the replica.
+        """
+        self.run(self.store._durability.settle())
 
         def fail(called: str) -> None:
             if called == call:
