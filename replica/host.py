@@ -44,6 +44,7 @@ class ReplicaHost:
         self._dialler = dialler
         self._space_read_at = float("-inf")
         self._space = (0, 0)
+        self._reserved_bytes = 0
         self.stream_errors: dict[str, int] = {}
         self.nodes: dict[str, ReplicaNode] = {}
         for volume_uuid in pool.replicas:
@@ -93,6 +94,7 @@ class ReplicaHost:
         if now - self._space_read_at > SPACE_AGE_S_MAX:
             self._space_read_at = now
             self._space = self._pool.space()
+            self._reserved_bytes = self.reserved_bytes()
         return self._space
 
     def used_bytes(self) -> int:
@@ -282,7 +284,8 @@ class ReplicaHost:
 
     def _granted_bytes(self) -> int:
         """An equal share of the free space: the grants of a pool never exceed it."""
-        return max(0, self.space()[1] - self.reserved_bytes()) // max(1, len(self.nodes))
+        _, available = self.space()  # every answer says it, so what it reads is not read each time
+        return max(0, available - self._reserved_bytes) // max(1, len(self.nodes))
 
     def _ordered(self, orders: replica_pb2.Orders) -> ReplicaNode:
         return self.node(orders.volume_uuid, orders.replica_uuid)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
@@ -119,14 +120,21 @@ async def open_files(
     if failed_reason:
         raise CorruptError(failed_reason)
     power_lost = not state.clean and state.boot_id != boot_id
-    file = filesystem.open(directory / "data")
-    try:
-        moment, parts = await _recover(
+    uuid_bytes = UUID(replica_uuid).bytes
+    with ExitStack() as opened:
+        file = filesystem.open(directory / "data")
+        opened.callback(file.close)
+        checkpoint = checkpoint_of(
+            filesystem, directory / "map", uuid_bytes, identity.size_bytes, limits.map_cache_bytes
+        )
+        opened.callback(checkpoint[2].close)
+        parts = await _recover(
             filesystem,
             directory,
             file,
-            UUID(replica_uuid).bytes,
+            uuid_bytes,
             identity,
+            checkpoint,
             limits,
             state_file,
             mark,
@@ -134,11 +142,10 @@ async def open_files(
         )
         async with state_file.changing:
             await state_file.change(boot_id=boot_id, clean=False)
-    except BaseException:
-        file.close()
-        raise
-    uuid_bytes = UUID(replica_uuid).bytes
-    return Opened(directory, identity, replica_uuid, uuid_bytes, state_file, mark, moment, parts)
+        opened.pop_all()  # the store closes them from here on
+    return Opened(
+        directory, identity, replica_uuid, uuid_bytes, state_file, mark, checkpoint[0], parts
+    )
 
 
 async def _recover(
@@ -147,16 +154,14 @@ async def _recover(
     file: File,
     replica_uuid: bytes,
     identity: volume_pb2.VolumeIdentity,
+    checkpoint: tuple[Moment, Standing, BlockMap],
     limits: StoreLimits,
     state_file: StateFile,
     mark: FailureMark,
     power_lost: bool,
-) -> tuple[Moment, Parts]:
+) -> Parts:
     what = f"the replica of volume {identity.name} in {directory}"
     journal_bytes, tail_bytes = sizes_of(file, str(directory / "data"), replica_uuid)
-    checkpoint = checkpoint_of(
-        filesystem, directory / "map", replica_uuid, identity.size_bytes, limits.map_cache_bytes
-    )
     recovery = Recovery(
         file, what, replica_uuid, identity.checksum_salt, journal_bytes, tail_bytes, checkpoint
     )
@@ -182,7 +187,7 @@ async def _recover(
     allocator = _allocator(filesystem, directory, file, what, recovery, journal_bytes, limits)
     reclaimer = Reclaimer(allocator, journal.number)
     recovery.tail.dropped = reclaimer.put
-    parts = Parts(
+    return Parts(
         what=what,
         salt=identity.checksum_salt,
         limits=limits,
@@ -195,7 +200,6 @@ async def _recover(
         standing=recovery.standing,
         on_failure=lambda: None,
     )
-    return checkpoint[0], parts
 
 
 async def _make_durable(file: File, recovery: Recovery, journal: Journal) -> None:

@@ -1,8 +1,8 @@
 """What ordered operations have left: the size of the volume, its snapshots, what it sees.
 
 Nothing that an operation takes away is destroyed before W members hold that operation: it is only
-hidden, and kept as a view of nobody, until `complete` has been told so and everything that only it
-needed has been freed.
+hidden, and kept as a view of nobody, until the store has been told so (`completed`) and everything
+that only it needed has been freed.
 """
 
 from __future__ import annotations

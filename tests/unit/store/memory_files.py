@@ -37,6 +37,7 @@ class MemoryFilesystem:
         self.calls: list[str] = []
         self.before: Callable[[str], None] = lambda call: None
         self.cached = True
+        self.open_files = 0
         self.room_bytes = 1 << 40
         self.place_writes: list[tuple[int, int]] = []
 
@@ -72,6 +73,7 @@ class MemoryFilesystem:
             self.inodes[path] = Inode()
         if path not in self.inodes:
             raise FileNotFoundError(errno.ENOENT, "No such file or directory", str(path))
+        self.open_files += 1
         return MemoryFile(self, self.inodes[path])
 
     def exists(self, path: Path) -> bool:
@@ -192,3 +194,5 @@ class MemoryFile:
     def close(self) -> None:
         if self._lock is not None:
             self._filesystem.locked.discard(self._lock)
+        else:
+            self._filesystem.open_files -= 1

@@ -145,3 +145,15 @@ async def test_a_map_of_another_declaration_is_refused_in_a_sentence() -> None:
     filesystem.inodes[DIRECTORY / "map"].content[:] = sealed(MAP_MAGIC, bytes(40))
     pool = await open_pool(filesystem)
     assert "map cannot be read" in pool.failed[VOLUME]
+
+
+@pytest.mark.parametrize("name", ["identity", "state", "map", "run-00000001", "data"])
+async def test_a_replica_that_does_not_open_leaves_no_file_open(name: str) -> None:
+    filesystem = await stopped_store()
+    content = filesystem.inodes[DIRECTORY / name].content
+    content[-1] ^= 1
+    if name == "data":
+        del content[5000:]
+    filesystem.open_files = 0
+    assert (await open_pool(filesystem)).failed
+    assert filesystem.open_files == 0
