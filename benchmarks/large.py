@@ -38,6 +38,7 @@ from replica.store.checkpoint import CheckpointHead, Moment
 from replica.store.limits import StoreLimits
 from replica.store.map_run import MapRun, run_name, write_run
 from replica.store.pace import AT_ONCE, finished
+from replica.store.places import PlaceSet
 from replica.store.pool import Pool
 from replica.store.recent import ROW_MEMORY_BYTES
 from replica.store.replica_store import ReplicaStore
@@ -82,7 +83,7 @@ def generate(store_directory: Path, blocks: int, moment: Moment) -> None:
         runs.insert(0, MapRun(file, head, index, str(path)))
     placed = Bits()
     placed.put_range(first_unit, first_unit + blocks)
-    (store_directory / "map").write_bytes(moment.file_bytes(runs, placed, blocks))
+    (store_directory / "map").write_bytes(moment.file_bytes(runs, PlaceSet({0: placed}), blocks))
     with (store_directory / "data").open("r+b") as data:
         data.truncate((first_unit + blocks) * BLOCK_BYTES)
 

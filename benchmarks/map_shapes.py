@@ -27,11 +27,11 @@ from benchmarks.measured import circumstances
 from cstor_core.files import OsFilesystem
 from cstor_core.rows import ROW, ROW_BYTES, ROW_DTYPE, Rows
 from cstor_core.units import BLOCK_BYTES, GIB
-from replica.store.bits import Bits
 from replica.store.block_map import BlockMap
 from replica.store.map_run import MapRun, write_run
 from replica.store.map_writing import Outcome, merged, resolved
 from replica.store.pace import AT_ONCE, finished
+from replica.store.places import PlaceSet
 from replica.store.recent import Recent
 from replica.store.views import EVERYTHING
 
@@ -169,7 +169,7 @@ def measure(directory: Path, gib: int) -> dict[str, Any]:
     found["runs_checkpoint_us_a_row"] = timed(CHANGES, begun)
     found["runs_checkpoint_bytes_a_row"] = round(runs.runs[0].head.file_bytes / CHANGES)
     for name in ("runs_look_up_us_of_two", "runs_look_up_us_of_one"):
-        block_map = BlockMap(runs.runs, Bits(), CACHE_BYTES)
+        block_map = BlockMap(runs.runs, PlaceSet(), CACHE_BYTES)
         begun = time.perf_counter()
         for block in asked:
             assert ROW.unpack(block_map.row_at_once(block))[0] == block

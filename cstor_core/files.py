@@ -87,6 +87,9 @@ class Filesystem(Protocol):
     def rename(self, source: Path, destination: Path) -> None:
         """Rename over whatever is there, in one step."""
 
+    def link(self, source: Path, destination: Path) -> None:
+        """Give a file a second name, in the same file system."""
+
     def remove(self, path: Path) -> None:
         """Unlink a file."""
 
@@ -201,6 +204,9 @@ class OsFilesystem:
 
     def rename(self, source: Path, destination: Path) -> None:
         source.rename(destination)
+
+    def link(self, source: Path, destination: Path) -> None:
+        os.link(source, destination)
 
     def remove(self, path: Path) -> None:
         path.unlink()

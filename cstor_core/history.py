@@ -56,6 +56,15 @@ class History:
         """The history after the record of `epoch`, which is the entry `seq`, was applied."""
         return History((*self.reigns, Reign(epoch, seq)))
 
+    def up_to(self, seq: int) -> History:
+        """The part of it that ends with the entry of this seq."""
+        reigns: list[Reign] = []
+        for reign in self.reigns:
+            reigns.append(Reign(reign.epoch, min(reign.last_seq, seq)))
+            if reign.last_seq >= seq:
+                break
+        return History(tuple(reigns))
+
     def shared_with(self, other: History) -> Reign:
         """The last point that both histories contain; (0, 0) if there is none."""
         shared = Reign(0, 0)

@@ -95,6 +95,11 @@ class Allocator:
         """Units that are not free: with data, or on their way to be free."""
         return self._end - self._first - self.free_units
 
+    @property
+    def first_unit(self) -> int:
+        """The first one that can be free."""
+        return self._first
+
     def begin(self, used: Bits) -> None:
         """At an opening: all units before the end that are not in this set are free."""
         self._free.put_range(self._first, self._end)

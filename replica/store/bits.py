@@ -45,6 +45,12 @@ class Bits:
         self._grow(int(indexes.max()) + 1)
         np.bitwise_or.at(self._bytes, indexes, masks)
 
+    def put_all(self, other: Bits) -> None:
+        """Put all numbers of another set in."""
+        length = len(other._bytes)
+        self._grow(length)
+        self._bytes[:length] |= other._bytes
+
     def put_range(self, first: int, end: int) -> None:
         """Put all numbers from `first` up to `end` in."""
         self._grow(-(-end // 8))

@@ -22,10 +22,11 @@ import numpy.typing as npt
 
 from cstor_core.errors import CorruptError
 from cstor_core.rows import ABSENT_ROW, ROW, ROW_BYTES, UNMAP, Rows, rows_of
-from replica.store.bits import Bits, Units
+from replica.store.bits import Units
 from replica.store.map_run import BLOCK_END, PAGE_BYTES, MapRun, Page, row_in
 from replica.store.map_writing import laid_over, next_cut, rows_between
 from replica.store.pace import BACKGROUND, Pace
+from replica.store.places import PlaceSet
 from replica.store.recent import ROW_MEMORY_BYTES, Recent
 from replica.store.row_sets import Blocks, with_data, written
 from replica.store.views import EVERYTHING, View, first_seen, needed
@@ -60,7 +61,7 @@ class BlockMap:
     )
 
     def __init__(
-        self, runs: list[MapRun], placed: Bits, cache_bytes: int, held_blocks: int = 0
+        self, runs: list[MapRun], placed: PlaceSet, cache_bytes: int, held_blocks: int = 0
     ) -> None:
         """`runs` come newest first; `placed` and `held_blocks` are as for `take_placed`."""
         share = cache_bytes // 4
@@ -264,7 +265,7 @@ class BlockMap:
         return not levels or self._levels[-len(levels) :] == levels
 
     def levels_are_run(
-        self, levels: tuple[Recent, ...], run: MapRun | None, placed: Bits, more_blocks: int
+        self, levels: tuple[Recent, ...], run: MapRun | None, placed: PlaceSet, more_blocks: int
     ) -> None:
         """A run has taken the place of the oldest levels; without one there was nothing in them.
 
@@ -286,7 +287,7 @@ class BlockMap:
             self._cached_before = rows
         self._is_covered = any(level.discards for level in self._over_runs())
 
-    def take_placed(self, placed: Bits, held_blocks: int) -> None:
+    def take_placed(self, placed: PlaceSet, held_blocks: int) -> None:
         """From now on the runs refer to these places, and the volume has data of so many blocks in
         them; after a revert that is known again when all runs have been merged.
         """

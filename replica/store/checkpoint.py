@@ -4,7 +4,7 @@ It is the file `map`, written as a new file and renamed, so that there is always
 head names the record that it includes everything up to, the record from which recovery reads the
 journal (an older one, as far back as the tail reaches), and the runs that the map is made of, which
 are files of their own and never change.  Behind the head follow the places that the runs refer to,
-as bits.
+as bits, a table for each data file.
 """
 
 from __future__ import annotations
@@ -37,9 +37,11 @@ from replica.store.journal import Point
 from replica.store.map_run import RUN, MapRun, RunHead, run_name
 from replica.store.operations import Hidden, Operations
 from replica.store.pace import Pace
+from replica.store.places import PlaceSet
 from replica.store.records import MAP_MAGIC
 from replica.store.standing import Standing
 
+PLACES_OF_FILE = Struct("file" / Int32ul, "bytes" / Int64ul, "checksum" / Int32ul)
 MAP_HEAD = Struct(
     "replica_uuid" / Bytes(16),
     "record_number" / Int64ul,
@@ -55,8 +57,7 @@ MAP_HEAD = Struct(
     "operations" / Prefixed(Int32ul, Rest),
     "runs" / PrefixedArray(Int32ul, RUN),
     "held_blocks" / Int64ul,
-    "placed_bytes" / Int64ul,
-    "placed_checksum" / Int32ul,
+    "places" / PrefixedArray(Int32ul, PLACES_OF_FILE),
 )
 _PIECE_BYTES = 1 << 20
 
@@ -121,9 +122,9 @@ class Moment:
     def _operations(self) -> Operations:
         return Operations.parsed(self.fields["operations"], "a checkpoint")
 
-    def file_bytes(self, runs: Sequence[MapRun], placed: Bits, held_blocks: int) -> bytes:
+    def file_bytes(self, runs: Sequence[MapRun], placed: PlaceSet, held_blocks: int) -> bytes:
         """The content of the file `map`."""
-        bits = placed.packed()
+        tables = [(file, bits.packed()) for file, bits in placed.files()]
         heads = [
             {
                 "number": run.head.number,
@@ -138,10 +139,13 @@ class Moment:
         more = {
             "runs": heads,
             "held_blocks": held_blocks,
-            "placed_bytes": len(bits),
-            "placed_checksum": crc32c(bits),
+            "places": [
+                {"file": file, "bytes": len(table), "checksum": crc32c(table)}
+                for file, table in tables
+            ],
         }
-        return sealed(MAP_MAGIC, MAP_HEAD.build({**self.fields, **more})) + bits
+        content = sealed(MAP_MAGIC, MAP_HEAD.build({**self.fields, **more}))
+        return b"".join([content, *(table for _, table in tables)])
 
 
 class FreshFile:
@@ -189,14 +193,12 @@ def load(
     try:
         payload, offset = unsealed(_envelope_of(file), MAP_MAGIC, what, exact=False)
         found = parsed(MAP_HEAD, payload, what)
-        bits = file.pread(found.placed_bytes, offset)
-        is_whole = len(bits) == found.placed_bytes and file.size() == offset + len(bits)
+        tables = file.pread(file.size() - offset, offset)
     finally:
         file.close()
     if found.replica_uuid != replica_uuid:
         raise CorruptError(f"{what} belongs to another replica")
-    if not is_whole or crc32c(bits) != found.placed_checksum:
-        raise CorruptError(f"{what} is damaged: its table of places does not match its checksum")
+    placed = _placed(found, tables, what)
     standing = _standing(found, what)
     replay = (found.replay_position, found.replay_number, found.replay_previous_checksum)
     moment = Moment.of(replica_uuid, CheckpointHead(found.record_number, replay), standing)
@@ -216,9 +218,23 @@ def load(
         for run in runs:
             run.drop()
         raise
-    block_map = BlockMap(runs, Bits(bits), cache_bytes, found.held_blocks)
+    block_map = BlockMap(runs, placed, cache_bytes, found.held_blocks)
     block_map.begin_layer(standing.operations.head)
     return moment, standing, block_map
+
+
+def _placed(found: Any, tables: bytes, what: str) -> PlaceSet:
+    files: dict[int, Bits] = {}
+    start = 0
+    for one in found.places:
+        table = tables[start : start + one.bytes]
+        start += one.bytes
+        if len(table) != one.bytes or crc32c(table) != one.checksum:
+            break
+        files[one.file] = Bits(table)
+    if len(files) != len(found.places) or start != len(tables):
+        raise CorruptError(f"{what} is damaged: its table of places does not match its checksum")
+    return PlaceSet(files)
 
 
 def _standing(found: Any, what: str) -> Standing:

@@ -10,7 +10,6 @@ any more.
 from __future__ import annotations
 
 import asyncio
-import errno
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,19 +17,16 @@ from pathlib import Path
 from cstor_core.errors import CorruptError
 from cstor_core.files import Filesystem
 from cstor_core.rows import Rows
-from cstor_core.units import BLOCK_BYTES
-from replica.store.bits import Bits
 from replica.store.block_map import BlockMap
 from replica.store.checkpoint import CheckpointHead, FreshFile, Moment, fresh_map
+from replica.store.family import give_back
 from replica.store.map_run import MapRun, held, run_name, write_run
 from replica.store.map_writing import Outcome, merged, resolved, runs_to_merge
 from replica.store.operations import Hidden
 from replica.store.pace import AT_ONCE, BACKGROUND, Pace
 from replica.store.parts import Parts
+from replica.store.places import PlaceSet
 
-_GROUPS_AT_ONCE = 64
-_NO_HOLES = (errno.EOPNOTSUPP, errno.ENOSYS)
-"""The file system cannot punch; then only the end of the file is given back."""
 _SLACK_DIVISOR = 4
 """As long as no more than this part of what is used is free, it stays for the next writes."""
 
@@ -41,7 +37,7 @@ class _Change:
 
     moment: Callable[[], Moment]
     runs: Callable[[], list[MapRun]]
-    placed: Callable[[], Bits]
+    placed: Callable[[], PlaceSet]
     held_blocks: Callable[[], int]
     is_wanted: Callable[[], bool]
 
@@ -61,6 +57,10 @@ class Checkpointing:
         self._last_run = max((run.head.number for run in parts.block_map.runs), default=0)
         self._naming = asyncio.Lock()
         self._renamed = 0
+        self._has_discards = True
+
+    def space_came_back(self) -> None:
+        """Much of the space may be free, by what clones have let go."""
         self._has_discards = True
 
     @property
@@ -141,7 +141,7 @@ class Checkpointing:
         old, is_everything = block_map.runs[:count], count == len(block_map.runs)
         hidden = [one.view for one in operations.hidden if one not in destroyed]
         views = [*operations.views_in_use(), *hidden]
-        garbage = block_map.placed.copy() if is_everything else Bits()
+        garbage = block_map.placed.copy() if is_everything else PlaceSet()
         held_before, outcome = block_map.held_blocks, Outcome()
         source = merged(old, views, BACKGROUND, outcome, is_everything=is_everything)
         rows = _taking(source, outcome, garbage)
@@ -153,7 +153,7 @@ class Checkpointing:
             replacing = [] if run is None else [run]
             return [*block_map.runs[:at], *replacing, *block_map.runs[at + count :]]
 
-        def placed_then() -> Bits:
+        def placed_then() -> PlaceSet:
             placed = block_map.placed.copy()
             placed.remove_all(garbage)
             return placed
@@ -183,7 +183,7 @@ class Checkpointing:
         await BACKGROUND.sync_directory(self._filesystem, self._path.parent)
         for one in old:
             self._forget(one)
-        self._parts.tail.hold(garbage.between(*garbage.bounds()), number)
+        self._parts.tail.hold(garbage.places(), number)
 
     def _destroyable(self) -> list[Hidden]:
         """What may be destroyed now: the last checkpoint has to know that it is hidden."""
@@ -252,22 +252,13 @@ class Checkpointing:
             self._filesystem.remove(self._path.parent / run_name(run.head.number))
 
     async def _give_back(self) -> None:
-        """Give free space to the file system: holes first, which makes the end cheap to cut."""
-        parts = self._parts
-        while extents := parts.allocator.take_to_punch(_GROUPS_AT_ONCE):
-            try:
-                await parts.file.punch(
-                    [(first * BLOCK_BYTES, count * BLOCK_BYTES) for first, count in extents]
-                )
-            except OSError as error:
-                if error.errno not in _NO_HOLES:
-                    raise
-            finally:
-                parts.allocator.punched(extents)
-        end = parts.allocator.cut_end()
-        if end:
-            parts.file.truncate(end * BLOCK_BYTES)
+        """Give free space to the file system."""
         self._has_discards = False
+        try:
+            await give_back(self._parts.file, self._parts.allocator)
+        except BaseException:
+            self._has_discards = True
+            raise
 
     def _is_much_free(self) -> bool:
         """Whether discards left much; what is overwritten all the time keeps its room."""
@@ -280,7 +271,7 @@ class Checkpointing:
 
 
 async def _taking(
-    source: AsyncIterator[Rows], outcome: Outcome, places: Bits
+    source: AsyncIterator[Rows], outcome: Outcome, places: PlaceSet
 ) -> AsyncIterator[Rows]:
     """The same rows; the places of each are taken out of the set."""
     async for rows in source:
@@ -294,10 +285,10 @@ class _Placed:
     def __init__(self, block_map: BlockMap, outcome: Outcome) -> None:
         self._block_map = block_map
         self._outcome = outcome
-        self._before: Bits | None = None
-        self._then = Bits()
+        self._before: PlaceSet | None = None
+        self._then = PlaceSet()
 
-    def then(self) -> Bits:
+    def then(self) -> PlaceSet:
         """Raises CorruptError where a place is given to two rows."""
         before = self._block_map.placed
         if before is not self._before:

@@ -120,6 +120,11 @@ class Durability:
         if self._checkpointing is None or self._checkpointing.done():
             self._checkpointing = asyncio.create_task(self._try_checkpoint())
 
+    def space_came_back(self) -> None:
+        """Clones have let go what only they needed: see whether that is to be given back."""
+        self._making.space_came_back()
+        self.tidy_soon()
+
     def tidy_soon(self) -> None:
         """Begin to merge runs, to destroy and to give space back where that is due."""
         if self._making.is_tidying_due and (self._tidying is None or self._tidying.done()):

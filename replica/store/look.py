@@ -7,7 +7,7 @@ no crash leaves is damage.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -21,11 +21,19 @@ from cstor_core.errors import CorruptError, CstorError, InputError
 from cstor_core.files import File, Filesystem
 from cstor_core.generated.cstor.v1 import volume_pb2
 from cstor_core.units import BLOCK_BYTES, MIB
-from replica.store.bits import Bits
 from replica.store.map_run import RUN_PREFIX
 from replica.store.map_writing import merged
-from replica.store.opening import checkpoint_of, read_identity, sizes_of, stray_runs
+from replica.store.opening import (
+    BASE_PREFIX,
+    check_bases,
+    checkpoint_of,
+    open_bases,
+    read_identity,
+    sizes_of,
+    stray_runs,
+)
 from replica.store.pace import AT_ONCE, finished
+from replica.store.places import FILE_SHIFT, UNIT_MASK, PlaceSet
 from replica.store.pool import read_pool_uuid
 from replica.store.recovery import Recovery
 from replica.store.row_sets import with_data
@@ -63,11 +71,15 @@ class ReplicaLook:
     findings: list[Finding] = field(default_factory=list)
     replica_uuid: str = ""
     identity: volume_pb2.VolumeIdentity | None = None
+    origin: volume_pb2.CloneOrigin | None = None
+    """Of a clone."""
     state: State | None = None
     recovery: Recovery | None = None
     """What the next opening would find."""
     used_blocks: int = 0
-    """Of the data file, those that the map or the recent entries refer to."""
+    """Those that the map or the recent entries refer to."""
+    shared_blocks: int = 0
+    """Of these, those in the data files that a clone shares."""
     file_bytes: int = 0
     verified_blocks: int = 0
     bad_blocks: list[int] = field(default_factory=list)
@@ -127,8 +139,8 @@ def look_at_pool(
             what = f"{path / name} had not taken its name yet"
             look.findings.append(Finding(Severity.TRACE, what, is_repairable=True))
     for name in filesystem.list(volumes) if filesystem.exists(volumes) else []:
-        if name.endswith(".new"):
-            what = f"{volumes / name} is a replica that was never made"
+        if name.endswith((".new", ".gone")):
+            what = f"{volumes / name} is a replica that was never made, or has been deleted"
             look.findings.append(Finding(Severity.TRACE, what, is_repairable=True))
         else:
             look.replicas.append(
@@ -156,7 +168,7 @@ def look_at_replica(
 def _look(
     filesystem: Filesystem, directory: Path, boot_id: str, look: ReplicaLook, is_verifying: bool
 ) -> None:
-    look.replica_uuid, identity = read_identity(filesystem, directory / "identity")
+    look.replica_uuid, identity, look.origin = read_identity(filesystem, directory / "identity")
     look.identity = identity
     if identity.volume_uuid != directory.name:
         look.damaged(f"{directory} holds a replica of volume {identity.volume_uuid}")
@@ -167,6 +179,7 @@ def _look(
     with ExitStack() as stack:
         file = filesystem.open(directory / "data", read_only=True)
         stack.callback(file.close)
+        files = (*open_bases(filesystem, directory, look.origin, stack), file)
         look.file_bytes = file.size()
         recovery = recovery_of(filesystem, directory, file, look)
         stack.callback(recovery.block_map.close)
@@ -176,13 +189,13 @@ def _look(
             finished(_check_map(recovery, look))
         later = recovery.replay(power_lost)
         look.recovery = recovery
-        _check_places(recovery, look)
+        _check_places(files, recovery, look)
         if power_lost:
             look.left(f"{directory} lost power: {len(later)} journal records are cut off")
         if recovery.is_torn and not power_lost:
             look.left(f"{directory}: the last journal record does not verify: it will be short")
         if is_verifying:
-            finished(_verify(file, recovery, identity.checksum_salt, look))
+            finished(_verify(files, recovery, identity.checksum_salt, look))
             _verify_tail(recovery, look, power_lost=power_lost)
 
 
@@ -209,15 +222,18 @@ def unnamed_files(filesystem: Filesystem, directory: Path) -> list[str]:
     return [
         name
         for name in filesystem.list(directory)
-        if name not in _FILES and not name.startswith(RUN_PREFIX)
+        if name not in _FILES and not name.startswith((RUN_PREFIX, BASE_PREFIX))
     ]
 
 
-def _check_places(recovery: Recovery, look: ReplicaLook) -> None:
+def _check_places(files: Sequence[File], recovery: Recovery, look: ReplicaLook) -> None:
     """All that is referred to lies behind the journal and within the file."""
     used = recovery.places_in_use()
+    own = used.of_file(len(files) - 1)
     look.used_blocks = used.count()
-    lowest, end = used.bounds()
+    look.shared_blocks = look.used_blocks - own.count()
+    check_bases(files, used, str(look.directory))
+    lowest, end = own.bounds()
     if end and (lowest < recovery.first_unit or end > look.file_bytes // BLOCK_BYTES):
         look.damaged(f"{look.directory}: the data file is shorter than its map says")
 
@@ -225,7 +241,7 @@ def _check_places(recovery: Recovery, look: ReplicaLook) -> None:
 async def _check_map(recovery: Recovery, look: ReplicaLook) -> None:
     """Every row that somebody needs has a place of its own, and the map says that it is in use."""
     block_map = recovery.block_map
-    found = Bits()
+    found = PlaceSet()
     views = recovery.standing.operations.views()
     async for rows in merged(block_map.runs, views, AT_ONCE, is_everything=True):
         places = rows["place"][with_data(rows)]
@@ -238,7 +254,7 @@ async def _check_map(recovery: Recovery, look: ReplicaLook) -> None:
         found.put(places)
 
 
-async def _verify(file: File, recovery: Recovery, salt: int, look: ReplicaLook) -> None:
+async def _verify(files: Sequence[File], recovery: Recovery, salt: int, look: ReplicaLook) -> None:
     """Read the data of every block, in the volume and in its snapshots, and verify them."""
     views = recovery.standing.operations.views_in_use()
     async for many in recovery.block_map.scan(0, views, AT_ONCE):
@@ -248,7 +264,8 @@ async def _verify(file: File, recovery: Recovery, salt: int, look: ReplicaLook) 
         ):
             look.verified_blocks += 1
             try:
-                data = file.pread(BLOCK_BYTES, place * BLOCK_BYTES)
+                file, unit = files[place >> FILE_SHIFT], place & UNIT_MASK
+                data = file.pread(BLOCK_BYTES, unit * BLOCK_BYTES)
             except OSError:
                 data = b""
             if block_checksum(data, salt, block) != checksum or len(data) != BLOCK_BYTES:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,12 +22,14 @@ from replica.store.bits import Bits
 from replica.store.block_map import BlockMap
 from replica.store.checkpoint import CheckpointHead, Moment, load
 from replica.store.envelope import parsed, read_file, replace_file, sealed, unsealed
+from replica.store.family import Family, Releasing, Space
 from replica.store.journal import START, Journal
 from replica.store.limits import StoreLimits
 from replica.store.map_run import RUN_PREFIX, run_name
 from replica.store.marks import FailureMark
 from replica.store.operations import Operations
 from replica.store.parts import Parts
+from replica.store.places import PlaceSet
 from replica.store.reclaim import Reclaimer
 from replica.store.records import DATA_HEAD, DATA_MAGIC, IDENTITY_MAGIC, JOURNAL_OFFSET, Kind
 from replica.store.recovery import Recovery
@@ -36,7 +39,11 @@ from replica.store.state_file import State, StateFile, state_bytes
 IDENTITY = Struct(
     "replica_uuid" / PascalString(Int16ul, "utf8"),
     "identity" / Prefixed(Int32ul, Rest),
+    "origin" / Prefixed(Int32ul, Rest),
 )
+
+
+BASE_PREFIX = "base-"
 
 
 @dataclass(slots=True)
@@ -47,6 +54,10 @@ class Opened:
     identity: volume_pb2.VolumeIdentity
     replica_uuid: str
     replica_uuid_bytes: bytes
+    origin: volume_pb2.CloneOrigin | None
+    """Of a clone."""
+    space: Space
+    """Its own."""
     state_file: StateFile
     mark: FailureMark
     moment: Moment
@@ -59,10 +70,16 @@ async def make_files(
     directory: Path,
     identity: volume_pb2.VolumeIdentity,
     replica_uuid: str,
-    boot_id: str,
+    state: State,
     limits: StoreLimits,
+    *,
+    origin: volume_pb2.CloneOrigin | None = None,
+    fill: Callable[[], Awaitable[None]] | None = None,
 ) -> None:
-    """Make the files of a new replica in a directory; what a crash left there is replaced."""
+    """Make the files of a new replica in a directory; what a crash left there is replaced.
+
+    `fill` makes what a clone has beside them.  Raises OSError.
+    """
     filesystem.make_directory(directory)
     for name in filesystem.list(directory):
         filesystem.remove(directory / name)
@@ -84,27 +101,69 @@ async def make_files(
         await data.datasync()
     finally:
         data.close()
-    await replace_file(filesystem, directory / "state", state_bytes(State(boot_id)))
+    if fill is not None:
+        await fill()
+    await replace_file(filesystem, directory / "state", state_bytes(state))
     payload = IDENTITY.build(
-        {"replica_uuid": replica_uuid, "identity": identity.SerializeToString()}
+        {
+            "replica_uuid": replica_uuid,
+            "identity": identity.SerializeToString(),
+            "origin": b"" if origin is None else origin.SerializeToString(),
+        }
     )
     await replace_file(filesystem, directory / "identity", sealed(IDENTITY_MAGIC, payload))
 
 
-def read_identity(filesystem: Filesystem, path: Path) -> tuple[str, volume_pb2.VolumeIdentity]:
-    """(replica UUID, what the volume is).  Raises CorruptError, InputError (format), OSError."""
+def base_name(replica_uuid: str) -> str:
+    """The name of a clone's link to the data file of another replica."""
+    return f"{BASE_PREFIX}{replica_uuid}"
+
+
+def read_identity(
+    filesystem: Filesystem, path: Path
+) -> tuple[str, volume_pb2.VolumeIdentity, volume_pb2.CloneOrigin | None]:
+    """(replica UUID, what the volume is, where a clone comes from).
+
+    Raises CorruptError, InputError (format), OSError.
+    """
     payload, _ = unsealed(read_file(filesystem, path), IDENTITY_MAGIC, str(path))
     try:
         found = IDENTITY.parse(payload)
         identity = volume_pb2.VolumeIdentity.FromString(found.identity)
-        UUID(found.replica_uuid)
+        origin = volume_pb2.CloneOrigin.FromString(found.origin) if found.origin else None
+        for one in (found.replica_uuid, *(origin.base_replica_uuids if origin else ())):
+            UUID(one)
     except (ConstructError, DecodeError, ValueError) as error:
         raise CorruptError(f"{path} is damaged: {error}") from error
-    return found.replica_uuid, identity
+    return found.replica_uuid, identity, origin
+
+
+def open_bases(
+    filesystem: Filesystem, directory: Path, origin: volume_pb2.CloneOrigin | None, stack: ExitStack
+) -> list[File]:
+    """The data files that a clone shares, by their number; `stack` closes them.
+
+    Raises CorruptError where one is missing or another replica's, OSError.
+    """
+    files = []
+    for base in origin.base_replica_uuids if origin else ():
+        path = directory / base_name(base)
+        if not filesystem.exists(path):
+            raise CorruptError(f"{path} is missing: data that the clone shares are in it")
+        file = filesystem.open(path, read_only=True)
+        stack.callback(file.close)
+        sizes_of(file, str(path), UUID(base).bytes)
+        files.append(file)
+    return files
 
 
 async def open_files(
-    filesystem: Filesystem, directory: Path, marks: Path, boot_id: str, limits: StoreLimits
+    filesystem: Filesystem,
+    directory: Path,
+    marks: Path,
+    boot_id: str,
+    limits: StoreLimits,
+    family: Family,
 ) -> Opened:
     """Open a replica and bring it to where it was.
 
@@ -112,7 +171,7 @@ async def open_files(
     journal ends in a record that does not verify, is short from now on, durably on return.
     Raises CorruptError (damaged, or given up earlier), InputError (format), OSError.
     """
-    replica_uuid, identity = read_identity(filesystem, directory / "identity")
+    replica_uuid, identity, origin = read_identity(filesystem, directory / "identity")
     state_file = StateFile(filesystem, directory / "state")
     state = state_file.state
     mark = FailureMark(filesystem, marks, replica_uuid, boot_id)
@@ -124,6 +183,9 @@ async def open_files(
     with ExitStack() as opened:
         file = filesystem.open(directory / "data")
         opened.callback(file.close)
+        bases = open_bases(filesystem, directory, origin, opened)
+        spaces = [family.space(base) for base in origin.base_replica_uuids] if origin else []
+        spaces.append(family.space(replica_uuid))
         checkpoint = checkpoint_of(
             filesystem, directory / "map", uuid_bytes, identity.size_bytes, limits.map_cache_bytes
         )
@@ -131,7 +193,8 @@ async def open_files(
         parts = await _recover(
             filesystem,
             directory,
-            file,
+            (*bases, file),
+            spaces,
             uuid_bytes,
             identity,
             checkpoint,
@@ -144,14 +207,24 @@ async def open_files(
             await state_file.change(boot_id=boot_id, clean=False)
         opened.pop_all()  # the store closes them from here on
     return Opened(
-        directory, identity, replica_uuid, uuid_bytes, state_file, mark, checkpoint[0], parts
+        directory,
+        identity,
+        replica_uuid,
+        uuid_bytes,
+        origin,
+        spaces[-1],
+        state_file,
+        mark,
+        checkpoint[0],
+        parts,
     )
 
 
 async def _recover(
     filesystem: Filesystem,
     directory: Path,
-    file: File,
+    files: tuple[File, ...],
+    spaces: list[Space],
     replica_uuid: bytes,
     identity: volume_pb2.VolumeIdentity,
     checkpoint: tuple[Moment, Standing, BlockMap],
@@ -161,6 +234,7 @@ async def _recover(
     power_lost: bool,
 ) -> Parts:
     what = f"the replica of volume {identity.name} in {directory}"
+    file = files[-1]
     journal_bytes, tail_bytes = sizes_of(file, str(directory / "data"), replica_uuid)
     recovery = Recovery(
         file, what, replica_uuid, identity.checksum_salt, journal_bytes, tail_bytes, checkpoint
@@ -184,13 +258,23 @@ async def _recover(
         )
         mark.put(reason)
         raise CorruptError(reason) from error
-    allocator = _allocator(filesystem, directory, file, what, recovery, journal_bytes, limits)
-    reclaimer = Reclaimer(allocator, journal.number)
+    used = recovery.places_in_use()
+    own = used.of_file(len(files) - 1)
+    every = spaces[-1].with_held(own)
+    allocator = _allocator(
+        filesystem, directory, file, what, recovery, own, every, journal_bytes, limits
+    )
+    check_bases(files, used, what)
+    for number, space in enumerate(spaces[:-1]):
+        space.hold(directory.name, used.of_file(number))
+    spaces[-1].begin(allocator, own)
+    reclaimer = Reclaimer(Releasing(directory.name, spaces), journal.number)
     recovery.tail.dropped = reclaimer.put
     return Parts(
         what=what,
         salt=identity.checksum_salt,
         limits=limits,
+        files=files,
         file=file,
         journal=journal,
         block_map=recovery.block_map,
@@ -200,6 +284,16 @@ async def _recover(
         standing=recovery.standing,
         on_failure=lambda: None,
     )
+
+
+def check_bases(files: Sequence[File], used: PlaceSet, what: str) -> None:
+    """Raise CorruptError where places are in no file, or behind the end of one that is shared."""
+    for number, units in used.files():
+        _, end = units.bounds()
+        if number >= len(files) or (
+            number < len(files) - 1 and end > files[number].size() // BLOCK_BYTES
+        ):
+            raise CorruptError(f"{what}: a data file that it shares is shorter than its map says")
 
 
 async def _make_durable(file: File, recovery: Recovery, journal: Journal) -> None:
@@ -235,7 +329,7 @@ def checkpoint_of(
     if not filesystem.exists(path):
         standing = Standing(Operations(size_bytes))
         moment = Moment.of(replica_uuid, CheckpointHead(0, START), standing)
-        return moment, standing, BlockMap([], Bits(), cache_bytes)
+        return moment, standing, BlockMap([], PlaceSet(), cache_bytes)
     return load(filesystem, path, replica_uuid, cache_bytes)
 
 
@@ -255,10 +349,15 @@ def _allocator(
     file: File,
     what: str,
     recovery: Recovery,
+    used: Bits,
+    every: Bits,
     journal_bytes: int,
     limits: StoreLimits,
 ) -> Allocator:
-    """What neither the map nor the tail refers to is free."""
+    """Of its own data file; what is not in use is free from `begin` on.
+
+    `used` is what it needs itself, `every` what clones need too.
+    """
 
     def grow(unit: int, count: int) -> None:
         reserved = limits.reserve_bytes + recovery.block_map.file_bytes
@@ -267,12 +366,12 @@ def _allocator(
         file.allocate(unit * BLOCK_BYTES, count * BLOCK_BYTES)
 
     first = -(-(JOURNAL_OFFSET + journal_bytes) // BLOCK_BYTES)
-    used = recovery.places_in_use()
     lowest, end = used.bounds()
     reserved_end = file.size() // BLOCK_BYTES
     if end > reserved_end or (end and lowest < first):
         raise CorruptError(f"{what}: the data file is shorter than its map says")
-    allocator = Allocator(
+    end = max(end, min(every.bounds()[1], reserved_end))
+    return Allocator(
         first,
         max(first, end),
         max(reserved_end, first),
@@ -280,5 +379,3 @@ def _allocator(
         limits.hole_bytes // BLOCK_BYTES,
         grow,
     )
-    allocator.begin(used)
-    return allocator

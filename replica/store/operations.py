@@ -29,6 +29,8 @@ class Snapshot:
     seq: int
     created_unix_s: int
     view: View
+    size_bytes: int
+    """Of the volume, then."""
 
     def message(self) -> volume_pb2.Snapshot:
         """For a file, or for a report."""
@@ -37,6 +39,7 @@ class Snapshot:
             seq=self.seq,
             created_unix_s=self.created_unix_s,
             ranges=self.view.message(),
+            size_bytes=self.size_bytes,
         )
 
 
@@ -106,7 +109,9 @@ class Operations:
             case "create_snapshot":
                 what = operation.create_snapshot
                 view = self.head.closed_at(seq)
-                self.snapshots[what.name] = Snapshot(what.name, seq, what.created_unix_s, view)
+                self.snapshots[what.name] = Snapshot(
+                    what.name, seq, what.created_unix_s, view, self.size_bytes
+                )
             case "delete_snapshot":
                 deleted = self.snapshots.pop(operation.delete_snapshot.name)
                 self.hidden.append(Hidden(seq, deleted.view))
@@ -130,6 +135,7 @@ class Operations:
                 volume_pb2.HiddenView(hidden_by_seq=hidden.by_seq, ranges=hidden.view.message())
                 for hidden in self.hidden
             ],
+            completed_seq=self.completed_seq,
         )
 
     @classmethod
@@ -140,13 +146,14 @@ class Operations:
         except DecodeError as error:
             raise CorruptError(f"{what} is damaged: {error}") from error
         operations = cls(found.size_bytes)
+        operations.completed_seq = found.completed_seq
         operations.head = View.of(found.head_ranges)
         operations.hidden = [
             Hidden(one.hidden_by_seq, View.of(one.ranges)) for one in found.hidden_views
         ]
         for one in found.snapshots:
             operations.snapshots[one.name] = Snapshot(
-                one.name, one.seq, one.created_unix_s, View.of(one.ranges)
+                one.name, one.seq, one.created_unix_s, View.of(one.ranges), one.size_bytes
             )
         return operations
 

@@ -13,6 +13,7 @@ from replica.store.allocator import Allocator
 from replica.store.block_map import BlockMap
 from replica.store.journal import Journal
 from replica.store.limits import StoreLimits
+from replica.store.places import FILE_SHIFT, UNIT_MASK
 from replica.store.reclaim import Reclaimer
 from replica.store.standing import Standing
 from replica.store.tail import Tail
@@ -28,7 +29,10 @@ class Parts:
     """The replica, for a person."""
     salt: int
     limits: StoreLimits
+    files: tuple[File, ...]
+    """The data files that places name by their number: those of its bases, and its own last."""
     file: File
+    """Its own data file."""
     journal: Journal
     block_map: BlockMap
     allocator: Allocator
@@ -44,6 +48,18 @@ class Parts:
 
     def __post_init__(self) -> None:
         self.take_size()
+
+    @property
+    def own_places(self) -> int:
+        """The place of the first unit of its own data file."""
+        return len(self.files) - 1 << FILE_SHIFT
+
+    def located(self, place: int) -> tuple[File, int]:
+        """(file, offset) of a place.  Raises CorruptError where there is no such file."""
+        number = place >> FILE_SHIFT
+        if number >= len(self.files):
+            raise CorruptError(f"{self.what}: place {place:#x} is in none of its data files")
+        return self.files[number], (place & UNIT_MASK) * BLOCK_BYTES
 
     def take_size(self) -> None:
         """The size of the volume may have changed."""

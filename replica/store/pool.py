@@ -16,8 +16,12 @@ from construct import ConstructError
 from cstor_core.errors import CorruptError, CstorError, InputError, NoSpaceError
 from cstor_core.files import File, Filesystem
 from cstor_core.generated.cstor.v1 import volume_pb2
+from cstor_core.units import BLOCK_BYTES
+from replica.store.bits import Bits
 from replica.store.envelope import read_file, replace_file, sealed, unsealed
+from replica.store.family import Family, Orphan
 from replica.store.limits import StoreLimits
+from replica.store.opening import BASE_PREFIX, base_name, read_identity
 from replica.store.records import POOL, POOL_MAGIC
 from replica.store.replica_store import ReplicaStore
 
@@ -54,6 +58,8 @@ class Pool:
         self._marks = marks
         self._limits = limits
         self._creating = asyncio.Lock()
+        self._family = Family()
+        self._orphans: dict[str, Orphan] = {}
 
     @classmethod
     async def open(
@@ -110,14 +116,83 @@ class Pool:
                         "that was made with other properties"
                     )
                 return present
-            if directory_name in self.failed:
-                raise CorruptError(self.failed[directory_name])
+            self._check_not_failed(directory_name)
+            fresh = self._fresh(directory_name)
             try:
-                return await self._make(identity, directory_name)
+                await ReplicaStore.create(
+                    self._filesystem, fresh, identity, self._new_uuid(), self._boot_id, self._limits
+                )
+                return await self._take_in(directory_name)
             except OSError as error:
-                raise NoSpaceError(
-                    f"no replica could be made in {self.path}: {error.strerror}"
+                raise self._not_made(error) from error
+
+    async def clone(
+        self, volume_uuid: str, snapshot: str, identity: volume_pb2.VolumeIdentity
+    ) -> ReplicaStore:
+        """Make a clone of a snapshot; the one that is there, where it is the same.
+
+        Raises InputError where the identity is no valid one or cannot be that of a clone, or where
+        there is no such snapshot; UnavailableError where it cannot be made now; CorruptError,
+        NoSpaceError.
+        """
+        directory_name = _directory_name(identity)
+        async with self._creating:
+            present = self.replicas.get(identity.volume_uuid)
+            if present is not None:
+                origin = present.origin or volume_pb2.CloneOrigin()
+                if present.identity == identity and (origin.volume_uuid, origin.snapshot) == (
+                    volume_uuid,
+                    snapshot,
+                ):
+                    return present
+                raise InputError(
+                    f"the pool {self.path} holds a replica of volume {identity.volume_uuid} that "
+                    "is no such clone"
+                )
+            self._check_not_failed(directory_name)
+            fresh = self._fresh(directory_name)
+            source = self.replicas[volume_uuid]
+            try:
+                async with source.cloned(
+                    snapshot, fresh, identity, self._new_uuid(), self._boot_id
+                ):
+                    return await self._take_in(directory_name)
+            except OSError as error:
+                raise self._not_made(error) from error
+            finally:
+                self._remove(fresh)
+
+    async def delete(self, volume_uuid: str) -> None:
+        """Delete the replica of a volume; clones of it keep what they need.
+
+        One that could not be opened is deleted as well.  Raises CorruptError where that could not
+        be made durable.
+        """
+        volumes = self.path / "volumes"
+        async with self._creating:
+            store = self.replicas.pop(volume_uuid, None)
+            name = volume_uuid
+            if store is not None:
+                await store.abandon()
+            elif name not in self.failed:
+                return
+            gone = volumes / f"{name}.gone"
+            try:
+                self._filesystem.rename(volumes / name, gone)
+                await self._filesystem.sync_directory(volumes)
+                self.failed.pop(name, None)
+                remove_tree(self._filesystem, gone)
+            except OSError as error:
+                raise CorruptError(
+                    f"{volumes / name} could not be removed: {error.strerror}"
                 ) from error
+            self._family.forget(name)
+            await self._tend_orphans()
+
+    @property
+    def orphaned_bytes(self) -> int:
+        """What clones need of replicas that are gone."""
+        return sum(orphan.used_bytes for orphan in self._orphans.values())
 
     def space(self) -> tuple[int, int]:
         """(total, available) bytes of the file system."""
@@ -131,41 +206,98 @@ class Pool:
         results = await asyncio.gather(
             *(replica.close() for replica in self.replicas.values()), return_exceptions=True
         )
+        for orphan in self._orphans.values():
+            await orphan.close()
         self._lock.close()
         for result in results:
             if isinstance(result, BaseException):
                 raise result
 
-    async def _make(self, identity: volume_pb2.VolumeIdentity, directory_name: str) -> ReplicaStore:
-        """Make the files under another name first, so that a half-made replica is never seen."""
+    def _check_not_failed(self, directory_name: str) -> None:
+        if directory_name in self.failed:
+            raise CorruptError(self.failed[directory_name])
+
+    def _fresh(self, directory_name: str) -> Path:
+        """Where the files of a new replica are made: so a half-made one is never seen."""
         volumes = self.path / "volumes"
         self._filesystem.make_directory(volumes)
+        return volumes / f"{directory_name}.new"
+
+    def _not_made(self, error: OSError) -> NoSpaceError:
+        return NoSpaceError(f"no replica could be made in {self.path}: {error.strerror}")
+
+    async def _take_in(self, directory_name: str) -> ReplicaStore:
+        """Give a replica that has been made its name, durably, and open it.  Raises OSError."""
+        volumes = self.path / "volumes"
         await self._filesystem.sync_directory(self.path)
-        fresh = volumes / f"{directory_name}.new"
-        await ReplicaStore.create(
-            self._filesystem, fresh, identity, self._new_uuid(), self._boot_id, self._limits
-        )
-        self._filesystem.rename(fresh, volumes / directory_name)
+        self._filesystem.rename(self._fresh(directory_name), volumes / directory_name)
         await self._filesystem.sync_directory(volumes)
         replica = await self._open_replica(directory_name)
-        self.replicas[identity.volume_uuid] = replica
+        self.replicas[directory_name] = replica
         return replica
 
     async def _open_replicas(self) -> None:
+        """Open all; clones first, so that it is known what they need of the others."""
         volumes = self.path / "volumes"
         if not self._filesystem.exists(volumes):
             return
+        names = []
         for name in self._filesystem.list(volumes):
-            if name.endswith(".new"):
-                continue
+            if name.endswith((".new", ".gone")):
+                self._remove(volumes / name)
+            else:
+                names.append(name)
+        for name in sorted(names, key=lambda name: -len(self._bases(name))):
             try:
                 replica = await self._open_replica(name)
             except CstorError as error:
-                self.failed[name] = str(error)
+                self._failed(name, str(error))
             except OSError as error:
-                self.failed[name] = f"{volumes / name} cannot be opened: {error.strerror}"
+                self._failed(name, f"{volumes / name} cannot be opened: {error.strerror}")
             else:
                 self.replicas[replica.identity.volume_uuid] = replica
+        await self._tend_orphans()
+
+    def _failed(self, name: str, why: str) -> None:
+        """A replica could not be opened: whatever it may need of others stays."""
+        self.failed[name] = why
+        for base in self._bases(name):
+            path = self.path / "volumes" / name / base_name(base)
+            everything = Bits()
+            everything.put_range(0, _size(self._filesystem, path) // BLOCK_BYTES)
+            self._family.space(base).hold(name, everything)
+
+    def _bases(self, name: str) -> list[str]:
+        """The UUIDs of the replicas whose data one shares, by its links: they cannot be damaged."""
+        directory = self.path / "volumes" / name
+        return [
+            entry.removeprefix(BASE_PREFIX)
+            for entry in self._filesystem.list(directory)
+            if entry.startswith(BASE_PREFIX)
+        ]
+
+    async def _tend_orphans(self) -> None:
+        """Look after the data files that clones share and whose replica is gone.
+
+        Where it is not known whose replica could not be opened, none counts as gone.
+        """
+        volumes = self.path / "volumes"
+        for uuid, orphan in list(self._orphans.items()):
+            if not orphan.is_needed:
+                await self._orphans.pop(uuid).close()
+        owners = {store.replica_uuid for store in self.replicas.values()}
+        try:
+            owners |= {
+                read_identity(self._filesystem, volumes / name / "identity")[0]
+                for name in self.failed
+            }
+        except (CstorError, OSError):
+            return
+        for name in [*self.replicas, *self.failed]:
+            for base in set(self._bases(name)) - owners - self._orphans.keys():
+                file = self._filesystem.open(volumes / name / base_name(base))
+                space = self._family.space(base)
+                self._orphans[base] = Orphan(file, space, self._limits.hole_bytes)
 
     async def _open_replica(self, name: str) -> ReplicaStore:
         return await ReplicaStore.open(
@@ -174,7 +306,28 @@ class Pool:
             self._marks,
             self._boot_id,
             self._limits,
+            self._family,
         )
+
+    def _remove(self, directory: Path) -> None:
+        """Remove what was never made, or is deleted."""
+        if self._filesystem.exists(directory):
+            remove_tree(self._filesystem, directory)
+
+
+def remove_tree(filesystem: Filesystem, directory: Path) -> None:
+    """Remove a directory and the files in it.  Raises OSError."""
+    for name in filesystem.list(directory):
+        filesystem.remove(directory / name)
+    filesystem.remove_directory(directory)
+
+
+def _size(filesystem: Filesystem, path: Path) -> int:
+    file = filesystem.open(path, read_only=True)
+    try:
+        return file.size()
+    finally:
+        file.close()
 
 
 async def _make_durable_directory(filesystem: Filesystem, path: Path) -> None:

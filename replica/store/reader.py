@@ -21,6 +21,7 @@ from cstor_core.rows import UNMAP, Rows
 from cstor_core.units import BLOCK_BYTES
 from replica.store.allocator import Extent
 from replica.store.parts import Parts
+from replica.store.places import FILE_SHIFT, UNIT_MASK
 from replica.store.row_sets import NO_ROWS, Blocks, changed, is_among, with_data
 from replica.store.views import View, first_seen
 
@@ -37,7 +38,7 @@ class Reader:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._row = parts.block_map.row
-        self._pread_cached = parts.file.pread_cached
+        self._pread_cached = tuple(file.pread_cached for file in parts.files)
 
     def read(self, block: int, count: int) -> tuple[bytes, list[Buffer]] | None:
         """The rows of consecutive blocks and the data of those that have any, in pieces.
@@ -58,7 +59,9 @@ class Reader:
         if not place or place & UNMAP:
             return row, []
         try:
-            piece = self._pread_cached(BLOCK_BYTES, place * BLOCK_BYTES)
+            piece = self._pread_cached[place >> FILE_SHIFT](
+                BLOCK_BYTES, (place & UNIT_MASK) * BLOCK_BYTES
+            )
         except OSError as error:
             raise self._unreadable(place, error) from error
         return None if piece is None else (row, [piece])
@@ -75,8 +78,9 @@ class Reader:
             return None
         pieces: list[Buffer] = []
         for first, units in extents_of([place for (place,) in _PLACE_OF_ROW.iter_unpack(rows)]):
+            file, offset = parts.located(first)
             try:
-                piece = parts.file.pread_cached(units * BLOCK_BYTES, first * BLOCK_BYTES)
+                piece = file.pread_cached(units * BLOCK_BYTES, offset)
             except OSError as error:
                 raise self._unreadable(first, error) from error
             if piece is None:
@@ -109,15 +113,18 @@ class Reader:
         ticket = parts.reclaimer.begin_read()
         try:
             for first, units in list(extents_of(places)):
-                length, offset = units * BLOCK_BYTES, first * BLOCK_BYTES
+                length = units * BLOCK_BYTES
+                file, offset = parts.located(first)
                 try:
-                    piece = parts.file.pread_cached(length, offset)
+                    piece = file.pread_cached(length, offset)
                     if piece is None:
-                        piece = await parts.file.pread_off_loop(length, offset)
+                        piece = await file.pread_off_loop(length, offset)
                 except OSError as error:
                     raise self._unreadable(first, error) from error
                 if len(piece) != length:
-                    raise CorruptError(f"{parts.what}: the data file ends before unit {first}")
+                    raise CorruptError(
+                        f"{parts.what}: the data file ends before unit {first & UNIT_MASK}"
+                    )
                 pieces.append(piece)
         finally:
             parts.reclaimer.end_read(ticket)
@@ -236,9 +243,9 @@ class Reader:
     def _map_unreadable(self, error: OSError) -> CorruptError:
         return CorruptError(f"{self._parts.what}: the map cannot be read ({error.strerror})")
 
-    def _unreadable(self, unit: int, error: OSError) -> CorruptError:
+    def _unreadable(self, place: int, error: OSError) -> CorruptError:
         return CorruptError(
-            f"{self._parts.what}: the disk cannot read unit {unit} of the data file "
+            f"{self._parts.what}: the disk cannot read unit {place & UNIT_MASK} of the data file "
             f"({error.strerror})"
         )
 

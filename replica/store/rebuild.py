@@ -90,8 +90,9 @@ class Rebuild:
 
     def _own_is_bad(self, row: Rows) -> bool:
         """Whether the own copy of a block fails its checksum, or is not at hand to tell."""
+        file, offset = self._parts.located(int(row["place"][0]))
         try:
-            data = self._parts.file.pread_cached(BLOCK_BYTES, int(row["place"][0]) * BLOCK_BYTES)
+            data = file.pread_cached(BLOCK_BYTES, offset)
         except OSError:
             return True  # what the disk cannot read is as bad as what it reads wrongly
         return data is None or bool(self._reader.mismatches(row, memoryview(data)))

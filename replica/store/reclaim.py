@@ -13,26 +13,27 @@ which it does not know that, and would find a place that was used again.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 
-from replica.store.allocator import Allocator
 from replica.store.bits import Places
 
 
 class Reclaimer:
-    """Places on their way from the tail to the allocator."""
+    """Places on their way from the tail to where they are free."""
 
     __slots__ = (
         "_active",
-        "_allocator",
         "_last_ticket",
+        "_release",
         "_unflushed",
         "_unread",
         "durable_number",
         "unflushed_units",
     )
 
-    def __init__(self, allocator: Allocator, durable_number: int) -> None:
-        self._allocator = allocator
+    def __init__(self, release: Callable[[Places], None], durable_number: int) -> None:
+        """`release` takes the places that may be used again."""
+        self._release = release
         self.durable_number = durable_number
         """Every record up to this one is known to be on stable storage, whatever happens."""
         self._unflushed: deque[tuple[int, Places]] = deque()
@@ -77,10 +78,10 @@ class Reclaimer:
         del self._active[ticket]
         oldest = next(iter(self._active), self._last_ticket + 1)
         while self._unread and self._unread[0][0] < oldest:
-            self._allocator.release(self._unread.popleft()[1])
+            self._release(self._unread.popleft()[1])
 
     def _flushed(self, places: Places) -> None:
         if self._active:
             self._unread.append((self._last_ticket, places))
         else:
-            self._allocator.release(places)
+            self._release(places)

@@ -23,11 +23,12 @@ from cstor_core.generated.cstor.v1 import volume_pb2
 from cstor_core.rows import ROW, UNMAP, rows_of
 from cstor_core.units import BLOCK_BYTES
 from cstor_core.words import history_from
-from replica.store.bits import Bits, Places
+from replica.store.bits import Places
 from replica.store.block_map import BlockMap
 from replica.store.checkpoint import CheckpointHead, Moment
 from replica.store.journal import Journal, JournalImage, Point, Record
 from replica.store.limits import tail_journal_bytes
+from replica.store.places import UNIT_MASK, PlaceSet
 from replica.store.records import JOURNAL_OFFSET, RECORD_HEAD_BYTES, Kind
 from replica.store.replay import apply_run
 from replica.store.standing import Standing
@@ -115,7 +116,7 @@ class Recovery:
         self._cut_off = [*torn, *(offset for offset, _ in later)]
         return later
 
-    def places_in_use(self) -> Bits:
+    def places_in_use(self) -> PlaceSet:
         """All places that the map, the tail and what the tail superseded refer to.
 
         A place that the map of the checkpoint no longer has is free once its entry leaves the tail.
@@ -190,7 +191,7 @@ class Recovery:
         )
 
     def _verifies(self, block: int, place: int, checksum: int) -> bool:
-        data = self._file.pread(BLOCK_BYTES, place * BLOCK_BYTES)
+        data = self._file.pread(BLOCK_BYTES, (place & UNIT_MASK) * BLOCK_BYTES)
         return block_checksum(data, self._salt, block) == checksum
 
     def _shed_what_is_lost(self, journal: Journal) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from pathlib import Path
 from uuid import UUID
 
 from cstor_core.errors import CorruptError, CstorError
@@ -20,7 +19,7 @@ from replica.store.checkpoint import CheckpointHead, Moment, fresh_map
 from replica.store.look import PoolLook, ReplicaLook, recovery_of, unnamed_files
 from replica.store.opening import stray_runs
 from replica.store.pace import AT_ONCE
-from replica.store.pool import write_pool_uuid
+from replica.store.pool import remove_tree, write_pool_uuid
 from replica.store.recovery import Recovery
 
 
@@ -36,8 +35,8 @@ async def repair(filesystem: Filesystem, look: PoolLook, new_uuid: Callable[[], 
         done.append(f"{path / 'pool.new'} was removed")
     volumes = path / "volumes"
     for name in filesystem.list(volumes) if filesystem.exists(volumes) else []:
-        if name.endswith(".new"):
-            _remove_tree(filesystem, volumes / name)
+        if name.endswith((".new", ".gone")):
+            remove_tree(filesystem, volumes / name)
             done.append(f"{volumes / name} was removed")
     for replica in look.replicas:
         leftovers = unnamed_files(filesystem, replica.directory)
@@ -90,9 +89,3 @@ def _replays(recovery: Recovery, head: CheckpointHead | None) -> bool:
     except CorruptError:
         return False
     return True
-
-
-def _remove_tree(filesystem: Filesystem, directory: Path) -> None:
-    for name in filesystem.list(directory):
-        filesystem.remove(directory / name)
-    filesystem.remove_directory(directory)

@@ -23,7 +23,9 @@ from cstor_core.rows import Rows
 from cstor_core.units import BLOCK_BYTES
 from cstor_core.words import history_message
 from replica.store.checkpointing import Checkpointing
+from replica.store.cloning import Cloning
 from replica.store.durability import Durability
+from replica.store.family import Family
 from replica.store.limits import StoreLimits
 from replica.store.opening import Opened, make_files, open_files
 from replica.store.operations import Snapshot
@@ -32,7 +34,7 @@ from replica.store.rebuild import Rebuild
 from replica.store.records import Kind
 from replica.store.row_sets import Blocks
 from replica.store.scrub import ScrubProgress, scrub
-from replica.store.state_file import TEXT_BYTES_MAX
+from replica.store.state_file import TEXT_BYTES_MAX, State
 from replica.store.tail_reader import TailReader
 from replica.store.writer import Writer
 
@@ -44,8 +46,11 @@ class ReplicaStore:
         parts = opened.parts
         self.identity = opened.identity
         self.replica_uuid = opened.replica_uuid
+        self.origin = opened.origin
+        """Where a clone comes from; None of any other volume."""
         self._parts = parts
         self._limits = parts.limits
+        self._space = opened.space
         self._state_file = opened.state_file
         self._mark = opened.mark
         self._durability = Durability(
@@ -66,8 +71,11 @@ class ReplicaStore:
         """Rows and data of consecutive blocks; None where the page cache misses."""
         self._tail_reader = TailReader(parts, self._reader)
         self._rebuild = Rebuild(parts, self._reader, self._writer)
+        self.cloned = Cloning(opened, filesystem, self._durability.checkpoint).cloned
+        """Makes the files of a clone, and keeps for it what it shares until it is open."""
         self._marking: asyncio.Task[None] | None = None
         parts.on_failure = self._mark_failed
+        self._space.came_back = self._durability.space_came_back
 
     @staticmethod
     async def create(
@@ -79,7 +87,7 @@ class ReplicaStore:
         limits: StoreLimits,
     ) -> None:
         """Make the files of a new, empty replica, durably.  Raises OSError."""
-        await make_files(filesystem, directory, identity, replica_uuid, boot_id, limits)
+        await make_files(filesystem, directory, identity, replica_uuid, State(boot_id), limits)
 
     @classmethod
     async def open(
@@ -89,12 +97,15 @@ class ReplicaStore:
         marks: Path,
         boot_id: str,
         limits: StoreLimits,
+        family: Family,
     ) -> ReplicaStore:
         """Open and recover.  Raises CorruptError, InputError (format), OSError.
 
-        `marks` is a directory that lives as long as the boot of the machine.
+        `marks` is a directory that lives as long as the boot of the machine; `family` knows what
+        other replicas of the pool need of the data file, and is told what this one needs of theirs.
         """
-        store = cls(await open_files(filesystem, directory, marks, boot_id, limits), filesystem)
+        opened = await open_files(filesystem, directory, marks, boot_id, limits, family)
+        store = cls(opened, filesystem)
         store._durability.tidy_soon()
         return store
 
@@ -191,7 +202,8 @@ class ReplicaStore:
         """
         standing = self._parts.standing
         if standing.configuration is None:
-            self._writer.record(Kind.FOUNDING, configuration.SerializeToString(), 0)
+            payload = configuration.SerializeToString()
+            self._writer.record(Kind.FOUNDING, payload, standing.applied_seq)
             standing.found(configuration)
         elif standing.configuration != configuration:
             raise ForeignReplicaError(f"{self._parts.what} was founded with another configuration")
@@ -430,10 +442,22 @@ class ReplicaStore:
         except OSError as error:
             raise parts.gave_up(error, "a clean stop") from error
         finally:
-            if self._marking is not None:
-                await self._marking
-            parts.file.close()
-            parts.block_map.close()
+            await self._close_files()
+
+    async def abandon(self) -> None:
+        """Close the files and write nothing more: the replica is about to be removed."""
+        if self._parts.failed_reason is None:
+            self._parts.failed_reason = f"{self._parts.what} has been deleted"
+        await self._durability.settle()
+        await self._close_files()
+
+    async def _close_files(self) -> None:
+        if self._marking is not None:
+            await self._marking
+        self._space.end()
+        for file in self._parts.files:
+            file.close()
+        self._parts.block_map.close()
 
     def _mark_failed(self) -> None:
         """Mark the replica outside of its disk at once, and then in `state`."""

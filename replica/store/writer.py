@@ -294,7 +294,7 @@ class Writer:
                 extents = self._allocate(data_bytes // BLOCK_BYTES)
                 _write_data(parts, data, extents)
                 assert isinstance(payload, bytearray)
-                _put_places(payload, extents, data_bytes // BLOCK_BYTES)
+                _put_places(payload, extents, data_bytes // BLOCK_BYTES, parts.own_places)
             return journal.append(kind, payload, applied_seq)
         except OSError as error:
             parts.allocator.release_extents(extents)
@@ -335,8 +335,13 @@ def _write_data(parts: Parts, data: Sequence[Buffer], extents: list[Extent]) -> 
         start = end
 
 
-def _put_places(rows: bytearray, extents: list[Extent], count: int) -> None:
-    """Fill in the places of the rows that write: those of a version, and not an unmap's."""
+def _put_places(rows: bytearray, extents: list[Extent], count: int, base: int) -> None:
+    """Fill in the places of the rows that write: those of a version, and not an unmap's.
+
+    `base` is the place of the first unit of the file.
+    """
+    if base:
+        extents = [(first | base, length) for first, length in extents]
     if len(extents) == 1:
         places = array("Q", range(extents[0][0], extents[0][0] + count))
     else:

@@ -199,6 +199,13 @@ class RecordingFilesystem:
             raise FileNotFoundError(errno.ENOENT, "No such file or directory", str(source))
         self.changed(names, Names(((source.name, None), (destination.name, inode))))
 
+    def link(self, source: Path, destination: Path) -> None:
+        inode = self._inode(source)
+        names, there = self._entry(destination)
+        if there is not None:
+            raise FileExistsError(errno.EEXIST, "File exists", str(destination))
+        self.changed(names, Names(((destination.name, inode),)))
+
     def remove(self, path: Path) -> None:
         names, inode = self._entry(path)
         assert isinstance(self.inodes[inode or 0], bytearray)

@@ -23,12 +23,12 @@ from replica.store import (
     state_file,
 )
 from replica.store.allocator import Allocator
-from replica.store.bits import Bits
 from replica.store.block_map import BlockMap
 from replica.store.durability import Durability
 from replica.store.envelope import fresh_path
 from replica.store.journal import Journal, Point
 from replica.store.parts import Parts
+from replica.store.places import PlaceSet
 from replica.store.reclaim import Reclaimer
 from replica.store.records import Kind
 from replica.store.recovery import Recovery
@@ -190,7 +190,7 @@ def _without_unmaps(rows: bytearray, block_map: BlockMap, freed: list[int]) -> N
 def forget_what_the_tail_holds(patch: Patch) -> None:
     """After a restart only the map's places count as used."""
 
-    def of_the_map(self: Recovery) -> Bits:
+    def of_the_map(self: Recovery) -> PlaceSet:
         used = self.block_map.placed.copy()
         used.put(self.block_map.places())
         return used

@@ -14,12 +14,13 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from cstor_core.generated.cstor.v1 import volume_pb2
 from cstor_core.rows import ROW, UNMAP, Rows, has_data, rows_of
-from replica.store.bits import Bits, Units
+from replica.store.bits import Units
 from replica.store.block_map import BlockMap
 from replica.store.map_run import PAGE_ROWS, MapRun, write_run
 from replica.store.map_writing import Outcome, merged, resolved
 from replica.store.operations import Operations
 from replica.store.pace import AT_ONCE, finished
+from replica.store.places import PlaceSet
 from replica.store.recent import Recent
 from replica.store.row_sets import compressed, expanded, with_data
 from replica.store.views import EVERYTHING, View
@@ -36,7 +37,7 @@ class MapAndModel(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.filesystem = MemoryFilesystem()
-        self.map = BlockMap([], Bits(), 24 * 1024)
+        self.map = BlockMap([], PlaceSet(), 24 * 1024)
         self.model: dict[int, tuple[int, int]] = {}
         """For each block its place (or UNMAP) and seq."""
         self.numbers = count(1)
@@ -127,7 +128,7 @@ class MapAndModel(RuleBasedStateMachine):
         outcome = Outcome()
         rows = merged(self.map.runs, self.operations.views(), AT_ONCE, outcome, is_everything=True)
         self.map.runs = [self._run(rows)]
-        self.freed += garbage.between(*garbage.bounds()).tolist()
+        self.freed += garbage.places().tolist()
         placed = self.map.placed.copy()
         placed.remove_all(garbage)
         self.map.take_placed(placed, outcome.held_blocks)
@@ -145,7 +146,7 @@ class MapAndModel(RuleBasedStateMachine):
         views = self.operations.views()
         run = self._run(resolved(self.frozen, self.map.runs, views, AT_ONCE, outcome))
         self.freed += [place for places in outcome.freed for place in places.tolist()]
-        placed = Bits()
+        placed = PlaceSet()
         for places in self._places_of([run, *self.map.runs]):
             placed.put(places)
         self.map.levels_are_run(self.frozen, run, placed, outcome.held_blocks)
@@ -222,7 +223,7 @@ class MapAndModel(RuleBasedStateMachine):
             self.write_frozen()
         self.destroy()
         needed = self._needed()
-        placed = self.map.placed.between(*self.map.placed.bounds()).tolist()
+        placed = self.map.placed.places().tolist()
         assert set(placed) == needed == self.given.difference(self.freed)
         assert self.map.held_blocks == sum(has_data(place) for place, _ in self.model.values())
         self.holds_the_same()

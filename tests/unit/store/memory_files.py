@@ -61,7 +61,8 @@ class MemoryFilesystem:
             inode.unflushed.clear()
 
     def used_bytes(self) -> int:
-        return sum(len(inode.content) for inode in self.inodes.values())
+        inodes = {id(inode): inode for inode in self.inodes.values()}
+        return sum(len(inode.content) for inode in inodes.values())
 
     def open(self, path: Path, *, create: bool = False, read_only: bool = False) -> MemoryFile:
         self.called("create" if create else "open")
@@ -94,6 +95,12 @@ class MemoryFilesystem:
         if source in self.directories:
             self.directories.remove(source)
             self.directories.add(destination)
+
+    def link(self, source: Path, destination: Path) -> None:
+        self.called("link")
+        if destination in self.inodes:
+            raise FileExistsError(errno.EEXIST, "exists", str(destination))
+        self.inodes[destination] = self.inodes[source]
 
     def remove(self, path: Path) -> None:
         self.called("remove")

@@ -109,7 +109,7 @@ def test_what_is_not_used_is_free() -> None:
 
 def test_a_place_waits_for_the_flush_and_for_the_readers_of_its_time() -> None:
     space = allocator()
-    reclaimer = Reclaimer(space, durable_number=5)
+    reclaimer = Reclaimer(space.release, durable_number=5)
     reclaimer.put([1], 5)
     assert space.free_units == 1
     reclaimer.put([2, 3], 7)

@@ -77,15 +77,18 @@ def epoch_record(seq: int, epoch: int) -> volume_pb2.EpochRecord:
     return volume_pb2.EpochRecord(seq=seq, epoch=epoch, target_instance=f"target-{epoch}")
 
 
-def uuids() -> Iterator[str]:
+def uuids(first: int = 1) -> Iterator[str]:
     """UUIDs, the same ones each time."""
-    return (str(uuid.UUID(int=number)) for number in count(1))
+    return (str(uuid.UUID(int=number)) for number in count(first))
 
 
 async def open_pool(
-    filesystem: MemoryFilesystem, boot_id: str = "boot-1", limits: StoreLimits = SMALL
+    filesystem: MemoryFilesystem,
+    boot_id: str = "boot-1",
+    limits: StoreLimits = SMALL,
+    first_uuid: int = 1,
 ) -> Pool:
-    made = uuids()
+    made = uuids(first_uuid)
     return await Pool.open(filesystem, POOL, lambda: next(made), boot_id, limits)
 
 
@@ -148,7 +151,7 @@ def places_of(store: ReplicaStore) -> set[int]:
     """All places that something refers to, each of them once as far as the map goes."""
     block_map = store._parts.block_map
     recent = block_map.places().tolist()
-    placed = block_map.placed.between(*block_map.placed.bounds()).tolist()
+    placed = block_map.placed.places().tolist()
     found = {*recent, *placed}
     assert len(found) == len(recent) + len(placed)
     for entry in store._parts.tail.entries():

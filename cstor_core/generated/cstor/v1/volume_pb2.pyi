@@ -437,10 +437,13 @@ class Snapshot(_message.Message):
     SEQ_FIELD_NUMBER: _builtins.int
     CREATED_UNIX_S_FIELD_NUMBER: _builtins.int
     RANGES_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     seq: _builtins.int
     """Of the entry that made it."""
     created_unix_s: _builtins.int
+    size_bytes: _builtins.int
+    """Of the volume when it was made."""
     @_builtins.property
     def ranges(self) -> _containers.RepeatedCompositeFieldContainer[Global___SeqRange]:
         """What it sees, ascending."""
@@ -452,10 +455,11 @@ class Snapshot(_message.Message):
         seq: _builtins.int = ...,
         created_unix_s: _builtins.int = ...,
         ranges: _abc.Iterable[Global___SeqRange] | None = ...,
+        size_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_unix_s", b"created_unix_s", "name", b"name", "ranges", b"ranges", "seq", b"seq"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_unix_s", b"created_unix_s", "name", b"name", "ranges", b"ranges", "seq", b"seq", "size_bytes", b"size_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -496,7 +500,10 @@ class OperationsState(_message.Message):
     SNAPSHOTS_FIELD_NUMBER: _builtins.int
     HEAD_RANGES_FIELD_NUMBER: _builtins.int
     HIDDEN_VIEWS_FIELD_NUMBER: _builtins.int
+    COMPLETED_SEQ_FIELD_NUMBER: _builtins.int
     size_bytes: _builtins.int
+    completed_seq: _builtins.int
+    """W members hold every entry up to here."""
     @_builtins.property
     def snapshots(self) -> _containers.RepeatedCompositeFieldContainer[Global___Snapshot]: ...
     @_builtins.property
@@ -514,11 +521,48 @@ class OperationsState(_message.Message):
         snapshots: _abc.Iterable[Global___Snapshot] | None = ...,
         head_ranges: _abc.Iterable[Global___SeqRange] | None = ...,
         hidden_views: _abc.Iterable[Global___HiddenView] | None = ...,
+        completed_seq: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["head_ranges", b"head_ranges", "hidden_views", b"hidden_views", "size_bytes", b"size_bytes", "snapshots", b"snapshots"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["completed_seq", b"completed_seq", "head_ranges", b"head_ranges", "hidden_views", b"hidden_views", "size_bytes", b"size_bytes", "snapshots", b"snapshots"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___OperationsState: _TypeAlias = OperationsState  # noqa: Y015
+
+@_typing.final
+class CloneOrigin(_message.Message):
+    """Where a clone comes from."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VOLUME_UUID_FIELD_NUMBER: _builtins.int
+    SNAPSHOT_FIELD_NUMBER: _builtins.int
+    SNAPSHOT_SEQ_FIELD_NUMBER: _builtins.int
+    BASE_REPLICA_UUIDS_FIELD_NUMBER: _builtins.int
+    volume_uuid: _builtins.str
+    """UUID of the volume, and the name and the seq of its snapshot."""
+    snapshot: _builtins.str
+    snapshot_seq: _builtins.int
+    @_builtins.property
+    def base_replica_uuids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The replicas in whose data files it reads what it shares: the place of a block names one by its
+        number here.
+        """
+
+    def __init__(
+        self,
+        *,
+        volume_uuid: _builtins.str = ...,
+        snapshot: _builtins.str = ...,
+        snapshot_seq: _builtins.int = ...,
+        base_replica_uuids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_replica_uuids", b"base_replica_uuids", "snapshot", b"snapshot", "snapshot_seq", b"snapshot_seq", "volume_uuid", b"volume_uuid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CloneOrigin: _TypeAlias = CloneOrigin  # noqa: Y015

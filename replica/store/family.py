@@ -1,0 +1,222 @@
+"""Who needs what of a data file, where clones share the data of those they were cloned from.
+
+A clone has links to the data files that it shares, so they stay as long as it does.  What the
+replica that owns such a file no longer needs may be needed by clones of it: it is free when the
+last one has let it go.  The owner allocates and gives back; of a deleted one nothing is allocated
+any more, and what nobody needs is given back to the file system.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from collections.abc import Sequence
+
+import numpy as np
+
+from cstor_core.files import File
+from cstor_core.units import BLOCK_BYTES, MIB
+from replica.store.allocator import Allocator
+from replica.store.bits import Bits, Places, Units
+from replica.store.places import by_file
+
+_GROUPS_AT_ONCE = 64
+_NO_HOLES = (errno.EOPNOTSUPP, errno.ENOSYS)
+"""The file system cannot punch; then only the end of the file is given back."""
+
+
+class Space:
+    """The units of one data file."""
+
+    __slots__ = ("_allocator", "_held", "_kept", "came_back")
+
+    def __init__(self) -> None:
+        self._held: dict[str, Bits] = {}
+        self._kept = Bits()
+        self._allocator: Allocator | None = None
+        self.came_back = _nobody
+        """Told when clones have let units go that are free now."""
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether a clone may need something of it."""
+        return bool(self._held)
+
+    def hold(self, clone: str, units: Bits) -> None:
+        """A clone needs these; units that are not allocated to anybody may be among them only
+        before `begin`.
+        """
+        self._held[clone] = units.copy()
+
+    def with_held(self, used: Bits) -> Bits:
+        """These units, and those that clones need."""
+        both = used.copy()
+        for held in self._held.values():
+            both.put_all(held)
+        return both
+
+    def begin(self, allocator: Allocator, used: Bits) -> None:
+        """Its owner needs these, and takes new ones from the allocator."""
+        allocator.begin(self.with_held(used))
+        self._kept = self.with_held(Bits())
+        self._kept.remove_all(used)
+        self._kept.remove_range(0, allocator.first_unit)
+        self._allocator = allocator
+
+    def end(self) -> None:
+        """Its owner is closed or gone."""
+        self._allocator = None
+        self.came_back = _nobody
+
+    def release(self, units: Places) -> None:
+        """Its owner needs these no longer."""
+        assert self._allocator is not None
+        if not self._held:
+            self._allocator.release(units)
+            return
+        given = np.asarray(units, dtype=np.uint64)
+        is_held = self._is_held(given)
+        self._kept.put(given[is_held])
+        self._allocator.release(given[~is_held].tolist())
+
+    def let_go(self, clone: str, units: Units) -> None:
+        """A clone needs these no longer."""
+        self._held[clone].remove(units)
+        self._free(units)
+
+    def forget(self, clone: str) -> None:
+        """A clone is gone."""
+        held = self._held.pop(clone, None)
+        if held is not None:
+            self._free(held.between(*held.bounds()))
+
+    def _free(self, units: Units) -> None:
+        free = units[self._kept.holds(units)]
+        free = free[~self._is_held(free)]
+        self._kept.remove(free)
+        if len(free) and self._allocator is not None:
+            self._allocator.release(free.tolist())
+            self.came_back()
+
+    def _is_held(self, units: Units) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
+        found = np.zeros(len(units), dtype=np.bool_)
+        for held in self._held.values():
+            found |= held.holds(units)
+        return found
+
+
+def _nobody() -> None:
+    pass
+
+
+class Family:
+    """The spaces of all data files of a pool, by the UUID of the replica that owns each."""
+
+    def __init__(self) -> None:
+        self._spaces: dict[str, Space] = {}
+
+    def space(self, replica_uuid: str) -> Space:
+        """That of one replica."""
+        return self._spaces.setdefault(replica_uuid, Space())
+
+    def forget(self, clone: str) -> None:
+        """A clone is gone, and needs nothing of anybody any more."""
+        for space in self._spaces.values():
+            space.forget(clone)
+
+
+class Releasing:
+    """Gives places back that a replica no longer needs: its own, and those of its bases."""
+
+    def __init__(self, clone: str, spaces: Sequence[Space]) -> None:
+        """`spaces` by the number of the file, its own last."""
+        self._clone = clone
+        self._spaces = spaces
+
+    def __call__(self, places: Places) -> None:
+        """Give places back that are in no order."""
+        spaces = self._spaces
+        if len(spaces) == 1:
+            spaces[0].release(places)
+            return
+        for file, units in by_file(np.asarray(places, dtype=np.uint64)):
+            if file == len(spaces) - 1:
+                spaces[file].release(units)
+            else:
+                spaces[file].let_go(self._clone, units)
+
+
+class Orphan:
+    """The data file of a replica that is gone, of which clones still need something."""
+
+    def __init__(self, file: File, space: Space, hole_bytes: int) -> None:
+        """Begin to give back what nobody needs."""
+        self._file = file
+        self._space = space
+        end = file.size() // BLOCK_BYTES
+        self._allocator = Allocator(
+            1, end, end, MIB // BLOCK_BYTES, hole_bytes // BLOCK_BYTES, _never_grows
+        )
+        space.begin(self._allocator, Bits())
+        space.came_back = self.give_back_soon
+        self._task: asyncio.Task[None] | None = None
+        self._is_due = False
+        self.error = ""
+        """Why nothing could be given back the last time; empty where it was."""
+        self.give_back_soon()
+
+    @property
+    def used_bytes(self) -> int:
+        """What clones need of it."""
+        return self._allocator.used_units * BLOCK_BYTES
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether there are clones that refer to it."""
+        return self._space.is_shared
+
+    def give_back_soon(self) -> None:
+        """Begin to give back what is free."""
+        self._is_due = True
+        if self._task is None or self._task.done():
+            self._task = asyncio.get_running_loop().create_task(self._give_back())
+
+    async def close(self) -> None:
+        """Wait for what is being given back, and close the file."""
+        if self._task is not None:
+            await asyncio.gather(self._task, return_exceptions=True)
+        self._space.end()
+        self._file.close()
+
+    async def _give_back(self) -> None:
+        while self._is_due:
+            self._is_due = False
+            try:
+                await give_back(self._file, self._allocator)
+                self.error = ""
+            except OSError as error:
+                self.error = f"space of a deleted volume cannot be given back: {error.strerror}"
+
+
+def _never_grows(_first: int, _count: int) -> None:
+    raise OSError(errno.ENOSPC, "the replica is gone")
+
+
+async def give_back(file: File, allocator: Allocator) -> None:
+    """Give free space to the file system: holes first, which makes the end cheap to cut.
+
+    Raises OSError.
+    """
+    while extents := allocator.take_to_punch(_GROUPS_AT_ONCE):
+        try:
+            await file.punch(
+                [(first * BLOCK_BYTES, count * BLOCK_BYTES) for first, count in extents]
+            )
+        except OSError as error:
+            if error.errno not in _NO_HOLES:
+                raise
+        finally:
+            allocator.punched(extents)
+    end = allocator.cut_end()
+    if end:
+        file.truncate(end * BLOCK_BYTES)
