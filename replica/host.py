@@ -98,8 +98,9 @@ class ReplicaHost:
         return self._space
 
     def used_bytes(self) -> int:
-        """What all replicas of the pool use."""
-        return sum(node.store.used_bytes for node in self.nodes.values())
+        """What all replicas of the pool use, and what clones need of deleted ones."""
+        used = sum(node.store.used_bytes for node in self.nodes.values())
+        return used + self._pool.orphaned_bytes
 
     def reserved_bytes(self) -> int:
         """Of the file system, what data never take."""
@@ -165,19 +166,49 @@ class ReplicaHost:
         volume of that UUID or name, and where the replica is founded already.
         """
         identity = request.identity
-        _check_identity(identity)
-        if identity.volume_uuid in self._pool.failed:
-            self._node_of(identity.volume_uuid)
-        for volume_uuid, node in self.nodes.items():
-            if node.store.identity.name == identity.name and volume_uuid != identity.volume_uuid:
-                raise InputError(
-                    f"the pool has a volume {identity.name} already, {volume_uuid}: "
-                    "name the new one otherwise"
-                )
+        self._check_new(identity)
         await self._pool.create(identity)
         node = self.nodes.get(identity.volume_uuid) or self._add(identity.volume_uuid)
         node.log.info("replica_created", size_bytes=identity.size_bytes)
         return replica_pb2.CreateReplicaResponse(replica=node.report())
+
+    async def clone_replica(
+        self, request: replica_pb2.CloneReplicaRequest
+    ) -> replica_pb2.CloneReplicaResponse:
+        """Make a clone of a snapshot, or find the one that this call has made before.
+
+        Raises InputError where the identity cannot be that of such a clone or there is no such
+        snapshot, UnavailableError where it cannot be cloned now, NoSpaceError.
+        """
+        identity = request.clone
+        self._check_new(identity)
+        source = self._node_of(request.volume_uuid)
+        await self._pool.clone(request.volume_uuid, request.snapshot, identity)
+        node = self.nodes.get(identity.volume_uuid) or self._add(identity.volume_uuid)
+        node.log.info(
+            "replica_cloned", source=source.store.identity.name, snapshot=request.snapshot
+        )
+        return replica_pb2.CloneReplicaResponse(replica=node.report())
+
+    async def delete_replica(
+        self, request: replica_pb2.DeleteReplicaRequest
+    ) -> replica_pb2.DeleteReplicaResponse:
+        """Remove a replica, whatever it is doing.
+
+        Raises ForeignReplicaError where another one of the volume is here, CorruptError where the
+        disk does not let it be removed.
+        """
+        volume_uuid = request.volume_uuid
+        node = self.nodes.get(volume_uuid)
+        if node is not None:
+            node.check_identity(volume_uuid, request.replica_uuid)
+            del self.nodes[volume_uuid]
+            node.fence.close_all(
+                UnknownVolumeError(f"volume {node.store.identity.name} has been deleted here")
+            )
+        await self._pool.delete(volume_uuid)
+        log.info("replica_deleted", volume=volume_uuid, replica=request.replica_uuid)
+        return replica_pb2.DeleteReplicaResponse()
 
     async def found_replica(
         self, request: replica_pb2.FoundReplicaRequest
@@ -275,6 +306,18 @@ class ReplicaHost:
     async def close(self) -> None:
         """The clean stop: flush, checkpoint and mark every replica as cleanly stopped."""
         await self._pool.close()
+
+    def _check_new(self, identity: volume_pb2.VolumeIdentity) -> None:
+        """Raise InputError where no replica can be made for this identity."""
+        _check_identity(identity)
+        if identity.volume_uuid in self._pool.failed:
+            self._node_of(identity.volume_uuid)
+        for volume_uuid, node in self.nodes.items():
+            if node.store.identity.name == identity.name and volume_uuid != identity.volume_uuid:
+                raise InputError(
+                    f"the pool has a volume {identity.name} already, {volume_uuid}: "
+                    "name the new one otherwise"
+                )
 
     def _add(self, volume_uuid: str) -> ReplicaNode:
         store = self._pool.replicas[volume_uuid]

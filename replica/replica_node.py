@@ -246,6 +246,7 @@ class ReplicaNode:
             used_bytes=store.used_bytes,
             reason=store.failed_reason or "",
             snapshots=[snapshot.message() for snapshot in store.snapshots],
+            origin=store.origin,
         )
 
     def size_blocks(self) -> int:

@@ -132,6 +132,8 @@ def replica_service(host: ReplicaHost) -> grpc.GenericRpcHandler:
             "Read": grpc.stream_stream_rpc_method_handler(cast(Any, read)),
             "DescribePool": _unary(replica_pb2.DescribePoolRequest, host.describe_pool),
             "CreateReplica": _unary(replica_pb2.CreateReplicaRequest, host.create_replica),
+            "CloneReplica": _unary(replica_pb2.CloneReplicaRequest, host.clone_replica),
+            "DeleteReplica": _unary(replica_pb2.DeleteReplicaRequest, host.delete_replica),
             "FoundReplica": _unary(replica_pb2.FoundReplicaRequest, host.found_replica),
             "Inquire": _unary(replica_pb2.InquireRequest, host.inquire),
             "Promise": _unary(replica_pb2.PromiseRequest, host.promise),

@@ -140,6 +140,12 @@ def _replica_document(look: ReplicaLook) -> dict[str, Any]:
             "volume_uuid": look.identity.volume_uuid,
             "size_bytes": look.identity.size_bytes,
         }
+    if look.origin is not None:
+        found["clone_of"] = {
+            "volume_uuid": look.origin.volume_uuid,
+            "snapshot": look.origin.snapshot,
+            "snapshot_seq": look.origin.snapshot_seq,
+        }
     if look.state is not None:
         found |= {
             "promised_epoch": look.state.promised_epoch,
@@ -167,6 +173,7 @@ def _replica_document(look: ReplicaLook) -> dict[str, Any]:
                 for snapshot in standing.operations.snapshots.values()
             ],
             "used_bytes": look.used_blocks * BLOCK_BYTES,
+            "shared_bytes": look.shared_blocks * BLOCK_BYTES,
             "file_bytes": look.file_bytes,
             "verified_blocks": look.verified_blocks,
             "bad_block_count": look.bad_block_count,
@@ -212,6 +219,8 @@ def _lines(look: ReplicaLook) -> Iterator[str]:
         return
     yield f"{identity.name} (volume {identity.volume_uuid})"
     yield f"  replica        {look.replica_uuid}"
+    if look.origin is not None:
+        yield f"  clone of       {look.origin.snapshot} of volume {look.origin.volume_uuid}"
     if state is not None:
         stopped = "cleanly stopped" if state.clean else "not cleanly stopped"
         yield f"  state          {stopped}{', short' if state.short else ''}"
@@ -233,5 +242,6 @@ def _lines(look: ReplicaLook) -> Iterator[str]:
     used, size = look.used_blocks * BLOCK_BYTES, standing.operations.size_bytes
     yield (
         f"  space          {format_size(used)} used of {format_size(size)}, "
+        f"{format_size(look.shared_blocks * BLOCK_BYTES)} of it shared, "
         f"{format_size(look.file_bytes)} in the data file"
     )

@@ -289,7 +289,8 @@ class BlockMap:
 
     def take_placed(self, placed: PlaceSet, held_blocks: int) -> None:
         """From now on the runs refer to these places, and the volume has data of so many blocks in
-        them; after a revert that is known again when all runs have been merged.
+        them; after a revert that is known again when all runs have been merged, and until then may
+        even be below zero.
         """
         self.placed = placed
         self.held_blocks = held_blocks

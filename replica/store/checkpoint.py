@@ -138,7 +138,7 @@ class Moment:
         ]
         more = {
             "runs": heads,
-            "held_blocks": held_blocks,
+            "held_blocks": max(held_blocks, 0),
             "places": [
                 {"file": file, "bytes": len(table), "checksum": crc32c(table)}
                 for file, table in tables

@@ -173,7 +173,7 @@ class ReplicaStore:
 
         After a revert it is known again when what that hid has been destroyed.
         """
-        return self._parts.block_map.held_blocks * BLOCK_BYTES
+        return max(self._parts.block_map.held_blocks, 0) * BLOCK_BYTES
 
     @property
     def map_bytes(self) -> int:

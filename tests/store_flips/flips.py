@@ -22,6 +22,7 @@ from cstor_core.rows import ROW_BYTES, rows_of
 from cstor_core.units import BLOCK_BYTES
 from replica.store.limits import StoreLimits
 from replica.store.look import look_at_pool
+from replica.store.opening import BASE_PREFIX
 from replica.store.pool import Pool
 from replica.store.replica_store import ReplicaStore
 from replica.store.row_sets import with_data
@@ -48,7 +49,8 @@ LIMITS = StoreLimits(
     run_rows_max=50,
 )
 BLOCKS = 1050
-DIRECTORY = POOL / "volumes" / VOLUME
+CLONE = f"{VOLUME[:-1]}2"
+NAMES = (VOLUME, CLONE)
 FOLLOW_EVERY = 97
 """So often it is also tried what writes on top of a harmless flip do, and always where `check`
 tells of damage."""
@@ -76,7 +78,7 @@ class Content:
 
 async def make_pool() -> RecordingFilesystem:
     """Killed with checkpoints, two snapshots, entries behind them, tombstones and places that
-    were used again.
+    were used again, and with a clone of one of the snapshots.
     """
     disk = RecordingFilesystem()
     pool = await open_pool(disk)
@@ -104,8 +106,26 @@ async def make_pool() -> RecordingFilesystem:
         store.append(run_of(seq + 1 + step, 3, [[(block, block_of(5000 + step))]]))
         await store.flush()
     await store.promise(4, "target-4")
+    await _clone(pool, store)
     disk.restart()
     return disk
+
+
+async def _clone(pool: Pool, store: ReplicaStore) -> None:
+    """A clone of the first snapshot, with entries and a checkpoint of its own."""
+    store.completed(store.applied_seq)
+    identity = volume_pb2.VolumeIdentity()
+    identity.CopyFrom(IDENTITY)
+    identity.volume_uuid, identity.name = CLONE, "clone"
+    clone = await pool.clone(VOLUME, "first", identity)
+    await clone.found(FOUNDING)
+    clone.append_epoch_record(epoch_record(clone.applied_seq + 1, 4))
+    for step in range(30):
+        block = step * 9
+        clone.append(run_of(clone.applied_seq + 1, 4, [[(block, block_of(7000 + step))]]))
+        if step == 10:
+            await clone.checkpoint()
+    await clone.flush()
 
 
 def _creation(seq: int, name: str) -> volume_pb2.Operation:
@@ -153,11 +173,11 @@ async def _snapshot(store: ReplicaStore, name: str) -> tuple[str, bytes, bytes]:
 class Flipping:
     """The pool, and what it holds."""
 
-    def __init__(self, disk: RecordingFilesystem, content: Content) -> None:
+    def __init__(self, disk: RecordingFilesystem, contents: dict[str, Content]) -> None:
         self._disk = disk
         self._whole = _copy(disk.inodes)
         disk.events.clear()
-        self._content = content
+        self._contents = contents
         self.flipped = Flipped()
 
     @classmethod
@@ -165,20 +185,21 @@ class Flipping:
         disk = await make_pool()
         # What an opening changes by itself is no matter of a flip.
         pool = await open_pool(RecordingFilesystem(_copy(disk.inodes)))
-        return cls(disk, await content_of(pool.replicas[VOLUME]))
+        return cls(disk, {name: await content_of(pool.replicas[name]) for name in NAMES})
 
     def places(self) -> Iterator[tuple[Path, Sequence[int]]]:
         """Every byte of metadata and journal, and one of every block: in groups of a kind."""
-        files = [POOL / "pool", *(DIRECTORY / name for name in self._disk.list(DIRECTORY))]
-        for path in files:
-            if path.name != "data":
-                yield path, range(self._size(path))
-        data = DIRECTORY / "data"
-        end = BLOCK_BYTES + LIMITS.journal_bytes
-        yield data, range(BLOCK_BYTES)
-        yield data, range(BLOCK_BYTES, end)
-        units = range(end, self._size(data), BLOCK_BYTES)
-        yield data, [unit + (unit // BLOCK_BYTES * 613) % BLOCK_BYTES for unit in units]
+        yield POOL / "pool", range(self._size(POOL / "pool"))
+        for directory in (POOL / "volumes" / name for name in NAMES):
+            for name in self._disk.list(directory):
+                if name != "data" and not name.startswith(BASE_PREFIX):
+                    yield directory / name, range(self._size(directory / name))
+            data = directory / "data"
+            end = BLOCK_BYTES + LIMITS.journal_bytes
+            yield data, range(BLOCK_BYTES)
+            yield data, range(BLOCK_BYTES, end)
+            units = range(end, self._size(data), BLOCK_BYTES)
+            yield data, [unit + (unit // BLOCK_BYTES * 613) % BLOCK_BYTES for unit in units]
 
     def _size(self, path: Path) -> int:
         return self._disk.open(path).size()
@@ -191,7 +212,7 @@ class Flipping:
         assert isinstance(file, bytearray)
         file[at] ^= 1 << bit
         try:
-            outcome = await self._outcome(disk)
+            outcome = await self._outcome(disk, path.parent.name)
         except Exception as error:  # noqa: BLE001 - whatever a store raises here is a finding
             outcome = f"raised {type(error).__name__}"
             self.flipped.wrong.append(f"{path.name} byte {at} bit {bit}: {outcome}: {error}")
@@ -227,7 +248,8 @@ class Flipping:
         disk.events.clear()
         disk.restart()
 
-    async def _outcome(self, disk: RecordingFilesystem) -> str:
+    async def _outcome(self, disk: RecordingFilesystem, flipped: str) -> str:
+        """What comes of a flip in a file of one of the volumes: nothing, for the other one."""
         try:
             damaged = look_at_pool(disk, POOL, "boot-1", is_verifying=True).is_damaged
         except CstorError:
@@ -236,37 +258,59 @@ class Flipping:
             pool = await open_pool(disk)
         except CstorError:
             return "pool refused" if damaged else "WRONG: check sees nothing, the pool is refused"
-        if VOLUME not in pool.replicas:
+        outcomes = {name: await self._outcome_of(pool, name, damaged) for name in NAMES}
+        for name, outcome in outcomes.items():
+            if outcome.startswith("WRONG"):
+                return outcome
+            if name != flipped and not outcome.startswith(("harmless", "bad block")):
+                return f"WRONG: the other volume: {outcome}"
+        is_followed = self.flipped.outcomes.total() % FOLLOW_EVERY == 0
+        followed = [
+            name
+            for name, outcome in outcomes.items()
+            if outcome.startswith("harmless") and (is_followed or (damaged and name == flipped))
+        ]
+        if followed:
+            await self._follow(disk, pool, followed)
+        return outcomes.get(flipped, "harmless")
+
+    async def _outcome_of(self, pool: Pool, name: str, damaged: bool) -> str:
+        if name not in pool.replicas:
             return "replica refused" if damaged else "WRONG: check sees nothing, not opened"
-        store = pool.replicas[VOLUME]
+        store = pool.replicas[name]
         try:
             content = await content_of(store)
         except CorruptError:
             return "bad block" if damaged else "WRONG: check sees no bad block"
         if store.short:
             return "short"
-        if content != self._content:
+        if content != self._contents[name]:
             return "WRONG: something else is returned"
         first = store._parts.tail.first_seq or store.applied_seq
         try:
             await entries_of(store, first - 1)
         except (CorruptError, UnavailableError):
             return "bad recent entry" if damaged else "WRONG: check sees no bad entry"
-        if damaged or self.flipped.outcomes.total() % FOLLOW_EVERY == 0:
-            await self._follow(disk, store)
         return "harmless, and told" if damaged else "harmless"
 
-    async def _follow(self, disk: RecordingFilesystem, store: ReplicaStore) -> None:
-        seq = store.applied_seq + 1
-        for step in range(40):
-            store.append(run_of(seq + step, 3, [[(step, block_of(9000 + step))]]))
-        await store.flush()
+    async def _follow(self, disk: RecordingFilesystem, pool: Pool, names: list[str]) -> None:
+        """What is written on top of it is there afterwards."""
+        begun = {name: pool.replicas[name].applied_seq + 1 for name in names}
+        for name in names:
+            store = pool.replicas[name]
+            epoch = store.history.end.epoch
+            for step in range(40):
+                change = (step, block_of(9000 + step))
+                store.append(run_of(begun[name] + step, epoch, [[change]]))
+            await store.flush()
         await kill_tasks()
         disk.restart()
-        again = (await open_pool(disk)).replicas[VOLUME]
-        rows = rows_of(again.rows(np.arange(40, dtype=np.uint64)))
-        assert rows["seq"].tolist() == list(range(seq, seq + 40))
-        assert len((await content_of(again)).rows) == BLOCKS * ROW_BYTES
+        again = await open_pool(disk)
+        for name, seq in begun.items():
+            store = again.replicas[name]
+            rows = rows_of(store.rows(np.arange(40, dtype=np.uint64)))
+            assert rows["seq"].tolist() == list(range(seq, seq + 40))
+            assert len((await content_of(store)).rows) == BLOCKS * ROW_BYTES
 
 
 def _copy(inodes: Image) -> Image:

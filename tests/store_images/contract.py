@@ -328,13 +328,19 @@ async def check(
 
     Raises BrokenContract with what is wrong.
     """
-    power_lost = boot_id != "boot-1"
     pool = await open_pool(filesystem, boot_id)
     expect(not pool.failed, f"not opened: {pool.failed}")
     store = pool.replicas.get(VOLUME)
     if store is None:
         expect(facts.phase is Phase.CREATING, "the replica is gone")
         return None
+    await check_replica(life, store, facts, boot_id)
+    return store
+
+
+async def check_replica(life: Life, store: ReplicaStore, facts: Facts, boot_id: str) -> None:
+    """Compare a replica that has been opened.  Raises BrokenContract."""
+    power_lost = boot_id != "boot-1"
     expect(store.configuration is not None or not facts.founded, "the founding is gone")
     lowest = facts.flushed_seq if power_lost else facts.applied_seq
     seq = store.applied_seq
@@ -351,7 +357,6 @@ async def check(
     await compare(life, store, seq)
     if power_lost:
         check_short(store, facts)
-    return store
 
 
 def check_short(store: ReplicaStore, facts: Facts) -> None:
@@ -412,6 +417,7 @@ async def go_on(life: Life, store: ReplicaStore) -> Life:
     more = Life(life.random.randrange(1 << 30), life.filesystem)
     seq = store.applied_seq
     more.entries = {number: life.entries[number] for number in range(1, seq + 1)}
+    more._states = {known: state for known, state in life._states.items() if known <= seq}
     more.store = store
     if not more.entries:
         more.adopt(store, 1)

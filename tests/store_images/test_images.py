@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import pytest
 
+from tests.store_images.family import study_family
 from tests.store_images.rebuilding import study_rebuild
 from tests.store_images.study import Findings, study
 
 IMAGES_SHORT = 500
 IMAGES_LONG = 10_000
 STEPS = 140
+FAMILY_STEPS = 40
 
 
 async def images(
     seeds: range, at_least: int, moments_at_most: int | None = None, at_most: int | None = None
 ) -> Findings:
-    """Study a rebuild and then one life after another until there are enough images."""
+    """Study a rebuild, a volume with its clone, and then one life after another until there are
+    enough images; the others are no part of these.
+    """
     findings = await study_rebuild(seeds[0], 6)
+    findings.add(await study_family(seeds[0], FAMILY_STEPS, moments_at_most or 200, at_most or 20))
+    beside = findings.total
     for seed in seeds:
-        if findings.total >= at_least:
+        if findings.total - beside >= at_least:
             break
         findings.add(await study(seed, STEPS, moments_at_most=moments_at_most, at_most=at_most))
     return findings

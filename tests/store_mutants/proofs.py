@@ -12,6 +12,7 @@ import pytest
 
 from cstor_core.errors import CorruptError
 from tests.store_flips.flips import flip_all
+from tests.store_images.family import study_family
 from tests.store_images.rebuilding import study_rebuild
 from tests.store_images.study import study
 from tests.unit.store.memory_files import MemoryFilesystem
@@ -23,6 +24,7 @@ class Proof(Enum):
 
     IMAGES = "images"
     REBUILD = "images of a rebuild"
+    FAMILY = "images of a clone"
     FLIPS = "flips"
     FAILED_FLUSH = "failed flush"
 
@@ -52,6 +54,7 @@ LIVES = 20
 STEPS = 140
 MOMENTS = 60
 REBUILDS = 4
+FAMILIES = 8
 
 
 async def broken_by(proof: Proof) -> str:
@@ -65,6 +68,8 @@ async def broken_by(proof: Proof) -> str:
                 if findings.broken:
                     return findings.broken[0]
             return ""
+        case Proof.FAMILY:
+            return await _family()
         case Proof.FLIPS:
             flipped = await flip_all(random.Random(1), 40)
             return flipped.wrong[0] if flipped.wrong else ""
@@ -80,6 +85,17 @@ async def _images() -> str:
             )
         except Exception as error:  # noqa: BLE001 - a mistake may show while the life is lived
             return f"seed {seed}: {type(error).__name__}: {error}"
+        if findings.broken:
+            return findings.broken[0]
+    return ""
+
+
+async def _family() -> str:
+    for seed in range(1, FAMILIES):
+        try:
+            findings = await study_family(seed, 40, MOMENTS, 6)
+        except Exception as error:  # noqa: BLE001 - a mistake may show while the life is lived
+            return f"family {seed}: {type(error).__name__}: {error}"
         if findings.broken:
             return findings.broken[0]
     return ""

@@ -290,3 +290,20 @@ async def test_operations_that_cannot_be_are_refused_and_change_nothing() -> Non
         await changes_of(store, None, "second")
     with pytest.raises(ProtocolError):
         await store.read_snapshot("first", BLOCKS, 1)
+
+
+async def test_a_checkpoint_is_made_though_a_revert_brought_back_more_than_is_counted() -> None:
+    store = await open_store(MemoryFilesystem())
+    write(store, 0, 50, 1000)
+    create(store, "full")
+    discarding = run_of(store.applied_seq + 1, 1, [[(0, BLOCKS)]])
+    store.append(discarding)
+    await store.checkpoint()
+    revert(store, "full")
+    store.append(run_of(store.applied_seq + 1, 1, [[(0, BLOCKS)]]))
+    await store.checkpoint()
+    assert store.logical_bytes == 0
+    await destroyed(store)
+    write(store, 0, 7, 2000)
+    await store.checkpoint()
+    assert store.logical_bytes == 7 * BLOCK_BYTES

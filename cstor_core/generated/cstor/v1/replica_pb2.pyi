@@ -65,6 +65,7 @@ class ReplicaReport(_message.Message):
     USED_BYTES_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     SNAPSHOTS_FIELD_NUMBER: _builtins.int
+    ORIGIN_FIELD_NUMBER: _builtins.int
     replica_uuid: _builtins.str
     state: Global___ReplicaState.ValueType
     promised_epoch: _builtins.int
@@ -87,6 +88,10 @@ class ReplicaReport(_message.Message):
     def snapshots(self) -> _containers.RepeatedCompositeFieldContainer[_volume_pb2.Snapshot]:
         """In the order of their entries."""
 
+    @_builtins.property
+    def origin(self) -> _volume_pb2.CloneOrigin:
+        """Of a clone."""
+
     def __init__(
         self,
         *,
@@ -102,10 +107,11 @@ class ReplicaReport(_message.Message):
         used_bytes: _builtins.int = ...,
         reason: _builtins.str = ...,
         snapshots: _abc.Iterable[_volume_pb2.Snapshot] | None = ...,
+        origin: _volume_pb2.CloneOrigin | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["configuration", b"configuration", "history", b"history", "identity", b"identity"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["configuration", b"configuration", "history", b"history", "identity", b"identity", "origin", b"origin"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["configuration", b"configuration", "durable_seq", b"durable_seq", "history", b"history", "identity", b"identity", "promised_epoch", b"promised_epoch", "promised_instance", b"promised_instance", "reason", b"reason", "replica_uuid", b"replica_uuid", "size_bytes", b"size_bytes", "snapshots", b"snapshots", "state", b"state", "used_bytes", b"used_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["configuration", b"configuration", "durable_seq", b"durable_seq", "history", b"history", "identity", b"identity", "origin", b"origin", "promised_epoch", b"promised_epoch", "promised_instance", b"promised_instance", "reason", b"reason", "replica_uuid", b"replica_uuid", "size_bytes", b"size_bytes", "snapshots", b"snapshots", "state", b"state", "used_bytes", b"used_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -205,6 +211,93 @@ class CreateReplicaResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CreateReplicaResponse: _TypeAlias = CreateReplicaResponse  # noqa: Y015
+
+@_typing.final
+class CloneReplicaRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VOLUME_UUID_FIELD_NUMBER: _builtins.int
+    SNAPSHOT_FIELD_NUMBER: _builtins.int
+    CLONE_FIELD_NUMBER: _builtins.int
+    volume_uuid: _builtins.str
+    snapshot: _builtins.str
+    """A complete one: W members hold its entry."""
+    @_builtins.property
+    def clone(self) -> _volume_pb2.VolumeIdentity:
+        """Of the clone: size and salt are those of the snapshot and of its volume."""
+
+    def __init__(
+        self,
+        *,
+        volume_uuid: _builtins.str = ...,
+        snapshot: _builtins.str = ...,
+        clone: _volume_pb2.VolumeIdentity | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["clone", b"clone"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clone", b"clone", "snapshot", b"snapshot", "volume_uuid", b"volume_uuid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CloneReplicaRequest: _TypeAlias = CloneReplicaRequest  # noqa: Y015
+
+@_typing.final
+class CloneReplicaResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REPLICA_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def replica(self) -> Global___ReplicaReport: ...
+    def __init__(
+        self,
+        *,
+        replica: Global___ReplicaReport | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["replica", b"replica"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["replica", b"replica"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CloneReplicaResponse: _TypeAlias = CloneReplicaResponse  # noqa: Y015
+
+@_typing.final
+class DeleteReplicaRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VOLUME_UUID_FIELD_NUMBER: _builtins.int
+    REPLICA_UUID_FIELD_NUMBER: _builtins.int
+    volume_uuid: _builtins.str
+    replica_uuid: _builtins.str
+    """Empty for one that could not be opened."""
+    def __init__(
+        self,
+        *,
+        volume_uuid: _builtins.str = ...,
+        replica_uuid: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["replica_uuid", b"replica_uuid", "volume_uuid", b"volume_uuid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteReplicaRequest: _TypeAlias = DeleteReplicaRequest  # noqa: Y015
+
+@_typing.final
+class DeleteReplicaResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteReplicaResponse: _TypeAlias = DeleteReplicaResponse  # noqa: Y015
 
 @_typing.final
 class FoundReplicaRequest(_message.Message):

@@ -45,6 +45,16 @@ class ReplicaServiceStub:
                 request_serializer=cstor_dot_v1_dot_replica__pb2.CreateReplicaRequest.SerializeToString,
                 response_deserializer=cstor_dot_v1_dot_replica__pb2.CreateReplicaResponse.FromString,
                 _registered_method=True)
+        self.CloneReplica = channel.unary_unary(
+                '/cstor.v1.ReplicaService/CloneReplica',
+                request_serializer=cstor_dot_v1_dot_replica__pb2.CloneReplicaRequest.SerializeToString,
+                response_deserializer=cstor_dot_v1_dot_replica__pb2.CloneReplicaResponse.FromString,
+                _registered_method=True)
+        self.DeleteReplica = channel.unary_unary(
+                '/cstor.v1.ReplicaService/DeleteReplica',
+                request_serializer=cstor_dot_v1_dot_replica__pb2.DeleteReplicaRequest.SerializeToString,
+                response_deserializer=cstor_dot_v1_dot_replica__pb2.DeleteReplicaResponse.FromString,
+                _registered_method=True)
         self.FoundReplica = channel.unary_unary(
                 '/cstor.v1.ReplicaService/FoundReplica',
                 request_serializer=cstor_dot_v1_dot_replica__pb2.FoundReplicaRequest.SerializeToString,
@@ -124,6 +134,21 @@ class ReplicaServiceServicer:
 
     def CreateReplica(self, request, context):
         """Makes an empty replica and its UUID.  Idempotent by volume until the founding.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CloneReplica(self, request, context):
+        """Makes a replica that begins with what a snapshot of another volume holds and shares its data.
+        It is founded and opened like any other, under a higher epoch.  Idempotent by volume.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteReplica(self, request, context):
+        """Removes a replica and what only it needs; clones of it stay.  Idempotent.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -231,6 +256,16 @@ def add_ReplicaServiceServicer_to_server(servicer, server):
                     servicer.CreateReplica,
                     request_deserializer=cstor_dot_v1_dot_replica__pb2.CreateReplicaRequest.FromString,
                     response_serializer=cstor_dot_v1_dot_replica__pb2.CreateReplicaResponse.SerializeToString,
+            ),
+            'CloneReplica': grpc.unary_unary_rpc_method_handler(
+                    servicer.CloneReplica,
+                    request_deserializer=cstor_dot_v1_dot_replica__pb2.CloneReplicaRequest.FromString,
+                    response_serializer=cstor_dot_v1_dot_replica__pb2.CloneReplicaResponse.SerializeToString,
+            ),
+            'DeleteReplica': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteReplica,
+                    request_deserializer=cstor_dot_v1_dot_replica__pb2.DeleteReplicaRequest.FromString,
+                    response_serializer=cstor_dot_v1_dot_replica__pb2.DeleteReplicaResponse.SerializeToString,
             ),
             'FoundReplica': grpc.unary_unary_rpc_method_handler(
                     servicer.FoundReplica,
@@ -352,6 +387,60 @@ class ReplicaService:
             '/cstor.v1.ReplicaService/CreateReplica',
             cstor_dot_v1_dot_replica__pb2.CreateReplicaRequest.SerializeToString,
             cstor_dot_v1_dot_replica__pb2.CreateReplicaResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CloneReplica(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cstor.v1.ReplicaService/CloneReplica',
+            cstor_dot_v1_dot_replica__pb2.CloneReplicaRequest.SerializeToString,
+            cstor_dot_v1_dot_replica__pb2.CloneReplicaResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteReplica(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cstor.v1.ReplicaService/DeleteReplica',
+            cstor_dot_v1_dot_replica__pb2.DeleteReplicaRequest.SerializeToString,
+            cstor_dot_v1_dot_replica__pb2.DeleteReplicaResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -36,6 +36,12 @@ class ReplicaServiceStub:
     """The pool: its replicas and its space."""
     CreateReplica: _grpc.UnaryUnaryMultiCallable[_replica_pb2.CreateReplicaRequest, _replica_pb2.CreateReplicaResponse]
     """Makes an empty replica and its UUID.  Idempotent by volume until the founding."""
+    CloneReplica: _grpc.UnaryUnaryMultiCallable[_replica_pb2.CloneReplicaRequest, _replica_pb2.CloneReplicaResponse]
+    """Makes a replica that begins with what a snapshot of another volume holds and shares its data.
+    It is founded and opened like any other, under a higher epoch.  Idempotent by volume.
+    """
+    DeleteReplica: _grpc.UnaryUnaryMultiCallable[_replica_pb2.DeleteReplicaRequest, _replica_pb2.DeleteReplicaResponse]
+    """Removes a replica and what only it needs; clones of it stay.  Idempotent."""
     FoundReplica: _grpc.UnaryUnaryMultiCallable[_replica_pb2.FoundReplicaRequest, _replica_pb2.FoundReplicaResponse]
     """Stores the founding configuration, durably."""
     Inquire: _grpc.UnaryUnaryMultiCallable[_replica_pb2.InquireRequest, _replica_pb2.InquireResponse]
@@ -69,6 +75,12 @@ class ReplicaServiceAsyncStub(ReplicaServiceStub):
     """The pool: its replicas and its space."""
     CreateReplica: _aio.UnaryUnaryMultiCallable[_replica_pb2.CreateReplicaRequest, _replica_pb2.CreateReplicaResponse]  # type: ignore[assignment]
     """Makes an empty replica and its UUID.  Idempotent by volume until the founding."""
+    CloneReplica: _aio.UnaryUnaryMultiCallable[_replica_pb2.CloneReplicaRequest, _replica_pb2.CloneReplicaResponse]  # type: ignore[assignment]
+    """Makes a replica that begins with what a snapshot of another volume holds and shares its data.
+    It is founded and opened like any other, under a higher epoch.  Idempotent by volume.
+    """
+    DeleteReplica: _aio.UnaryUnaryMultiCallable[_replica_pb2.DeleteReplicaRequest, _replica_pb2.DeleteReplicaResponse]  # type: ignore[assignment]
+    """Removes a replica and what only it needs; clones of it stay.  Idempotent."""
     FoundReplica: _aio.UnaryUnaryMultiCallable[_replica_pb2.FoundReplicaRequest, _replica_pb2.FoundReplicaResponse]  # type: ignore[assignment]
     """Stores the founding configuration, durably."""
     Inquire: _aio.UnaryUnaryMultiCallable[_replica_pb2.InquireRequest, _replica_pb2.InquireResponse]  # type: ignore[assignment]
@@ -111,6 +123,24 @@ class ReplicaServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_replica_pb2.CreateReplicaResponse, _abc.Awaitable[_replica_pb2.CreateReplicaResponse]]:
         """Makes an empty replica and its UUID.  Idempotent by volume until the founding."""
+
+    @_abc_1.abstractmethod
+    def CloneReplica(
+        self,
+        request: _replica_pb2.CloneReplicaRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_replica_pb2.CloneReplicaResponse, _abc.Awaitable[_replica_pb2.CloneReplicaResponse]]:
+        """Makes a replica that begins with what a snapshot of another volume holds and shares its data.
+        It is founded and opened like any other, under a higher epoch.  Idempotent by volume.
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteReplica(
+        self,
+        request: _replica_pb2.DeleteReplicaRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_replica_pb2.DeleteReplicaResponse, _abc.Awaitable[_replica_pb2.DeleteReplicaResponse]]:
+        """Removes a replica and what only it needs; clones of it stay.  Idempotent."""
 
     @_abc_1.abstractmethod
     def FoundReplica(
