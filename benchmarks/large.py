@@ -4,7 +4,7 @@
 at random places, in four runs.  Ten snapshots are taken, with writes between them.  The replica is
 opened after a clean stop; another snapshot is taken, and the rate of random writes before and
 behind it compared; then its journal is filled without a checkpoint, and it is opened as after a
-kill.  Each step is in a process of its own.
+kill.  At last a clone is made of a snapshot.  Each step is in a process of its own.
 """
 
 from __future__ import annotations
@@ -204,6 +204,25 @@ async def open_and_measure(path: Path) -> dict[str, Any]:
     }
 
 
+async def make_clone(path: Path) -> dict[str, Any]:
+    """How long a clone takes, its memory, and what it adds to the disk."""
+    pool, store = await opened(path)
+    store.completed(store.applied_seq)
+    identity = volume_pb2.VolumeIdentity()
+    identity.CopyFrom(store.identity)
+    identity.volume_uuid, identity.name = str(uuid.uuid4()), "clone"
+    before = _memory_mib("VmRSS")
+    begun = time.perf_counter()
+    clone = await pool.clone(store.identity.volume_uuid, f"snapshot-{SNAPSHOTS - 1}", identity)
+    duration_s = time.perf_counter() - begun
+    return {
+        "made_s": round(duration_s, 2),
+        "memory_mib": round(_memory_mib("VmHWM") - before, 1),
+        "map_bytes_a_block": round(clone.map_bytes / (clone.logical_bytes / BLOCK_BYTES), 1),
+        "used_bytes": clone.used_bytes,
+    }
+
+
 def _memory_mib(what: str) -> float:
     """What the kernel says of this process: now (VmRSS), or at most so far (VmHWM)."""
     for line in Path("/proc/self/status").read_text().splitlines():
@@ -217,6 +236,7 @@ CHILDREN = {
     "open": open_and_measure,
     "snapshot": measure_snapshot,
     "fill": fill_journal,
+    "clone": make_clone,
 }
 
 
@@ -242,12 +262,14 @@ def measure(directory: Path, gib: int) -> dict[str, Any]:
     filled = in_a_child("fill", large)
     killed = in_a_child("open", large)
     assert killed["applied_seq"] == filled["applied_seq"]
+    clone = in_a_child("clone", large)
     return {
         "circumstances": circumstances(),
         "gib": gib,
         "clean": clean,
         "snapshot": snapshot,
         "killed": killed,
+        "clone": clone,
     }
 
 

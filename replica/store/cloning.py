@@ -17,6 +17,7 @@ from uuid import UUID
 from cstor_core.errors import InputError, UnavailableError
 from cstor_core.files import Filesystem
 from cstor_core.generated.cstor.v1 import volume_pb2
+from cstor_core.rows import Rows
 from replica.store.checkpoint import CheckpointHead, FreshFile, Moment
 from replica.store.journal import START
 from replica.store.map_run import MapRun, held, run_name, write_run
@@ -167,10 +168,9 @@ class Cloning:
         made: list[MapRun] = []
         run_file = FreshFile(self._filesystem, directory / run_name(1))
         try:
-            rows = merged(runs, [snapshot.view], BACKGROUND, outcome, is_everything=True)
+            source = merged(runs, [snapshot.view], BACKGROUND, outcome, is_everything=True)
+            rows = _putting(source, outcome, placed)
             head, index = await write_run(run_file.file, 1, rows, BACKGROUND)
-            for places in outcome.added:
-                placed.put(places)
             if head.row_count:
                 made.append(MapRun(run_file.file, head, index, str(run_file.path)))
         finally:
@@ -183,3 +183,12 @@ class Cloning:
             await map_file.write_all(content, BACKGROUND)
         finally:
             map_file.file.close()
+
+
+async def _putting(
+    source: AsyncIterator[Rows], outcome: Outcome, places: PlaceSet
+) -> AsyncIterator[Rows]:
+    """The same rows; the places of each are put into the set."""
+    async for rows in source:
+        places.put(outcome.added.pop())
+        yield rows

@@ -168,7 +168,7 @@ class Orphan:
     @property
     def used_bytes(self) -> int:
         """What clones need of it."""
-        return self._allocator.used_units * BLOCK_BYTES
+        return self._space.with_held(Bits()).count() * BLOCK_BYTES
 
     @property
     def is_needed(self) -> bool:
