@@ -246,6 +246,21 @@ class BlockMap:
             self._cached = {}
             self._cached_before = {}
 
+    def switch(self, run: MapRun | None, places: Units, view: View) -> None:
+        """A staged run is laid over the others, behind which the volume has this view.
+
+        There are no recent rows.
+        """
+        placed = self.placed.copy()
+        placed.put(places)
+        if run is not None:
+            self.runs = [run, *self.runs]
+        self.take_placed(placed, self.held_blocks)
+        self._begin(Recent(view, self._recent.layer + 1))
+        self._view = None if view.is_everything else view
+        self._cached = {}
+        self._cached_before = {}
+
     def freeze(self, freed: list[int]) -> tuple[Recent, ...]:
         """Close the top level; all closed ones, newest first, are to become a run.
 

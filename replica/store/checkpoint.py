@@ -10,7 +10,7 @@ as bits, a table for each data file.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -125,19 +125,8 @@ class Moment:
     def file_bytes(self, runs: Sequence[MapRun], placed: PlaceSet, held_blocks: int) -> bytes:
         """The content of the file `map`."""
         tables = [(file, bits.packed()) for file, bits in placed.files()]
-        heads = [
-            {
-                "number": run.head.number,
-                "page_count": run.head.page_count,
-                "row_count": run.head.row_count,
-                "data_rows": run.head.data_rows,
-                "filter_bytes": run.head.filter_bytes,
-                "index_checksum": run.head.index_checksum,
-            }
-            for run in runs
-        ]
         more = {
-            "runs": heads,
+            "runs": [asdict(run.head) for run in runs],
             "held_blocks": max(held_blocks, 0),
             "places": [
                 {"file": file, "bytes": len(table), "checksum": crc32c(table)}
@@ -204,16 +193,7 @@ def load(
     moment = Moment.of(replica_uuid, CheckpointHead(found.record_number, replay), standing)
     runs: list[MapRun] = []
     try:
-        for head in found.runs:
-            known = RunHead(
-                head.number,
-                head.page_count,
-                head.row_count,
-                head.data_rows,
-                head.filter_bytes,
-                head.index_checksum,
-            )
-            runs.append(_open_run(filesystem, path.parent / run_name(head.number), known))
+        runs.extend(open_run(filesystem, path.parent, RunHead.of(head)) for head in found.runs)
     except BaseException:
         for run in runs:
             run.drop()
@@ -251,7 +231,9 @@ def _standing(found: Any, what: str) -> Standing:
     return standing
 
 
-def _open_run(filesystem: Filesystem, path: Path, head: RunHead) -> MapRun:
+def open_run(filesystem: Filesystem, directory: Path, head: RunHead) -> MapRun:
+    """Open a run of the map.  Raises CorruptError, OSError."""
+    path = directory / run_name(head.number)
     if not filesystem.exists(path):
         raise CorruptError(f"{path} is missing: it is a part of the map")
     file = filesystem.open(path, read_only=True)

@@ -93,7 +93,7 @@ class Checkpointing:
                 with held(block_map.runs) as runs:
                     rows = resolved(levels, runs, views, pace, outcome)
                     rows_max = sum(len(level.rows) for level in levels) if runs else 0
-                    run = await self._new_run(rows, pace, rows_max)
+                    run = await self.new_run(rows, pace, rows_max)
             change = _Change(
                 lambda: moment.keeping(parts.standing.operations.hidden),
                 lambda: block_map.runs if run is None else [run, *block_map.runs],
@@ -103,10 +103,10 @@ class Checkpointing:
             )
             is_named = await self._name(change, pace)
         except BaseException:
-            self._forget(run)
+            self.forget(run)
             raise
         if not is_named:
-            self._forget(run)
+            self.forget(run)
             return
         self._moment = moment.keeping(parts.standing.operations.hidden)
         block_map.levels_are_run(levels, run, placed.then(), outcome.held_blocks)
@@ -146,7 +146,7 @@ class Checkpointing:
         source = merged(old, views, BACKGROUND, outcome, is_everything=is_everything)
         rows = _taking(source, outcome, garbage)
         rows_max = 0 if is_everything else sum(run.head.row_count for run in old)
-        run = await self._new_run(rows, BACKGROUND, rows_max)
+        run = await self.new_run(rows, BACKGROUND, rows_max)
 
         def runs_then() -> list[MapRun]:
             at = block_map.runs.index(old[0]) if old else len(block_map.runs)
@@ -172,7 +172,7 @@ class Checkpointing:
             )
             await self._name(change, BACKGROUND)
         except BaseException:
-            self._forget(run)
+            self.forget(run)
             raise
         self._moment = self._moment.without(destroyed)
         operations.forget(destroyed)
@@ -182,7 +182,7 @@ class Checkpointing:
         number = self._parts.journal.number
         await BACKGROUND.sync_directory(self._filesystem, self._path.parent)
         for one in old:
-            self._forget(one)
+            self.forget(one)
         self._parts.tail.hold(garbage.places(), number)
 
     def _destroyable(self) -> list[Hidden]:
@@ -193,7 +193,7 @@ class Checkpointing:
     def _is_merge_due(self) -> bool:
         return self._merging_count() > 1 or bool(self._destroyable())
 
-    async def _new_run(
+    async def new_run(
         self, rows: AsyncIterator[Rows], pace: Pace, filtered_rows: int
     ) -> MapRun | None:
         """Write a run, durable with its name; None where there is no row."""
@@ -245,7 +245,7 @@ class Checkpointing:
         self._renamed += 1
         return True
 
-    def _forget(self, run: MapRun | None) -> None:
+    def forget(self, run: MapRun | None) -> None:
         """Close and remove a run that nothing names."""
         if run is not None:
             run.drop()

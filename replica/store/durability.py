@@ -115,8 +115,8 @@ class Durability:
             raise parts.given_up(str(error)) from error
         self._installed()
 
-    def destroy_soon(self) -> None:
-        """Begin to destroy what was hidden long enough: a checkpoint has to know of it first."""
+    def checkpoint_soon(self) -> None:
+        """Begin a checkpoint, and behind it what is due: to destroy what was hidden long enough."""
         if self._checkpointing is None or self._checkpointing.done():
             self._checkpointing = asyncio.create_task(self._try_checkpoint())
 

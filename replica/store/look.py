@@ -21,6 +21,7 @@ from cstor_core.errors import CorruptError, CstorError, InputError
 from cstor_core.files import File, Filesystem
 from cstor_core.generated.cstor.v1 import volume_pb2
 from cstor_core.units import BLOCK_BYTES, MIB
+from replica.store.checkpoint import open_run
 from replica.store.map_run import RUN_PREFIX
 from replica.store.map_writing import merged
 from replica.store.opening import (
@@ -183,11 +184,11 @@ def _look(
         look.file_bytes = file.size()
         recovery = recovery_of(filesystem, directory, file, look)
         stack.callback(recovery.block_map.close)
-        for name in stray_runs(filesystem, directory, recovery.block_map):
-            look.left(f"{directory / name} is a part of no map", is_repairable=True)
         if is_verifying:
             finished(_check_map(recovery, look))
         later = recovery.replay(power_lost)
+        for name in stray_runs(filesystem, directory, recovery.block_map):
+            look.left(f"{directory / name} is a part of no map", is_repairable=True)
         look.recovery = recovery
         _check_places(files, recovery, look)
         if power_lost:
@@ -214,6 +215,7 @@ def recovery_of(filesystem: Filesystem, directory: Path, file: File, look: Repli
         checkpoint_of(
             filesystem, directory / "map", uuid_bytes, look.identity.size_bytes, _CACHE_BYTES
         ),
+        lambda head: open_run(filesystem, directory, head),
     )
 
 

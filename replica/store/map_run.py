@@ -16,7 +16,8 @@ from array import array
 from bisect import bisect_left
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
+from typing import Any
 
 import numpy as np
 from construct import Const, Int32ul, Int64ul, Struct
@@ -75,6 +76,16 @@ class RunHead:
     """0 without a filter."""
     index_checksum: int
     """Of what is behind the pages."""
+
+    def packed(self) -> bytes:
+        """As `RUN` declares it."""
+        content: bytes = RUN.build(asdict(self))
+        return content
+
+    @classmethod
+    def of(cls, found: Any) -> RunHead:
+        """From what `RUN` has parsed."""
+        return cls(*(found[one.name] for one in fields(cls)))
 
     @property
     def index_bytes(self) -> int:

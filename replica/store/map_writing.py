@@ -146,6 +146,17 @@ async def merged(
         low = high
 
 
+async def places_of(run: MapRun, pace: Pace) -> Units:
+    """The places of all rows of a run, in no order.  Raises CorruptError, OSError."""
+    found = [np.zeros(0, dtype=np.uint64)]
+    low = 0
+    while low < BLOCK_END:
+        high = next_cut([run], low)
+        found.append(_places(await rows_between([run], low, high, pace)))
+        low = high
+    return np.concatenate(found)
+
+
 def runs_to_merge(heads: Sequence[RunHead], placed: int) -> int:
     """How many of the newest runs to make one; fewer than two mean that all is well.
 

@@ -20,7 +20,7 @@ from cstor_core.units import BLOCK_BYTES, MIB
 from replica.store.allocator import Allocator
 from replica.store.bits import Bits
 from replica.store.block_map import BlockMap
-from replica.store.checkpoint import CheckpointHead, Moment, load
+from replica.store.checkpoint import CheckpointHead, Moment, load, open_run
 from replica.store.envelope import parsed, read_file, replace_file, sealed, unsealed
 from replica.store.family import Family, Releasing, Space
 from replica.store.journal import START, Journal
@@ -237,7 +237,14 @@ async def _recover(
     file = files[-1]
     journal_bytes, tail_bytes = sizes_of(file, str(directory / "data"), replica_uuid)
     recovery = Recovery(
-        file, what, replica_uuid, identity.checksum_salt, journal_bytes, tail_bytes, checkpoint
+        file,
+        what,
+        replica_uuid,
+        identity.checksum_salt,
+        journal_bytes,
+        tail_bytes,
+        checkpoint,
+        lambda head: open_run(filesystem, directory, head),
     )
     recovery.replay(power_lost)
     if power_lost or recovery.is_torn:

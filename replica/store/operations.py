@@ -142,9 +142,13 @@ class Operations:
     def parsed(cls, content: bytes, what: str) -> Operations:
         """From what `message` gave.  Raises CorruptError."""
         try:
-            found = volume_pb2.OperationsState.FromString(content)
+            return cls.of(volume_pb2.OperationsState.FromString(content))
         except DecodeError as error:
             raise CorruptError(f"{what} is damaged: {error}") from error
+
+    @classmethod
+    def of(cls, found: volume_pb2.OperationsState) -> Operations:
+        """From what `message` gave."""
         operations = cls(found.size_bytes)
         operations.completed_seq = found.completed_seq
         operations.head = View.of(found.head_ranges)

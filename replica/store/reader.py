@@ -9,7 +9,7 @@ being used again.
 from __future__ import annotations
 
 import struct
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -17,12 +17,13 @@ import numpy.typing as npt
 from cstor_core.checksums import Buffer, block_checksum
 from cstor_core.errors import CorruptError
 from cstor_core.frames import RunView
+from cstor_core.history import History, Reign
 from cstor_core.rows import UNMAP, Rows
 from cstor_core.units import BLOCK_BYTES
 from replica.store.allocator import Extent
 from replica.store.parts import Parts
 from replica.store.places import FILE_SHIFT, UNIT_MASK
-from replica.store.row_sets import NO_ROWS, Blocks, changed, is_among, with_data
+from replica.store.row_sets import NO_ROWS, Blocks, changed, is_among, later_than, with_data
 from replica.store.views import View, first_seen
 
 _PLACE_OF_ROW = struct.Struct("<8xQ16x")
@@ -176,6 +177,50 @@ class Reader:
         except OSError as error:
             raise self._map_unreadable(error) from error
 
+    async def foreign_blocks(self, history: History) -> Blocks:
+        """The blocks of which any row that some view needs lies outside of a history, ascending."""
+        try:
+            found = [
+                np.unique(rows["block"][history.foreign(rows)])
+                async for rows in self._parts.block_map.scan(0, self._views())
+            ]
+        except OSError as error:
+            raise self._map_unreadable(error) from error
+        return np.concatenate([np.zeros(0, dtype=np.uint64), *found])
+
+    async def stacks(self, since: Reign, whole: Blocks) -> AsyncIterator[RunView]:
+        """The rows behind a point that some view needs, ascending by block, the newer ones first,
+        and all rows of the blocks in `whole`, which ascend; with their data, verified.
+        """
+
+        def wanted(rows: Rows) -> npt.NDArray[np.bool_]:
+            return later_than(rows, since) | is_among(rows["block"], whole)
+
+        rows_max = min(_SCAN_ROWS, self._parts.limits.run_rows_max)
+        try:
+            async for many in self._parts.block_map.scan(0, self._views()):
+                rows = many[wanted(many)]
+                for first, end in _portions(rows["block"], rows_max):
+                    yield await self._stack(first, end, wanted)
+        except OSError as error:
+            raise self._map_unreadable(error) from error
+
+    async def _stack(
+        self, first: int, end: int, wanted: Callable[[Rows], npt.NDArray[np.bool_]]
+    ) -> RunView:
+        """The rows of a range of blocks that are wanted, of one moment, and their data."""
+        ticket = self._parts.reclaimer.begin_read()
+        try:
+            rows = await self._parts.block_map.rows_in(first, end - first, self._views())
+            rows = rows[wanted(rows)]
+            data = memoryview(b"".join(await self.read_places(rows["place"].tolist())))
+        finally:
+            self._parts.reclaimer.end_read(ticket)
+        return self._verified(rows, data)
+
+    def _views(self) -> Sequence[View]:
+        return self._parts.standing.operations.views()
+
     async def scan(
         self, first_block: int, views: Sequence[View] = ()
     ) -> AsyncIterator[tuple[bytes, Blocks]]:
@@ -248,6 +293,18 @@ class Reader:
             f"{self._parts.what}: the disk cannot read unit {place & UNIT_MASK} of the data file "
             f"({error.strerror})"
         )
+
+
+def _portions(blocks: Blocks, rows_max: int) -> Iterator[tuple[int, int]]:
+    """Ranges (first, end) of the blocks of ascending rows: so many rows at most, or one block."""
+    start = 0
+    while start < len(blocks):
+        stop = min(start + rows_max, len(blocks))
+        if stop < len(blocks):
+            begins = int(np.searchsorted(blocks, blocks[stop]))
+            stop = begins if begins > start else int(np.searchsorted(blocks, blocks[stop], "right"))
+        yield int(blocks[start]), int(blocks[stop - 1]) + 1
+        start = stop
 
 
 def extents_of(places: Iterable[int]) -> Iterable[Extent]:

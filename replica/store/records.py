@@ -48,6 +48,8 @@ class Kind(IntEnum):
     """Payload: none; it is written for what every record says about stable storage."""
     OPERATION = 10
     """Payload: Operation."""
+    STAGED = 11
+    """Payload: StagedMap."""
 
 
 RECORD_HEAD = Struct(

@@ -13,6 +13,8 @@ their data verify too, and what follows is cut off.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from google.protobuf.message import DecodeError
 
@@ -28,6 +30,9 @@ from replica.store.block_map import BlockMap
 from replica.store.checkpoint import CheckpointHead, Moment
 from replica.store.journal import Journal, JournalImage, Point, Record
 from replica.store.limits import tail_journal_bytes
+from replica.store.map_run import RUN, MapRun, RunHead
+from replica.store.map_writing import places_of
+from replica.store.pace import AT_ONCE, finished
 from replica.store.places import UNIT_MASK, PlaceSet
 from replica.store.records import JOURNAL_OFFSET, RECORD_HEAD_BYTES, Kind
 from replica.store.replay import apply_run
@@ -47,10 +52,13 @@ class Recovery:
         journal_bytes: int,
         tail_bytes: int,
         checkpoint: tuple[Moment, Standing, BlockMap],
+        open_run: Callable[[RunHead], MapRun],
     ) -> None:
+        """`open_run` opens a run that the journal names."""
         self._file = file
         self._what = what
         self._salt = salt
+        self._open_run = open_run
         self._journal_bytes = journal_bytes
         self._tag = journal_tag(replica_uuid)
         moment, self.standing, self.block_map = checkpoint
@@ -209,26 +217,8 @@ class Recovery:
         standing, block_map = self.standing, self.block_map
         freed: list[int] = []
         match record.kind:
-            case Kind.RUN:
-                rows = bytearray(record.payload)
-                if not included:
-                    apply_run(rows, standing, block_map, freed)
-                self._entries(record, rows, freed, included)
-            case Kind.EPOCH:
-                epoch_record = volume_pb2.EpochRecord.FromString(bytes(record.payload))
-                if not included:
-                    standing.adopt(epoch_record)
-                self._entries(record, epoch_record, freed, included)
-            case Kind.CONFIGURATION:
-                change = volume_pb2.ConfigurationChange.FromString(bytes(record.payload))
-                if not included:
-                    standing.reconfigure(change)
-                self._entries(record, change, freed, included)
-            case Kind.OPERATION:
-                operation = volume_pb2.Operation.FromString(bytes(record.payload))
-                if not included:
-                    standing.operate(operation, block_map)
-                self._entries(record, operation, freed, included)
+            case Kind.RUN | Kind.EPOCH | Kind.CONFIGURATION | Kind.OPERATION:
+                self._replay_entries(record, included)
             case Kind.TAIL_SHED:
                 self.tail.shed(int.from_bytes(record.payload, "little"))
             case Kind.MARK:
@@ -245,6 +235,40 @@ class Recovery:
             case Kind.REBUILD_END:
                 history = volume_pb2.History.FromString(bytes(record.payload))
                 standing.end_rebuild(history_from(history), block_map, freed)
+            case Kind.STAGED:
+                self._switch(volume_pb2.StagedMap.FromString(bytes(record.payload)))
+
+    def _replay_entries(self, record: Record, included: bool) -> None:
+        """Those of the order; what the checkpoint includes only comes into the tail again."""
+        standing, payload = self.standing, bytes(record.payload)
+        freed: list[int] = []
+        content: Content
+        match record.kind:
+            case Kind.RUN:
+                content = bytearray(payload)
+                if not included:
+                    apply_run(content, standing, self.block_map, freed)
+            case Kind.EPOCH:
+                content = volume_pb2.EpochRecord.FromString(payload)
+                if not included:
+                    standing.adopt(content)
+            case Kind.CONFIGURATION:
+                content = volume_pb2.ConfigurationChange.FromString(payload)
+                if not included:
+                    standing.reconfigure(content)
+            case _:
+                content = volume_pb2.Operation.FromString(payload)
+                if not included:
+                    standing.operate(content, self.block_map)
+        self._entries(record, content, freed, included)
+
+    def _switch(self, staged: volume_pb2.StagedMap) -> None:
+        """A staged map takes the place of the old one, whose rows are all in runs."""
+        run = self._open_run(RunHead.of(RUN.parse(staged.run))) if staged.run else None
+        places = np.zeros(0, dtype=np.uint64) if run is None else finished(places_of(run, AT_ONCE))
+        self.standing.switch(staged)
+        self.block_map.switch(run, places, self.standing.operations.head)
+        self.tail.clear()
 
     def _entries(self, record: Record, content: Content, freed: list[int], included: bool) -> None:
         """Put a record's entries into the tail; a replica that is rebuilt has none."""

@@ -32,8 +32,9 @@ from replica.store.operations import Snapshot
 from replica.store.reader import Reader
 from replica.store.rebuild import Rebuild
 from replica.store.records import Kind
-from replica.store.row_sets import Blocks
+from replica.store.row_sets import Blocks, later_than
 from replica.store.scrub import ScrubProgress, scrub
+from replica.store.staging import Staging
 from replica.store.state_file import TEXT_BYTES_MAX, State
 from replica.store.tail_reader import TailReader
 from replica.store.writer import Writer
@@ -53,16 +54,14 @@ class ReplicaStore:
         self._space = opened.space
         self._state_file = opened.state_file
         self._mark = opened.mark
-        self._durability = Durability(
+        making = Checkpointing(
             parts,
-            Checkpointing(
-                parts,
-                filesystem,
-                opened.directory / "map",
-                opened.replica_uuid_bytes,
-                opened.moment,
-            ),
+            filesystem,
+            opened.directory / "map",
+            opened.replica_uuid_bytes,
+            opened.moment,
         )
+        self._durability = Durability(parts, making)
         self._writer = Writer(
             parts, self._durability.checkpoint_blocking, self._durability.went_back
         )
@@ -71,6 +70,8 @@ class ReplicaStore:
         """Rows and data of consecutive blocks; None where the page cache misses."""
         self._tail_reader = TailReader(parts, self._reader)
         self._rebuild = Rebuild(parts, self._reader, self._writer)
+        self.stage = Staging(parts, self._reader, self._writer, making, self._durability).stage
+        """Makes a map that takes the place of the own one in one step."""
         self.cloned = Cloning(opened, filesystem, self._durability.checkpoint).cloned
         """Makes the files of a clone, and keeps for it what it shares until it is open."""
         self._marking: asyncio.Task[None] | None = None
@@ -282,7 +283,7 @@ class ReplicaStore:
         if seq > operations.completed_seq:
             operations.completed_seq = seq
             if operations.hidden and operations.destroyable(seq):
-                self._durability.destroy_soon()
+                self._durability.checkpoint_soon()
 
     async def flush(self) -> int:
         """Make everything applied so far durable; returns `durable_seq`.
@@ -394,12 +395,17 @@ class ReplicaStore:
 
     async def changed_since(self, since: Reign) -> Blocks:
         """The blocks whose version is later than this point of the order, ascending."""
-        return await self._reader.select(
-            lambda rows: (
-                (rows["epoch"] > since.epoch)
-                | ((rows["epoch"] == since.epoch) & (rows["seq"] > since.last_seq))
-            )
-        )
+        return await self._reader.select(lambda rows: later_than(rows, since))
+
+    def stacks_since(self, since: Reign, whole: Blocks) -> AsyncIterator[RunView]:
+        """What a peer stages that has everything up to a point, but for the blocks in `whole`: the
+        rows that it lacks of all views, ascending by block, and their data, verified.
+        """
+        return self._reader.stacks(since, whole)
+
+    def operations_state(self) -> volume_pb2.OperationsState:
+        """What ordered operations have left, for a peer that stages."""
+        return self._parts.standing.operations.message()
 
     def rows(self, blocks: Blocks) -> bytes:
         """Rows as in the map; a block never written has only its number."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from cstor_core.history import Reign
 from cstor_core.rows import ROW_DTYPE, UNMAP, Rows
 
 Blocks = npt.NDArray[np.uint64]
@@ -19,6 +20,14 @@ def with_data(rows: Rows) -> npt.NDArray[np.bool_]:
     """Which rows of a map have data: neither never written nor discarded."""
     place: npt.NDArray[np.uint64] = rows["place"]
     found: npt.NDArray[np.bool_] = (place != 0) & (place & np.uint64(UNMAP) == 0)
+    return found
+
+
+def later_than(rows: Rows, point: Reign) -> npt.NDArray[np.bool_]:
+    """Which rows have versions behind a point of the order."""
+    found: npt.NDArray[np.bool_] = (rows["epoch"] > point.epoch) | (
+        (rows["epoch"] == point.epoch) & (rows["seq"] > point.last_seq)
+    )
     return found
 
 

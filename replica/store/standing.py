@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from cstor_core.generated.cstor.v1 import volume_pb2
 from cstor_core.history import History
+from cstor_core.words import history_from
 from replica.store.block_map import BlockMap
 from replica.store.discards import RANGES_MAX, Discards
-from replica.store.operations import Operations
+from replica.store.operations import Hidden, Operations
 
 
 class Standing:
@@ -81,6 +82,20 @@ class Standing:
         """Clear the flag: the replica now holds exactly this history."""
         self._discard(block_map, freed)
         self.rebuilding = False
+        self.load(history, history.end.last_seq)
+
+    def switch(self, staged: volume_pb2.StagedMap) -> None:
+        """A staged map takes the place of the old one.
+
+        What the old one had is hidden: once W members hold the new history, it goes.
+        """
+        before, operations = self.operations, Operations.of(staged.operations)
+        history = history_from(staged.history)
+        operations.completed_seq = max(operations.completed_seq, before.completed_seq)
+        operations.hidden.append(Hidden(history.end.last_seq, before.head))
+        self.operations = operations
+        if staged.HasField("configuration"):
+            self.configuration = staged.configuration
         self.load(history, history.end.last_seq)
 
     def load(self, history: History, applied_seq: int) -> None:

@@ -148,6 +148,21 @@ class Writer:
         parts.block_map.put(rows, freed)
         parts.reclaimer.put(freed, point[1])
 
+    def place(self, rows: bytearray, data: Sequence[Buffer], data_bytes: int) -> None:
+        """Write data to free places and put these into the rows; nothing refers to them yet.
+
+        Raises NoSpaceError, CorruptError where the disk failed.
+        """
+        parts = self._parts
+        parts.check_usable()
+        extents = self._allocate(data_bytes // BLOCK_BYTES)
+        try:
+            _write_data(parts, data, extents)
+        except OSError as error:
+            parts.allocator.release_extents(extents)
+            raise parts.gave_up(error, "a write") from error
+        _put_places(rows, extents, data_bytes // BLOCK_BYTES, parts.own_places)
+
     def _enter(
         self,
         seq: int,
@@ -291,9 +306,9 @@ class Writer:
         extents: list[Extent] = []
         try:
             if data_bytes:
+                assert isinstance(payload, bytearray)
                 extents = self._allocate(data_bytes // BLOCK_BYTES)
                 _write_data(parts, data, extents)
-                assert isinstance(payload, bytearray)
                 _put_places(payload, extents, data_bytes // BLOCK_BYTES, parts.own_places)
             return journal.append(kind, payload, applied_seq)
         except OSError as error:

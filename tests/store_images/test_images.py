@@ -6,6 +6,7 @@ import pytest
 
 from tests.store_images.family import study_family
 from tests.store_images.rebuilding import study_rebuild
+from tests.store_images.staging import study_staging
 from tests.store_images.study import Findings, study
 
 IMAGES_SHORT = 500
@@ -17,10 +18,11 @@ FAMILY_STEPS = 40
 async def images(
     seeds: range, at_least: int, moments_at_most: int | None = None, at_most: int | None = None
 ) -> Findings:
-    """Study a rebuild, a volume with its clone, and then one life after another until there are
-    enough images; the others are no part of these.
+    """Study a rebuild, a staged map, a volume with its clone, and then one life after another
+    until there are enough images; the others are no part of these.
     """
     findings = await study_rebuild(seeds[0], 6)
+    findings.add(await study_staging(seeds[0], at_most or 20))
     findings.add(await study_family(seeds[0], FAMILY_STEPS, moments_at_most or 200, at_most or 20))
     beside = findings.total
     for seed in seeds:

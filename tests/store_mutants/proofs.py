@@ -14,6 +14,7 @@ from cstor_core.errors import CorruptError
 from tests.store_flips.flips import flip_all
 from tests.store_images.family import study_family
 from tests.store_images.rebuilding import study_rebuild
+from tests.store_images.staging import study_staging
 from tests.store_images.study import study
 from tests.unit.store.memory_files import MemoryFilesystem
 from tests.unit.store.volumes import VOLUME, block_of, open_pool, open_store, writes
@@ -25,6 +26,7 @@ class Proof(Enum):
     IMAGES = "images"
     REBUILD = "images of a rebuild"
     FAMILY = "images of a clone"
+    STAGING = "images of a staged map"
     FLIPS = "flips"
     FAILED_FLUSH = "failed flush"
 
@@ -70,6 +72,12 @@ async def broken_by(proof: Proof) -> str:
             return ""
         case Proof.FAMILY:
             return await _family()
+        case Proof.STAGING:
+            for seed in range(1, REBUILDS):
+                findings = await study_staging(seed, 6)
+                if findings.broken:
+                    return findings.broken[0]
+            return ""
         case Proof.FLIPS:
             flipped = await flip_all(random.Random(1), 40)
             return flipped.wrong[0] if flipped.wrong else ""

@@ -532,6 +532,42 @@ class OperationsState(_message.Message):
 Global___OperationsState: _TypeAlias = OperationsState  # noqa: Y015
 
 @_typing.final
+class StagedMap(_message.Message):
+    """A map that was made beside the own one, and takes its place."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_FIELD_NUMBER: _builtins.int
+    HISTORY_FIELD_NUMBER: _builtins.int
+    OPERATIONS_FIELD_NUMBER: _builtins.int
+    CONFIGURATION_FIELD_NUMBER: _builtins.int
+    run: _builtins.bytes
+    """The run that is laid over the old ones, as the file `map` describes one; empty for none."""
+    @_builtins.property
+    def history(self) -> Global___History: ...
+    @_builtins.property
+    def operations(self) -> Global___OperationsState: ...
+    @_builtins.property
+    def configuration(self) -> Global___Configuration:
+        """Absent where it stays."""
+
+    def __init__(
+        self,
+        *,
+        run: _builtins.bytes = ...,
+        history: Global___History | None = ...,
+        operations: Global___OperationsState | None = ...,
+        configuration: Global___Configuration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["configuration", b"configuration", "history", b"history", "operations", b"operations"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["configuration", b"configuration", "history", b"history", "operations", b"operations", "run", b"run"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StagedMap: _TypeAlias = StagedMap  # noqa: Y015
+
+@_typing.final
 class CloneOrigin(_message.Message):
     """Where a clone comes from."""
 

@@ -1,0 +1,219 @@
+"""A map that is made beside the replica's own and takes its place in one step.
+
+So a replica that may not be flagged as rebuilding gets to another history: until the step it holds
+exactly the old one, and from then on exactly the new one.  What it holds of the history that both
+share stays; a peer gives what came behind that.  Blocks with versions that lie outside of the new
+history are replaced whole, with all versions that anybody needs.  The new rows are one run, which
+is laid over the old ones; one journal record names it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import numpy as np
+
+from cstor_core.errors import CorruptError, ProtocolError, UnavailableError
+from cstor_core.frames import RunView
+from cstor_core.generated.cstor.v1 import volume_pb2
+from cstor_core.history import History
+from cstor_core.rows import ROW_BYTES, ROW_DTYPE, UNMAP, Rows, rows_of
+from cstor_core.units import BLOCK_BYTES
+from cstor_core.words import history_message
+from replica.store.checkpointing import Checkpointing
+from replica.store.durability import Durability
+from replica.store.map_run import BLOCK_END, MapRun
+from replica.store.pace import BACKGROUND
+from replica.store.parts import Parts
+from replica.store.places import PlaceSet
+from replica.store.reader import Reader
+from replica.store.records import Kind
+from replica.store.row_sets import Blocks, is_among, later_than, stacked, with_data
+from replica.store.writer import Writer
+
+_WAITING_MAX = 4
+"""So many messages of a peer may wait to become part of the run."""
+
+
+class Staging:
+    """Begins stages of one replica."""
+
+    def __init__(
+        self, parts: Parts, reader: Reader, writer: Writer, making: Checkpointing, safe: Durability
+    ) -> None:
+        """`making` makes the runs of the map, and `safe` makes them durable."""
+        self.parts = parts
+        self.reader = reader
+        self.writer = writer
+        self.making = making
+        self.safe = safe
+
+    @asynccontextmanager
+    async def stage(self, history: History) -> AsyncIterator[Stage]:
+        """A map on its way to a history; without a `switch` nothing of it is left at the end.
+
+        Raises UnavailableError where the replica is being rebuilt, CorruptError.
+        """
+        self.parts.check_usable()
+        if self.parts.standing.rebuilding:
+            raise UnavailableError(f"{self.parts.what} is being rebuilt, which leads there as well")
+        stage = Stage(self, history, await self.reader.foreign_blocks(history))
+        try:
+            yield stage
+        finally:
+            await stage.end()
+
+
+class Stage:
+    """One map on its way."""
+
+    def __init__(self, staging: Staging, history: History, foreign: Blocks) -> None:
+        self._staging = staging
+        self._parts = staging.parts
+        self._history = history
+        self._begun = self._standing()
+        self._reached = -1
+        self._places = PlaceSet()
+        self._waiting: asyncio.Queue[Rows | None] = asyncio.Queue(_WAITING_MAX)
+        self._writing = asyncio.create_task(self._write())
+        self._is_switched = False
+        self.shared = self._parts.standing.history.shared_with(history)
+        """The peer gives what is later than this point,"""
+        self.foreign = foreign
+        """and all of these blocks, which ascend."""
+
+    async def copy_in(self, run: RunView) -> None:
+        """Take rows of a peer whose history this is, and the data of those that have any.
+
+        They ascend by block, over all calls; the rows of one block come together, the newer ones
+        first.  Raises ProtocolError where they do not, or are not of the history; CorruptError
+        where a block does not match its checksum; NoSpaceError.  Nothing of the run is taken then.
+        """
+        rows = self._checked(run)
+        if not len(rows):
+            return
+        writing = with_data(rows)
+        rows["place"][writing] = 0
+        table = bytearray(rows.tobytes())
+        self._staging.writer.place(table, (run.data,), len(run.data))
+        placed = rows_of(bytes(table))
+        self._places.put(placed["place"][with_data(placed)])
+        low, self._reached = self._reached + 1, int(rows["block"][-1])
+        await self._put(stacked([placed, self._floors(low, self._reached + 1)]))
+
+    async def switch(
+        self, operations: volume_pb2.OperationsState, configuration: volume_pb2.Configuration | None
+    ) -> None:
+        """Let the map take the place of the old one, with the snapshots, the size and the
+        configuration of the peer; durable on return.
+
+        Raises UnavailableError where the replica has changed meanwhile, NoSpaceError and
+        CorruptError as a flush does; the old map stays then.
+        """
+        parts, safe = self._parts, self._staging.safe
+        end_seq = self._history.end.last_seq
+        await self._put(self._floors(self._reached + 1, BLOCK_END))
+        await self._put(None)
+        run = await self._writing
+        await safe.settle()
+        await safe.checkpoint()
+        await self._flush_data()
+        self._check_unchanged()
+        message = volume_pb2.StagedMap(
+            run=b"" if run is None else run.head.packed(),
+            history=history_message(self._history),
+            operations=operations,
+            configuration=configuration,
+        )
+        self._staging.writer.record(Kind.STAGED, message.SerializeToString(), end_seq)
+        self._is_switched = True
+        if parts.standing.applied_seq > end_seq:
+            safe.went_back(end_seq)
+        parts.standing.switch(message)
+        parts.block_map.switch(run, self._places.places(), parts.standing.operations.head)
+        parts.take_size()
+        parts.tail.clear()
+        await safe.flush()
+        safe.checkpoint_soon()
+
+    async def end(self) -> None:
+        """Where it has not become the replica's map, leave nothing of it."""
+        if self._is_switched:
+            return
+        self._writing.cancel()
+        run = (await asyncio.gather(self._writing, return_exceptions=True))[0]
+        if isinstance(run, MapRun):
+            self._staging.making.forget(run)
+        own = self._places.of_file(len(self._parts.files) - 1)
+        self._parts.allocator.release(own.between(*own.bounds()).tolist())
+
+    def _standing(self) -> tuple[int, int, bool]:
+        standing = self._parts.standing
+        return standing.applied_seq, standing.epoch, standing.rebuilding
+
+    def _check_unchanged(self) -> None:
+        if self._standing() != self._begun:
+            raise UnavailableError(
+                f"{self._parts.what} has changed while another map was made: begin it anew"
+            )
+
+    async def _flush_data(self) -> None:
+        """What was staged is on stable storage before a record names it."""
+        try:
+            await self._parts.file.datasync()
+        except OSError as error:
+            raise self._parts.failed(error, "a flush") from error
+
+    async def _put(self, rows: Rows | None) -> None:
+        """Hand rows on to the run; raises what writing it has raised."""
+        putting = asyncio.ensure_future(self._waiting.put(rows))
+        await asyncio.wait((putting, self._writing), return_when=asyncio.FIRST_COMPLETED)
+        if not putting.done():
+            putting.cancel()
+            await self._writing
+
+    async def _write(self) -> MapRun | None:
+        async def rows() -> AsyncIterator[Rows]:
+            while (found := await self._waiting.get()) is not None:
+                if len(found):
+                    yield found
+
+        try:
+            return await self._staging.making.new_run(rows(), BACKGROUND, 0)
+        except OSError as error:
+            raise self._parts.gave_up(error, "writing a staged map") from error
+
+    def _floors(self, low: int, high: int) -> Rows:
+        """Under the rows of foreign blocks: that nothing older counts, for anybody."""
+        start, stop = np.searchsorted(self.foreign, np.array([low, high], dtype=np.uint64))
+        floors = np.zeros(stop - start, dtype=ROW_DTYPE)
+        floors["block"] = self.foreign[start:stop]
+        return floors
+
+    def _checked(self, run: RunView) -> Rows:
+        """The rows of a peer, their places 1 where they have data, verified with these."""
+        parts = self._parts
+        if len(run.table) % ROW_BYTES or len(run.table) > parts.limits.run_rows_max * ROW_BYTES:
+            raise ProtocolError(f"a table of {len(run.table)} bytes is not one of staged rows")
+        rows = rows_of(run.table).copy()
+        if not len(rows):
+            return rows
+        tombstone = rows["place"] & np.uint64(UNMAP) != 0
+        rows["place"] = np.where(tombstone, np.uint64(UNMAP), np.uint64(1))
+        blocks, seqs = rows["block"], rows["seq"].astype(np.int64)
+        same = blocks[1:] == blocks[:-1]
+        is_ordered = (blocks[1:] > blocks[:-1]) | (same & (seqs[1:] < seqs[:-1]))
+        if not is_ordered.all() or int(blocks[0]) <= self._reached:
+            raise ProtocolError("staged rows do not ascend by block, the newer ones first")
+        if not (seqs > 0).all() or self._history.foreign(rows).any():
+            raise ProtocolError("staged rows have versions outside of their history")
+        if not (later_than(rows, self.shared) | is_among(blocks, self.foreign)).all():
+            raise ProtocolError("staged rows are older than what both histories share")
+        if int(with_data(rows).sum()) * BLOCK_BYTES != len(run.data):
+            raise ProtocolError(f"{len(rows)} staged rows come with {len(run.data)} bytes")
+        bad = self._staging.reader.mismatches(rows, run.data)
+        if bad:
+            raise CorruptError(f"staged block {bad[0]} does not match its checksum on arrival")
+        return rows

@@ -1,0 +1,1 @@
+"""Pools as a release wrote them, with what they hold: every later release opens them."""

@@ -1,0 +1,172 @@
+"""Writes pools of the present format: `python -m tests.stored_pools NAME`.
+
+They stand beside this file as NAME.tar.gz, with what they hold as NAME.json, and are kept for good:
+a new name is for a new format.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import tarfile
+import tempfile
+from itertools import count
+from pathlib import Path
+from uuid import UUID
+
+from cstor_core.files import OsFilesystem
+from cstor_core.generated.cstor.v1 import volume_pb2
+from cstor_core.units import BLOCK_BYTES
+from replica.store.limits import StoreLimits
+from replica.store.pool import Pool
+from replica.store.replica_store import ReplicaStore
+from tests.stored_pools.contents import document_of
+from tests.unit.store.volumes import (
+    FOUNDING,
+    IDENTITY,
+    VOLUME,
+    block_of,
+    epoch_record,
+    run_of,
+)
+
+HERE = Path(__file__).parent
+BOOT = "boot of a stored pool"
+LIMITS = StoreLimits(
+    journal_bytes=32 * 1024,
+    tail_bytes=32 * BLOCK_BYTES,
+    growth_bytes=16 * BLOCK_BYTES,
+    reserve_bytes=64 * 1024,
+    hole_bytes=8 * BLOCK_BYTES,
+    map_cache_bytes=64 * 1024,
+    run_rows_max=200,
+)
+CLONE, PEER = f"{VOLUME[:-1]}2", f"{VOLUME[:-1]}3"
+_NUMBERS = count(1)
+
+
+async def open_pool(path: Path) -> Pool:
+    """As a process of the same boot does."""
+    return await Pool.open(
+        OsFilesystem(1),
+        path,
+        lambda: str(UUID(int=next(_NUMBERS))),
+        BOOT,
+        LIMITS,
+        path.parent / "marks",
+    )
+
+
+async def _volume(pool: Pool, name: str = VOLUME) -> ReplicaStore:
+    identity = volume_pb2.VolumeIdentity()
+    identity.CopyFrom(IDENTITY)
+    identity.volume_uuid, identity.name = name, f"vol{name[-1]}"
+    store = await pool.create(identity)
+    await store.found(FOUNDING)
+    await store.promise(1, "target-1")
+    store.append_epoch_record(epoch_record(1, 1))
+    return store
+
+
+def _write(store: ReplicaStore, first: int, blocks: int, stamp: int) -> None:
+    changes = [(block, block_of(stamp + block)) for block in range(first, first + blocks)]
+    store.append(run_of(store.applied_seq + 1, store.history.end.epoch, [changes]))
+
+
+def _operate(store: ReplicaStore, **what: object) -> None:
+    seq = store.applied_seq + 1
+    store.append_operation(volume_pb2.Operation(seq=seq, **what))  # type: ignore[arg-type]
+
+
+async def _family(pool: Pool) -> None:
+    """Snapshots, one of them deleted, a revert, a clone, tombstones, recent entries."""
+    store = await _volume(pool)
+    _write(store, 0, 120, 1000)
+    _operate(store, create_snapshot=volume_pb2.SnapshotCreation(name="first", created_unix_s=1))
+    _write(store, 60, 80, 2000)
+    store.append(run_of(store.applied_seq + 1, 1, [[(10, 30)]]))
+    _operate(store, create_snapshot=volume_pb2.SnapshotCreation(name="second", created_unix_s=2))
+    await store.checkpoint()
+    _operate(store, create_snapshot=volume_pb2.SnapshotCreation(name="third", created_unix_s=3))
+    _operate(store, delete_snapshot=volume_pb2.SnapshotDeletion(name="third"))
+    await store.flush()
+    store.completed(store.applied_seq)
+    await store._durability.settle()
+    identity = volume_pb2.VolumeIdentity()
+    identity.CopyFrom(store.identity)
+    identity.volume_uuid, identity.name = CLONE, "clone"
+    clone = await pool.clone(VOLUME, "first", identity)
+    await clone.found(FOUNDING)
+    clone.append_epoch_record(epoch_record(clone.applied_seq + 1, 2))
+    _write(clone, 20, 20, 3000)
+    await clone.checkpoint()
+    _write(clone, 30, 5, 4000)
+    _operate(store, resize=volume_pb2.Resizing(size_bytes=IDENTITY.size_bytes + BLOCK_BYTES))
+    _write(store, 0, 10, 5000)
+    _operate(store, revert=volume_pb2.Reversion(name="second"))
+    _write(store, 5, 3, 6000)
+
+
+async def _rebuilding(pool: Pool) -> None:
+    """Flagged, in the middle of a stream and of copies, with unmaps that are only noted."""
+    store = await _volume(pool)
+    _write(store, 0, 20, 1000)
+    await store.begin_rebuild()
+    store.append(run_of(40, 2, [[(3, block_of(7003))], [(10, 6)]]))
+
+
+async def _staged(pool: Pool) -> None:
+    """Switched to a peer's history by a record that no checkpoint includes yet."""
+    store, peer = await _volume(pool), await _volume(pool, PEER)
+    for one in (store, peer):
+        _write(one, 0, 40, 1000)
+    _write(store, 5, 5, 2000)
+    peer.append_epoch_record(epoch_record(peer.applied_seq + 1, 2))
+    _write(peer, 8, 5, 3000)
+    _operate(peer, create_snapshot=volume_pb2.SnapshotCreation(name="theirs", created_unix_s=4))
+    async with store.stage(peer.history) as stage:
+        async for run in peer.stacks_since(stage.shared, stage.foreign):
+            await stage.copy_in(run)
+        store._durability.checkpoint_soon = lambda: None  # type: ignore[method-assign]
+        await stage.switch(peer.operations_state(), None)
+
+
+MAKERS = {"family": _family, "rebuilding": _rebuilding, "staged": _staged}
+
+
+async def make(name: str) -> None:
+    """Make the pools, as kills leave them and one as a clean stop does."""
+    with tempfile.TemporaryDirectory() as directory:
+        documents = {}
+        for kind, maker in MAKERS.items():
+            for is_stopped in (False, True):
+                pool_name = f"{kind}-stopped" if is_stopped else kind
+                path = Path(directory) / name / pool_name
+                pool = await open_pool(path)
+                await maker(pool)
+                documents[pool_name] = await document_of(pool)
+                if is_stopped:
+                    await pool.close()
+                else:
+                    _save(path, Path(directory) / "killed" / pool_name)
+        archive = HERE / f"{name}.tar.gz"
+        with tarfile.open(archive, "w:gz", compresslevel=9) as tar:
+            for pool_name in documents:
+                killed = Path(directory) / "killed" / pool_name
+                path = killed if killed.exists() else Path(directory) / name / pool_name
+                tar.add(path, pool_name)
+        (HERE / f"{name}.json").write_text(json.dumps(documents, indent=1, sort_keys=True) + "\n")
+
+
+def _save(path: Path, copy: Path) -> None:
+    """A copy of a pool as it is now, links kept."""
+    with tempfile.NamedTemporaryFile() as file:
+        with tarfile.open(file.name, "w") as tar:
+            tar.add(path, copy.name)
+        with tarfile.open(file.name) as tar:
+            tar.extractall(copy.parent, filter="data")
+
+
+if __name__ == "__main__":
+    asyncio.run(make(sys.argv[1]))

@@ -1,0 +1,61 @@
+"""Every pool that a release has written is opened, and holds what it held."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cstor_core.files import OsFilesystem
+from replica.store.look import look_at_pool
+from tests.stored_pools.__main__ import BOOT, HERE, MAKERS, open_pool
+from tests.stored_pools.contents import document_of
+from tests.unit.store.volumes import block_of, run_of
+
+ARCHIVES = sorted(HERE.glob("*.tar.gz"))
+
+
+def test_pools_of_format_1_are_there() -> None:
+    assert [path.name for path in ARCHIVES] == ["format-1.tar.gz"]
+    documents = json.loads((HERE / "format-1.json").read_text())
+    assert documents.keys() == {*MAKERS, *(f"{kind}-stopped" for kind in MAKERS)}
+
+
+@pytest.mark.parametrize("archive", ARCHIVES, ids=lambda path: path.name)
+async def test_a_stored_pool_opens_and_holds_what_it_held(archive: Path, tmp_path: Path) -> None:
+    documents = json.loads(archive.with_name(archive.name.replace(".tar.gz", ".json")).read_text())
+    with tarfile.open(archive) as tar:
+        tar.extractall(tmp_path, filter="data")
+    for name, document in documents.items():
+        path = tmp_path / name
+        look = look_at_pool(OsFilesystem(1), path, BOOT, is_verifying=True)
+        assert not look.is_damaged, list(look.all_findings())
+        for _ in range(2):
+            pool = await open_pool(path)
+            assert not pool.failed
+            assert await document_of(pool) == document
+            await pool.close()
+        await _goes_on(path, document)
+
+
+async def _goes_on(path: Path, document: dict[str, Any]) -> None:
+    pool = await open_pool(path)
+    for uuid, store in pool.replicas.items():
+        if store.rebuilding:
+            continue
+        seq = store.applied_seq + 1
+        store.append(run_of(seq, store.history.end.epoch, [[(1, block_of(99))]]))
+        await store.checkpoint()
+        document["volumes"][uuid]["blocks"].pop("1", None)
+    await pool.close()
+    pool = await open_pool(path)
+    after = await document_of(pool)
+    for uuid, store in pool.replicas.items():
+        blocks = after["volumes"][uuid]["blocks"]
+        if not store.rebuilding:
+            blocks.pop("1")
+        assert blocks == document["volumes"][uuid]["blocks"]
+    await pool.close()
