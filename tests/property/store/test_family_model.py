@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import random
 from collections import defaultdict
 from collections.abc import Coroutine
 from itertools import count
@@ -58,6 +59,10 @@ class FamilyAndModels(RuleBasedStateMachine):
         self.filesystem = MemoryFilesystem()
         self.pool: Pool
         self.models: dict[str, Model] = {}
+        self.past: dict[str, dict[int, Model]] = {}
+        """For each volume what it was after each of its records, and is once more after a power
+        loss."""
+        self.flushed: dict[str, int] = {}
         self.stamps = count(1)
         self.numbers = count(2)
         self.openings = count(1000, 1000)
@@ -85,6 +90,14 @@ class FamilyAndModels(RuleBasedStateMachine):
         model.adopt(epoch)
         store.append_epoch_record(epoch_record(model.seq, epoch))
         self.models[store.identity.volume_uuid] = model
+        await store.flush()
+        self._flushed(store)
+
+    def _flushed(self, store: ReplicaStore) -> None:
+        """All that the replica has is on stable storage."""
+        name = store.identity.volume_uuid
+        self.flushed[name] = store.applied_seq
+        self.past[name] = {}
 
     def _any(self, data: st.DataObject) -> tuple[ReplicaStore, Model]:
         name = data.draw(st.sampled_from(sorted(self.models)), "volume")
@@ -190,12 +203,13 @@ class FamilyAndModels(RuleBasedStateMachine):
         store, _ = self._any(data)
         name = store.identity.volume_uuid
         self.run(self.pool.delete(name))
-        del self.models[name]
+        del self.models[name], self.past[name], self.flushed[name]
 
     @rule(data=st.data())
     def checkpoint(self, data: st.DataObject) -> None:
         store, _ = self._any(data)
         self.run(store.checkpoint())
+        self._flushed(store)
 
     @rule()
     def settle(self) -> None:
@@ -203,16 +217,36 @@ class FamilyAndModels(RuleBasedStateMachine):
         for store in self.pool.replicas.values():
             self.run(store.flush())
             self.run(store._durability.settle())
+            self._flushed(store)
 
     @rule()
     def kill(self) -> None:
         self.run(kill_tasks())
         self.filesystem.restart()
         self._open()
+        for store in self.pool.replicas.values():  # an opening flushes what it finds
+            self._flushed(store)
+
+    @rule(seed=st.integers(0, 1 << 32), chance=st.floats(0, 1))
+    def lose_power(self, seed: int, chance: float) -> None:
+        """Any part of what was not flushed is gone; each is what it was after some entry."""
+        random_ = random.Random(seed)
+        self.run(kill_tasks())
+        self.filesystem.lose_power(lambda: random_.random() < chance)
+        self._open(f"boot-{seed}-{next(self.stamps)}")
+        for name, store in self.pool.replicas.items():
+            seq = store.applied_seq
+            assert self.flushed[name] <= seq <= self.models[name].seq
+            self.models[name] = self.past[name].get(seq, self.models[name])
+            assert self.models[name].seq == seq
+            assert store.short
+            self._flushed(store)
 
     @rule(boot=st.sampled_from(["boot-1", "boot-2"]))
     def stop_and_start(self, boot: str) -> None:
         self.run(self.pool.close())
+        for store in self.pool.replicas.values():
+            self._flushed(store)
         self.filesystem.lose_power()
         self._open(boot)
 
@@ -220,6 +254,7 @@ class FamilyAndModels(RuleBasedStateMachine):
     def each_holds_the_same(self) -> None:
         for name, model in self.models.items():
             store = self.pool.replicas[name]
+            self.past[name][model.seq] = copy.deepcopy(model)
             assert (store.applied_seq, store.size_bytes) == (model.seq, model.size_bytes)
             assert store.history == model.history()
             for block in range(BLOCKS_USED):

@@ -53,7 +53,7 @@ class MemoryFilesystem:
     def lose_power(self, kept: Callable[[], bool] = lambda: False) -> None:
         """Of what was not flushed only those writes are left that happened to be kept."""
         self.restart()
-        for inode in self.inodes.values():
+        for inode in self.inodes_once():
             inode.content[:] = inode.flushed.ljust(len(inode.content), b"\0")
             for offset, data in inode.unflushed:
                 if kept():
@@ -61,8 +61,11 @@ class MemoryFilesystem:
             inode.unflushed.clear()
 
     def used_bytes(self) -> int:
-        inodes = {id(inode): inode for inode in self.inodes.values()}
-        return sum(len(inode.content) for inode in inodes.values())
+        return sum(len(inode.content) for inode in self.inodes_once())
+
+    def inodes_once(self) -> list[Inode]:
+        """Each of them once, whatever names it has."""
+        return list({id(inode): inode for inode in self.inodes.values()}.values())
 
     def open(self, path: Path, *, create: bool = False, read_only: bool = False) -> MemoryFile:
         self.called("create" if create else "open")
