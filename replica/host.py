@@ -100,7 +100,12 @@ class ReplicaHost:
     def used_bytes(self) -> int:
         """What all replicas of the pool use, and what clones need of deleted ones."""
         used = sum(node.store.used_bytes for node in self.nodes.values())
-        return used + self._pool.orphaned_bytes
+        return used + self.orphaned_bytes
+
+    @property
+    def orphaned_bytes(self) -> int:
+        """What clones need of deleted replicas."""
+        return self._pool.orphaned_bytes
 
     def reserved_bytes(self) -> int:
         """Of the file system, what data never take."""

@@ -6,6 +6,7 @@ import errno
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from uuid import UUID
 
@@ -18,7 +19,6 @@ from cstor_core.files import File, Filesystem
 from cstor_core.generated.cstor.v1 import volume_pb2
 from cstor_core.units import BLOCK_BYTES, MIB
 from replica.store.allocator import Allocator
-from replica.store.bits import Bits
 from replica.store.block_map import BlockMap
 from replica.store.checkpoint import CheckpointHead, Moment, load, open_run
 from replica.store.envelope import parsed, read_file, replace_file, sealed, unsealed
@@ -190,19 +190,10 @@ async def open_files(
             filesystem, directory / "map", uuid_bytes, identity.size_bytes, limits.map_cache_bytes
         )
         opened.callback(checkpoint[2].close)
-        parts = await _recover(
-            filesystem,
-            directory,
-            (*bases, file),
-            spaces,
-            uuid_bytes,
-            identity,
-            checkpoint,
-            limits,
-            state_file,
-            mark,
-            power_lost,
+        opening = _Opening(
+            filesystem, directory, limits, identity, uuid_bytes, (*bases, file), spaces
         )
+        parts = await opening.recovered(checkpoint, state_file, mark, power_lost)
         async with state_file.changing:
             await state_file.change(boot_id=boot_id, clean=False)
         opened.pop_all()  # the store closes them from here on
@@ -220,77 +211,116 @@ async def open_files(
     )
 
 
-async def _recover(
-    filesystem: Filesystem,
-    directory: Path,
-    files: tuple[File, ...],
-    spaces: list[Space],
-    replica_uuid: bytes,
-    identity: volume_pb2.VolumeIdentity,
-    checkpoint: tuple[Moment, Standing, BlockMap],
-    limits: StoreLimits,
-    state_file: StateFile,
-    mark: FailureMark,
-    power_lost: bool,
-) -> Parts:
-    what = f"the replica of volume {identity.name} in {directory}"
-    file = files[-1]
-    journal_bytes, tail_bytes = sizes_of(file, str(directory / "data"), replica_uuid)
-    recovery = Recovery(
-        file,
-        what,
-        replica_uuid,
-        identity.checksum_salt,
-        journal_bytes,
-        tail_bytes,
-        checkpoint,
-        lambda head: open_run(filesystem, directory, head),
-    )
-    recovery.replay(power_lost)
-    if power_lost or recovery.is_torn:
-        async with state_file.changing:  # before what tells of it is cut off
-            await state_file.change(short=True)
-    # A killed process may have left a map whose name a power loss would still take back, and the
-    # journal that the map before it needs is overwritten from here on.
-    await filesystem.sync_directory(directory)
-    for name in stray_runs(filesystem, directory, recovery.block_map):
-        filesystem.remove(directory / name)
-    journal = recovery.continued(power_lost)
-    try:
-        await _make_durable(file, recovery, journal)
-    except OSError as error:  # what a killed process acknowledged may be lost: never try again
-        reason = (
-            f"{what}: a flush failed ({error.strerror}): check the disk, and replace this "
-            "replica by a new, empty one"
+@dataclass(frozen=True, slots=True)
+class _Opening:
+    """One opening, when all that is needed of other files is there."""
+
+    filesystem: Filesystem
+    directory: Path
+    limits: StoreLimits
+    identity: volume_pb2.VolumeIdentity
+    replica_uuid: bytes
+    files: tuple[File, ...]
+    """The data files by their number, its own last."""
+    spaces: list[Space]
+    """Of these."""
+
+    @property
+    def what(self) -> str:
+        """The replica, for a person."""
+        return f"the replica of volume {self.identity.name} in {self.directory}"
+
+    async def recovered(
+        self,
+        checkpoint: tuple[Moment, Standing, BlockMap],
+        state_file: StateFile,
+        mark: FailureMark,
+        power_lost: bool,
+    ) -> Parts:
+        """Read the journal, and put in order what a crash left."""
+        filesystem, directory, file = self.filesystem, self.directory, self.files[-1]
+        journal_bytes, tail_bytes = sizes_of(file, str(directory / "data"), self.replica_uuid)
+        recovery = Recovery(
+            file,
+            self.what,
+            self.replica_uuid,
+            self.identity.checksum_salt,
+            journal_bytes,
+            tail_bytes,
+            checkpoint,
+            lambda head: open_run(filesystem, directory, head),
         )
-        mark.put(reason)
-        raise CorruptError(reason) from error
-    used = recovery.places_in_use()
-    own = used.of_file(len(files) - 1)
-    every = spaces[-1].with_held(own)
-    allocator = _allocator(
-        filesystem, directory, file, what, recovery, own, every, journal_bytes, limits
-    )
-    check_bases(files, used, what)
-    for number, space in enumerate(spaces[:-1]):
-        space.hold(directory.name, used.of_file(number))
-    spaces[-1].begin(allocator, own)
-    reclaimer = Reclaimer(Releasing(directory.name, spaces), journal.number)
-    recovery.tail.dropped = reclaimer.put
-    return Parts(
-        what=what,
-        salt=identity.checksum_salt,
-        limits=limits,
-        files=files,
-        file=file,
-        journal=journal,
-        block_map=recovery.block_map,
-        allocator=allocator,
-        reclaimer=reclaimer,
-        tail=recovery.tail,
-        standing=recovery.standing,
-        on_failure=lambda: None,
-    )
+        recovery.replay(power_lost)
+        if power_lost or recovery.is_torn:
+            async with state_file.changing:  # before what tells of it is cut off
+                await state_file.change(short=True)
+        # A killed process may have left a map whose name a power loss would still take back, and
+        # the journal that the map before it needs is overwritten from here on.
+        await filesystem.sync_directory(directory)
+        for name in stray_runs(filesystem, directory, recovery.block_map):
+            filesystem.remove(directory / name)
+        journal = recovery.continued(power_lost)
+        try:
+            await _make_durable(file, recovery, journal)
+        except OSError as error:  # what a killed process acknowledged may be lost: never try again
+            reason = (
+                f"{self.what}: a flush failed ({error.strerror}): check the disk, and replace this "
+                "replica by a new, empty one"
+            )
+            mark.put(reason)
+            raise CorruptError(reason) from error
+        return self._parts(recovery, journal)
+
+    def _parts(self, recovery: Recovery, journal: Journal) -> Parts:
+        allocator = self._take_places(recovery)
+        reclaimer = Reclaimer(Releasing(self.directory.name, self.spaces), journal.number)
+        recovery.tail.dropped = reclaimer.put
+        return Parts(
+            what=self.what,
+            salt=self.identity.checksum_salt,
+            limits=self.limits,
+            files=self.files,
+            file=self.files[-1],
+            journal=journal,
+            block_map=recovery.block_map,
+            allocator=allocator,
+            reclaimer=reclaimer,
+            tail=recovery.tail,
+            standing=recovery.standing,
+            on_failure=lambda: None,
+        )
+
+    def _take_places(self, recovery: Recovery) -> Allocator:
+        """Tell the spaces what is in use; of its own data file all else is free."""
+        *shared, own_space = self.spaces
+        used = recovery.places_in_use()
+        own = used.of_file(len(shared))
+        lowest, end = own.bounds()
+        first = recovery.first_unit
+        reserved_end = self.files[-1].size() // BLOCK_BYTES
+        if end > reserved_end or (end and lowest < first):
+            raise CorruptError(f"{self.what}: the data file is shorter than its map says")
+        check_bases(self.files, used, self.what)
+        _, held_end = own_space.with_held(own).bounds()
+        allocator = Allocator(
+            first,
+            max(first, end, min(held_end, reserved_end)),
+            max(reserved_end, first),
+            self.limits.growth_bytes // BLOCK_BYTES,
+            self.limits.hole_bytes // BLOCK_BYTES,
+            partial(self._grow, recovery.block_map),
+        )
+        for number, space in enumerate(shared):
+            space.hold(self.directory.name, used.of_file(number))
+        own_space.begin(allocator, own)
+        return allocator
+
+    def _grow(self, block_map: BlockMap, unit: int, count: int) -> None:
+        """Let the data file grow, but not into the reserve.  Raises OSError."""
+        reserved = self.limits.reserve_bytes + block_map.file_bytes
+        if self.filesystem.space(self.directory)[1] < reserved + count * BLOCK_BYTES:
+            raise OSError(errno.ENOSPC, "No space left but the reserve")
+        self.files[-1].allocate(unit * BLOCK_BYTES, count * BLOCK_BYTES)
 
 
 def check_bases(files: Sequence[File], used: PlaceSet, what: str) -> None:
@@ -348,41 +378,3 @@ def stray_runs(filesystem: Filesystem, directory: Path, block_map: BlockMap) -> 
         for name in filesystem.list(directory)
         if name.startswith(RUN_PREFIX) and name not in named
     ]
-
-
-def _allocator(
-    filesystem: Filesystem,
-    directory: Path,
-    file: File,
-    what: str,
-    recovery: Recovery,
-    used: Bits,
-    every: Bits,
-    journal_bytes: int,
-    limits: StoreLimits,
-) -> Allocator:
-    """Of its own data file; what is not in use is free from `begin` on.
-
-    `used` is what it needs itself, `every` what clones need too.
-    """
-
-    def grow(unit: int, count: int) -> None:
-        reserved = limits.reserve_bytes + recovery.block_map.file_bytes
-        if filesystem.space(directory)[1] < reserved + count * BLOCK_BYTES:
-            raise OSError(errno.ENOSPC, "No space left but the reserve")
-        file.allocate(unit * BLOCK_BYTES, count * BLOCK_BYTES)
-
-    first = -(-(JOURNAL_OFFSET + journal_bytes) // BLOCK_BYTES)
-    lowest, end = used.bounds()
-    reserved_end = file.size() // BLOCK_BYTES
-    if end > reserved_end or (end and lowest < first):
-        raise CorruptError(f"{what}: the data file is shorter than its map says")
-    end = max(end, min(every.bounds()[1], reserved_end))
-    return Allocator(
-        first,
-        max(first, end),
-        max(reserved_end, first),
-        limits.growth_bytes // BLOCK_BYTES,
-        limits.hole_bytes // BLOCK_BYTES,
-        grow,
-    )

@@ -177,6 +177,13 @@ class ReplicaStore:
         return max(self._parts.block_map.held_blocks, 0) * BLOCK_BYTES
 
     @property
+    def shared_bytes(self) -> int:
+        """What a clone has in other replicas' data files, as of the last checkpoint."""
+        own = len(self._parts.files) - 1
+        files = self._parts.block_map.placed.files()
+        return sum(units.count() for file, units in files if file != own) * BLOCK_BYTES
+
+    @property
     def map_bytes(self) -> int:
         """The size of the map on disk, without what came since the last checkpoint."""
         return self._parts.block_map.file_bytes

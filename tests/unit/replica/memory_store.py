@@ -43,6 +43,7 @@ class MemoryStore:
         self.completed_seq = 0
         self.reserved_bytes = 0
         self.snapshots: list[Snapshot] = []
+        self.origin = None
         self.size_bytes = blocks * BLOCK_BYTES
         self.max_copied_seq = 0
         self.begun = False

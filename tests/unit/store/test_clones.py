@@ -53,6 +53,7 @@ async def test_a_clone_has_what_the_snapshot_has_and_shares_its_space() -> None:
     own = SMALL.journal_bytes + BLOCK_BYTES
     assert data_bytes(filesystem) == before + own
     assert clone.used_bytes == 0
+    assert clone.shared_bytes == 200 * BLOCK_BYTES
     assert clone.logical_bytes == 200 * BLOCK_BYTES
     assert contents(clone, 0, 200) == stamped(1000, 0, 200)
     assert content_of(clone, 200) is None
