@@ -23,7 +23,8 @@ import numpy.typing as npt
 from cstor_core.errors import CorruptError
 from cstor_core.rows import ABSENT_ROW, ROW, ROW_BYTES, UNMAP, Rows, rows_of
 from replica.store.bits import Bits, Units
-from replica.store.map_run import BLOCK_END, PAGE_BYTES, MapRun, Page, row_in
+from replica.store.block_filter import spread
+from replica.store.map_run import BLOCK_END, PAGE_BYTES, MapRun, Page
 from replica.store.map_writing import laid_over, next_cut, rows_between
 from replica.store.pace import BACKGROUND, Pace
 from replica.store.recent import ROW_MEMORY_BYTES, Recent
@@ -75,8 +76,8 @@ class BlockMap:
         self._discarded_blocks = 0
         self._cached: dict[int, bytes] = {}
         self._cached_before: dict[int, bytes] = {}
-        self._pages: dict[tuple[int, int], Page] = {}
-        self._pages_before: dict[tuple[int, int], Page] = {}
+        self._pages: dict[int, Page] = {}
+        self._pages_before: dict[int, Page] = {}
         self._recent_rows_max = share // ROW_MEMORY_BYTES
         self._cached_rows_max = max(share // ROW_MEMORY_BYTES // 2, 16)
         self._pages_max = max(share // _PAGE_MEMORY_BYTES // 2, 4)
@@ -115,7 +116,7 @@ class BlockMap:
         """
         row = self._rows.get(block)
         if row is not None:
-            return row if row[16:24] != _NO_SEQ else ABSENT_ROW
+            return row if row[16] or row[16:24] != _NO_SEQ else ABSENT_ROW
         row = self._cached.get(block)
         if row is None:
             row = self._older_row(block)
@@ -334,32 +335,32 @@ class BlockMap:
 
     def _row_of_runs(self, block: int) -> tuple[bytes | None, tuple[MapRun, int] | None]:
         """The row of a block as the runs have it; None, and the page that is missing to tell."""
+        pages = self._pages
+        spread_block = spread(block)
         for run in self.runs:
-            number = run.page_of(block)
+            number = run.page_of(block, spread_block)
             while number >= 0:
-                page = self._page(run, number)
+                page = pages.get(run.key + number) or self._page(run, number)
                 if page is None:
                     return None, (run, number)
-                row = row_in(page, block, self._view)
+                row = run.row_in(page, number, block, self._view)
                 if row is not None:
                     return row, None
                 number = number + 1 if run.goes_on(number + 1, block) else -1
         return ABSENT_ROW, None
 
     def _page(self, run: MapRun, number: int) -> Page | None:
-        key = run.head.number, number
-        page = self._pages.get(key)
-        if page is None:
-            page = self._pages_before.get(key) or run.page_cached(number)
-            if page is not None:
-                self._keep_page(run, number, page)
+        """A page that is not among the last ones; None where the disk has to be asked."""
+        page = self._pages_before.get(run.key + number) or run.page_cached(number)
+        if page is not None:
+            self._keep_page(run, number, page)
         return page
 
     def _keep_page(self, run: MapRun, number: int, page: Page) -> None:
         if len(self._pages) >= self._pages_max:
             self._pages_before = self._pages
             self._pages = {}
-        self._pages[run.head.number, number] = page
+        self._pages[run.key + number] = page
 
     def _missing_page(self, block: int) -> tuple[MapRun, int]:
         """The page that `row` would have needed."""
