@@ -15,13 +15,13 @@ from __future__ import annotations
 
 import struct
 from collections.abc import AsyncIterator, Callable, Sequence
-from functools import cache
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
 
 from cstor_core.errors import CorruptError
-from cstor_core.rows import ABSENT_ROW, ROW, ROW_BYTES, UNMAP, Rows, rows_of
+from cstor_core.rows import ABSENT_ROW, ROW, ROW_BYTES, UNMAP, Rows, has_data, rows_of
 from replica.store.bits import Bits, Units
 from replica.store.block_filter import spread
 from replica.store.map_run import BLOCK_END, PAGE_BYTES, MapRun, Page
@@ -31,7 +31,6 @@ from replica.store.recent import ROW_MEMORY_BYTES, Recent
 from replica.store.row_sets import Blocks, with_data, written
 from replica.store.views import EVERYTHING, View, first_seen, needed
 
-_PLACES = struct.Struct("<8xQ16x")
 _PAGE_MEMORY_BYTES = PAGE_BYTES + 512
 
 
@@ -166,25 +165,25 @@ class BlockMap:
         """
         whole = bytes(rows)
         blocks = memoryview(whole).cast("Q")[0::4].tolist()
-        pieces = _apart(len(blocks)).unpack(whole)
-        fresh = dict(zip(blocks, pieces, strict=True))
-        held = self._rows
-        if len(fresh) != len(pieces):  # a block is there twice: one after the other
-            for piece in pieces:
-                self.put(piece, freed)
+        if len(set(blocks)) != len(blocks):  # a block is there twice: one row after the other
+            for start in range(0, len(whole), ROW_BYTES):
+                self.put(whole[start : start + ROW_BYTES], freed)
             return
+        held = self._rows
         before = list(map(held.get, blocks))
         superseded = b"".join(filter(None, before))
         if superseded:
-            freed += [
-                place for (place,) in _PLACES.iter_unpack(superseded) if place and not place & UNMAP
-            ]
+            places = memoryview(superseded).cast("Q")[1::4].tolist()
+            if max(places) < UNMAP and 0 not in places:
+                freed += places
+            else:
+                freed += [place for place in places if has_data(place)]
         if len(superseded) != len(whole) and (self._cached or self._cached_before):
             for block, row in zip(blocks, before, strict=True):
                 if row is None:
                     self._cached.pop(block, None)
                     self._cached_before.pop(block, None)
-        held.update(fresh)
+        held.update(zip(blocks, _apart(len(blocks)).unpack(whole), strict=True))
 
     def discard(self, first: int, count: int, epoch: int, seq: int, freed: list[int]) -> None:
         """Turn the rows of a range into tombstones of this version, where they are older.
@@ -410,7 +409,7 @@ class BlockMap:
 _LEVELS_MAX = 8
 
 
-@cache
+@lru_cache(maxsize=512)
 def _apart(rows: int) -> struct.Struct:
     """Takes so many rows apart."""
     return struct.Struct(f"{ROW_BYTES}s" * rows)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import struct
 from array import array
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from itertools import chain, pairwise
 
 import numpy as np
@@ -239,8 +240,8 @@ class Writer:
         ):
             return 0
         found = [
-            crc32c(data[start : start + BLOCK_BYTES], salt ^ block)
-            for block, start in zip(blocks, range(0, len(data), BLOCK_BYTES), strict=True)
+            crc32c(data[piece], salt ^ block)
+            for block, piece in zip(blocks, _pieces(count), strict=True)
         ]
         last_seq: int = seqs[-1]
         return last_seq if found == half_columns[7::8].tolist() else 0
@@ -312,6 +313,14 @@ class Writer:
             parts.journal.append(Kind.TAIL_SHED, _PLACE.pack(durable), parts.standing.applied_seq)
             parts.tail.shed(durable)
             return parts.allocator.allocate(count)
+
+
+@lru_cache(maxsize=512)
+def _pieces(blocks: int) -> tuple[slice, ...]:
+    """Where in the data of a run each of so many blocks is."""
+    return tuple(
+        slice(start, start + BLOCK_BYTES) for start in range(0, blocks * BLOCK_BYTES, BLOCK_BYTES)
+    )
 
 
 def _check_unmap(block: int, place: int, size_blocks: int) -> None:
