@@ -32,9 +32,10 @@ _EXTENT_UNITS_MIN = 9
 """Shorter pieces go to the stack of single units."""
 _PIECE_UNITS_WANTED = 4
 """What a batch would rather have than smaller pieces, on average."""
-_ALIGNED_UNITS = 16
-"""New space for a whole number of these begins at a multiple of them: Linux takes memory for a file
-in powers of two, so that 64 KiB which lie across their multiples cost 40 % more than others."""
+_ALIGNED_UNITS_MIN = 16
+_ALIGNED_UNITS_MAX = 256
+"""New space for so many units, or a multiple, begins at a multiple of them: Linux takes memory for
+a file in powers of two, so that 64 KiB which lie across their multiples cost 40 % more."""
 _SLACK_UNITS = 16384
 _SLACK_DIVISOR = 4
 """Of so many free units, or this part of all, nothing is scattered over single ones."""
@@ -310,8 +311,7 @@ class Allocator:
         return self.free_units > slack
 
     def _take_new(self, count: int) -> list[Extent]:
-        if not count % _ALIGNED_UNITS and self._end % _ALIGNED_UNITS:
-            self._align_end(count)
+        self._align_end(count)
         end = self._end + count
         if end > self._reserved_end:
             self._reserve(end)
@@ -320,9 +320,13 @@ class Allocator:
         return [(first, count)]
 
     def _align_end(self, count: int) -> None:
-        """Leave units free before the next ones, where the file has room for both."""
-        skipped = -self._end % _ALIGNED_UNITS
-        if self._end + skipped + count <= self._reserved_end:
+        """Leave units free before the next ones, where these gain by it and the file has room."""
+        skipped = -self._end % min(count & -count, _ALIGNED_UNITS_MAX)
+        if (
+            skipped
+            and not count % _ALIGNED_UNITS_MIN
+            and self._end + skipped + count <= self._reserved_end
+        ):
             self._end += skipped
             self.release_extents([(self._end - skipped, skipped)])
 
