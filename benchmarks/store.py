@@ -226,7 +226,11 @@ class Bench:
             await self.write_large(large)
 
     async def fill(self, blocks: int) -> None:
-        """Write that many blocks on both sides, in their order."""
+        """Write that many blocks on both sides, in their order.
+
+        The map is in its shape then: at this rate, and in few turns of the loop, its runs would
+        be merged only while something else is measured.
+        """
         page = self._pages[0]
         for first in range(0, blocks, LARGE_BLOCKS):
             run = self._run([[(first + index, page) for index in range(LARGE_BLOCKS)]])
@@ -234,6 +238,7 @@ class Bench:
             os.pwrite(self._bare.fd, run.data, self._bare.fresh(len(run.data)))
             await asyncio.sleep(0)
         await self._store.checkpoint()
+        await self._store._durability.settle()
 
     async def _time(self, load: Load, items: list[Any], call: Callable[[Any], object]) -> None:
         """The store's part of a round; the loop gets its turn, for checkpoints and flushes."""

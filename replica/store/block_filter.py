@@ -14,8 +14,11 @@ from replica.store.row_sets import Blocks
 
 _MULTIPLIER = 0x9E3779B97F4A7C15
 _MASK = (1 << 64) - 1
-_BITS_A_ROW = 8
+_BITS_A_ROW_MIN = 8
+_BITS_A_ROW_MAX = 32
 _BITS_MIN = 512
+_BITS_OF_SHORT_MAX = 1 << 22
+"""Up to here a filter has as many bits a row as help: memory is not the matter yet."""
 
 
 def spread(block: int) -> int:
@@ -40,8 +43,10 @@ class BlockFilter:
     @classmethod
     def for_rows(cls, rows: int) -> BlockFilter:
         """An empty one with room for so many; more only make it less sharp."""
-        count = max(_BITS_MIN, 1 << (rows * _BITS_A_ROW - 1).bit_length())
-        return cls(bytes(count // 8))
+        wanted = max(
+            rows * _BITS_A_ROW_MIN, min(rows * _BITS_A_ROW_MAX, _BITS_OF_SHORT_MAX), _BITS_MIN
+        )
+        return cls(bytes((1 << (wanted - 1).bit_length()) // 8))
 
     def put(self, blocks: Blocks) -> None:
         """Set the bits of blocks."""
