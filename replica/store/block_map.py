@@ -334,26 +334,23 @@ class BlockMap:
 
     def _row_of_runs(self, block: int) -> tuple[bytes | None, tuple[MapRun, int] | None]:
         """The row of a block as the runs have it; None, and the page that is missing to tell."""
-        pages = self._pages
+        pages, before = self._pages, self._pages_before
         spread_block = spread(block)
         for run in self.runs:
             number = run.page_of(block, spread_block)
             while number >= 0:
-                page = pages.get(run.key + number) or self._page(run, number)
+                key = run.key + number
+                page = pages.get(key)
                 if page is None:
-                    return None, (run, number)
+                    page = before.pop(key, None) or run.page_cached(number)
+                    if page is None:
+                        return None, (run, number)
+                    self._keep_page(run, number, page)
                 row = run.row_in(page, number, block, self._view)
                 if row is not None:
                     return row, None
                 number = number + 1 if run.goes_on(number + 1, block) else -1
         return ABSENT_ROW, None
-
-    def _page(self, run: MapRun, number: int) -> Page | None:
-        """A page that is not among the last ones; None where the disk has to be asked."""
-        page = self._pages_before.get(run.key + number) or run.page_cached(number)
-        if page is not None:
-            self._keep_page(run, number, page)
-        return page
 
     def _keep_page(self, run: MapRun, number: int, page: Page) -> None:
         if len(self._pages) >= self._pages_max:

@@ -198,9 +198,7 @@ class MapRun:
             if 0 <= at < PAGE_ROWS:  # here it is where the blocks of a page follow one another
                 before, found = _two_blocks(page, at * ROW_BYTES)
                 if found == block != before:
-                    start = PAGE_HEAD_BYTES + at * ROW_BYTES
-                    row = bytes(page[start : start + ROW_BYTES])
-                    return row if row[_LAST_OF_PLACE] < 0x80 and row[16] else _row_at(page, at)
+                    return _row_at(page, at)
         blocks = _blocks_of(page)
         at = bisect_left(blocks, block)
         if at == len(blocks) or blocks[at] != block:
@@ -325,8 +323,8 @@ def _blocks_of(page: Page) -> memoryview:
 
 
 def _row_at(page: Page, at: int) -> bytes:
-    start = PAGE_HEAD_BYTES + at * ROW_BYTES
-    row = bytes(page[start : start + ROW_BYTES])
+    row: bytes
+    (row,) = _one_row(page, PAGE_HEAD_BYTES + at * ROW_BYTES)
     if row[_LAST_OF_PLACE] & 0x80:
         return row[:8] + _TOMBSTONE + row[16:]
     return row if row[16] or row[16:24] != _NO_SEQ else ABSENT_ROW
@@ -342,6 +340,7 @@ def _tombstone_over(page: Page, at: int, block: int, view: View | None) -> bytes
 
 _two_blocks = struct.Struct("<Q24xQ").unpack_from
 """At the offset of a row, less a page's head: the block of the row before, and its own."""
+_one_row = struct.Struct(f"{ROW_BYTES}s").unpack_from
 _LAST_OF_PLACE = 15
 _TOMBSTONE = UNMAP.to_bytes(8, "little")
 _NO_SEQ = bytes(8)
