@@ -32,10 +32,10 @@ _EXTENT_UNITS_MIN = 9
 """Shorter pieces go to the stack of single units."""
 _PIECE_UNITS_WANTED = 4
 """What a batch would rather have than smaller pieces, on average."""
-_ALIGNED_UNITS_MIN = 16
-_ALIGNED_UNITS_MAX = 256
-"""New space for so many units, or a multiple, begins at a multiple of them: Linux takes memory for
-a file in powers of two, so that 64 KiB which lie across their multiples cost 40 % more."""
+_ALIGNED_UNITS = 16
+"""New space for a multiple of so many units begins at one: Linux takes memory for a file in powers
+of two, so that 64 KiB which lie across their multiples cost 40 % more.  With more units a long
+write would gain 10 %, and one of a single unit into the same memory later cost twice as much."""
 _SLACK_UNITS = 16384
 _SLACK_DIVISOR = 4
 """Of so many free units, or this part of all, nothing is scattered over single ones."""
@@ -321,10 +321,10 @@ class Allocator:
 
     def _align_end(self, count: int) -> None:
         """Leave units free before the next ones, where these gain by it and the file has room."""
-        skipped = -self._end % min(count & -count, _ALIGNED_UNITS_MAX)
+        skipped = -self._end % _ALIGNED_UNITS
         if (
             skipped
-            and not count % _ALIGNED_UNITS_MIN
+            and not count % _ALIGNED_UNITS
             and self._end + skipped + count <= self._reserved_end
         ):
             self._end += skipped
