@@ -337,7 +337,12 @@ class BlockMap:
         pages, before = self._pages, self._pages_before
         spread_block = spread(block)
         for run in self.runs:
-            number = run.page_of(block, spread_block)
+            bits = run.filter_bits
+            if bits is not None:  # as `BlockFilter.test`, without two calls a run
+                place = spread_block >> run.filter_shift
+                if not bits[place >> 3] >> (place & 7) & 1:
+                    continue
+            number = run.page_of(block)
             while number >= 0:
                 key = run.key + number
                 page = pages.get(key)

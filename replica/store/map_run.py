@@ -99,7 +99,6 @@ class MapRun:
     """An open run."""
 
     __slots__ = (
-        "_bits",
         "_file",
         "_filter",
         "_firsts",
@@ -108,8 +107,9 @@ class MapRun:
         "_is_dropped",
         "_is_gapless",
         "_number",
-        "_shift",
         "_what",
+        "filter_bits",
+        "filter_shift",
         "head",
         "key",
     )
@@ -129,8 +129,8 @@ class MapRun:
         end = head.page_count * 8
         self._index = array("Q", index[:end])
         self._filter = BlockFilter(index[end:]) if head.filter_bytes else None
-        self._bits = None if self._filter is None else self._filter.bits
-        self._shift = 0 if self._filter is None else self._filter.shift
+        self.filter_bits = None if self._filter is None else self._filter.bits
+        self.filter_shift = 0 if self._filter is None else self._filter.shift
         self._firsts = np.frombuffer(self._index, dtype=np.uint64)
         self._is_gapless = bool(self._index) and bool((np.diff(self._firsts) == PAGE_ROWS).all())
 
@@ -143,16 +143,11 @@ class MapRun:
             )
         return cls(file, head, file.pread(head.index_bytes, head.page_count * PAGE_BYTES), what)
 
-    def page_of(self, block: int, spread: int) -> int:
-        """The page in which a block's rows begin, if it has any; -1 where it certainly has none.
+    def page_of(self, block: int) -> int:
+        """The page in which the rows of a block begin, if there are any; negative before them all.
 
-        `spread` is `block_filter.spread(block)`, which serves all runs.
+        Whether there may be any is said by the filter, if the run has one.
         """
-        bits = self._bits
-        if bits is not None:  # as `BlockFilter.test`: look-ups are all that some replicas do
-            place = spread >> self._shift
-            if not bits[place >> 3] >> (place & 7) & 1:
-                return -1
         if self._is_gapless:
             page = (block - self._index[0]) // PAGE_ROWS
             return page if page < len(self._index) else len(self._index) - 1
