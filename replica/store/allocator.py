@@ -151,7 +151,7 @@ class Allocator:
             self._set_units += len(every)
             self.free_units += len(every)
         else:
-            self.release_extents(extents_of(np.asarray(units, dtype=np.uint64)))
+            self._release_many(np.asarray(units, dtype=np.uint64))
 
     def release_extents(self, extents: Iterable[Extent]) -> None:
         """Give extents back."""
@@ -161,6 +161,19 @@ class Allocator:
                 self._singles.extend(range(first, first + count))
             else:
                 self._extents.append((first, count))
+        self._spill(_SINGLES_MAX, _EXTENTS_MAX)
+
+    def _release_many(self, units: Units) -> None:
+        """As `release_extents`, so that the units that are taken together lie close together."""
+        ordered = np.sort(units)
+        starts = np.flatnonzero(np.diff(ordered, prepend=ordered[:1]) != 1)
+        counts = np.diff(starts, append=len(ordered))
+        is_long = counts >= _EXTENT_UNITS_MIN
+        self._singles += ordered[~np.repeat(is_long, counts)].tolist()
+        self._extents += zip(
+            ordered[starts[is_long]].tolist(), counts[is_long].tolist(), strict=True
+        )
+        self.free_units += len(ordered)
         self._spill(_SINGLES_MAX, _EXTENTS_MAX)
 
     def free_extents(self) -> Iterator[Extent]:

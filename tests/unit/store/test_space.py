@@ -122,6 +122,20 @@ def test_what_is_not_used_is_free() -> None:
     assert space.used_units == 3
 
 
+def test_what_a_flush_frees_is_used_again_in_pieces_as_long_as_they_are() -> None:
+    space = allocator()
+    space.allocate(400)
+    reclaimer = Reclaimer(space, 0)
+    freed = [unit for unit in range(10, 410) if unit % 10 < 4]
+    np.random.default_rng(3).shuffle(freed)
+    for number, start in enumerate(range(0, len(freed), 16), 1):
+        reclaimer.put(freed[start : start + 16], number)
+    assert not space.free_units
+    reclaimer.durable(20)
+    assert space.free_units == len(freed)
+    assert [count for _, count in space.allocate(16)] == [4, 4, 4, 4]
+
+
 def test_a_place_waits_for_the_flush_and_for_the_readers_of_its_time() -> None:
     space = allocator()
     reclaimer = Reclaimer(space, durable_number=5)
