@@ -142,7 +142,7 @@ class Allocator:
     def release(self, units: Places) -> None:
         """Give units back that are in no order; every unit may be there once."""
         if len(units) < _EXTENT_UNITS_MIN:
-            self._singles.extend(units)
+            self._singles += units.tolist() if isinstance(units, np.ndarray) else units
             self.free_units += len(units)
             self._spill(_SINGLES_MAX, _EXTENTS_MAX)
         elif len(units) > _SINGLES_MAX:

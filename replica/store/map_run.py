@@ -4,9 +4,10 @@ Rows ascend by block, and of one block the newer ones come first.  Tombstones of
 that have one version are one row.  The file is a sequence of pages of 4096 bytes, each with a
 checksum of its own.  Behind them stand the first block of every page, which is the index, and a
 filter (`block_filter`), if there is one; both are in memory while the run is open, about two bytes
-a row at most.  The rows of a block are in one page; only where they are more than a page has room
-for they fill pages of their own.  How many rows and pages there are, and the checksum of what is
-behind them, is said by the file `map`, which names the runs; docs/format.md gives the bytes.
+a row at most, and a short run up to half a mebibyte.  The rows of a block are in one page; only
+where they are more than a page has room for they fill pages of their own.  How many rows and pages
+there are, and the checksum of what is behind them, is said by the file `map`, which names the runs;
+docs/format.md gives the bytes.
 """
 
 from __future__ import annotations
