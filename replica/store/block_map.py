@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import AsyncIterator, Callable, Sequence
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
@@ -183,7 +183,7 @@ class BlockMap:
                 if row is None:
                     self._cached.pop(block, None)
                     self._cached_before.pop(block, None)
-        held.update(zip(blocks, _apart(len(blocks)).unpack(whole), strict=True))
+        held.update(zip(blocks, _pieces(whole), strict=True))
 
     def discard(self, first: int, count: int, epoch: int, seq: int, freed: list[int]) -> None:
         """Turn the rows of a range into tombstones of this version, where they are older.
@@ -411,12 +411,21 @@ class BlockMap:
 _LEVELS_MAX = 8
 
 
-@lru_cache(maxsize=512)
+def _pieces(rows: bytes) -> Sequence[bytes]:
+    """Rows one by one."""
+    count = len(rows) // ROW_BYTES
+    if count <= _APART_MAX:
+        return _apart(count).unpack(rows)
+    return [rows[start : start + ROW_BYTES] for start in range(0, len(rows), ROW_BYTES)]
+
+
+@cache
 def _apart(rows: int) -> struct.Struct:
     """Takes so many rows apart."""
     return struct.Struct(f"{ROW_BYTES}s" * rows)
 
 
+_APART_MAX = 256
 _DISCARDED_PART = 128
 _DISCARDED_BLOCKS_MIN = 64
 _NO_SEQ = bytes(8)

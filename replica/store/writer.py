@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import struct
 from array import array
-from collections.abc import Callable, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Sequence
 from itertools import chain, pairwise
 
 import numpy as np
@@ -21,7 +20,7 @@ from cstor_core.errors import CorruptError, FencedError, NoSpaceError, ProtocolE
 from cstor_core.frames import RunView
 from cstor_core.generated.cstor.v1 import volume_pb2
 from cstor_core.rows import ROW, ROW_BYTES, UNMAP, rows_of
-from cstor_core.units import BLOCK_BYTES
+from cstor_core.units import BLOCK_BYTES, MIB
 from replica.store.allocator import Extent
 from replica.store.journal import Point
 from replica.store.parts import Parts
@@ -315,12 +314,16 @@ class Writer:
             return parts.allocator.allocate(count)
 
 
-@lru_cache(maxsize=512)
-def _pieces(blocks: int) -> tuple[slice, ...]:
+def _pieces(blocks: int) -> Iterable[slice]:
     """Where in the data of a run each of so many blocks is."""
-    return tuple(
+    if blocks <= len(_PIECES):
+        return _PIECES[:blocks]
+    return (
         slice(start, start + BLOCK_BYTES) for start in range(0, blocks * BLOCK_BYTES, BLOCK_BYTES)
     )
+
+
+_PIECES = tuple(slice(start, start + BLOCK_BYTES) for start in range(0, MIB, BLOCK_BYTES))
 
 
 def _check_unmap(block: int, place: int, size_blocks: int) -> None:
