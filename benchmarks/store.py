@@ -50,6 +50,7 @@ WORKING_SET_BLOCKS = 32768
 WAITERS = 32
 FLUSH_ROUND_S = 1.0
 LARGE_MAP_CACHE_BYTES = 8 * MIB
+_SECTOR_BYTES = 512
 LARGE_MAP_BLOCKS = 4 * LARGE_MAP_CACHE_BYTES // ROW_BYTES
 FRESH = "4 KiB random writes, batches of 16, fresh"
 OVERWRITING = "4 KiB random writes, batches of 16, overwriting"
@@ -226,7 +227,11 @@ class Bench:
             await self.write_large(large)
 
     async def fill(self, blocks: int) -> None:
-        """Write that many blocks on both sides, in their order."""
+        """Write that many blocks on both sides, in their order.
+
+        The map is in its shape then: at this rate, and in few turns of the loop, its runs would
+        be merged only while something else is measured.
+        """
         page = self._pages[0]
         for first in range(0, blocks, LARGE_BLOCKS):
             run = self._run([[(first + index, page) for index in range(LARGE_BLOCKS)]])
@@ -234,6 +239,7 @@ class Bench:
             os.pwrite(self._bare.fd, run.data, self._bare.fresh(len(run.data)))
             await asyncio.sleep(0)
         await self._store.checkpoint()
+        await self._store._durability.settle()
 
     async def _time(self, load: Load, items: list[Any], call: Callable[[Any], object]) -> None:
         """The store's part of a round; the loop gets its turn, for checkpoints and flushes."""
@@ -271,25 +277,30 @@ class Bench:
         return done / FLUSH_ROUND_S, bare / FLUSH_ROUND_S
 
     async def amplification(self, size: int) -> float:
-        """Bytes that the kernel was given to write for each byte of data, checkpoint included."""
+        """Bytes that were written to the disk for each byte of data, checkpoint included."""
         runs = self.batches(self.some(ROUND_BATCHES * BATCH_BLOCKS), size)
         await self._store.flush()
         os.fsync(self._bare.fd)
-        before = _written_bytes()
+        before = _written_bytes(self._bare.fd)
         for index, run in enumerate(runs):
             self._store.append(run)
             if not index % BATCH_BLOCKS:
                 await asyncio.sleep(0)
         await self._store.checkpoint()
-        return (_written_bytes() - before) / (ROUND_BATCHES * BATCH_BLOCKS * BLOCK_BYTES)
+        return (_written_bytes(self._bare.fd) - before) / (
+            ROUND_BATCHES * BATCH_BLOCKS * BLOCK_BYTES
+        )
 
 
-def _written_bytes() -> int:
-    """What this process caused to be written; 0 for ever on a tmpfs."""
-    for line in Path("/proc/self/io").read_text().splitlines():
-        if line.startswith("write_bytes:"):
-            return int(line.split()[1])
-    return 0
+def _written_bytes(fd: int) -> int:
+    """What was written to the disk that a file is on, by whomever; 0 for ever on a tmpfs.
+
+    What /proc says of a process counts all memory that is taken in one piece with a page which it
+    changes.
+    """
+    device = os.fstat(fd).st_dev
+    path = Path(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}/stat")
+    return int(path.read_text().split()[6]) * _SECTOR_BYTES if path.exists() else 0
 
 
 async def opened(directory: Path, limits: StoreLimits) -> tuple[Pool, ReplicaStore]:

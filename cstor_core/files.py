@@ -23,7 +23,7 @@ T = TypeVar("T")
 _FALLOC_FL_KEEP_SIZE = 0x01
 _FALLOC_FL_PUNCH_HOLE = 0x02
 _IOV_MAX = 1024
-_pread, _preadv, _NOWAIT = os.pread, os.preadv, os.RWF_NOWAIT
+_pread, _preadv, _pwrite, _NOWAIT = os.pread, os.preadv, os.pwrite, os.RWF_NOWAIT
 
 _libc = ctypes.CDLL(None, use_errno=True)  # Python has no call of its own for punching holes
 _libc.fallocate64.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
@@ -126,9 +126,14 @@ class OsFile:
         return os.fstat(self._fd).st_size
 
     def pwritev(self, pieces: Sequence[Buffer], offset: int) -> None:
+        if len(pieces) == 1:
+            done = _pwrite(self._fd, pieces[0], offset)
+            if done != len(pieces[0]):
+                _write_rest(self._fd, pieces, offset, done)
+            return
         for start in range(0, len(pieces), _IOV_MAX):
             group = pieces[start : start + _IOV_MAX]
-            wanted = sum(map(len, group)) if len(group) > 1 else len(group[0])
+            wanted = sum(map(len, group))
             done = os.pwritev(self._fd, group, offset)
             if done != wanted:
                 _write_rest(self._fd, group, offset, done)

@@ -21,9 +21,10 @@ import numpy as np
 import numpy.typing as npt
 
 from cstor_core.errors import CorruptError
-from cstor_core.rows import ABSENT_ROW, ROW, ROW_BYTES, UNMAP, Rows, rows_of
+from cstor_core.rows import ABSENT_ROW, ROW, ROW_BYTES, UNMAP, Rows, has_data, rows_of
 from replica.store.bits import Units
-from replica.store.map_run import BLOCK_END, PAGE_BYTES, MapRun, Page, row_in
+from replica.store.block_filter import spread
+from replica.store.map_run import BLOCK_END, PAGE_BYTES, MapRun, Page
 from replica.store.map_writing import laid_over, next_cut, rows_between
 from replica.store.pace import BACKGROUND, Pace
 from replica.store.places import PlaceSet
@@ -31,7 +32,6 @@ from replica.store.recent import ROW_MEMORY_BYTES, Recent
 from replica.store.row_sets import Blocks, with_data, written
 from replica.store.views import EVERYTHING, View, first_seen, needed
 
-_PLACES = struct.Struct("<8xQ16x")
 _PAGE_MEMORY_BYTES = PAGE_BYTES + 512
 
 
@@ -76,8 +76,8 @@ class BlockMap:
         self._discarded_blocks = 0
         self._cached: dict[int, bytes] = {}
         self._cached_before: dict[int, bytes] = {}
-        self._pages: dict[tuple[int, int], Page] = {}
-        self._pages_before: dict[tuple[int, int], Page] = {}
+        self._pages: dict[int, Page] = {}
+        self._pages_before: dict[int, Page] = {}
         self._recent_rows_max = share // ROW_MEMORY_BYTES
         self._cached_rows_max = max(share // ROW_MEMORY_BYTES // 2, 16)
         self._pages_max = max(share // _PAGE_MEMORY_BYTES // 2, 4)
@@ -116,7 +116,7 @@ class BlockMap:
         """
         row = self._rows.get(block)
         if row is not None:
-            return row if row[16:24] != _NO_SEQ else ABSENT_ROW
+            return row if row[16] or row[16:24] != _NO_SEQ else ABSENT_ROW
         row = self._cached.get(block)
         if row is None:
             row = self._older_row(block)
@@ -166,25 +166,25 @@ class BlockMap:
         """
         whole = bytes(rows)
         blocks = memoryview(whole).cast("Q")[0::4].tolist()
-        pieces = _apart(len(blocks)).unpack(whole)
-        fresh = dict(zip(blocks, pieces, strict=True))
-        held = self._rows
-        if len(fresh) != len(pieces):  # a block is there twice: one after the other
-            for piece in pieces:
-                self.put(piece, freed)
+        if len(set(blocks)) != len(blocks):  # a block is there twice: one row after the other
+            for start in range(0, len(whole), ROW_BYTES):
+                self.put(whole[start : start + ROW_BYTES], freed)
             return
+        held = self._rows
         before = list(map(held.get, blocks))
         superseded = b"".join(filter(None, before))
         if superseded:
-            freed += [
-                place for (place,) in _PLACES.iter_unpack(superseded) if place and not place & UNMAP
-            ]
+            places = memoryview(superseded).cast("Q")[1::4].tolist()
+            if max(places) < UNMAP and 0 not in places:
+                freed += places
+            else:
+                freed += [place for place in places if has_data(place)]
         if len(superseded) != len(whole) and (self._cached or self._cached_before):
             for block, row in zip(blocks, before, strict=True):
                 if row is None:
                     self._cached.pop(block, None)
                     self._cached_before.pop(block, None)
-        held.update(fresh)
+        held.update(zip(blocks, _pieces(whole), strict=True))
 
     def discard(self, first: int, count: int, epoch: int, seq: int, freed: list[int]) -> None:
         """Turn the rows of a range into tombstones of this version, where they are older.
@@ -351,32 +351,34 @@ class BlockMap:
 
     def _row_of_runs(self, block: int) -> tuple[bytes | None, tuple[MapRun, int] | None]:
         """The row of a block as the runs have it; None, and the page that is missing to tell."""
+        pages, before = self._pages, self._pages_before
+        spread_block = spread(block)
         for run in self.runs:
+            bits = run.filter_bits
+            if bits is not None:  # as `BlockFilter.test`, without two calls a run
+                place = spread_block >> run.filter_shift
+                if not bits[place >> 3] >> (place & 7) & 1:
+                    continue
             number = run.page_of(block)
             while number >= 0:
-                page = self._page(run, number)
+                key = run.key + number
+                page = pages.get(key)
                 if page is None:
-                    return None, (run, number)
-                row = row_in(page, block, self._view)
+                    page = before.pop(key, None) or run.page_cached(number)
+                    if page is None:
+                        return None, (run, number)
+                    self._keep_page(run, number, page)
+                row = run.row_in(page, number, block, self._view)
                 if row is not None:
                     return row, None
                 number = number + 1 if run.goes_on(number + 1, block) else -1
         return ABSENT_ROW, None
 
-    def _page(self, run: MapRun, number: int) -> Page | None:
-        key = run.head.number, number
-        page = self._pages.get(key)
-        if page is None:
-            page = self._pages_before.get(key) or run.page_cached(number)
-            if page is not None:
-                self._keep_page(run, number, page)
-        return page
-
     def _keep_page(self, run: MapRun, number: int, page: Page) -> None:
         if len(self._pages) >= self._pages_max:
             self._pages_before = self._pages
             self._pages = {}
-        self._pages[run.head.number, number] = page
+        self._pages[run.key + number] = page
 
     def _missing_page(self, block: int) -> tuple[MapRun, int]:
         """The page that `row` would have needed."""
@@ -426,12 +428,21 @@ class BlockMap:
 _LEVELS_MAX = 8
 
 
+def _pieces(rows: bytes) -> Sequence[bytes]:
+    """Rows one by one."""
+    count = len(rows) // ROW_BYTES
+    if count <= _APART_MAX:
+        return _apart(count).unpack(rows)
+    return [rows[start : start + ROW_BYTES] for start in range(0, len(rows), ROW_BYTES)]
+
+
 @cache
 def _apart(rows: int) -> struct.Struct:
     """Takes so many rows apart."""
     return struct.Struct(f"{ROW_BYTES}s" * rows)
 
 
+_APART_MAX = 256
 _DISCARDED_PART = 128
 _DISCARDED_BLOCKS_MIN = 64
 _NO_SEQ = bytes(8)

@@ -192,7 +192,8 @@ class Durability:
         """In the background: what cannot be done now is done after the next checkpoint."""
         parts = self._parts
         try:
-            await self._making.tidy()
+            while self._making.is_tidying_due:  # of what came while it was done, too
+                await self._making.tidy()
         except OSError as error:
             self.checkpoint_error = str(parts.gave_up(error, "merging the map"))
         except CorruptError as error:

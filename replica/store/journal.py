@@ -143,7 +143,8 @@ class Journal:
             self._tag,
         )
         checksum = crc32c(payload, crc32c(head))
-        self._file.pwritev((head, CHECKSUM_FAST.pack(checksum), payload), JOURNAL_OFFSET + offset)
+        record = b"".join((head, CHECKSUM_FAST.pack(checksum), payload))
+        self._file.pwritev((record,), JOURNAL_OFFSET + offset)
         self._position = position + length
         self.number = number
         self.mark = durable_number

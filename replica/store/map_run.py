@@ -4,9 +4,10 @@ Rows ascend by block, and of one block the newer ones come first.  Tombstones of
 that have one version are one row.  The file is a sequence of pages of 4096 bytes, each with a
 checksum of its own.  Behind them stand the first block of every page, which is the index, and a
 filter (`block_filter`), if there is one; both are in memory while the run is open, about two bytes
-a row at most.  The rows of a block are in one page; only where they are more than a page has room
-for they fill pages of their own.  How many rows and pages there are, and the checksum of what is
-behind them, is said by the file `map`, which names the runs; docs/format.md gives the bytes.
+a row at most, and a short run up to half a mebibyte.  The rows of a block are in one page; only
+where they are more than a page has room for they fill pages of their own.  How many rows and pages
+there are, and the checksum of what is behind them, is said by the file `map`, which names the runs;
+docs/format.md gives the bytes.
 """
 
 from __future__ import annotations
@@ -59,8 +60,8 @@ RUN = Struct(
 )
 """What the file `map` says of a run."""
 
-Page = tuple[memoryview, bytes]
-"""The numbers of its blocks, ascending, and its bytes."""
+Page = Buffer
+"""The bytes of a page that was verified."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,8 +117,13 @@ class MapRun:
         "_holders",
         "_index",
         "_is_dropped",
+        "_is_gapless",
+        "_number",
         "_what",
+        "filter_bits",
+        "filter_shift",
         "head",
+        "key",
     )
 
     def __init__(self, file: File, head: RunHead, index: bytes, what: str) -> None:
@@ -127,12 +133,18 @@ class MapRun:
         self._holders = 0
         self._is_dropped = False
         self.head = head
+        self._number = head.number
+        self.key = head.number << 32
+        """Plus the number of a page it tells the pages of all runs apart."""
         if len(index) != head.index_bytes or crc32c(index) != head.index_checksum:
             raise CorruptError(f"{what} is damaged: its index does not match its checksum")
         end = head.page_count * 8
         self._index = array("Q", index[:end])
         self._filter = BlockFilter(index[end:]) if head.filter_bytes else None
+        self.filter_bits = None if self._filter is None else self._filter.bits
+        self.filter_shift = 0 if self._filter is None else self._filter.shift
         self._firsts = np.frombuffer(self._index, dtype=np.uint64)
+        self._is_gapless = bool(self._index) and bool((np.diff(self._firsts) == PAGE_ROWS).all())
 
     @classmethod
     def open(cls, file: File, head: RunHead, what: str) -> MapRun:
@@ -144,9 +156,13 @@ class MapRun:
         return cls(file, head, file.pread(head.index_bytes, head.page_count * PAGE_BYTES), what)
 
     def page_of(self, block: int) -> int:
-        """The page in which a block's rows begin, if it has any; -1 where it certainly has none."""
-        if self._filter is not None and not self._filter.test(block):
-            return -1
+        """The page in which the rows of a block begin, if there are any; negative before them all.
+
+        Whether there may be any is said by the filter, if the run has one.
+        """
+        if self._is_gapless:
+            page = (block - self._index[0]) // PAGE_ROWS
+            return page if page < len(self._index) else len(self._index) - 1
         return self._page_at(block)
 
     def _page_at(self, block: int) -> int:
@@ -161,17 +177,47 @@ class MapRun:
     def page_cached(self, number: int) -> Page | None:
         """A page, if the page cache has it.  Raises CorruptError, OSError."""
         content = self._file.pread_cached(PAGE_BYTES, number * PAGE_BYTES)
-        return None if content is None else self._page(bytes(content), number)
+        if content is not None:
+            self._check(content, number)
+        return content
 
     async def page(self, number: int, pace: Pace) -> Page:
         """A page, wherever it is.  Raises CorruptError, OSError."""
         with held([self]):
             content = await pace.read(self._file, PAGE_BYTES, number * PAGE_BYTES)
-        return self._page(content, number)
+        self._check(content, number)
+        return content
 
     def page_at_once(self, number: int) -> Page:
         """A page, and wait for it.  Raises CorruptError, OSError."""
-        return self._page(self._file.pread(PAGE_BYTES, number * PAGE_BYTES), number)
+        content = self._file.pread(PAGE_BYTES, number * PAGE_BYTES)
+        self._check(content, number)
+        return content
+
+    def row_in(self, page: Page, number: int, block: int, view: View | None) -> bytes | None:
+        """The first row of a block in the page of this number that a view sees; without a view,
+        the first.
+
+        Of a block that a copy removed it says that it was never written.
+        """
+        if view is None:
+            at = block - self._index[number]
+            if 0 <= at < PAGE_ROWS:  # here it is where the blocks of a page follow one another
+                before, found = _two_blocks(page, at * ROW_BYTES)
+                if found == block != before:
+                    return _row_at(page, at)
+        blocks = _blocks_of(page)
+        at = bisect_left(blocks, block)
+        if at == len(blocks) or blocks[at] != block:
+            return _tombstone_over(page, at - 1, block, view) if at else None
+        if view is None:
+            return _row_at(page, at)
+        seqs = memoryview(page)[PAGE_HEAD_BYTES + 16 :].cast("Q")[:: ROW_BYTES // 8]
+        while at < len(blocks) and blocks[at] == block:
+            if view.sees(seqs[at]):
+                return _row_at(page, at)
+            at += 1
+        return None
 
     def cut_behind(self, low: int, pages: int) -> int:
         """A block up to which, from `low` on, there are about so many pages of rows."""
@@ -256,53 +302,52 @@ class MapRun:
             return expanded(rows.reshape(-1))
         return expanded(rows[np.arange(PAGE_ROWS) < np.array(counts)[:, None]])
 
-    def _page(self, content: bytes, number: int) -> Page:
-        count = self._check(content, number)
-        end = PAGE_HEAD_BYTES + count * ROW_BYTES
-        return memoryview(content)[PAGE_HEAD_BYTES:end].cast("Q")[:: ROW_BYTES // 8], content
-
-    def _check(self, content: bytes, number: int) -> int:
+    def _check(self, content: Buffer, number: int) -> int:
         """The number of rows of a page that is what was written."""
         if len(content) == PAGE_BYTES:
             checksum, magic, count, run_number, page_number = PAGE_HEAD_FAST.unpack_from(content)
             if (
-                crc32c(memoryview(content)[4:]) == checksum
-                and (magic, run_number, page_number) == (PAGE_MAGIC, self.head.number, number)
+                crc32c(content, checksum ^ _BEFORE_CHECKSUM) == checksum
+                and page_number == number
+                and run_number == self._number
+                and magic == PAGE_MAGIC
                 and count <= PAGE_ROWS
             ):
                 return int(count)
         raise CorruptError(f"{self._what} is damaged: page {number} does not match its checksum")
 
 
-def row_in(page: Page, block: int, view: View | None) -> bytes | None:
-    """The first row of a block in a page that a view sees; without one, the first.
+_BEFORE_CHECKSUM = 0x9BE09BAB
+"""A page is verified in one piece: with this and the checksum as the start value, the checksum of
+the checksum's own four bytes is 0, and so that of the page is the one of what is behind them."""
 
-    Of a block that a copy removed it says that it was never written.
-    """
-    blocks, content = page
-    at = bisect_left(blocks, block)
-    if at == len(blocks) or blocks[at] != block:
-        return _tombstone_over(page, at - 1, block, view) if at else None
-    while at < len(blocks) and blocks[at] == block:
-        start = PAGE_HEAD_BYTES + at * ROW_BYTES
-        row = content[start : start + ROW_BYTES]
-        seq = row[16:24]
-        if view is None or view.sees(int.from_bytes(seq, "little")):
-            if row[_LAST_OF_PLACE] & 0x80:
-                return row[:8] + _TOMBSTONE + row[16:]
-            return row if seq != _NO_SEQ else ABSENT_ROW
-        at += 1
-    return None
+
+def _blocks_of(page: Page) -> memoryview:
+    """The numbers of the blocks of the rows of a page, ascending."""
+    _, _, count, _, _ = PAGE_HEAD_FAST.unpack_from(page)
+    end = PAGE_HEAD_BYTES + count * ROW_BYTES
+    return memoryview(page)[PAGE_HEAD_BYTES:end].cast("Q")[:: ROW_BYTES // 8]
+
+
+def _row_at(page: Page, at: int) -> bytes:
+    row: bytes
+    (row,) = _one_row(page, PAGE_HEAD_BYTES + at * ROW_BYTES)
+    if row[_LAST_OF_PLACE] & 0x80:
+        return row[:8] + _TOMBSTONE + row[16:]
+    return row if row[16] or row[16:24] != _NO_SEQ else ABSENT_ROW
 
 
 def _tombstone_over(page: Page, at: int, block: int, view: View | None) -> bytes | None:
     """The tombstone of a block, where a row for several blocks has it."""
-    first, place, seq, epoch, _ = ROW.unpack_from(page[1], PAGE_HEAD_BYTES + at * ROW_BYTES)
+    first, place, seq, epoch, _ = ROW.unpack_from(page, PAGE_HEAD_BYTES + at * ROW_BYTES)
     if not place & UNMAP or block >= first + (place ^ UNMAP):
         return None
     return ROW.pack(block, UNMAP, seq, epoch, 0) if view is None or view.sees(seq) else None
 
 
+_two_blocks = struct.Struct("<Q24xQ").unpack_from
+"""At the offset of a row, less a page's head: the block of the row before, and its own."""
+_one_row = struct.Struct(f"{ROW_BYTES}s").unpack_from
 _LAST_OF_PLACE = 15
 _TOMBSTONE = UNMAP.to_bytes(8, "little")
 _NO_SEQ = bytes(8)

@@ -15,6 +15,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
+import numpy as np
+
 from replica.store.bits import Places
 
 
@@ -58,14 +60,17 @@ class Reclaimer:
         self.durable_number = record_number
         waiting = self._unflushed
         kept: deque[tuple[int, Places]] = deque()
+        flushed: list[Places] = []
         while waiting:
             number, places = waiting.popleft()
             if number <= record_number:
                 self.unflushed_units -= len(places)
-                self._flushed(places)
+                flushed.append(places)
             else:
                 kept.append((number, places))
         self._unflushed = kept
+        if flushed:  # at once: those that lie side by side came with different records
+            self._flushed(np.concatenate([np.array(places, np.uint64) for places in flushed]))
 
     def begin_read(self) -> int:
         """A reader is about to use places of the map; what is freed from now on waits for it."""

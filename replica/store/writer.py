@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import struct
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import chain, pairwise
 
 import numpy as np
@@ -20,7 +20,7 @@ from cstor_core.errors import CorruptError, FencedError, NoSpaceError, ProtocolE
 from cstor_core.frames import RunView
 from cstor_core.generated.cstor.v1 import volume_pb2
 from cstor_core.rows import ROW, ROW_BYTES, UNMAP, rows_of
-from cstor_core.units import BLOCK_BYTES
+from cstor_core.units import BLOCK_BYTES, MIB
 from replica.store.allocator import Extent
 from replica.store.journal import Point
 from replica.store.parts import Parts
@@ -254,8 +254,8 @@ class Writer:
         ):
             return 0
         found = [
-            crc32c(data[start : start + BLOCK_BYTES], salt ^ block)
-            for block, start in zip(blocks, range(0, len(data), BLOCK_BYTES), strict=True)
+            crc32c(data[piece], salt ^ block)
+            for block, piece in zip(blocks, _pieces(count), strict=True)
         ]
         last_seq: int = seqs[-1]
         return last_seq if found == half_columns[7::8].tolist() else 0
@@ -327,6 +327,18 @@ class Writer:
             parts.journal.append(Kind.TAIL_SHED, _PLACE.pack(durable), parts.standing.applied_seq)
             parts.tail.shed(durable)
             return parts.allocator.allocate(count)
+
+
+def _pieces(blocks: int) -> Iterable[slice]:
+    """Where in the data of a run each of so many blocks is."""
+    if blocks <= len(_PIECES):
+        return _PIECES[:blocks]
+    return (
+        slice(start, start + BLOCK_BYTES) for start in range(0, blocks * BLOCK_BYTES, BLOCK_BYTES)
+    )
+
+
+_PIECES = tuple(slice(start, start + BLOCK_BYTES) for start in range(0, MIB, BLOCK_BYTES))
 
 
 def _check_unmap(block: int, place: int, size_blocks: int) -> None:

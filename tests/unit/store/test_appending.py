@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from cstor_core.errors import CorruptError, FencedError, ProtocolError, UnavailableError
@@ -51,6 +53,19 @@ async def test_a_long_run_of_consecutive_blocks_crosses_chunks() -> None:
     assert found is not None
     assert b"".join(found[1]) == b"".join(block_of(1000 + i) for i in range(100))
     assert [row[0] for row in ROW.iter_unpack(found[0])] == list(range(first, first + 100))
+
+
+async def test_a_run_of_more_than_a_mebibyte_reads_back_and_is_verified() -> None:
+    limits = replace(SMALL, journal_bytes=1 << 20, run_rows_max=1000)
+    store = await open_store(MemoryFilesystem(), limits=limits)
+    run = run_of(2, 1, [[(block, block_of(block)) for block in range(300)]])
+    damaged = RunView(run.table, memoryview(bytes(run.data[:-1]) + b"?"))
+    with pytest.raises(CorruptError, match="block 299 of entry 2"):
+        store.append(damaged)
+    store.append(run)
+    assert [content_of(store, block) for block in (0, 255, 256, 299)] == [
+        block_of(block) for block in (0, 255, 256, 299)
+    ]
 
 
 async def test_an_unmap_leaves_tombstones_only_where_something_was() -> None:

@@ -69,6 +69,21 @@ def test_new_space_is_taken_rather_than_scattered_units_until_it_runs_out() -> N
     assert space.allocate(2) == [(58, 2)]
 
 
+def test_new_space_for_whole_batches_begins_where_the_page_cache_holds_it_in_one_piece() -> None:
+    space = allocator(reserved_end=200)
+    assert [space.allocate(count) for count in (16, 48, 16)] == [[(16, 16)], [(32, 48)], [(80, 16)]]
+    assert space.allocate(20) == [(96, 20)]
+    assert space.allocate(16) == [(128, 16)]
+    assert list(space.free_extents()) == [(116, 12), *((unit, 1) for unit in range(10, 16))]
+    assert set(units(space.allocate(8))) <= set(range(116, 128))
+
+
+def test_the_file_does_not_grow_for_the_sake_of_alignment() -> None:
+    space = allocator(reserved_end=27, room=27)
+    assert space.allocate(16) == [(10, 16)]
+    assert space.free_units == 0
+
+
 def test_a_refused_batch_takes_nothing() -> None:
     space = allocator(room=40)
     space.allocate(30)
@@ -105,6 +120,20 @@ def test_what_is_not_used_is_free() -> None:
     assert list(space.free_extents()) == [(10, 2), (14, 3), (18, 2)]
     assert space.free_units == 7
     assert space.used_units == 3
+
+
+def test_what_a_flush_frees_is_used_again_in_pieces_as_long_as_they_are() -> None:
+    space = allocator()
+    space.allocate(400)
+    reclaimer = Reclaimer(space.release, 0)
+    freed = [unit for unit in range(10, 410) if unit % 10 < 4]
+    np.random.default_rng(3).shuffle(freed)
+    for number, start in enumerate(range(0, len(freed), 16), 1):
+        reclaimer.put(freed[start : start + 16], number)
+    assert not space.free_units
+    reclaimer.durable(20)
+    assert space.free_units == len(freed)
+    assert [count for _, count in space.allocate(16)] == [4, 4, 4, 4]
 
 
 def test_a_place_waits_for_the_flush_and_for_the_readers_of_its_time() -> None:
