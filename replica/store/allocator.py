@@ -36,6 +36,7 @@ _ALIGNED_UNITS = 16
 """New space for a multiple of so many units begins at one: Linux takes memory for a file in powers
 of two, so that 64 KiB which lie across their multiples cost 40 % more.  With more units a long
 write would gain 10 %, and one of a single unit into the same memory later cost twice as much."""
+_FEW_UNITS = 128
 _SLACK_UNITS = 16384
 _SLACK_DIVISOR = 4
 """Of so many free units, or this part of all, nothing is scattered over single ones."""
@@ -155,8 +156,10 @@ class Allocator:
             self._free.put(every)
             self._set_units += len(every)
             self.free_units += len(every)
-        else:
+        elif len(units) > _FEW_UNITS:
             self._release_many(np.asarray(units, dtype=np.uint64))
+        else:
+            self._release_few(sorted(units.tolist() if isinstance(units, np.ndarray) else units))
 
     def release_extents(self, extents: Iterable[Extent]) -> None:
         """Give extents back."""
@@ -166,6 +169,26 @@ class Allocator:
                 self._singles.extend(range(first, first + count))
             else:
                 self._extents.append((first, count))
+        self._spill(_SINGLES_MAX, _EXTENTS_MAX)
+
+    def _release_few(self, ordered: list[int]) -> None:
+        """As `_release_many`, for a batch: less than arrays cost to make."""
+        if ordered[-1] - ordered[0] == len(ordered) - 1:
+            self._extents.append((ordered[0], len(ordered)))
+            self.free_units += len(ordered)
+            self._spill(_SINGLES_MAX, _EXTENTS_MAX)
+            return
+        start = 0
+        extents: list[Extent] = []
+        for index in range(1, len(ordered) + 1):
+            if index == len(ordered) or ordered[index] - ordered[index - 1] != 1:
+                if index - start >= _EXTENT_UNITS_MIN:
+                    extents.append((ordered[start], index - start))
+                else:
+                    self._singles += ordered[start:index]
+                start = index
+        self._extents += extents
+        self.free_units += len(ordered)
         self._spill(_SINGLES_MAX, _EXTENTS_MAX)
 
     def _release_many(self, units: Units) -> None:
