@@ -152,9 +152,23 @@ def open_bases(
             raise CorruptError(f"{path} is missing: data that the clone shares are in it")
         file = filesystem.open(path, read_only=True)
         stack.callback(file.close)
-        sizes_of(file, str(path), UUID(base).bytes)
+        _check_owner(file, str(path), UUID(base).bytes)
         files.append(file)
     return files
+
+
+def _check_owner(file: File, what: str, replica_uuid: bytes) -> None:
+    """Raise CorruptError where a data file is another replica's.
+
+    One whose head is damaged may be the right one: what is read of it is verified block by block,
+    and the damage is its own replica's matter.
+    """
+    try:
+        payload, _ = unsealed(file.pread(BLOCK_BYTES, 0), DATA_MAGIC, what, exact=False)
+    except CorruptError:
+        return
+    if parsed(DATA_HEAD, payload, what).replica_uuid != replica_uuid:
+        raise CorruptError(f"{what} belongs to another replica")
 
 
 async def open_files(
