@@ -30,6 +30,7 @@ from replica.store.records import (
 Point = tuple[int, int, int]
 """Of a record: its position, its number, and the checksum of the record before it."""
 START: Point = (0, 1, 0)
+_KINDS = {int(kind): kind for kind in Kind}
 _SPARE_BYTES = 4 * (RECORD_HEAD_BYTES + 8)
 
 
@@ -176,9 +177,10 @@ class JournalImage:
         found = []
         offset = self._bytes.find(JOURNAL_MAGIC)
         while offset >= 0:
-            record = self._parse(offset, offset)
-            if record is not None and record.number > number:
-                found.append((offset, record))
+            if self._number_at(offset) > number:
+                record = self._parse(offset, offset)
+                if record is not None:
+                    found.append((offset, record))
             offset = self._bytes.find(JOURNAL_MAGIC, offset + 1)
         return found
 
@@ -200,6 +202,13 @@ class JournalImage:
             ):
                 found.append(offset)
         return found
+
+    def _number_at(self, offset: int) -> int:
+        """The number of the record at an offset, if it is one; 0 where there is no room for any."""
+        if offset + RECORD_HEAD_BYTES > len(self._bytes):
+            return 0
+        number: int = RECORD_HEAD_FAST.unpack_from(self._bytes, offset)[4]
+        return number
 
     def _next(self, point: Point) -> Record | None:
         """The record of that point: at its offset, or at the start of the next round."""
@@ -226,12 +235,11 @@ class JournalImage:
         head = self._content[offset : offset + RECORD_HEAD_FAST.size]
         if crc32c(payload, crc32c(head)) != checksum:
             return None
-        try:
-            known = Kind(kind)
-        except ValueError as error:
+        known = _KINDS.get(kind)
+        if known is None:
             raise CorruptError(
                 f"journal record {number} is of kind {kind}, which this release does not know"
-            ) from error
+            )
         return Record(
             (position, number, previous), known, applied_seq, durable_number, payload, checksum
         )

@@ -22,7 +22,7 @@ from cstor_core.checksums import block_checksum, crc32c
 from cstor_core.errors import CorruptError
 from cstor_core.files import File
 from cstor_core.generated.cstor.v1 import volume_pb2
-from cstor_core.rows import ROW, UNMAP, rows_of
+from cstor_core.rows import ROW, ROW_BYTES, UNMAP, rows_of
 from cstor_core.units import BLOCK_BYTES
 from cstor_core.words import history_from
 from replica.store.bits import Places
@@ -99,7 +99,7 @@ class Recovery:
             raise CorruptError(f"{self._what}: the data file is shorter than its journal")
         image = JournalImage(content, self._tag)
         end: Point = self._head.replay
-        durable = self._durable_number(image)
+        durable = self._durable_number(image) if power_lost else 0
         for record in image.records(self._head.replay):
             if power_lost and record.number > durable and not self._data_verify(record):
                 break
@@ -279,16 +279,23 @@ class Recovery:
         first_seq = record.applied_seq
         data_bytes = discarded_bytes = 0
         if isinstance(content, bytearray):
-            rows = rows_of(bytes(content))
-            first_seq = int(rows["seq"][0])
-            data_bytes = int((rows["place"] & np.uint64(UNMAP) == 0).sum()) * BLOCK_BYTES
-            discarded_bytes = discarded_bytes_of(rows)
+            first_seq, data_bytes, discarded_bytes = _weighed(content)
         last_seq = record.applied_seq
         self.tail.add(
             TailEntry(
                 first_seq, last_seq, content, data_bytes, record.point, freed, discarded_bytes
             )
         )
+
+
+def _weighed(content: bytearray) -> tuple[int, int, int]:
+    """(first seq, bytes of data, bytes discarded) of the rows of a run."""
+    if len(content) == ROW_BYTES:  # by far the most: arrays would cost more than all the rest
+        _, place, seq, _, _ = ROW.unpack(content)
+        return (seq, 0, (place ^ UNMAP) * BLOCK_BYTES) if place & UNMAP else (seq, BLOCK_BYTES, 0)
+    rows = rows_of(bytes(content))
+    data_blocks = int((rows["place"] & np.uint64(UNMAP) == 0).sum())
+    return int(rows["seq"][0]), data_blocks * BLOCK_BYTES, discarded_bytes_of(rows)
 
 
 def journal_tag(replica_uuid: bytes) -> int:
