@@ -201,11 +201,16 @@ class MapRun:
         Of a block that a copy removed it says that it was never written.
         """
         if view is None:
+            # Here it is where the blocks of a page follow one another, or a little behind that
+            # where some of them have several rows.
             at = block - self._index[number]
-            if 0 <= at < PAGE_ROWS:  # here it is where the blocks of a page follow one another
+            while 0 <= at < PAGE_ROWS:
                 before, found = _two_blocks(page, at * ROW_BYTES)
-                if found == block != before:
-                    return _row_at(page, at)
+                if found >= block:
+                    if found == block != before:
+                        return _row_at(page, at)
+                    break
+                at += block - found
         blocks = _blocks_of(page)
         at = bisect_left(blocks, block)
         if at == len(blocks) or blocks[at] != block:
