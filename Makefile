@@ -10,7 +10,7 @@ DEVELOPMENT := $(VENV)/.installed-development
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help run setup setup-dev test unit long system bench bench-store proto lint types lock wheel clean
+.PHONY: help run setup setup-dev test unit long system simulate mutants bench bench-store proto lint types lock wheel clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -36,6 +36,14 @@ long: setup-dev  ## all tests, also those that take long
 system: setup-dev  ## only the tests that drive the finished product from outside
 	@tools/system-packages test
 	@$(BIN)/python -m pytest -m "system and not long" tests/system
+
+SEEDS ?= 1000
+FIRST ?= 1
+simulate: setup-dev  ## lives of simulated clusters: SEEDS=1000 FIRST=1
+	@$(BIN)/python -m tests.simulation $(SEEDS) $(FIRST)
+
+mutants: setup-dev  ## plant mistakes in the engine, and see each of them caught
+	@$(BIN)/python -m tests.simulation.mutants
 
 bench: setup-dev  ## side by side with tgt: writes tables to benchmarks/results
 	@tools/system-packages test

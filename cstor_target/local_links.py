@@ -90,6 +90,14 @@ class LocalLink:
         """As `ReplicaLink.promise`."""
         return await self._host.promise(request)
 
+    async def lease(self, request: replica_pb2.LeaseRequest) -> replica_pb2.LeaseResponse:
+        """As `ReplicaLink.lease`."""
+        return await self._host.lease(request)
+
+    async def make_whole(self, request: replica_pb2.MakeWholeRequest) -> replica_pb2.ReplicaReport:
+        """As `ReplicaLink.make_whole`."""
+        return (await self._host.make_whole(request)).replica
+
     async def catch_up(self, request: replica_pb2.CatchUpRequest) -> replica_pb2.ReplicaReport:
         """As `ReplicaLink.catch_up`."""
         return (await self._host.catch_up(request)).replica
@@ -99,6 +107,13 @@ class LocalLink:
     ) -> replica_pb2.ReplicaReport:
         """As `ReplicaLink.begin_rebuild`."""
         return (await self._host.begin_rebuild(request)).replica
+
+    async def stage(
+        self, request: replica_pb2.StageRequest
+    ) -> AsyncGenerator[replica_pb2.StageResponse]:
+        """As `ReplicaLink.stage`."""
+        async for progress in self._host.stage(request):
+            yield progress
 
     async def rebuild(
         self, request: replica_pb2.RebuildRequest

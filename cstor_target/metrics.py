@@ -36,6 +36,7 @@ VOLUME_COUNTERS = {
     "batches": "Messages of entries sent to all replicas",
     "merges": "Writes of parts of blocks that were merged with what was there",
     "read_retries": "Reads that were asked of another replica after one had failed",
+    "reads_held": "Answers to reads that waited for the lease to be renewed",
     "checksum_errors": "Blocks that came with data of another checksum",
     "rebuilds_done": "Replicas brought in sync",
     "rebuilds_failed": "Rebuilds that ended without the replica in sync",

@@ -110,6 +110,16 @@ class GrpcLink:
         call = self._questions.Promise(request, timeout=_CALL_TIMEOUT_S)
         return await called(call, self.address)
 
+    async def lease(self, request: replica_pb2.LeaseRequest) -> replica_pb2.LeaseResponse:
+        """As `ReplicaLink.lease`."""
+        call = self._questions.Lease(request, timeout=_CALL_TIMEOUT_S)
+        return await called(call, self.address)
+
+    async def make_whole(self, request: replica_pb2.MakeWholeRequest) -> replica_pb2.ReplicaReport:
+        """As `ReplicaLink.make_whole`."""
+        call = self._orders.MakeWhole(request, timeout=_CALL_TIMEOUT_S)
+        return (await called(call, self.address)).replica
+
     async def catch_up(self, request: replica_pb2.CatchUpRequest) -> replica_pb2.ReplicaReport:
         """As `ReplicaLink.catch_up`."""
         call = self._orders.CatchUp(request, timeout=_CATCH_UP_TIMEOUT_S)
@@ -121,6 +131,16 @@ class GrpcLink:
         """As `ReplicaLink.begin_rebuild`."""
         call = self._orders.BeginRebuild(request, timeout=_CALL_TIMEOUT_S)
         return (await called(call, self.address)).replica
+
+    async def stage(
+        self, request: replica_pb2.StageRequest
+    ) -> AsyncGenerator[replica_pb2.StageResponse]:
+        """As `ReplicaLink.stage`."""
+        try:
+            async for progress in self._orders.Stage(request):
+                yield progress
+        except grpc.aio.AioRpcError as error:
+            raise error_of(error, self.address) from error
 
     async def rebuild(
         self, request: replica_pb2.RebuildRequest

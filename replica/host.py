@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import AsyncIterator, Callable
+from math import ceil
 from pathlib import Path
 
 import structlog
@@ -19,7 +20,8 @@ from cstor_core.errors import CorruptError, CstorError, InputError, UnknownVolum
 from cstor_core.files import Filesystem
 from cstor_core.generated.cstor.v1 import replica_pb2, volume_pb2
 from cstor_core.units import BLOCK_BYTES
-from replica import pulls, sources
+from replica import pulls, sources, staging
+from replica.errors import OrderError
 from replica.replica_node import ReplicaNode
 from replica.sessions import AppendSession, Closed, ReadSession, Wake
 from replica.store.limits import StoreLimits
@@ -248,12 +250,50 @@ class ReplicaHost:
         if not 0 < request.epoch <= EPOCH_MAX or not request.target_instance:
             raise InputError(f"a promise needs an epoch from 1 to {EPOCH_MAX} and an instance")
         promised = await node.fence.promise(request.epoch, request.target_instance)
+        left_s = node.lease.left_s(request.target_instance)
         node.log.info(
             "promise_given" if promised else "promise_refused",
             epoch=request.epoch,
             instance=request.target_instance,
         )
-        return replica_pb2.PromiseResponse(promised=promised, replica=node.report())
+        return replica_pb2.PromiseResponse(
+            promised=promised, replica=node.report(), lease_left_ms=ceil(left_s * 1000)
+        )
+
+    async def lease(self, request: replica_pb2.LeaseRequest) -> replica_pb2.LeaseResponse:
+        """Let the target serve for a while to which the promise was given.
+
+        Raises ForeignReplicaError, CorruptError, and OrderError where it is not founded.
+        """
+        orders = request.orders
+        node = self._ordered(orders)
+        node.check_usable()
+        fence = node.fence
+        granted = (orders.epoch, orders.target_instance) == (fence.epoch, fence.instance)
+        if granted:
+            node.lease.renew(orders.target_instance, request.duration_ms / 1000)
+        return replica_pb2.LeaseResponse(granted=granted, promised_epoch=fence.epoch)
+
+    async def make_whole(
+        self, request: replica_pb2.MakeWholeRequest
+    ) -> replica_pb2.MakeWholeResponse:
+        """Be short no longer: the target that serves has brought the replica to its own position.
+
+        Raises OrderError where the replica is being rebuilt or has not adopted that target's epoch,
+        and what the fence raises.
+        """
+        node = self._ordered(request.orders)
+        node.check_orders(request.orders)
+        store = node.store
+        if store.rebuilding or store.history.end.epoch != request.orders.epoch:
+            raise OrderError(
+                f"replica {store.replica_uuid} has not reached epoch {request.orders.epoch}: "
+                "it is made whole when it has"
+            )
+        if store.short:
+            await store.made_whole()
+            node.log.info("replica_whole", applied_seq=store.applied_seq)
+        return replica_pb2.MakeWholeResponse(replica=node.report())
 
     async def catch_up(self, request: replica_pb2.CatchUpRequest) -> replica_pb2.CatchUpResponse:
         """Fetch missing entries from a peer, in order; see `pulls.catch_up`."""
@@ -274,6 +314,16 @@ class ReplicaHost:
     ) -> AsyncIterator[replica_pb2.RebuildResponse]:
         """Copy what is missing from a peer; see `pulls.Rebuild`."""
         return pulls.Rebuild(self._ordered(request.orders), request).run()
+
+    def stage(self, request: replica_pb2.StageRequest) -> AsyncIterator[replica_pb2.StageResponse]:
+        """Get to another history in one step; see `staging.Staging`."""
+        return staging.Staging(self._ordered(request.orders), request).run()
+
+    def pull_stacks(
+        self, request: replica_pb2.PullStacksRequest
+    ) -> AsyncIterator[replica_pb2.PullStacksResponse]:
+        """Give a peer what a staged map lacks; see `staging.pull_stacks`."""
+        return staging.pull_stacks(self.node(request.volume_uuid, request.replica_uuid), request)
 
     def pull_entries(
         self, request: replica_pb2.PullEntriesRequest

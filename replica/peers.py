@@ -17,9 +17,10 @@ from google.protobuf.message import Message
 
 from cstor_core.calls import ERROR_NAME_KEY
 from cstor_core.dialling import Dialler
-from cstor_core.errors import CstorError, InputError, UnavailableError
+from cstor_core.errors import CorruptError, CstorError, InputError, UnavailableError
 from cstor_core.generated.cstor.v1 import replica_pb2
 from replica.errors import DivergedError, TailError
+from replica.replica_node import ReplicaNode
 
 SERVICE = "cstor.v1.ReplicaService"
 SILENCE_S_MAX = 15.0
@@ -51,6 +52,12 @@ class Peer:
     ) -> AsyncIterator[replica_pb2.PullBlocksResponse]:
         """Blocks as they are now.  Raises UnavailableError."""
         return self._stream("PullBlocks", request, replica_pb2.PullBlocksResponse)
+
+    def pull_stacks(
+        self, request: replica_pb2.PullStacksRequest
+    ) -> AsyncIterator[replica_pb2.PullStacksResponse]:
+        """What a staged map lacks.  Raises UnavailableError."""
+        return self._stream("PullStacks", request, replica_pb2.PullStacksResponse)
 
     async def close(self) -> None:
         """Give the connection up."""
@@ -88,3 +95,10 @@ class Peer:
             if key == ERROR_NAME_KEY and value in _TOLD:
                 return _TOLD[str(value)](sentence)
         return self.unavailable(sentence)
+
+
+def blame(node: ReplicaNode, peer: Peer, error: CstorError) -> CstorError:
+    """What the target is told: its own disk fails a replica, anything else is the source's."""
+    if isinstance(error, CorruptError):
+        node.found_corrupt(error)
+    return error if node.store.failed_reason is not None else peer.unavailable(str(error))

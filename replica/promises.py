@@ -34,7 +34,8 @@ class Fence:
     def __init__(self, store: ReplicaStore) -> None:
         self._store = store
         self._writing = asyncio.Lock()
-        self._holders: set[Holder] = set()
+        self._holders: dict[Holder, None] = {}
+        """In the order in which they came, which is the one in which they are closed."""
         self.epoch = store.promised_epoch
         self.instance = store.promised_instance
 
@@ -50,16 +51,16 @@ class Fence:
 
     def enter(self, holder: Holder) -> None:
         """Have the holder closed by the next higher promise, or by `close_all`."""
-        self._holders.add(holder)
+        self._holders[holder] = None
 
     def leave(self, holder: Holder) -> None:
         """It has ended; nothing happens if it had been closed."""
-        self._holders.discard(holder)
+        self._holders.pop(holder, None)
 
     def close_all(self, error: CstorError) -> None:
         """Close whatever is under way."""
         for holder in list(self._holders):
-            self._holders.discard(holder)
+            self._holders.pop(holder, None)
             holder.close(error)
 
     async def promise(self, epoch: int, instance: str) -> bool:
@@ -72,7 +73,7 @@ class Fence:
             return False
         self.epoch, self.instance = epoch, instance
         for holder in [holder for holder in self._holders if holder.epoch < epoch]:
-            self._holders.discard(holder)
+            self._holders.pop(holder, None)
             holder.close(self._refusal(holder.epoch))
         async with self._writing:
             if self._store.promised_epoch > epoch:

@@ -18,14 +18,14 @@ from collections.abc import AsyncIterator
 import numpy as np
 import numpy.typing as npt
 
-from cstor_core.errors import CorruptError, CstorError, InputError, ProtocolError
+from cstor_core.errors import CorruptError, InputError, ProtocolError
 from cstor_core.frames import FrameEntry, RunView
 from cstor_core.generated.cstor.v1 import replica_pb2, volume_pb2
 from cstor_core.history import History, Reign
 from cstor_core.rows import ROW_BYTES
 from cstor_core.words import history_from, history_message
 from replica.errors import OrderError
-from replica.peers import Peer
+from replica.peers import Peer, blame
 from replica.replica_node import ReplicaNode
 from replica.sessions import AppendSession
 
@@ -68,19 +68,12 @@ async def _catch_up(node: ReplicaNode, request: replica_pb2.CatchUpRequest) -> N
                 node.apply(_entry(entry))
             node.applied()
     except (CorruptError, ProtocolError) as error:
-        raise _blame(node, peer, error) from error
+        raise blame(node, peer, error) from error
     finally:
         await peer.close()
     if store.applied_seq < request.through_seq:
         raise peer.unavailable(f"it gave entries up to {store.applied_seq} only")
     node.log.info("caught_up", from_seq=began_seq, through_seq=store.applied_seq)
-
-
-def _blame(node: ReplicaNode, peer: Peer, error: CstorError) -> CstorError:
-    """What the target is told: its own disk fails a replica, anything else is the source's."""
-    if isinstance(error, CorruptError):
-        node.found_corrupt(error)
-    return error if node.store.failed_reason is not None else peer.unavailable(str(error))
 
 
 def _entry(message: volume_pb2.Entry) -> FrameEntry:
@@ -225,7 +218,7 @@ class Rebuild:
         try:
             self._node.store.copy_in(run, self._comparison)
         except (CorruptError, ProtocolError) as error:
-            raise _blame(self._node, peer, error) from error
+            raise blame(self._node, peer, error) from error
         self._progress.blocks_done += len(message.table) // ROW_BYTES
         self._progress.bytes_copied += len(message.data)
         self._node.counters.rebuild_bytes += len(message.data)

@@ -22,6 +22,7 @@ from cstor_core.units import BLOCK_BYTES
 from cstor_core.words import history_message
 from replica.counters import Counters
 from replica.errors import EndedError, OrderError
+from replica.leases import LeaseGiven
 from replica.promises import Fence
 
 if TYPE_CHECKING:
@@ -74,9 +75,10 @@ class ReplicaNode:
         self.dialler = dialler
         self.granted_bytes = granted_bytes
         self.fence = Fence(store)
+        self.lease = LeaseGiven(clock, may_be_given=store.promised_epoch > 0)
         self.counters = Counters()
         self.append_session: AppendSession | None = None
-        self.parked: set[ReadSession] = set()
+        self.parked: dict[ReadSession, None] = {}
         self.log = log.bind(volume=store.identity.name, replica=store.replica_uuid)
         self._job: Job[None] | None = None
         self._awaited: list[tuple[int, asyncio.Future[None]]] = []
@@ -247,6 +249,7 @@ class ReplicaNode:
             reason=store.failed_reason or "",
             snapshots=[snapshot.message() for snapshot in store.snapshots],
             origin=store.origin,
+            short=store.short,
         )
 
     def size_blocks(self) -> int:

@@ -311,7 +311,7 @@ class ReadSession:
             self._error = EndedError("the read stream has ended")
         if self._node is not None:
             self._node.fence.leave(self)
-            self._node.parked.discard(self)
+            self._node.parked.pop(self, None)
         for task in self._reading.values():
             task.cancel()
         for waiting in (self._ready, self._refused, self._parked, self._missed, self._found):
@@ -324,7 +324,7 @@ class ReadSession:
         if len(self._parked) < len(waiting):
             self._ready.extend(parked[1] for parked in waiting if parked[1][1] <= applied_seq)
             if not self._parked and self._node is not None:
-                self._node.parked.discard(self)
+                self._node.parked.pop(self, None)
             self._wake()
 
     def _receive(self, message: Buffer) -> None:
@@ -356,7 +356,7 @@ class ReadSession:
             self._refused.append(question)
             return
         if not self._parked:
-            node.parked.add(self)
+            node.parked[self] = None
             node.clock.call_later(PARKED_S_MAX, self._expire)
         self._parked.append((node.clock.monotonic() + PARKED_S_MAX, question))
 
@@ -371,7 +371,7 @@ class ReadSession:
         if self._parked:
             node.clock.call_later(self._parked[0][0] - now, self._expire)
         else:
-            node.parked.discard(self)
+            node.parked.pop(self, None)
         self._wake()
 
     def _read(self, node: ReplicaNode, question: Question) -> tuple[bytes, list[Buffer]] | None:

@@ -49,7 +49,7 @@ async def pull_entries(
     Raises DivergedError where the asker holds entries that this history does not have, TailError
     where the tail does not reach back far enough, and what a source refuses with.
     """
-    _check_source(node, request.epoch)
+    check_source(node, request.epoch)
     asked = history_from(request.history)
     held = node.store.history
     if not asked.is_prefix_of(held):
@@ -85,7 +85,7 @@ async def pull_blocks(
 
     Each comes with its version at the time of its reading, which may be later than the list.
     """
-    _check_source(node, request.epoch)
+    check_source(node, request.epoch)
     if len(request.blocks) % 8:
         raise InputError("the blocks of a pull are not a table of 8-byte numbers")
     asked = np.frombuffer(request.blocks, dtype="<u8")
@@ -163,7 +163,7 @@ async def diff_snapshots(
         )
 
 
-def _check_source(node: ReplicaNode, epoch: int) -> None:
+def check_source(node: ReplicaNode, epoch: int) -> None:
     """Whether this replica may be a source in this epoch."""
     node.check_usable()
     node.fence.check_epoch(epoch)

@@ -37,6 +37,7 @@ class Counters:
     batches: int = 0
     merges: int = 0
     read_retries: int = 0
+    reads_held: int = 0
     checksum_errors: int = 0
     rebuilds_done: int = 0
     rebuilds_failed: int = 0

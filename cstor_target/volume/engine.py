@@ -17,6 +17,7 @@ from cstor_core.generated.cstor.v1 import control_pb2, volume_pb2
 from cstor_core.units import BLOCK_BYTES
 from cstor_target.volume.backing import Buffer, Done, Failure, ReadDone
 from cstor_target.volume.counters import Counters, Histogram
+from cstor_target.volume.lease import Lease
 from cstor_target.volume.links import LinkFactory
 from cstor_target.volume.membership import Membership
 from cstor_target.volume.merging import Merger, whole_block_pieces, whole_blocks
@@ -48,7 +49,8 @@ class Engine:
         self._order = Order(
             clock, self._broadcast, settings.batch_bytes_max, settings.backlog_bytes_max
         )
-        self._reads = Reads(clock, self._order, self.counters)
+        self._lease = Lease(clock)
+        self._reads = Reads(clock, self._order, self._lease, self.counters)
         self._merger = Merger(self._reads.read_blocks, self._place_merged)
         self._roster = Roster(clock, settings, events, self._order, self._reads)
         self._membership = Membership(
@@ -56,6 +58,7 @@ class Engine:
             self._roster,
             self._order,
             self._reads,
+            self._lease,
             clock,
             settings,
             events,
@@ -288,6 +291,7 @@ class Engine:
         before_s = now_s - self._settings.write_timeout_s
         self._order.expire(before_s)
         self._reads.expire(before_s)
+        self._lease.expire(before_s)
         self._reads.drop_stuck(now_s - self._settings.read_retry_s)
         while self._gate and self._gate[0][0] < before_s:
             self._gate.popleft()[2](Failure.BUSY)

@@ -40,6 +40,12 @@ class ReplicaLink(Protocol):
     async def promise(self, request: replica_pb2.PromiseRequest) -> replica_pb2.PromiseResponse:
         """Ask for a promise."""
 
+    async def lease(self, request: replica_pb2.LeaseRequest) -> replica_pb2.LeaseResponse:
+        """Ask for a lease, or give it back."""
+
+    async def make_whole(self, request: replica_pb2.MakeWholeRequest) -> replica_pb2.ReplicaReport:
+        """Tell a replica that it is short no longer."""
+
     async def catch_up(self, request: replica_pb2.CatchUpRequest) -> replica_pb2.ReplicaReport:
         """Have the replica fetch entries from a peer, in order."""
 
@@ -47,6 +53,9 @@ class ReplicaLink(Protocol):
         self, request: replica_pb2.BeginRebuildRequest
     ) -> replica_pb2.ReplicaReport:
         """Have the replica flag itself."""
+
+    def stage(self, request: replica_pb2.StageRequest) -> AsyncGenerator[replica_pb2.StageResponse]:
+        """Have the replica get to another history in one step; progress, then `complete`."""
 
     def rebuild(
         self, request: replica_pb2.RebuildRequest

@@ -7,6 +7,7 @@ from collections.abc import Callable, Coroutine
 
 from cstor_core.clock import Clock
 from cstor_core.errors import CstorError, FencedError, NoSpaceError, UnavailableError
+from cstor_target.volume.lease import LEASE_S, MARGIN, RENEW_S, Lease
 from cstor_target.volume.members import Member, Standing
 from cstor_target.volume.opener import Opener
 from cstor_target.volume.order import Order
@@ -17,6 +18,7 @@ from cstor_target.volume.settings import EngineSettings
 from cstor_target.volume.tenure import Tenure
 
 _FULL_RETRY_S = 2.0
+_GIVE_BACK_S_MAX = 1.0
 _POLL_S = 0.005
 
 
@@ -29,6 +31,7 @@ class Membership:
         roster: Roster,
         order: Order,
         reads: Reads,
+        lease: Lease,
         clock: Clock,
         settings: EngineSettings,
         events: EventSink,
@@ -37,12 +40,15 @@ class Membership:
         self._roster = roster
         self._order = order
         self._reads = reads
+        self._lease = lease
         self._clock = clock
         self._settings = settings
         self._events = events
         self._tasks: list[asyncio.Task[None]] = []
         self._when_serving: list[Callable[[], None]] = []
         self.tenure: Tenure | None = None
+        self._reign: Tenure | None = None
+        """What the last attempt was promised."""
         loop = asyncio.get_event_loop()
         self.deposed: asyncio.Future[str] = loop.create_future()
         self.failed: asyncio.Future[BaseException | None] = loop.create_future()
@@ -53,12 +59,14 @@ class Membership:
 
     async def close(self) -> None:
         """Stop bringing members back, and hang up."""
-        for task in self._tasks:
+        tasks = list(self._tasks)
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         for member in self._roster.members:
             self._reads.remove(member, retry=False)
             member.leave()
+        await self._give_back_lease()
         for link in self._opener.links.values():
             await link.close()
 
@@ -76,6 +84,8 @@ class Membership:
         task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
+        if task in self._tasks:
+            self._tasks.remove(task)
         if not task.cancelled() and task.exception() is not None and not self.failed.done():
             self.failed.set_result(task.exception())
 
@@ -88,10 +98,62 @@ class Membership:
                 if str(error) != self._roster.reason:
                     self._roster.reason = str(error)
                     self._events("waiting", {"reason": str(error)})
+            if await self._has_ceased():
+                return
             await self._clock.sleep(self._settings.retry_s)
         returning = Returning(tenure, self._roster, self._order, self._clock, self._settings)
         for member in self._roster.members:
             self._spawn(self._keep(member, returning))
+
+    async def _has_ceased(self) -> bool:
+        """Whether, after an attempt that came as far as promises, another target has taken over.
+
+        One of two that want to open the volume at a time has to give way, or neither ever would.
+        """
+        reign, self._reign = self._reign, None
+        if reign is not None:
+            await asyncio.gather(*(self._ask_for_lease(m, reign) for m in self._roster.members))
+        return self.deposed.done()
+
+    async def _renew(self, member: Member, tenure: Tenure) -> None:
+        """Have a member renew the lease, every second, for as long as this target lives."""
+        while not self.deposed.done() and self.tenure is tenure:
+            asked_s = self._clock.monotonic()
+            await self._ask_for_lease(member, tenure)
+            spent_s = self._clock.monotonic() - asked_s
+            await self._clock.sleep(max(RENEW_S - spent_s, 0.05))
+
+    async def _ask_for_lease(self, member: Member, tenure: Tenure) -> None:
+        """Ask a member for a lease; where it has promised a later epoch, this target has ceased."""
+        asked_s = self._clock.monotonic()
+        try:
+            answer = await member.link.lease(tenure.lease_request(member.replica_uuid, LEASE_S))
+        except CstorError:
+            return  # it is brought back when it answers again
+        if self.tenure is not tenure:
+            return
+        if answer.granted:
+            self._lease.renewed(member.replica_uuid, asked_s)
+        elif answer.promised_epoch > tenure.epoch:
+            self._depose(
+                f"replica {member.name} of volume {tenure.identity.name} has promised epoch "
+                f"{answer.promised_epoch} to another target, which has taken the volume over"
+            )
+
+    async def _give_back_lease(self) -> None:
+        """Let the next target serve at once."""
+        tenure = self.tenure
+        if tenure is None or self.deposed.done():
+            return
+        calls = [
+            member.link.lease(tenure.lease_request(member.replica_uuid, 0))
+            for member in self._roster.members
+            if member.replica_uuid
+        ]
+        if calls:
+            giving = asyncio.gather(*calls, return_exceptions=True)
+            await asyncio.wait((giving,), timeout=_GIVE_BACK_S_MAX)
+            giving.cancel()
 
     async def _open(self) -> Tenure:
         """One attempt; raises CstorError with the reason why it came to nothing."""
@@ -99,6 +161,11 @@ class Membership:
         tenure = self.tenure = await opener.find_members()
         roster.begin(opener.members)
         opening = await opener.promises(tenure)
+        self._reign = tenure
+        serve_at_s = self._clock.monotonic() + opener.lease_left_s * (1 + MARGIN)
+        self._lease.begin([member.replica_uuid for member in opener.members], roster.quorum)
+        for member in opener.members:
+            self._spawn(self._renew(member, tenure))
         ready = await opener.bring_in_order(tenure, opening)
         end_seq = opening.history.end.last_seq
         order.start(tenure.epoch, end_seq, tenure.identity.checksum_salt)
@@ -107,30 +174,46 @@ class Membership:
             opening_words = tenure.stream_opening(member.replica_uuid, False)
             member.join(opening_words, end_seq, roster.progressed, roster.lost)
             roster.promote(member)
-        await self._record_epoch(tenure, end_seq + 1)
+        await self._record_epoch(tenure, end_seq + 1, loss_possible=opening.loss_possible)
         tenure.history = opening.history.adopted(tenure.epoch, end_seq + 1)
+        await self._until_it_may_serve(serve_at_s)
         self._events("open", {"epoch": tenure.epoch, "after_seq": end_seq})
+        if opening.loss_possible:
+            self._events("loss_possible", {"epoch": tenure.epoch})
         roster.serve()
         for callback in self._when_serving:
             callback()
         self._when_serving.clear()
         return tenure
 
-    async def _record_epoch(self, tenure: Tenure, seq: int) -> None:
+    async def _until_it_may_serve(self, serve_at_s: float) -> None:
+        """Wait until no lease of an earlier target runs, and W members have given one to this."""
+        roster = self._roster
+        while self._clock.monotonic() < serve_at_s or not self._lease.holds:
+            await self._clock.sleep(_POLL_S)
+            if len(roster.in_sync) < roster.quorum:
+                self._give_up_opening()
+
+    def _give_up_opening(self) -> None:
+        roster = self._roster
+        for member in list(roster.in_sync):
+            roster.lost(member, UnavailableError("the volume could not be opened"))
+        raise UnavailableError("a member was lost while the volume was being opened")
+
+    async def _record_epoch(self, tenure: Tenure, seq: int, *, loss_possible: bool) -> None:
         """Send the epoch's record and wait until a quorum has flushed it."""
         roster = self._roster
-        self._order.record(tenure.epoch_record(seq))
+        self._order.record(tenure.epoch_record(seq, loss_possible=loss_possible))
         while self._order.durable_seq < seq:
             await self._clock.sleep(_POLL_S)
             if len(roster.in_sync) < roster.quorum:
-                for member in list(roster.in_sync):
-                    roster.lost(member, UnavailableError("the volume could not be opened"))
-                raise UnavailableError("a member was lost while the volume was being opened")
+                self._give_up_opening()
 
     async def _keep(self, member: Member, returning: Returning) -> None:
         """Bring a member back whenever it is out, for as long as the volume is open."""
         while not self.deposed.done():
             pause_s = self._settings.retry_s
+            await self._make_whole(member, returning.tenure)
             if member.append_stream is None:
                 try:
                     await returning.bring_back(member)
@@ -142,6 +225,19 @@ class Membership:
                     if isinstance(error, NoSpaceError):
                         pause_s = _FULL_RETRY_S
             await self._clock.sleep(pause_s)
+
+    async def _make_whole(self, member: Member, tenure: Tenure) -> None:
+        """A member that lost power and is in sync holds again all that it ever acknowledged."""
+        report = member.report
+        if report is None or not report.short or member not in self._roster.in_sync:
+            return
+        try:
+            member.report = await member.link.make_whole(
+                tenure.make_whole_request(member.replica_uuid)
+            )
+        except CstorError:
+            return  # it is told again
+        self._events("member_whole", {"replica": member.replica_uuid})
 
     def _depose(self, sentence: str) -> None:
         """Another target reigns: nothing is served from now on."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Iterable
+from contextlib import aclosing
 from typing import TypeVar
 
 from cstor_core.errors import CstorError, UnavailableError
@@ -19,6 +20,7 @@ from cstor_target.volume.links import LinkFactory, ReplicaLink
 from cstor_target.volume.members import Member, Standing
 from cstor_target.volume.opening import (
     Opening,
+    are_enough_whole,
     can_vote,
     choose,
     newest_configuration,
@@ -53,6 +55,8 @@ class Opener:
         for address in addresses:
             self.link_to(address)
         self.members: list[Member] = []
+        self.lease_left_s = 0.0
+        """How long leases of earlier targets may run, by what came with the promises."""
 
     def link_to(self, address: str) -> ReplicaLink:
         """The link to an address, made when it is first asked for."""
@@ -97,6 +101,7 @@ class Opener:
                 "start their replica daemons"
             )
         identity = voting[0].identity
+        are_enough_whole(voting, len(self.members), write_cache=identity.write_cache)
         epoch = next_epoch(voting)
         return Tenure(identity, configuration, epoch, self._instance, _NO_HISTORY)
 
@@ -110,18 +115,25 @@ class Opener:
             }
         )
         promised = {}
+        self.lease_left_s = 0.0
         for member, answer in answers.items():
             member.report = answer.replica
             if answer.promised:
+                self.lease_left_s = max(self.lease_left_s, answer.lease_left_ms / 1000)
                 promised[member.replica_uuid] = answer.replica
-        opening = choose([member.replica_uuid for member in self.members], promised)
+        opening = choose(
+            [member.replica_uuid for member in self.members],
+            promised,
+            write_cache=tenure.identity.write_cache,
+        )
         if newest_configuration(list(promised.values())) != tenure.configuration:
             raise UnavailableError("the configuration has changed meanwhile: its members are asked")
         tenure.history = opening.history
         return opening
 
     async def bring_in_order(self, tenure: Tenure, opening: Opening) -> list[Member]:
-        """Have complete members that are behind fetch the missing entries from a holder.
+        """Have complete members that are behind fetch the missing entries from a holder; where
+        that is not enough, have others get to its history in one step.
 
         Returns the members, at least a quorum, that are at the end of the history.
         """
@@ -148,6 +160,9 @@ class Opener:
             if history_from(report.history) == opening.history
         )
         quorum = write_quorum(len(self.members))
+        for uuid in (*opening.behind, *opening.parted):
+            if len(ready) < quorum and by_uuid[uuid] not in ready:
+                await self._stage(tenure, by_uuid[uuid], source, opening.history, ready)
         if len(ready) < quorum:
             raise UnavailableError(
                 f"{len(ready)} members could be brought to the newest entry and {quorum} are "
@@ -155,6 +170,25 @@ class Opener:
                 "start the members that are missing"
             )
         return ready
+
+    async def _stage(
+        self,
+        tenure: Tenure,
+        member: Member,
+        source: replica_pb2.Source,
+        history: History,
+        ready: list[Member],
+    ) -> None:
+        """Have a member get to the history in one step; it is ready then."""
+        request = tenure.stage_request(member.replica_uuid, source, history)
+        try:
+            async with aclosing(member.link.stage(request)) as staging:
+                async for progress in staging:
+                    member.reason = f"{progress.bytes_copied} bytes were copied to it so far"
+                    if progress.complete:
+                        ready.append(member)
+        except CstorError as error:
+            member.reason = str(error)
 
     async def _inquire(
         self, links: Iterable[ReplicaLink]
@@ -167,6 +201,8 @@ class Opener:
         """Make calls at once; the answers of those that succeed in time, in the order given."""
         limit_s = timeout_s or self._settings.inquiry_timeout_s
         tasks = {who: asyncio.ensure_future(call) for who, call in calls.items()}
+        for task in tasks.values():
+            task.add_done_callback(_heard)
         if tasks:
             await asyncio.wait(tasks.values(), timeout=limit_s)
         answers = {}
@@ -183,6 +219,12 @@ class Opener:
             else:
                 raise error
         return answers
+
+
+def _heard(task: asyncio.Future[Answer]) -> None:
+    """An error counts as heard of, also where the attempt has ended before it came."""
+    if not task.cancelled():
+        task.exception()
 
 
 def _note(who: object, reason: str) -> None:

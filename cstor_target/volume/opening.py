@@ -14,7 +14,7 @@ from cstor_core.errors import UnavailableError
 from cstor_core.generated.cstor.v1 import replica_pb2, volume_pb2
 from cstor_core.history import History, Position
 from cstor_core.words import history_from
-from cstor_target.volume.quorum import write_quorum
+from cstor_target.volume.quorum import read_overlap, write_quorum
 
 Report = replica_pb2.ReplicaReport
 
@@ -63,6 +63,25 @@ def next_epoch(reports: Sequence[Report]) -> int:
     return max([*known, *(report.promised_epoch for report in reports)], default=0) + 1
 
 
+def are_enough_whole(reports: Sequence[Report], members: int, *, write_cache: bool) -> bool:
+    """Whether these voters prove that nothing acknowledged is lost: R of them are not short.
+
+    Any R members include one that holds whatever was acknowledged.  Without a write cache that had
+    been flushed, and short ones count.  False where all members are here and there are no R of
+    them: nobody else can be asked.  Raises UnavailableError where there are members that can.
+    """
+    short = sum(report.short for report in reports)
+    needed = read_overlap(members)
+    if not write_cache or len(reports) - short >= needed:
+        return True
+    if len(reports) < members:
+        raise UnavailableError(
+            f"{short} of {len(reports)} members that answer have lost power and may lack what was "
+            f"written, and {needed} that have not are needed: start the missing replicas"
+        )
+    return False
+
+
 @dataclass(frozen=True, slots=True)
 class Opening:
     """What an opening builds on, by replica UUID."""
@@ -72,11 +91,15 @@ class Opening:
     """Complete replicas that are at the end of the history: sources for the others."""
     behind: tuple[str, ...]
     """Complete replicas whose history is a prefix: they are caught up in order."""
+    parted: tuple[str, ...]
+    """Complete replicas with entries that the history dropped: they are staged."""
     others: tuple[str, ...]
-    """Rebuilding or with entries that the history dropped: brought back while serving."""
+    """Rebuilding: brought back while serving."""
+    loss_possible: bool = False
+    """Whether something acknowledged may be gone: too many members are short."""
 
 
-def choose(members: Sequence[str], promised: Mapping[str, Report]) -> Opening:
+def choose(members: Sequence[str], promised: Mapping[str, Report], *, write_cache: bool) -> Opening:
     """What to open with, given the reports that came with the promises.
 
     Raises UnavailableError, with a sentence that says what is missing, when a quorum cannot be
@@ -89,9 +112,10 @@ def choose(members: Sequence[str], promised: Mapping[str, Report]) -> Opening:
             f"{len(voters)} of {len(members)} members promised and {quorum} are needed: "
             "start the missing replicas"
         )
+    is_proven = are_enough_whole(list(voters.values()), len(members), write_cache=write_cache)
     highest = max(voters.values(), key=position_of)
     history = history_from(highest.history)
-    holders, behind, others = [], [], []
+    holders, behind, parted, others = [], [], [], []
     for uuid, report in voters.items():
         own = history_from(report.history)
         if report.state != replica_pb2.REPLICA_STATE_COMPLETE:
@@ -101,15 +125,23 @@ def choose(members: Sequence[str], promised: Mapping[str, Report]) -> Opening:
         elif own.is_prefix_of(history):
             behind.append(uuid)
         else:
-            others.append(uuid)
+            parted.append(uuid)
     if not holders:
         raise UnavailableError(
             f"the newest entries (up to {history.end.epoch}:{history.end.last_seq}) are known only "
             "to a replica that is being rebuilt: start another member that holds them"
         )
-    if len(holders) + len(behind) < quorum:
+    complete = len(holders) + len(behind) + len(parted)
+    if complete < quorum:
         raise UnavailableError(
-            f"{len(holders) + len(behind)} complete members answer and {quorum} are needed: "
+            f"{complete} complete members answer and {quorum} are needed: "
             "the others must be rebuilt first, from a volume that is open; start the missing ones"
         )
-    return Opening(history, tuple(holders), tuple(behind), tuple(others))
+    return Opening(
+        history,
+        tuple(holders),
+        tuple(behind),
+        tuple(parted),
+        tuple(others),
+        loss_possible=not is_proven,
+    )

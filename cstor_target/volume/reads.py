@@ -25,6 +25,7 @@ from cstor_core.rows import ROW, ROW_BYTES, UNMAP
 from cstor_core.units import BLOCK_BYTES
 from cstor_target.volume.backing import Buffer, Failure, ReadDone
 from cstor_target.volume.counters import Counters
+from cstor_target.volume.lease import Lease
 from cstor_target.volume.links import MessageStream
 from cstor_target.volume.members import Member, Standing
 from cstor_target.volume.order import Order
@@ -68,8 +69,9 @@ class Reader:
 class Reads:
     """All reads of a volume."""
 
-    def __init__(self, clock: Clock, order: Order, counters: Counters) -> None:
+    def __init__(self, clock: Clock, order: Order, lease: Lease, counters: Counters) -> None:
         self._clock = clock
+        self._lease = lease
         self._order = order
         self._counters = counters
         self._readers: list[Reader] = []
@@ -287,10 +289,18 @@ class Reads:
         pieces: list[Buffer]
         pieces = _with_holes(rows, data[start:data_at]) if holes else [data[start:data_at]]
         if newest > self._order.completed_seq:
-            self._order.when_completed(newest, lambda error: question.done(error, pieces))
+            self._order.when_completed(newest, lambda error: self._hand_on(question, error, pieces))
         else:
-            question.done(None, pieces)
+            self._hand_on(question, None, pieces)
         return data_at
+
+    def _hand_on(self, question: Question, error: Failure | None, pieces: list[Buffer]) -> None:
+        """An answer is complete: it counts if the lease holds now, or is renewed from now on."""
+        if error is not None or self._lease.holds:
+            question.done(error, pieces)
+        else:
+            self._counters.reads_held += 1
+            self._lease.when_renewed(lambda error: question.done(error, pieces))
 
     def _retry(self, question: Question, member: Member) -> None:
         self._counters.read_retries += 1

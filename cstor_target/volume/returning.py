@@ -31,7 +31,7 @@ class Returning:
     def __init__(
         self, tenure: Tenure, roster: Roster, order: Order, clock: Clock, settings: EngineSettings
     ) -> None:
-        self._tenure = tenure
+        self.tenure = tenure
         self._roster = roster
         self._order = order
         self._clock = clock
@@ -48,19 +48,46 @@ class Returning:
         history = history_from(report.history)
         if complete and history.is_prefix_of(self._history()):
             history = await self._fetch_tail(member, history)
-            if self._rejoin(member, history.end.last_seq):
-                await self._until_caught_up(member)
-                self._roster.promote(member)
+            if await self._rejoined(member, history):
                 return
-        await self._rebuild(member, history)
+        if report.state != replica_pb2.REPLICA_STATE_REBUILDING and not self._may_flag():
+            await self._stage(member)
+        else:
+            await self._rebuild(member, history, is_flagged=not complete)
+
+    async def _rejoined(self, member: Member, history: History) -> bool:
+        """Whether the backlog reaches back to where a member is; it is in sync then."""
+        if not self._rejoin(member, history.end.last_seq):
+            return False
+        await self._until_caught_up(member)
+        self._roster.promote(member)
+        return True
+
+    def _may_flag(self) -> bool:
+        """Whether there are so many others in sync that one may be flagged as rebuilding."""
+        return len(self._roster.in_sync) >= read_overlap(len(self._roster.members))
+
+    async def _stage(self, member: Member) -> None:
+        """Have a member get to the volume's history in one step, while too few are in sync for it
+        to be flagged; too few to write as well, so that the history stands still.
+        """
+        history = self._history()
+        source = await self._source_at(member, history.end.last_seq, needs_stream=False)
+        request = self.tenure.stage_request(member.replica_uuid, _source(source), history)
+        member.standing, member.reason = Standing.REBUILDING, "it gets to the history in one step"
+        async with aclosing(member.link.stage(request)) as staging:
+            async for progress in staging:
+                if progress.complete and await self._rejoined(member, history):
+                    return
+        raise UnavailableError(f"replica {member.name} did not get to the volume's history")
 
     def _history(self) -> History:
         """The volume's history up to the last entry sent."""
-        return self._tenure.history.extended(self._order.sent_seq)
+        return self.tenure.history.extended(self._order.sent_seq)
 
     async def _fence(self, member: Member) -> replica_pb2.ReplicaReport:
         """Have the member promise this epoch, if it has not; returns what it reports."""
-        tenure = self._tenure
+        tenure = self.tenure
         answer = await member.link.promise(tenure.promise_request(member.replica_uuid))
         report = answer.replica
         if not answer.promised:
@@ -70,6 +97,7 @@ class Returning:
             )
         if report.replica_uuid != member.replica_uuid:
             raise ForeignReplicaError(f"at {member.link.address} another replica answers")
+        member.report = report
         if report.state == replica_pb2.REPLICA_STATE_FAILED:
             member.standing, member.reason = Standing.FAILED, report.reason
             raise UnavailableError(report.reason)
@@ -81,7 +109,7 @@ class Returning:
             return history
         for source in list(self._roster.in_sync):
             request = replica_pb2.CatchUpRequest(
-                orders=self._tenure.orders(member.replica_uuid),
+                orders=self.tenure.orders(member.replica_uuid),
                 source=_source(source),
                 through_seq=source.applied_seq,
             )
@@ -112,19 +140,19 @@ class Returning:
             if member.append_stream is None:
                 raise member.error or UnavailableError(member.reason)
 
-    async def _rebuild(self, member: Member, history: History) -> None:
+    async def _rebuild(self, member: Member, history: History, *, is_flagged: bool) -> None:
         """Flag the member, stream new entries to it, and have it copy the older blocks."""
-        shared = history.shared_with(self._history())
-        await self._until_others_hold(shared.last_seq)
+        if not is_flagged:
+            await self._until_others_hold(history.shared_with(self._history()).last_seq)
         await member.link.begin_rebuild(
-            replica_pb2.BeginRebuildRequest(orders=self._tenure.orders(member.replica_uuid))
+            replica_pb2.BeginRebuildRequest(orders=self.tenure.orders(member.replica_uuid))
         )
         through_seq = self._order.sent_seq
         self._join(member, through_seq, rebuilding=True)
         member.standing, member.reason = Standing.REBUILDING, "it is being rebuilt"
         member.rebuild_total = member.rebuild_done = 0
         source = await self._source_at(member, through_seq)
-        request = self._tenure.rebuild_request(member.replica_uuid, _source(source), through_seq)
+        request = self.tenure.rebuild_request(member.replica_uuid, _source(source), through_seq)
         self._roster.rebuild_started(member)
         async with aclosing(member.link.rebuild(request)) as rebuilding:
             async for progress in rebuilding:
@@ -155,18 +183,18 @@ class Returning:
                 )
             await self._clock.sleep(_POLL_S)
 
-    async def _source_at(self, member: Member, seq: int) -> Member:
+    async def _source_at(self, member: Member, seq: int, *, needs_stream: bool = True) -> Member:
         """An in-sync member that holds everything up to `seq`."""
         while True:
             for other in self._roster.in_sync:
                 if other.applied_seq >= seq:
                     return other
-            if not self._roster.in_sync or member.append_stream is None:
+            if not self._roster.in_sync or (needs_stream and member.append_stream is None):
                 raise UnavailableError("no in-sync member is left to copy from")
             await self._clock.sleep(_POLL_S)
 
     def _join(self, member: Member, position: int, rebuilding: bool) -> None:
-        opening = self._tenure.stream_opening(member.replica_uuid, rebuilding)
+        opening = self.tenure.stream_opening(member.replica_uuid, rebuilding)
         member.join(opening, position, self._roster.progressed, self._roster.lost)
 
     @staticmethod

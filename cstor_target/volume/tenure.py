@@ -48,9 +48,29 @@ class Tenure:
             target_instance=self.instance,
         )
 
-    def epoch_record(self, seq: int) -> bytes:
+    def lease_request(self, replica_uuid: str, duration_s: float) -> replica_pb2.LeaseRequest:
+        """The request for a lease of this length."""
+        return replica_pb2.LeaseRequest(
+            orders=self.orders(replica_uuid), duration_ms=int(duration_s * 1000)
+        )
+
+    def make_whole_request(self, replica_uuid: str) -> replica_pb2.MakeWholeRequest:
+        """The word that a replica is short no longer."""
+        return replica_pb2.MakeWholeRequest(orders=self.orders(replica_uuid))
+
+    def stage_request(
+        self, replica_uuid: str, source: replica_pb2.Source, history: History
+    ) -> replica_pb2.StageRequest:
+        """The order to get to a history in one step, with what a source has of it."""
+        return replica_pb2.StageRequest(
+            orders=self.orders(replica_uuid), source=source, history=history_message(history)
+        )
+
+    def epoch_record(self, seq: int, *, loss_possible: bool) -> bytes:
         """The message with the record of this epoch as the entry `seq`, to be flushed."""
-        record = volume_pb2.EpochRecord(seq=seq, epoch=self.epoch, target_instance=self.instance)
+        record = volume_pb2.EpochRecord(
+            seq=seq, epoch=self.epoch, target_instance=self.instance, loss_possible=loss_possible
+        )
         return stream_pb2.AppendRequest(
             format=FORMAT,
             completed_seq=seq - 1,

@@ -154,6 +154,17 @@ class SimulatedLink:
         await self._travel()
         return answer
 
+    async def lease(self, request: replica_pb2.LeaseRequest) -> replica_pb2.LeaseResponse:
+        await self._travel()
+        answer = self.replica.lease(request)
+        await self._travel()
+        return answer
+
+    async def make_whole(self, request: replica_pb2.MakeWholeRequest) -> replica_pb2.ReplicaReport:
+        await self._travel()
+        self.replica.check(request.orders)
+        return self.replica.report()
+
     async def catch_up(self, request: replica_pb2.CatchUpRequest) -> replica_pb2.ReplicaReport:
         await self._travel()
         self.replica.catch_up(request, self._cluster.at(request.source.address))
@@ -167,6 +178,14 @@ class SimulatedLink:
         self.replica.begin_rebuild(request.orders)
         await self._travel()
         return self.replica.report()
+
+    async def stage(
+        self, request: replica_pb2.StageRequest
+    ) -> AsyncGenerator[replica_pb2.StageResponse]:
+        await self._travel()
+        self.replica.stage(request, self._cluster.at(request.source.address))
+        await self._travel()
+        yield replica_pb2.StageResponse(complete=True)
 
     async def rebuild(
         self, request: replica_pb2.RebuildRequest

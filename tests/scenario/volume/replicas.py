@@ -140,6 +140,16 @@ class Replica:
                     session.end(FencedError(f"epoch {request.epoch} was promised"))
         return replica_pb2.PromiseResponse(promised=True, replica=self.report())
 
+    def lease(self, request: replica_pb2.LeaseRequest) -> replica_pb2.LeaseResponse:
+        """Given to whom it has promised itself to; how long it runs is not kept here."""
+        disk, orders = self.disk, request.orders
+        self.check_reachable()
+        promised = (disk.promised_epoch, disk.promised_instance)
+        return replica_pb2.LeaseResponse(
+            granted=(orders.epoch, orders.target_instance) == promised,
+            promised_epoch=disk.promised_epoch,
+        )
+
     def apply(self, entry: FrameEntry) -> None:
         """Apply the entries of a run, or an epoch's record, behind everything before."""
         disk = self.disk
@@ -204,6 +214,20 @@ class Replica:
         peer.check_reachable()
         if peer.disk.promised_epoch != orders.epoch or peer.disk.rebuilding:
             raise UnavailableError(f"{peer.address} is no source for epoch {orders.epoch}")
+
+    def stage(self, request: replica_pb2.StageRequest, peer: Replica) -> None:
+        """Become what a peer is, in one step."""
+        self.check(request.orders)
+        self._check_peer(request.orders, peer)
+        if self.disk.rebuilding or peer.disk.history != history_from(request.history):
+            raise RefusedError("it is being rebuilt, or the peer holds another history")
+        disk = self.disk
+        disk.blocks = {
+            block: Held(held.version, held.data) for block, held in peer.disk.blocks.items()
+        }
+        disk.history, disk.applied_seq = peer.disk.history, peer.disk.applied_seq
+        disk.tail.clear()
+        self.durable_seq = disk.applied_seq
 
     def begin_rebuild(self, orders: replica_pb2.Orders) -> None:
         """Flag itself."""

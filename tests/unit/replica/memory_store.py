@@ -44,6 +44,7 @@ class MemoryStore:
         self.reserved_bytes = 0
         self.snapshots: list[Snapshot] = []
         self.origin = None
+        self.short = False
         self.size_bytes = blocks * BLOCK_BYTES
         self.max_copied_seq = 0
         self.begun = False

@@ -82,8 +82,9 @@ def report(
 def test_history_is_that_of_the_highest_position(
     reports: dict[str, replica_pb2.ReplicaReport], holders: str, behind: str, others: str
 ) -> None:
-    opening = choose(["a", "b", "c"], reports)
-    found = [sorted(group) for group in (opening.holders, opening.behind, opening.others)]
+    opening = choose(["a", "b", "c"], reports, write_cache=True)
+    rest = (*opening.parted, *opening.others)
+    found = [sorted(group) for group in (opening.holders, opening.behind, rest)]
     assert found == [sorted(holders), sorted(behind), sorted(others)]
     assert history_message(opening.history) == reports[holders[0]].history
 
@@ -103,8 +104,6 @@ def test_history_is_that_of_the_highest_position(
             {"a": report([(1, 5)]), "b": report([(1, 5)]), "c": report([(2, 9)], REBUILDING)},
             "being rebuilt",
         ),
-        # One complete member and one with entries that the history dropped.
-        ("abc", {"a": report([(1, 9)]), "b": report([(1, 5), (2, 6)])}, "1 complete members"),
         ("abc", {"a": report([(1, 9)]), "b": report([(1, 2)], REBUILDING)}, "1 complete members"),
     ],
 )
@@ -112,7 +111,33 @@ def test_opening_that_cannot_be_proved_safe_is_refused_with_a_sentence(
     members: str, reports: dict[str, replica_pb2.ReplicaReport], words: str
 ) -> None:
     with pytest.raises(UnavailableError, match=words):
-        choose(list(members), reports)
+        choose(list(members), reports, write_cache=True)
+
+
+def test_members_that_the_history_dropped_entries_of_are_staged_and_count() -> None:
+    opening = choose(
+        ["a", "b", "c"],
+        {"a": report([(1, 9)]), "b": report([(1, 5), (2, 6)])},
+        write_cache=True,
+    )
+    assert (opening.holders, opening.parted, opening.others) == (("b",), ("a",), ())
+
+
+def short(reigns: list[tuple[int, int]]) -> replica_pb2.ReplicaReport:
+    found = report(reigns)
+    found.short = True
+    return found
+
+
+def test_short_members_prove_nothing_unless_nobody_else_can_be_asked() -> None:
+    members, whole, less = ["a", "b", "c"], report([(1, 5)]), short([(1, 4)])
+    with pytest.raises(UnavailableError, match="1 of 2 members that answer have lost power"):
+        choose(members, {"a": whole, "b": less}, write_cache=True)
+    assert not choose(members, {"a": whole, "b": less}, write_cache=False).loss_possible
+    assert not choose(members, {"a": whole, "b": less, "c": whole}, write_cache=True).loss_possible
+    assert choose(members, {"a": whole, "b": less, "c": less}, write_cache=True).loss_possible
+    assert choose(["a"], {"a": less}, write_cache=True).loss_possible
+    assert not choose(["a"], {"a": whole}, write_cache=True).loss_possible
 
 
 def test_next_epoch_is_higher_than_all_that_was_promised_or_lived_through() -> None:

@@ -13,6 +13,7 @@ from cstor_core.rows import ROW
 from cstor_core.units import BLOCK_BYTES
 from cstor_target.volume.backing import Buffer, Failure
 from cstor_target.volume.counters import Counters
+from cstor_target.volume.lease import Lease
 from cstor_target.volume.order import Order
 from cstor_target.volume.reads import Reads, slice_pieces
 from tests.unit.volume.hand_clock import HandClock
@@ -34,7 +35,10 @@ class Reading:
         self.order = Order(self.clock, lambda _: None, 1 << 20, 1 << 20)
         self.order.start(3, 10, SALT)
         self.counters = Counters()
-        self.reads = Reads(self.clock, self.order, self.counters)
+        self.lease = Lease(self.clock)
+        self.lease.begin("ab", 1)
+        self.lease.renewed("a", 1e6)
+        self.reads = Reads(self.clock, self.order, self.lease, self.counters)
         self.reads.start(OPENING, SALT)
         self.links = [HeldLink(), HeldLink()]
         self.members = [

@@ -66,6 +66,7 @@ class ReplicaReport(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     SNAPSHOTS_FIELD_NUMBER: _builtins.int
     ORIGIN_FIELD_NUMBER: _builtins.int
+    SHORT_FIELD_NUMBER: _builtins.int
     replica_uuid: _builtins.str
     state: Global___ReplicaState.ValueType
     promised_epoch: _builtins.int
@@ -76,6 +77,8 @@ class ReplicaReport(_message.Message):
     used_bytes: _builtins.int
     reason: _builtins.str
     """Sentence for a person where the state is FAILED."""
+    short: _builtins.bool
+    """What it acknowledged before a power loss, and had not flushed, may be gone."""
     @_builtins.property
     def identity(self) -> _volume_pb2.VolumeIdentity: ...
     @_builtins.property
@@ -108,10 +111,11 @@ class ReplicaReport(_message.Message):
         reason: _builtins.str = ...,
         snapshots: _abc.Iterable[_volume_pb2.Snapshot] | None = ...,
         origin: _volume_pb2.CloneOrigin | None = ...,
+        short: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["configuration", b"configuration", "history", b"history", "identity", b"identity", "origin", b"origin"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["configuration", b"configuration", "durable_seq", b"durable_seq", "history", b"history", "identity", b"identity", "origin", b"origin", "promised_epoch", b"promised_epoch", "promised_instance", b"promised_instance", "reason", b"reason", "replica_uuid", b"replica_uuid", "size_bytes", b"size_bytes", "snapshots", b"snapshots", "state", b"state", "used_bytes", b"used_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["configuration", b"configuration", "durable_seq", b"durable_seq", "history", b"history", "identity", b"identity", "origin", b"origin", "promised_epoch", b"promised_epoch", "promised_instance", b"promised_instance", "reason", b"reason", "replica_uuid", b"replica_uuid", "short", b"short", "size_bytes", b"size_bytes", "snapshots", b"snapshots", "state", b"state", "used_bytes", b"used_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -416,8 +420,11 @@ class PromiseResponse(_message.Message):
 
     PROMISED_FIELD_NUMBER: _builtins.int
     REPLICA_FIELD_NUMBER: _builtins.int
+    LEASE_LEFT_MS_FIELD_NUMBER: _builtins.int
     promised: _builtins.bool
     """False where a promise as high or higher was given to another; the report says which."""
+    lease_left_ms: _builtins.int
+    """How long a lease that this member may have given to an earlier target still runs, by its clock."""
     @_builtins.property
     def replica(self) -> Global___ReplicaReport: ...
     def __init__(
@@ -425,14 +432,62 @@ class PromiseResponse(_message.Message):
         *,
         promised: _builtins.bool = ...,
         replica: Global___ReplicaReport | None = ...,
+        lease_left_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["replica", b"replica"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["promised", b"promised", "replica", b"replica"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lease_left_ms", b"lease_left_ms", "promised", b"promised", "replica", b"replica"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PromiseResponse: _TypeAlias = PromiseResponse  # noqa: Y015
+
+@_typing.final
+class LeaseRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORDERS_FIELD_NUMBER: _builtins.int
+    DURATION_MS_FIELD_NUMBER: _builtins.int
+    duration_ms: _builtins.int
+    """From receipt on, by the member's clock; 0 gives the lease back."""
+    @_builtins.property
+    def orders(self) -> Global___Orders: ...
+    def __init__(
+        self,
+        *,
+        orders: Global___Orders | None = ...,
+        duration_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["orders", b"orders"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["duration_ms", b"duration_ms", "orders", b"orders"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LeaseRequest: _TypeAlias = LeaseRequest  # noqa: Y015
+
+@_typing.final
+class LeaseResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GRANTED_FIELD_NUMBER: _builtins.int
+    PROMISED_EPOCH_FIELD_NUMBER: _builtins.int
+    granted: _builtins.bool
+    """False where the promise is another target's; the epoch says whether a later one's."""
+    promised_epoch: _builtins.int
+    def __init__(
+        self,
+        *,
+        granted: _builtins.bool = ...,
+        promised_epoch: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["granted", b"granted", "promised_epoch", b"promised_epoch"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LeaseResponse: _TypeAlias = LeaseResponse  # noqa: Y015
 
 @_typing.final
 class Orders(_message.Message):
@@ -487,6 +542,46 @@ class Source(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Source: _TypeAlias = Source  # noqa: Y015
+
+@_typing.final
+class MakeWholeRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORDERS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def orders(self) -> Global___Orders: ...
+    def __init__(
+        self,
+        *,
+        orders: Global___Orders | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["orders", b"orders"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["orders", b"orders"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MakeWholeRequest: _TypeAlias = MakeWholeRequest  # noqa: Y015
+
+@_typing.final
+class MakeWholeResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REPLICA_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def replica(self) -> Global___ReplicaReport: ...
+    def __init__(
+        self,
+        *,
+        replica: Global___ReplicaReport | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["replica", b"replica"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["replica", b"replica"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MakeWholeResponse: _TypeAlias = MakeWholeResponse  # noqa: Y015
 
 @_typing.final
 class CatchUpRequest(_message.Message):
@@ -634,6 +729,134 @@ class RebuildResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RebuildResponse: _TypeAlias = RebuildResponse  # noqa: Y015
+
+@_typing.final
+class StageRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORDERS_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    HISTORY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def orders(self) -> Global___Orders: ...
+    @_builtins.property
+    def source(self) -> Global___Source: ...
+    @_builtins.property
+    def history(self) -> _volume_pb2.History:
+        """The source holds exactly this one."""
+
+    def __init__(
+        self,
+        *,
+        orders: Global___Orders | None = ...,
+        source: Global___Source | None = ...,
+        history: _volume_pb2.History | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["history", b"history", "orders", b"orders", "source", b"source"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["history", b"history", "orders", b"orders", "source", b"source"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StageRequest: _TypeAlias = StageRequest  # noqa: Y015
+
+@_typing.final
+class StageResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BYTES_COPIED_FIELD_NUMBER: _builtins.int
+    COMPLETE_FIELD_NUMBER: _builtins.int
+    bytes_copied: _builtins.int
+    complete: _builtins.bool
+    """Set in the last message, when the replica holds the history, durably."""
+    def __init__(
+        self,
+        *,
+        bytes_copied: _builtins.int = ...,
+        complete: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_copied", b"bytes_copied", "complete", b"complete"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StageResponse: _TypeAlias = StageResponse  # noqa: Y015
+
+@_typing.final
+class PullStacksRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VOLUME_UUID_FIELD_NUMBER: _builtins.int
+    REPLICA_UUID_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
+    HISTORY_FIELD_NUMBER: _builtins.int
+    SINCE_FIELD_NUMBER: _builtins.int
+    WHOLE_BLOCKS_FIELD_NUMBER: _builtins.int
+    volume_uuid: _builtins.str
+    replica_uuid: _builtins.str
+    epoch: _builtins.int
+    whole_blocks: _builtins.bytes
+    """And all versions of these blocks: packed u64 block numbers, ascending."""
+    @_builtins.property
+    def history(self) -> _volume_pb2.History:
+        """What the source is to hold, exactly."""
+
+    @_builtins.property
+    def since(self) -> _volume_pb2.Reign:
+        """Versions later than this point of the order are wanted."""
+
+    def __init__(
+        self,
+        *,
+        volume_uuid: _builtins.str = ...,
+        replica_uuid: _builtins.str = ...,
+        epoch: _builtins.int = ...,
+        history: _volume_pb2.History | None = ...,
+        since: _volume_pb2.Reign | None = ...,
+        whole_blocks: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["history", b"history", "since", b"since"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "history", b"history", "replica_uuid", b"replica_uuid", "since", b"since", "volume_uuid", b"volume_uuid", "whole_blocks", b"whole_blocks"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PullStacksRequest: _TypeAlias = PullStacksRequest  # noqa: Y015
+
+@_typing.final
+class PullStacksResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_FIELD_NUMBER: _builtins.int
+    OPERATIONS_FIELD_NUMBER: _builtins.int
+    CONFIGURATION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def run(self) -> _volume_pb2.Run:
+        """Rows as in a map, ascending by block, the newer ones of a block first, and 4096 bytes for each
+        that has data.
+        """
+
+    @_builtins.property
+    def operations(self) -> _volume_pb2.OperationsState:
+        """In the last message."""
+
+    @_builtins.property
+    def configuration(self) -> _volume_pb2.Configuration: ...
+    def __init__(
+        self,
+        *,
+        run: _volume_pb2.Run | None = ...,
+        operations: _volume_pb2.OperationsState | None = ...,
+        configuration: _volume_pb2.Configuration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["configuration", b"configuration", "operations", b"operations", "run", b"run"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["configuration", b"configuration", "operations", b"operations", "run", b"run"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PullStacksResponse: _TypeAlias = PullStacksResponse  # noqa: Y015
 
 @_typing.final
 class PullEntriesRequest(_message.Message):

@@ -70,6 +70,16 @@ class ReplicaServiceStub:
                 request_serializer=cstor_dot_v1_dot_replica__pb2.PromiseRequest.SerializeToString,
                 response_deserializer=cstor_dot_v1_dot_replica__pb2.PromiseResponse.FromString,
                 _registered_method=True)
+        self.Lease = channel.unary_unary(
+                '/cstor.v1.ReplicaService/Lease',
+                request_serializer=cstor_dot_v1_dot_replica__pb2.LeaseRequest.SerializeToString,
+                response_deserializer=cstor_dot_v1_dot_replica__pb2.LeaseResponse.FromString,
+                _registered_method=True)
+        self.MakeWhole = channel.unary_unary(
+                '/cstor.v1.ReplicaService/MakeWhole',
+                request_serializer=cstor_dot_v1_dot_replica__pb2.MakeWholeRequest.SerializeToString,
+                response_deserializer=cstor_dot_v1_dot_replica__pb2.MakeWholeResponse.FromString,
+                _registered_method=True)
         self.Append = channel.stream_stream(
                 '/cstor.v1.ReplicaService/Append',
                 request_serializer=cstor_dot_v1_dot_stream__pb2.AppendRequest.SerializeToString,
@@ -94,6 +104,16 @@ class ReplicaServiceStub:
                 '/cstor.v1.ReplicaService/Rebuild',
                 request_serializer=cstor_dot_v1_dot_replica__pb2.RebuildRequest.SerializeToString,
                 response_deserializer=cstor_dot_v1_dot_replica__pb2.RebuildResponse.FromString,
+                _registered_method=True)
+        self.Stage = channel.unary_stream(
+                '/cstor.v1.ReplicaService/Stage',
+                request_serializer=cstor_dot_v1_dot_replica__pb2.StageRequest.SerializeToString,
+                response_deserializer=cstor_dot_v1_dot_replica__pb2.StageResponse.FromString,
+                _registered_method=True)
+        self.PullStacks = channel.unary_stream(
+                '/cstor.v1.ReplicaService/PullStacks',
+                request_serializer=cstor_dot_v1_dot_replica__pb2.PullStacksRequest.SerializeToString,
+                response_deserializer=cstor_dot_v1_dot_replica__pb2.PullStacksResponse.FromString,
                 _registered_method=True)
         self.PullEntries = channel.unary_stream(
                 '/cstor.v1.ReplicaService/PullEntries',
@@ -175,6 +195,21 @@ class ReplicaServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Lease(self, request, context):
+        """Lets the target that the promise was given to serve for a while, or takes that back.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def MakeWhole(self, request, context):
+        """Told by a target that serves: the replica holds all that it ever acknowledged; it is short no
+        longer.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Append(self, request_iterator, context):
         """Entries in their order, cumulative acknowledgements back.
         """
@@ -204,6 +239,20 @@ class ReplicaServiceServicer:
 
     def Rebuild(self, request, context):
         """Told by the target: copy what is missing from a peer; ends when the flag is cleared.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Stage(self, request, context):
+        """Told by the target: get to another history in one step, with what a peer has of it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PullStacks(self, request, context):
+        """Asked by a peer that stages: all versions of blocks that it lacks.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -282,6 +331,16 @@ def add_ReplicaServiceServicer_to_server(servicer, server):
                     request_deserializer=cstor_dot_v1_dot_replica__pb2.PromiseRequest.FromString,
                     response_serializer=cstor_dot_v1_dot_replica__pb2.PromiseResponse.SerializeToString,
             ),
+            'Lease': grpc.unary_unary_rpc_method_handler(
+                    servicer.Lease,
+                    request_deserializer=cstor_dot_v1_dot_replica__pb2.LeaseRequest.FromString,
+                    response_serializer=cstor_dot_v1_dot_replica__pb2.LeaseResponse.SerializeToString,
+            ),
+            'MakeWhole': grpc.unary_unary_rpc_method_handler(
+                    servicer.MakeWhole,
+                    request_deserializer=cstor_dot_v1_dot_replica__pb2.MakeWholeRequest.FromString,
+                    response_serializer=cstor_dot_v1_dot_replica__pb2.MakeWholeResponse.SerializeToString,
+            ),
             'Append': grpc.stream_stream_rpc_method_handler(
                     servicer.Append,
                     request_deserializer=cstor_dot_v1_dot_stream__pb2.AppendRequest.FromString,
@@ -306,6 +365,16 @@ def add_ReplicaServiceServicer_to_server(servicer, server):
                     servicer.Rebuild,
                     request_deserializer=cstor_dot_v1_dot_replica__pb2.RebuildRequest.FromString,
                     response_serializer=cstor_dot_v1_dot_replica__pb2.RebuildResponse.SerializeToString,
+            ),
+            'Stage': grpc.unary_stream_rpc_method_handler(
+                    servicer.Stage,
+                    request_deserializer=cstor_dot_v1_dot_replica__pb2.StageRequest.FromString,
+                    response_serializer=cstor_dot_v1_dot_replica__pb2.StageResponse.SerializeToString,
+            ),
+            'PullStacks': grpc.unary_stream_rpc_method_handler(
+                    servicer.PullStacks,
+                    request_deserializer=cstor_dot_v1_dot_replica__pb2.PullStacksRequest.FromString,
+                    response_serializer=cstor_dot_v1_dot_replica__pb2.PullStacksResponse.SerializeToString,
             ),
             'PullEntries': grpc.unary_stream_rpc_method_handler(
                     servicer.PullEntries,
@@ -533,6 +602,60 @@ class ReplicaService:
             _registered_method=True)
 
     @staticmethod
+    def Lease(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cstor.v1.ReplicaService/Lease',
+            cstor_dot_v1_dot_replica__pb2.LeaseRequest.SerializeToString,
+            cstor_dot_v1_dot_replica__pb2.LeaseResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def MakeWhole(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cstor.v1.ReplicaService/MakeWhole',
+            cstor_dot_v1_dot_replica__pb2.MakeWholeRequest.SerializeToString,
+            cstor_dot_v1_dot_replica__pb2.MakeWholeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def Append(request_iterator,
             target,
             options=(),
@@ -657,6 +780,60 @@ class ReplicaService:
             '/cstor.v1.ReplicaService/Rebuild',
             cstor_dot_v1_dot_replica__pb2.RebuildRequest.SerializeToString,
             cstor_dot_v1_dot_replica__pb2.RebuildResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Stage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/cstor.v1.ReplicaService/Stage',
+            cstor_dot_v1_dot_replica__pb2.StageRequest.SerializeToString,
+            cstor_dot_v1_dot_replica__pb2.StageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PullStacks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/cstor.v1.ReplicaService/PullStacks',
+            cstor_dot_v1_dot_replica__pb2.PullStacksRequest.SerializeToString,
+            cstor_dot_v1_dot_replica__pb2.PullStacksResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -48,6 +48,12 @@ class ReplicaServiceStub:
     """A question without effect."""
     Promise: _grpc.UnaryUnaryMultiCallable[_replica_pb2.PromiseRequest, _replica_pb2.PromiseResponse]
     """A durable promise to one target instance, higher than ever before."""
+    Lease: _grpc.UnaryUnaryMultiCallable[_replica_pb2.LeaseRequest, _replica_pb2.LeaseResponse]
+    """Lets the target that the promise was given to serve for a while, or takes that back."""
+    MakeWhole: _grpc.UnaryUnaryMultiCallable[_replica_pb2.MakeWholeRequest, _replica_pb2.MakeWholeResponse]
+    """Told by a target that serves: the replica holds all that it ever acknowledged; it is short no
+    longer.
+    """
     Append: _grpc.StreamStreamMultiCallable[_stream_pb2.AppendRequest, _stream_pb2.AppendResponse]
     """Entries in their order, cumulative acknowledgements back."""
     Read: _grpc.StreamStreamMultiCallable[_stream_pb2.ReadRequest, _stream_pb2.ReadResponse]
@@ -57,6 +63,10 @@ class ReplicaServiceStub:
     """Told by the target: the durable flag, before the first entry out of order."""
     Rebuild: _grpc.UnaryStreamMultiCallable[_replica_pb2.RebuildRequest, _replica_pb2.RebuildResponse]
     """Told by the target: copy what is missing from a peer; ends when the flag is cleared."""
+    Stage: _grpc.UnaryStreamMultiCallable[_replica_pb2.StageRequest, _replica_pb2.StageResponse]
+    """Told by the target: get to another history in one step, with what a peer has of it."""
+    PullStacks: _grpc.UnaryStreamMultiCallable[_replica_pb2.PullStacksRequest, _replica_pb2.PullStacksResponse]
+    """Asked by a peer that stages: all versions of blocks that it lacks."""
     PullEntries: _grpc.UnaryStreamMultiCallable[_replica_pb2.PullEntriesRequest, _replica_pb2.PullEntriesResponse]
     """Asked by a peer: recent entries by seq, as messages of the append stream."""
     PullBlocks: _grpc.UnaryStreamMultiCallable[_replica_pb2.PullBlocksRequest, _replica_pb2.PullBlocksResponse]
@@ -87,6 +97,12 @@ class ReplicaServiceAsyncStub(ReplicaServiceStub):
     """A question without effect."""
     Promise: _aio.UnaryUnaryMultiCallable[_replica_pb2.PromiseRequest, _replica_pb2.PromiseResponse]  # type: ignore[assignment]
     """A durable promise to one target instance, higher than ever before."""
+    Lease: _aio.UnaryUnaryMultiCallable[_replica_pb2.LeaseRequest, _replica_pb2.LeaseResponse]  # type: ignore[assignment]
+    """Lets the target that the promise was given to serve for a while, or takes that back."""
+    MakeWhole: _aio.UnaryUnaryMultiCallable[_replica_pb2.MakeWholeRequest, _replica_pb2.MakeWholeResponse]  # type: ignore[assignment]
+    """Told by a target that serves: the replica holds all that it ever acknowledged; it is short no
+    longer.
+    """
     Append: _aio.StreamStreamMultiCallable[_stream_pb2.AppendRequest, _stream_pb2.AppendResponse]  # type: ignore[assignment]
     """Entries in their order, cumulative acknowledgements back."""
     Read: _aio.StreamStreamMultiCallable[_stream_pb2.ReadRequest, _stream_pb2.ReadResponse]  # type: ignore[assignment]
@@ -96,6 +112,10 @@ class ReplicaServiceAsyncStub(ReplicaServiceStub):
     """Told by the target: the durable flag, before the first entry out of order."""
     Rebuild: _aio.UnaryStreamMultiCallable[_replica_pb2.RebuildRequest, _replica_pb2.RebuildResponse]  # type: ignore[assignment]
     """Told by the target: copy what is missing from a peer; ends when the flag is cleared."""
+    Stage: _aio.UnaryStreamMultiCallable[_replica_pb2.StageRequest, _replica_pb2.StageResponse]  # type: ignore[assignment]
+    """Told by the target: get to another history in one step, with what a peer has of it."""
+    PullStacks: _aio.UnaryStreamMultiCallable[_replica_pb2.PullStacksRequest, _replica_pb2.PullStacksResponse]  # type: ignore[assignment]
+    """Asked by a peer that stages: all versions of blocks that it lacks."""
     PullEntries: _aio.UnaryStreamMultiCallable[_replica_pb2.PullEntriesRequest, _replica_pb2.PullEntriesResponse]  # type: ignore[assignment]
     """Asked by a peer: recent entries by seq, as messages of the append stream."""
     PullBlocks: _aio.UnaryStreamMultiCallable[_replica_pb2.PullBlocksRequest, _replica_pb2.PullBlocksResponse]  # type: ignore[assignment]
@@ -167,6 +187,24 @@ class ReplicaServiceServicer(metaclass=_abc_1.ABCMeta):
         """A durable promise to one target instance, higher than ever before."""
 
     @_abc_1.abstractmethod
+    def Lease(
+        self,
+        request: _replica_pb2.LeaseRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_replica_pb2.LeaseResponse, _abc.Awaitable[_replica_pb2.LeaseResponse]]:
+        """Lets the target that the promise was given to serve for a while, or takes that back."""
+
+    @_abc_1.abstractmethod
+    def MakeWhole(
+        self,
+        request: _replica_pb2.MakeWholeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_replica_pb2.MakeWholeResponse, _abc.Awaitable[_replica_pb2.MakeWholeResponse]]:
+        """Told by a target that serves: the replica holds all that it ever acknowledged; it is short no
+        longer.
+        """
+
+    @_abc_1.abstractmethod
     def Append(
         self,
         request_iterator: _MaybeAsyncIterator[_stream_pb2.AppendRequest],
@@ -204,6 +242,22 @@ class ReplicaServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_replica_pb2.RebuildResponse], _abc.AsyncIterator[_replica_pb2.RebuildResponse]]:
         """Told by the target: copy what is missing from a peer; ends when the flag is cleared."""
+
+    @_abc_1.abstractmethod
+    def Stage(
+        self,
+        request: _replica_pb2.StageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_replica_pb2.StageResponse], _abc.AsyncIterator[_replica_pb2.StageResponse]]:
+        """Told by the target: get to another history in one step, with what a peer has of it."""
+
+    @_abc_1.abstractmethod
+    def PullStacks(
+        self,
+        request: _replica_pb2.PullStacksRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_replica_pb2.PullStacksResponse], _abc.AsyncIterator[_replica_pb2.PullStacksResponse]]:
+        """Asked by a peer that stages: all versions of blocks that it lacks."""
 
     @_abc_1.abstractmethod
     def PullEntries(

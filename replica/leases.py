@@ -1,0 +1,33 @@
+"""The lease that a member gives: for so long no other target serves, whatever it promises.
+
+A target serves only while W members have given it a lease.  One that asks for a promise is told how
+long the lease of an earlier target may still run, and waits for that long before it serves.  Leases
+are kept in memory only: a daemon that has just started may have given one before it ended.
+"""
+
+from __future__ import annotations
+
+from cstor_core.clock import Clock
+
+LEASE_S = 4.0
+
+
+class LeaseGiven:
+    """Of one replica; times are of its own clock, which goes on while the machine sleeps."""
+
+    def __init__(self, clock: Clock, *, may_be_given: bool) -> None:
+        """`may_be_given` where the process before this one may have given one."""
+        self._clock = clock
+        self._until_s = clock.monotonic() + LEASE_S if may_be_given else 0.0
+        self._instance = ""
+
+    def renew(self, instance: str, duration_s: float) -> None:
+        """Give a target instance one from now on, of this length at most `LEASE_S`; 0 ends it."""
+        self._instance = instance
+        self._until_s = self._clock.monotonic() + min(duration_s, LEASE_S)
+
+    def left_s(self, instance: str) -> float:
+        """How long one that another instance may have still runs."""
+        if instance == self._instance:
+            return 0.0
+        return max(0.0, self._until_s - self._clock.monotonic())

@@ -1,0 +1,146 @@
+"""How a replica that may not be flagged gets to another history when its target orders that.
+
+It fetches from a peer what it lacks, beside the map that it goes on to have, and takes all of it
+over in one step.  The peer holds exactly the history that is wanted, and nothing is written
+meanwhile: the volume is being opened, or is one to which no entries are sent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import numpy as np
+
+from cstor_core.errors import CorruptError, InputError, ProtocolError
+from cstor_core.frames import RunView
+from cstor_core.generated.cstor.v1 import replica_pb2, volume_pb2
+from cstor_core.history import History, Reign
+from cstor_core.words import history_from
+from replica.errors import OrderError
+from replica.peers import Peer, blame
+from replica.replica_node import ReplicaNode
+from replica.sources import Giving, check_source
+
+PROGRESS_S = 0.25
+WHOLE_BLOCKS_MAX = 1 << 20
+"""Blocks that one request may ask for with all of their versions: 8 MiB of numbers."""
+
+
+class Staging:
+    """One run of it."""
+
+    def __init__(self, node: ReplicaNode, request: replica_pb2.StageRequest) -> None:
+        """Check the order.  Raises what the fence raises, OrderError, InputError."""
+        node.check_orders(request.orders)
+        if node.store.rebuilding:
+            raise OrderError("a replica that is being rebuilt is finished as that")
+        self._node = node
+        self._request = request
+        self._history = history_from(request.history)
+        if not self._history.reigns or self._history.end.epoch > request.orders.epoch:
+            raise InputError("the history to be reached is empty, or later than its epoch")
+        self._progress = replica_pb2.StageResponse()
+
+    async def run(self) -> AsyncIterator[replica_pb2.StageResponse]:
+        """Do it; progress comes every quarter of a second, `complete` at the end.
+
+        Raises UnavailableError where the source does not give what it should, NoSpaceError,
+        EndedError where another order took this one's place, and FencedError.
+        """
+        self._node.end_append_session("the target ordered another history")
+        job = self._node.start_job(self._request.orders.epoch, self._work())
+        try:
+            while not job.task.done():
+                await asyncio.wait((job.task,), timeout=PROGRESS_S)
+                if not job.task.done():
+                    yield self._snapshot()
+            await job.result()
+            self._progress.complete = True
+            yield self._snapshot()
+        finally:
+            job.task.cancel()
+
+    def _snapshot(self) -> replica_pb2.StageResponse:
+        copy = replica_pb2.StageResponse()
+        copy.CopyFrom(self._progress)
+        return copy
+
+    async def _work(self) -> None:
+        node, store = self._node, self._node.store
+        if store.history == self._history:
+            return
+        peer = Peer(node.dialler, self._request.source)
+        try:
+            async with store.stage(self._history) as stage:
+                if len(stage.foreign) > WHOLE_BLOCKS_MAX:
+                    raise OrderError(
+                        f"{len(stage.foreign)} blocks have to be replaced, and no more than "
+                        f"{WHOLE_BLOCKS_MAX} can be while the volume is not open"
+                    )
+                request = self._pull_request(stage.shared, stage.foreign.tobytes())
+                last: replica_pb2.PullStacksResponse | None = None
+                async for message in peer.pull_stacks(request):
+                    run = RunView(memoryview(message.run.table), memoryview(message.run.data))
+                    await stage.copy_in(run)
+                    self._progress.bytes_copied += len(run.data)
+                    last = message
+                if last is None or not last.HasField("operations"):
+                    raise peer.unavailable("its answer ended before its last message")
+                configuration = last.configuration if last.HasField("configuration") else None
+                await stage.switch(last.operations, configuration)
+        except (CorruptError, ProtocolError) as error:
+            raise blame(node, peer, error) from error
+        finally:
+            await peer.close()
+        node.applied()
+        node.log.info("staged", seq=store.applied_seq, bytes=self._progress.bytes_copied)
+
+    def _pull_request(self, shared: Reign, whole: bytes) -> replica_pb2.PullStacksRequest:
+        return replica_pb2.PullStacksRequest(
+            volume_uuid=self._request.orders.volume_uuid,
+            replica_uuid=self._request.source.replica_uuid,
+            epoch=self._request.orders.epoch,
+            history=self._request.history,
+            since=volume_pb2.Reign(epoch=shared.epoch, last_seq=shared.last_seq),
+            whole_blocks=whole,
+        )
+
+
+async def pull_stacks(
+    node: ReplicaNode, request: replica_pb2.PullStacksRequest
+) -> AsyncIterator[replica_pb2.PullStacksResponse]:
+    """Give a peer that stages this replica's history the rows that it lacks.
+
+    Raises OrderError where this replica does not hold exactly that history, or no longer.
+    """
+    check_source(node, request.epoch)
+    history = history_from(request.history)
+    _check_history(node, history)
+    if len(request.whole_blocks) % 8:
+        raise InputError("the blocks of a pull are not a table of 8-byte numbers")
+    whole = np.frombuffer(request.whole_blocks, dtype="<u8")
+    since = Reign(request.since.epoch, request.since.last_seq)
+    giving = Giving(request.epoch)
+    node.fence.enter(giving)
+    try:
+        async for run in node.store.stacks_since(since, whole):
+            giving.check()
+            yield replica_pb2.PullStacksResponse(
+                run=volume_pb2.Run(table=bytes(run.table), data=bytes(run.data))
+            )
+            giving.check()
+        _check_history(node, history)
+        yield replica_pb2.PullStacksResponse(
+            operations=node.store.operations_state(), configuration=node.store.configuration
+        )
+    finally:
+        node.fence.leave(giving)
+
+
+def _check_history(node: ReplicaNode, history: History) -> None:
+    if node.store.history != history:
+        raise OrderError(
+            f"replica {node.store.replica_uuid} is at {node.store.history.end}, and not at the "
+            f"end of the history that is asked for, {history.end}"
+        )

@@ -1,0 +1,1 @@
+"""The real engine, replica service and store on a simulated network, disks and clocks."""

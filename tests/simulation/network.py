@@ -1,0 +1,457 @@
+"""The network between the machines: messages take time, may be held up, lost or cut off one way.
+
+A connection keeps its messages in order.  It breaks for both ends when a process ends, and for an
+end that has heard nothing for as long as a keepalive allows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from typing import Any, Protocol, TypeVar
+
+import grpc
+import grpc.aio
+
+from cstor_core.calls import ERROR_NAME_KEY
+from cstor_core.errors import CstorError, UnavailableError
+from cstor_core.frames import Buffer
+from cstor_core.generated.cstor.v1 import replica_pb2
+from cstor_target.volume.links import MessageStream, OnClosed, OnMessage
+from replica.host import ReplicaHost
+from replica.sessions import Session
+from tests.simulation.world import Process, SimulatedLoop
+
+T = TypeVar("T")
+KEEPALIVE_S = 4.5
+RETRY_S = 0.2
+"""What does not pass is sent again, for as long as the connection lasts."""
+DELAY_S = 0.0003
+_HEARD_EVERY_S = 1.0
+
+
+class Machine(Protocol):
+    """What has an address."""
+
+    name: str
+    process: Process | None
+    host: ReplicaHost | None
+
+
+class Network:
+    """Between machines by their names."""
+
+    def __init__(self, loop: SimulatedLoop, chance: random.Random) -> None:
+        self.loop = loop
+        self._chance = chance
+        self._cut: set[tuple[str, str]] = set()
+        self.slow: dict[str, float] = {}
+        """By how much messages to and from a machine take longer."""
+        self.connections: dict[Connection, None] = {}
+
+    def cut(self, source: str, destination: str) -> None:
+        """Lose everything on the way from one machine to another."""
+        self._cut.add((source, destination))
+
+    def heal(self) -> None:
+        """Nothing is lost or slow any more."""
+        self._cut.clear()
+        self.slow.clear()
+
+    def passes(self, source: str, destination: str) -> bool:
+        """Whether a message from one to the other arrives."""
+        return (source, destination) not in self._cut
+
+    def delay_s(self, source: str, destination: str) -> float:
+        """How long the next message takes."""
+        factor = self.slow.get(source, 1.0) * self.slow.get(destination, 1.0)
+        return DELAY_S * factor * (0.5 + self._chance.random())
+
+    def break_some(self) -> bool:
+        """Let one connection break, with what was in it; False where there is none."""
+        if not self.connections:
+            return False
+        self._chance.choice(list(self.connections)).break_off("the connection was reset")
+        return True
+
+    def lost(self, process: Process) -> None:
+        """A process has ended: so do its connections, for the other ends."""
+        for connection in list(self.connections):
+            if process in connection.processes:
+                connection.break_off("the connection was reset")
+
+    async def call(
+        self, caller: Machine, callee: Machine, work: Callable[[ReplicaHost], Awaitable[Any]]
+    ) -> Any:
+        """One call and its answer.  Raises UnavailableError, and what the callee raises."""
+        await asyncio.sleep(self.delay_s(caller.name, callee.name))
+        tried_s = 0.0
+        while not self.passes(caller.name, callee.name):
+            await asyncio.sleep(RETRY_S)
+            tried_s += RETRY_S
+            if tried_s > KEEPALIVE_S:
+                raise UnavailableError(f"{callee.name} does not answer")
+        process, host = callee.process, callee.host
+        if process is None or process.is_dead or host is None:
+            raise UnavailableError(f"no daemon answers at {callee.name}")
+        answered: asyncio.Future[Any] = self.loop.create_future()
+
+        async def serve() -> None:
+            try:
+                result: Any = await work(host)
+                failed: BaseException | None = None
+            except CstorError as error:
+                result, failed = None, error
+            if not answered.done():
+                delay_s = self.delay_s(callee.name, caller.name)
+                self.loop.call_later(delay_s, arrive, result, failed)
+
+        def arrive(result: Any, failed: BaseException | None) -> None:
+            if answered.done():
+                return
+            if not self.passes(callee.name, caller.name):
+                self.loop.call_later(RETRY_S, arrive, result, failed)
+                return
+            if failed is None:
+                answered.set_result(result)
+            else:
+                answered.set_exception(failed)
+                answered.exception()  # it counts as heard: the caller may be dead by now
+
+        process.run(serve())
+        waited_s = 0.0
+        while True:
+            done, _ = await asyncio.wait((answered,), timeout=_HEARD_EVERY_S)
+            if done:
+                return answered.result()
+            if process.is_dead:
+                raise UnavailableError(f"the connection to {callee.name} was lost")
+            silent = process.is_paused or not (
+                self.passes(caller.name, callee.name) and self.passes(callee.name, caller.name)
+            )
+            waited_s = waited_s + _HEARD_EVERY_S if silent else 0.0
+            if waited_s > KEEPALIVE_S:
+                raise UnavailableError(f"{callee.name} does not answer")
+
+
+class _Way:
+    """One direction of a connection: what is sent arrives in order, in the other end's process."""
+
+    def __init__(
+        self, network: Network, source: str, destination: str, process: Process | None
+    ) -> None:
+        self._network = network
+        self._source, self._destination = source, destination
+        self._process = process
+        self._on_its_way: deque[tuple[Callable[[bytes], None], bytes]] = deque()
+        self._arrives_s = 0.0
+
+    def send(self, arrived: Callable[[bytes], None], message: bytes) -> None:
+        """Let a message arrive after those before it."""
+        if self._process is None or self._process.is_dead:
+            return
+        network = self._network
+        delay_s = network.delay_s(self._source, self._destination)
+        self._arrives_s = max(network.loop.time() + delay_s, self._arrives_s)
+        self._on_its_way.append((arrived, message))
+        network.loop.call_at(self._arrives_s, self._arrive, context=self._process.context())
+
+    def _arrive(self) -> None:
+        """As many arrive as there were calls; none while nothing passes."""
+        if not self._network.passes(self._source, self._destination):
+            assert self._process is not None
+            context = self._process.context()
+            self._network.loop.call_later(RETRY_S, self._arrive, context=context)
+        elif self._on_its_way:
+            arrived, message = self._on_its_way.popleft()
+            arrived(message)
+
+
+class Connection:
+    """One stream of messages between a caller and a session of a replica host."""
+
+    def __init__(
+        self,
+        network: Network,
+        caller: Machine,
+        callee: Machine,
+        make: Callable[[ReplicaHost], Callable[..., Session]],
+        on_message: OnMessage,
+        on_closed: OnClosed,
+    ) -> None:
+        assert caller.process is not None
+        self._network = network
+        self._caller, self._callee = caller, callee
+        self._make = make
+        self._on_message, self._on_closed = on_message, on_closed
+        self._here = caller.process
+        self._there = callee.process
+        self._session: Session | None = None
+        self._is_open = True
+        self._ways = (
+            _Way(network, caller.name, callee.name, self._there),
+            _Way(network, callee.name, caller.name, self._here),
+        )
+        self._silent_s = 0.0
+        self._begun = False
+        network.connections[self] = None
+        network.loop.call_later(_HEARD_EVERY_S, self._listen, context=self._here.context())
+        if self._there is None or self._there.is_dead:
+            self._later(lambda: self.break_off(f"no daemon answers at {callee.name}"))
+
+    @property
+    def processes(self) -> tuple[Process | None, ...]:
+        """Both ends."""
+        return self._here, self._there
+
+    def send(self, message: bytes) -> None:
+        """As `MessageStream.send`."""
+        if self._is_open:
+            self._ways[0].send(self._receive, message)
+
+    def close(self) -> None:
+        """As `MessageStream.close`."""
+        if self._is_open:
+            self._end()
+            self._ways[0].send(self._end_session, b"")
+
+    def break_off(self, why: str) -> None:
+        """It ends for both, with what was in it."""
+        if self._is_open:
+            self._end()
+            self._end_there()
+            if not self._here.is_dead:
+                error = UnavailableError(f"{self._callee.name}: {why}")
+                self._here.call(self._on_closed, error)
+
+    def _end(self) -> None:
+        self._is_open = False
+        self._network.connections.pop(self, None)
+
+    def _end_there(self) -> None:
+        if self._session is not None and self._there is not None and not self._there.is_dead:
+            self._there.call(self._end_session, b"")
+
+    def _end_session(self, _message: bytes) -> None:
+        session, self._session = self._session, None
+        if session is not None:
+            session.end()
+
+    def _receive(self, message: bytes) -> None:
+        """In the replica's process."""
+        if not self._is_open:
+            return
+        host = self._callee.host
+        if host is None:
+            return
+        try:
+            if self._session is None:
+                if self._begun:
+                    return
+                self._begun = True
+                self._session = self._make(host)(self._answer, self._failed)
+            self._session.receive(message)
+        except CstorError as error:
+            self._failed(error)
+            return
+        self._answer()
+
+    def _answer(self) -> None:
+        while self._session is not None and (answer := self._session.take_answer()) is not None:
+            self._ways[1].send(self._arrived, answer)
+
+    def _arrived(self, message: bytes) -> None:
+        """In the caller's process."""
+        if self._is_open:
+            self._on_message(message)
+
+    def _failed(self, error: CstorError) -> None:
+        """The replica ends it, and says why."""
+        self._session = None
+
+        def closed(_message: bytes) -> None:
+            if self._is_open:
+                self._end()
+                self._on_closed(error)
+
+        self._ways[1].send(closed, b"")
+
+    def _listen(self) -> None:
+        """The caller's keepalive."""
+        if not self._is_open:
+            return
+        there, network = self._there, self._network
+        is_heard = (
+            there is not None
+            and not there.is_paused
+            and network.passes(self._caller.name, self._callee.name)
+            and network.passes(self._callee.name, self._caller.name)
+        )
+        self._silent_s = 0.0 if is_heard else self._silent_s + _HEARD_EVERY_S
+        if self._silent_s > KEEPALIVE_S:
+            self.break_off("nothing was heard for too long")
+        else:
+            network.loop.call_later(_HEARD_EVERY_S, self._listen, context=self._here.context())
+
+    def _later(self, function: Callable[[], None]) -> None:
+        self._network.loop.call_later(
+            self._network.delay_s(self._caller.name, self._callee.name),
+            function,
+            context=self._here.context(),
+        )
+
+
+class SimulatedLink:
+    """A target's link to the replica daemon of a machine."""
+
+    def __init__(self, network: Network, caller: Machine, callee: Machine) -> None:
+        self.address = callee.name
+        self._network = network
+        self._caller = caller
+        self._callee = callee
+
+    async def inquire(self, volume: str) -> replica_pb2.ReplicaReport:
+        request = replica_pb2.InquireRequest(volume=volume)
+        return (await self._call(lambda host: host.inquire(request))).replica
+
+    async def promise(self, request: replica_pb2.PromiseRequest) -> replica_pb2.PromiseResponse:
+        return await self._call(lambda host: host.promise(request))
+
+    async def lease(self, request: replica_pb2.LeaseRequest) -> replica_pb2.LeaseResponse:
+        return await self._call(lambda host: host.lease(request))
+
+    async def make_whole(self, request: replica_pb2.MakeWholeRequest) -> replica_pb2.ReplicaReport:
+        return (await self._call(lambda host: host.make_whole(request))).replica
+
+    async def catch_up(self, request: replica_pb2.CatchUpRequest) -> replica_pb2.ReplicaReport:
+        return (await self._call(lambda host: host.catch_up(request))).replica
+
+    async def begin_rebuild(
+        self, request: replica_pb2.BeginRebuildRequest
+    ) -> replica_pb2.ReplicaReport:
+        return (await self._call(lambda host: host.begin_rebuild(request))).replica
+
+    async def stage(
+        self, request: replica_pb2.StageRequest
+    ) -> AsyncGenerator[replica_pb2.StageResponse]:
+        async for message in messages(
+            self._network, self._caller, self._callee, lambda host: host.stage(request)
+        ):
+            yield message
+
+    async def rebuild(
+        self, request: replica_pb2.RebuildRequest
+    ) -> AsyncGenerator[replica_pb2.RebuildResponse]:
+        async for message in messages(
+            self._network, self._caller, self._callee, lambda host: host.rebuild(request)
+        ):
+            yield message
+
+    def open_append(self, on_message: OnMessage, on_closed: OnClosed) -> MessageStream:
+        return self._open(lambda host: host.append_session, on_message, on_closed)
+
+    def open_read(self, on_message: OnMessage, on_closed: OnClosed) -> MessageStream:
+        return self._open(lambda host: host.read_session, on_message, on_closed)
+
+    async def close(self) -> None:
+        pass
+
+    async def _call(self, work: Callable[[ReplicaHost], Awaitable[T]]) -> T:
+        answer: T = await self._network.call(self._caller, self._callee, work)
+        return answer
+
+    def _open(
+        self,
+        make: Callable[[ReplicaHost], Callable[..., Session]],
+        on_message: Callable[[Buffer], None],
+        on_closed: OnClosed,
+    ) -> Connection:
+        return Connection(self._network, self._caller, self._callee, make, on_message, on_closed)
+
+
+async def messages(
+    network: Network,
+    caller: Machine,
+    callee: Machine,
+    begin: Callable[[ReplicaHost], AsyncIterator[Any]],
+) -> AsyncIterator[Any]:
+    """The answers of a call that gives many; each is fetched by a call of its own."""
+    stream: list[AsyncIterator[Any]] = []
+
+    async def next_one(host: ReplicaHost) -> Any:
+        if not stream:
+            stream.append(begin(host))
+        try:
+            return await anext(stream[0])
+        except StopAsyncIteration:
+            return None
+
+    while (message := await network.call(caller, callee, next_one)) is not None:
+        yield message
+
+
+class SimulatedDialler:
+    """A replica's way to its peers: channels with the one kind of call that it makes."""
+
+    def __init__(self, network: Network, caller: Machine, find: Callable[[str], Machine]) -> None:
+        self._network = network
+        self._caller = caller
+        self._find = find
+
+    def channel(self, address: str) -> Any:
+        return _Channel(self._network, self._caller, self._find(address))
+
+
+_PULLS = {
+    "PullEntries": "pull_entries",
+    "PullBlocks": "pull_blocks",
+    "PullStacks": "pull_stacks",
+}
+
+
+class _Channel:
+    def __init__(self, network: Network, caller: Machine, callee: Machine) -> None:
+        self._network = network
+        self._caller = caller
+        self._callee = callee
+
+    def unary_stream(self, method: str, **_serializers: Any) -> Callable[[Any], _Call]:
+        name = _PULLS[method.rpartition("/")[2]]
+
+        def call(request: Any) -> _Call:
+            return _Call(
+                messages(
+                    self._network,
+                    self._caller,
+                    self._callee,
+                    lambda host: getattr(host, name)(request),
+                )
+            )
+
+        return call
+
+    async def close(self) -> None:
+        pass
+
+
+class _Call:
+    def __init__(self, answers: AsyncIterator[Any]) -> None:
+        self._answers = answers
+
+    async def read(self) -> Any:
+        try:
+            return await anext(self._answers)
+        except StopAsyncIteration:
+            return grpc.aio.EOF
+        except CstorError as error:
+            raise grpc.aio.AioRpcError(
+                grpc.StatusCode.UNAVAILABLE,
+                grpc.aio.Metadata(),
+                grpc.aio.Metadata((ERROR_NAME_KEY, type(error).__name__)),
+                str(error),
+            ) from error
+
+    def cancel(self) -> None:
+        pass
