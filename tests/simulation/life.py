@@ -262,6 +262,8 @@ class Life:
         for machine in cluster.machines:
             machine.disk.faults.slow = 1.0
             machine.disk.faults.is_full = False
+            if machine.host is not None and machine.host.failed and not machine.is_broken:
+                machine.kill()  # it found no space when it was started
             if not machine.is_up and not machine.is_broken:
                 machine.start()
 
