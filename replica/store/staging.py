@@ -59,21 +59,31 @@ class Staging:
         self.parts.check_usable()
         if self.parts.standing.rebuilding:
             raise UnavailableError(f"{self.parts.what} is being rebuilt, which leads there as well")
-        stage = Stage(self, history, await self.reader.foreign_blocks(history))
+        begun = standing_of(self.parts)  # what comes while foreign blocks are looked for counts too
+        foreign = await self.reader.foreign_blocks(history)
+        stage = Stage(self, history, foreign, begun)
         try:
             yield stage
         finally:
             await stage.end()
 
 
+def standing_of(parts: Parts) -> tuple[int, int, bool]:
+    """What changes with whatever a replica takes."""
+    standing = parts.standing
+    return standing.applied_seq, standing.epoch, standing.rebuilding
+
+
 class Stage:
     """One map on its way."""
 
-    def __init__(self, staging: Staging, history: History, foreign: Blocks) -> None:
+    def __init__(
+        self, staging: Staging, history: History, foreign: Blocks, begun: tuple[int, int, bool]
+    ) -> None:
         self._staging = staging
         self._parts = staging.parts
         self._history = history
-        self._begun = self._standing()
+        self._begun = begun
         self._reached = -1
         self._places = PlaceSet()
         self._waiting: asyncio.Queue[Rows | None] = asyncio.Queue(_WAITING_MAX)
@@ -149,12 +159,8 @@ class Stage:
         own = self._places.of_file(len(self._parts.files) - 1)
         self._parts.allocator.release(own.between(*own.bounds()).tolist())
 
-    def _standing(self) -> tuple[int, int, bool]:
-        standing = self._parts.standing
-        return standing.applied_seq, standing.epoch, standing.rebuilding
-
     def _check_unchanged(self) -> None:
-        if self._standing() != self._begun:
+        if standing_of(self._parts) != self._begun:
             raise UnavailableError(
                 f"{self._parts.what} has changed while another map was made: begin it anew"
             )

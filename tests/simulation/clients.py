@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections import Counter
 from typing import Any
@@ -78,7 +79,7 @@ class Client:
         """Until it is over."""
         clients, chance = self._clients, self._chance
         while not clients.is_over:
-            await clients.cluster.network_pause(PAUSE_S * 2 * chance.random())
+            await asyncio.sleep(PAUSE_S * 2 * chance.random())
             targets = [target for target in clients.targets if target.is_up]
             if not targets:
                 continue
@@ -109,7 +110,7 @@ class Client:
         assert target.process is not None
         target.process.call(send)
         while not answered.done():
-            await clients.cluster.wait_for(answered, 0.5)
+            await asyncio.wait((answered,), timeout=0.5)
             if not answered.done() and not target.is_up:
                 return None
         error, pieces = answered.result()

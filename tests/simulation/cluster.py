@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 from itertools import count
 from pathlib import Path
-from typing import Any
 from uuid import UUID
 
 from cstor_core.generated.cstor.v1 import replica_pb2, volume_pb2
@@ -184,14 +182,6 @@ class Cluster:
     def note(self, what: str) -> None:
         """Put a line into the trace."""
         self.trace.append(f"{self.loop.time():10.4f}  {what}")
-
-    async def network_pause(self, pause_s: float) -> None:
-        """Let time pass for whoever is no process."""
-        await asyncio.sleep(pause_s)
-
-    async def wait_for(self, answered: asyncio.Future[Any], at_most_s: float) -> None:
-        """Wait for an answer, but not for long."""
-        await asyncio.wait((answered,), timeout=at_most_s)
 
     async def found(self) -> None:
         """Start the daemons and found the volume."""

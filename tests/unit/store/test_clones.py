@@ -284,3 +284,16 @@ async def test_clones_on_a_real_file_system(tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / "pool").rglob("*")) == [
         *("lock", "pool", "volumes")
     ]
+
+
+async def test_a_read_may_end_after_its_replica_was_deleted() -> None:
+    filesystem = MemoryFilesystem()
+    pool = await volume_with_snapshot(filesystem)
+    store = pool.replicas[VOLUME]
+    ticket = store._parts.reclaimer.begin_read()
+    for stamp in range(30):
+        write(store, 0, 50, 3000 + 100 * stamp)
+        await store.flush()
+    await pool.delete(VOLUME)
+    store._parts.reclaimer.end_read(ticket)
+    assert pool.replicas == {}

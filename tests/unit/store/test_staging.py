@@ -13,7 +13,9 @@ from cstor_core.generated.cstor.v1 import volume_pb2
 from cstor_core.history import History, Reign
 from cstor_core.rows import ROW, UNMAP
 from cstor_core.units import BLOCK_BYTES
+from replica.store.reader import Reader
 from replica.store.replica_store import ReplicaStore
+from replica.store.row_sets import Blocks
 from tests.unit.store.memory_files import MemoryFilesystem
 from tests.unit.store.test_rebuilding import source_and_member
 from tests.unit.store.test_snapshots import create, held_by
@@ -188,3 +190,20 @@ async def test_what_the_old_map_had_is_free_once_the_new_history_is_held() -> No
     await member._durability.settle()
     assert member.used_bytes == BLOCK_BYTES
     assert member.logical_bytes == BLOCK_BYTES
+
+
+async def test_what_comes_while_foreign_blocks_are_looked_for_is_noticed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    source, member, _ = await source_and_member()
+    look = Reader.foreign_blocks
+
+    async def slow(self: Reader, history: History) -> Blocks:
+        found = await look(self, history)
+        member.append(writes(9, 1, (7, block_of(7))))
+        return found
+
+    monkeypatch.setattr(Reader, "foreign_blocks", slow)
+    with pytest.raises(UnavailableError, match="begin it anew"):
+        await staged(source, member)
+    assert content_of(member, 7) == block_of(7)
