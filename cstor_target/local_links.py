@@ -98,6 +98,12 @@ class LocalLink:
         """As `ReplicaLink.make_whole`."""
         return (await self._host.make_whole(request)).replica
 
+    async def repair_blocks(
+        self, request: replica_pb2.RepairBlocksRequest
+    ) -> replica_pb2.RepairBlocksResponse:
+        """As `ReplicaLink.repair_blocks`."""
+        return await self._host.repair_blocks(request)
+
     async def catch_up(self, request: replica_pb2.CatchUpRequest) -> replica_pb2.ReplicaReport:
         """As `ReplicaLink.catch_up`."""
         return (await self._host.catch_up(request)).replica

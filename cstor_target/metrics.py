@@ -37,6 +37,8 @@ VOLUME_COUNTERS = {
     "merges": "Writes of parts of blocks that were merged with what was there",
     "read_retries": "Reads that were asked of another replica after one had failed",
     "reads_held": "Answers to reads that waited for the lease to be renewed",
+    "reads_hedged": "Reads that were asked of a second replica because the first was slow",
+    "blocks_repaired": "Bad copies of blocks that were replaced by another replica's",
     "checksum_errors": "Blocks that came with data of another checksum",
     "rebuilds_done": "Replicas brought in sync",
     "rebuilds_failed": "Rebuilds that ended without the replica in sync",

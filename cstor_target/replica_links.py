@@ -120,6 +120,13 @@ class GrpcLink:
         call = self._orders.MakeWhole(request, timeout=_CALL_TIMEOUT_S)
         return (await called(call, self.address)).replica
 
+    async def repair_blocks(
+        self, request: replica_pb2.RepairBlocksRequest
+    ) -> replica_pb2.RepairBlocksResponse:
+        """As `ReplicaLink.repair_blocks`."""
+        call = self._orders.RepairBlocks(request, timeout=_CATCH_UP_TIMEOUT_S)
+        return await called(call, self.address)
+
     async def catch_up(self, request: replica_pb2.CatchUpRequest) -> replica_pb2.ReplicaReport:
         """As `ReplicaLink.catch_up`."""
         call = self._orders.CatchUp(request, timeout=_CATCH_UP_TIMEOUT_S)

@@ -20,7 +20,7 @@ from cstor_core.errors import CorruptError, CstorError, InputError, UnknownVolum
 from cstor_core.files import Filesystem
 from cstor_core.generated.cstor.v1 import replica_pb2, volume_pb2
 from cstor_core.units import BLOCK_BYTES
-from replica import pulls, sources, staging
+from replica import pulls, repairs, sources, staging
 from replica.errors import OrderError
 from replica.replica_node import ReplicaNode
 from replica.sessions import AppendSession, Closed, ReadSession, Wake
@@ -318,6 +318,12 @@ class ReplicaHost:
     def stage(self, request: replica_pb2.StageRequest) -> AsyncIterator[replica_pb2.StageResponse]:
         """Get to another history in one step; see `staging.Staging`."""
         return staging.Staging(self._ordered(request.orders), request).run()
+
+    async def repair_blocks(
+        self, request: replica_pb2.RepairBlocksRequest
+    ) -> replica_pb2.RepairBlocksResponse:
+        """Replace blocks that are bad here by a peer's copies; see `repairs.repair_blocks`."""
+        return await repairs.repair_blocks(self._ordered(request.orders), request)
 
     def pull_stacks(
         self, request: replica_pb2.PullStacksRequest

@@ -34,7 +34,7 @@ STREAM_S_MAX = 5.0
 ASKED_BLOCKS_MAX = 1 << 20
 """Blocks asked for by number in one request: 8 MiB of them."""
 _ENDLESS_SEQ = 2**63 - 1
-_NOTHING_SINCE = Reign(2**32 - 1, _ENDLESS_SEQ)
+NOTHING_SINCE = Reign(2**32 - 1, _ENDLESS_SEQ)
 
 
 async def catch_up(node: ReplicaNode, request: replica_pb2.CatchUpRequest) -> None:
@@ -187,7 +187,7 @@ class Rebuild:
         )
         source_history = await self._pull(peer, since, foreign[:ASKED_BLOCKS_MAX])
         for start in range(ASKED_BLOCKS_MAX, len(foreign), ASKED_BLOCKS_MAX):
-            await self._pull(peer, _NOTHING_SINCE, foreign[start : start + ASKED_BLOCKS_MAX])
+            await self._pull(peer, NOTHING_SINCE, foreign[start : start + ASKED_BLOCKS_MAX])
         return source_history
 
     async def _pull(self, peer: Peer, since: Reign, asked: npt.NDArray[np.uint64]) -> History:

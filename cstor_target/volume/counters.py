@@ -38,6 +38,8 @@ class Counters:
     merges: int = 0
     read_retries: int = 0
     reads_held: int = 0
+    reads_hedged: int = 0
+    blocks_repaired: int = 0
     checksum_errors: int = 0
     rebuilds_done: int = 0
     rebuilds_failed: int = 0

@@ -24,6 +24,7 @@ from cstor_target.volume.merging import Merger, whole_block_pieces, whole_blocks
 from cstor_target.volume.opener import Opener
 from cstor_target.volume.order import Order
 from cstor_target.volume.reads import Reads, slice_pieces
+from cstor_target.volume.repairs import Repairs
 from cstor_target.volume.roster import EventSink, Roster
 from cstor_target.volume.settings import EngineSettings
 
@@ -53,6 +54,8 @@ class Engine:
         self._reads = Reads(clock, self._order, self._lease, self.counters)
         self._merger = Merger(self._reads.read_blocks, self._place_merged)
         self._roster = Roster(clock, settings, events, self._order, self._reads)
+        repairs = Repairs(self.counters, events)
+        self._reads.on_bad = repairs.found_bad
         self._membership = Membership(
             Opener(volume, addresses, links, settings, instance),
             self._roster,
@@ -62,6 +65,7 @@ class Engine:
             clock,
             settings,
             events,
+            repairs,
         )
         self._gate: deque[tuple[float, Callable[[], None], Done]] = deque()
         self._tick: Timer | None = None

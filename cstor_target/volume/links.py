@@ -46,6 +46,11 @@ class ReplicaLink(Protocol):
     async def make_whole(self, request: replica_pb2.MakeWholeRequest) -> replica_pb2.ReplicaReport:
         """Tell a replica that it is short no longer."""
 
+    async def repair_blocks(
+        self, request: replica_pb2.RepairBlocksRequest
+    ) -> replica_pb2.RepairBlocksResponse:
+        """Have the replica replace bad blocks by a peer's copies."""
+
     async def catch_up(self, request: replica_pb2.CatchUpRequest) -> replica_pb2.ReplicaReport:
         """Have the replica fetch entries from a peer, in order."""
 

@@ -12,6 +12,7 @@ from cstor_target.volume.members import Member, Standing
 from cstor_target.volume.opener import Opener
 from cstor_target.volume.order import Order
 from cstor_target.volume.reads import Reads
+from cstor_target.volume.repairs import Repairs
 from cstor_target.volume.returning import Returning
 from cstor_target.volume.roster import EventSink, Roster
 from cstor_target.volume.settings import EngineSettings
@@ -35,6 +36,7 @@ class Membership:
         clock: Clock,
         settings: EngineSettings,
         events: EventSink,
+        repairs: Repairs,
     ) -> None:
         self._opener = opener
         self._roster = roster
@@ -44,6 +46,7 @@ class Membership:
         self._clock = clock
         self._settings = settings
         self._events = events
+        self._repairs = repairs
         self._tasks: list[asyncio.Task[None]] = []
         self._when_serving: list[Callable[[], None]] = []
         self.tenure: Tenure | None = None
@@ -104,6 +107,7 @@ class Membership:
         returning = Returning(tenure, self._roster, self._order, self._clock, self._settings)
         for member in self._roster.members:
             self._spawn(self._keep(member, returning))
+        self._spawn(self._repairs.work(tenure))
 
     async def _has_ceased(self) -> bool:
         """Whether, after an attempt that came as far as promises, another target has taken over.

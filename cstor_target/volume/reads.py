@@ -1,17 +1,18 @@
-"""Reads: from an in-sync member, verified, and from another one when it fails.
+"""Reads: from an in-sync member, verified, and from another one when it fails or is slow.
 
-The questions of a burst go to one member, the one with the least to do, as one message; bursts
-take turns.  An answer is believed only when every block passes its checksum, and it is handed on
-only when a quorum holds every version in it: else a later read could return an older one.
+The questions of a burst go to one member, the one that will have answered first, as one message.
+An answer is believed only when every block passes its checksum, and it is handed on only when a
+quorum holds every version in it: else a later read could return an older one.  Whose copy was bad
+while another's was good is told, so that it can be repaired.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from cstor_core.checksums import crc32c
-from cstor_core.clock import Clock
+from cstor_core.clock import Clock, Timer
 from cstor_core.errors import CstorError, ProtocolError
 from cstor_core.frames import (
     ANSWER,
@@ -26,9 +27,9 @@ from cstor_core.units import BLOCK_BYTES
 from cstor_target.volume.backing import Buffer, Failure, ReadDone
 from cstor_target.volume.counters import Counters
 from cstor_target.volume.lease import Lease
-from cstor_target.volume.links import MessageStream
 from cstor_target.volume.members import Member, Standing
 from cstor_target.volume.order import Order
+from cstor_target.volume.readers import Question, Reader, Usual
 
 _SEED_MASK = 0xFFFFFFFF
 _ZEROS = bytes(BLOCK_BYTES)
@@ -36,34 +37,8 @@ _MESSAGE_BLOCKS_MAX = 1024
 _REST_S = 0.5
 
 
-class Question:
-    """A stretch of at most 256 blocks that is being read."""
-
-    __slots__ = (
-        *("bad", "block", "count", "done", "excluded", "min_seq", "number"),
-        *("sent_s", "started_s"),
-    )
-
-    def __init__(self, number: int, block: int, count: int, min_seq: int, done: ReadDone) -> None:
-        self.number = number
-        self.block = block
-        self.count = count
-        self.min_seq = min_seq
-        self.done = done
-        self.started_s = 0.0
-        self.sent_s = 0.0
-        self.excluded: list[Member] = []
-        self.bad: list[Member] = []
-
-
-class Reader:
-    """The stream of reads to one member and what it has been asked."""
-
-    def __init__(self, member: Member) -> None:
-        self.member = member
-        self.stream: MessageStream | None = None
-        self.asked: dict[int, Question] = {}
-        self.blocks_outstanding = 0
+FoundBad = Callable[[Member, Member, int, int], None]
+"""Told whose copy is bad, who has a good one, and which blocks: the first, and how many."""
 
 
 class Reads:
@@ -80,6 +55,9 @@ class Reads:
         self._next_number = 1
         self._salt = 0
         self._opening = stream_pb2.StreamOpening()
+        self._usual = Usual()
+        self._hedging: Timer | None = None
+        self.on_bad: FoundBad = lambda bad, good, block, count: None
 
     def start(self, opening: stream_pb2.StreamOpening, salt: int) -> None:
         """Begin an epoch; `opening` names volume, epoch and instance."""
@@ -124,17 +102,17 @@ class Reads:
 
     def expire(self, before_s: float) -> None:
         """End with BUSY what nobody has answered since before a moment."""
-        asked = [question for reader in self._readers for question in reader.asked.values()]
+        asked = [each[0] for reader in self._readers for each in reader.asked.values()]
         expired = [each for each in (*self._waiting, *asked) if each.started_s < before_s]
         self._waiting = [question for question in self._waiting if question.started_s >= before_s]
         for question in expired:
-            done, question.done = question.done, _nobody_listens
-            done(Failure.BUSY, ())
+            question.finish(Failure.BUSY, ())
 
     def drop_stuck(self, before_s: float) -> None:
         """Ask others, if there are any, for what a member has not answered since a moment."""
         for reader in list(self._readers):
-            stuck = any(question.sent_s < before_s for question in reader.asked.values())
+            reader.fade()
+            stuck = any(sent_s < before_s for _, sent_s, _ in reader.asked.values())
             if stuck and len(self._readers) > 1:
                 self._lost(reader)
 
@@ -149,9 +127,10 @@ class Reads:
             self._readers.remove(reader)
             if reader.stream is not None:
                 reader.stream.close()
-            if retry:
-                self._waiting.extend(reader.asked.values())
-                self._counters.read_retries += len(reader.asked)
+            for question, _, _ in reader.asked.values():
+                question.asked.remove(member)
+                if retry:
+                    self._ask_others(question)
         self.kick()
 
     def _ask(self, block: int, count: int, done: ReadDone) -> None:
@@ -175,24 +154,47 @@ class Reads:
     def _send(self, batch: list[Question]) -> bool:
         """Send a batch of questions; False where nobody can be asked and they wait again."""
         excluded = {member for question in batch for member in question.excluded}
-        usable = [reader for reader in self._readers if reader.member not in excluded]
-        if not usable:
+        reader = self._cheapest(batch, excluded)
+        if reader is None:
             return self._give_up(batch) if excluded and self._readers else self._wait(batch)
-        reader = min(usable, key=lambda reader: reader.blocks_outstanding)
+        self._put(reader, batch)
+        return True
+
+    def _cheapest(self, batch: list[Question], excluded: set[Member]) -> Reader | None:
+        """The member that will have answered first, if one can be asked."""
+        usable = [reader for reader in self._readers if reader.member not in excluded]
+        blocks = sum(question.count for question in batch)
+        return min(usable, key=lambda reader: reader.cost_s(blocks), default=None)
+
+    def _put(self, reader: Reader, batch: list[Question]) -> None:
+        """Ask a member, and see to it that others are asked too where it is slow."""
         if reader.stream is None:
             self._open(reader)
         assert reader.stream is not None
         table = bytearray()
         now_s = self._clock.monotonic()
         for question in batch:
-            question.sent_s = now_s
-            reader.asked[question.number] = question
-            reader.blocks_outstanding += question.count
+            reader.ask(question, now_s)
             table += QUESTION.pack(
                 question.number, question.min_seq, question.block, question.count
             )
         reader.stream.send(encode_read_request(table))
-        return True
+        if self._hedging is None and len(self._readers) > 1:
+            self._hedging = self._clock.call_later(self._usual.hedge_s, self._hedge)
+
+    def _hedge(self) -> None:
+        """Ask another member, too, for what takes one much longer than is usual."""
+        self._hedging = None
+        hedge_s = self._usual.hedge_s
+        before_s = self._clock.monotonic() - hedge_s
+        for reader in list(self._readers):
+            for question in reader.overdue(before_s):
+                other = self._cheapest([question], {reader.member, *question.excluded})
+                if other is not None:
+                    self._counters.reads_hedged += 1
+                    self._put(other, [question])
+        if self._hedging is None and any(reader.asked for reader in self._readers):
+            self._hedging = self._clock.call_later(hedge_s, self._hedge)
 
     def _wait(self, batch: list[Question]) -> bool:
         self._waiting[:0] = batch
@@ -205,7 +207,7 @@ class Reads:
             return all(sent)
         question = batch[0]
         if not self._resting and all(each.member in question.bad for each in self._readers):
-            question.done(Failure.MEDIUM_ERROR, ())
+            question.finish(Failure.MEDIUM_ERROR, ())
             return True
         question.excluded = list(question.bad)
         return self._wait(batch)
@@ -246,12 +248,16 @@ class Reads:
     def _received(self, reader: Reader, message: Buffer) -> None:
         frame = decode_read_response(message)
         rows_at = data_at = 0
+        now_s = self._clock.monotonic()
         for number, count, status in ANSWER.iter_unpack(frame.answers):
-            question = reader.asked.get(number)
-            if question is None or (status == 0 and count != question.count):
+            asked = reader.asked.get(number)
+            if asked is None or (status == 0 and count != asked[0].count):
                 raise ProtocolError(f"replica {reader.member.name} answered what was not asked")
-            del reader.asked[number]
-            reader.blocks_outstanding -= question.count
+            question, sent_s, blocks = asked
+            reader.answered(question)
+            if not rows_at:
+                self._usual.took(now_s - sent_s)
+                reader.took(now_s - sent_s, blocks)
             if status != stream_pb2.READ_STATUS_UNSPECIFIED:
                 if status == stream_pb2.READ_STATUS_MEDIUM_ERROR:
                     question.bad.append(reader.member)
@@ -286,6 +292,9 @@ class Reads:
             question.bad.append(reader.member)
             self._retry(question, reader.member)
             return data_at
+        question.answered = True
+        for member in question.bad:
+            self.on_bad(member, reader.member, question.block, question.count)
         pieces: list[Buffer]
         pieces = _with_holes(rows, data[start:data_at]) if holes else [data[start:data_at]]
         if newest > self._order.completed_seq:
@@ -297,19 +306,20 @@ class Reads:
     def _hand_on(self, question: Question, error: Failure | None, pieces: list[Buffer]) -> None:
         """An answer is complete: it counts if the lease holds now, or is renewed from now on."""
         if error is not None or self._lease.holds:
-            question.done(error, pieces)
+            question.finish(error, pieces)
         else:
             self._counters.reads_held += 1
-            self._lease.when_renewed(lambda error: question.done(error, pieces))
+            self._lease.when_renewed(lambda error: question.finish(error, pieces))
 
     def _retry(self, question: Question, member: Member) -> None:
-        self._counters.read_retries += 1
         question.excluded.append(member)
-        self._waiting.append(question)
+        self._ask_others(question)
 
-
-def _nobody_listens(_error: Failure | None, _pieces: Sequence[Buffer]) -> None:
-    """Takes the late answer to a question whose command has ended."""
+    def _ask_others(self, question: Question) -> None:
+        """Who was asked has failed: unless somebody else has answered or is about to."""
+        if not question.answered and not question.asked:
+            self._counters.read_retries += 1
+            self._waiting.append(question)
 
 
 def _with_holes(rows: memoryview, data: memoryview) -> list[Buffer]:

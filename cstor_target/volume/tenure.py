@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cstor_core.frames import FORMAT
@@ -64,6 +66,15 @@ class Tenure:
         """The order to get to a history in one step, with what a source has of it."""
         return replica_pb2.StageRequest(
             orders=self.orders(replica_uuid), source=source, history=history_message(history)
+        )
+
+    def repair_request(
+        self, replica_uuid: str, source: replica_pb2.Source, blocks: Sequence[int]
+    ) -> replica_pb2.RepairBlocksRequest:
+        """The order to look at some blocks, and to replace those that are bad."""
+        packed = struct.pack(f"<{len(blocks)}Q", *blocks)
+        return replica_pb2.RepairBlocksRequest(
+            orders=self.orders(replica_uuid), source=source, blocks=packed
         )
 
     def epoch_record(self, seq: int, *, loss_possible: bool) -> bytes:

@@ -147,6 +147,10 @@ class Reader:
         data = memoryview(b"".join(await self.read_places(rows["place"].tolist())))
         return self._verified(rows, data)
 
+    async def bad_among(self, blocks: Blocks) -> Blocks:
+        """Those blocks whose data do not match their checksum or cannot be read."""
+        return await self._bad_blocks(self._parts.block_map.gather(blocks), ())
+
     async def read_view(self, view: View, block: int, count: int) -> RunView:
         """The rows that a view has of consecutive blocks, and their data, verified."""
         parts = self._parts

@@ -1,8 +1,9 @@
-"""What a replica that is being rebuilt does with blocks copied from a peer.
+"""What a replica does with blocks copied from a peer.
 
-A copied block replaces a foreign one (whose version lies outside of the history) always, and
-another one only if its version is higher, or equal and the own bytes fail their checksum.
-Otherwise a version never goes down.
+While it is being rebuilt, a copied block replaces a foreign one (whose version lies outside of the
+history) always, and another one only if its version is higher, or equal and the own bytes fail
+their checksum.  Otherwise a version never goes down.  At any time a bad block is replaced by a
+peer's copy of the same version.
 """
 
 from __future__ import annotations
@@ -55,6 +56,22 @@ class Rebuild:
             taken[index] = self._own_is_bad(own[index : index + 1])
         if theirs["seq"].size:
             self.max_copied_seq = max(self.max_copied_seq, int(theirs["seq"].max()))
+        self._take(theirs, taken, run.data)
+
+    def replace_bad(self, run: RunView) -> int:
+        """Take a peer's copies of blocks that are bad here, where they have the same versions.
+
+        Raises as `copy_in`.  Returns how many were taken.
+        """
+        theirs = self._checked(run)
+        own = self._parts.block_map.gather(theirs["block"])
+        equal = (theirs["seq"] == own["seq"]) & (theirs["epoch"] == own["epoch"])
+        taken = equal & with_data(own) & _writes(theirs)
+        self._take(theirs, taken, run.data)
+        return int(taken.sum())
+
+    def _take(self, theirs: Rows, taken: npt.NDArray[np.bool_], data: Buffer) -> None:
+        """Put copied rows and their data in the place of the own ones."""
         if not taken.any():
             return
         writing = _writes(theirs)
@@ -62,7 +79,7 @@ class Rebuild:
         pieces: list[Buffer] = []
         for start in starts[taken & writing]:
             offset = int(start) * BLOCK_BYTES
-            pieces.append(run.data[offset : offset + BLOCK_BYTES])
+            pieces.append(data[offset : offset + BLOCK_BYTES])
         rows = bytearray(theirs[taken].tobytes())
         self._writer.copy(rows, pieces, len(pieces) * BLOCK_BYTES)
 

@@ -70,6 +70,9 @@ class ReplicaStore:
         """Rows and data of consecutive blocks; None where the page cache misses."""
         self._tail_reader = TailReader(parts, self._reader)
         self._rebuild = Rebuild(parts, self._reader, self._writer)
+        self.bad_among = self._reader.bad_among
+        self.replace_bad = self._rebuild.replace_bad
+        """Finds those of some blocks that are bad, and takes a peer's copies of them."""
         self.stage = Staging(parts, self._reader, self._writer, making, self._durability).stage
         """Makes a map that takes the place of the own one in one step."""
         self.cloned = Cloning(opened, filesystem, self._durability.checkpoint).cloned

@@ -325,6 +325,11 @@ class SimulatedLink:
     async def make_whole(self, request: replica_pb2.MakeWholeRequest) -> replica_pb2.ReplicaReport:
         return (await self._call(lambda host: host.make_whole(request))).replica
 
+    async def repair_blocks(
+        self, request: replica_pb2.RepairBlocksRequest
+    ) -> replica_pb2.RepairBlocksResponse:
+        return await self._call(lambda host: host.repair_blocks(request))
+
     async def catch_up(self, request: replica_pb2.CatchUpRequest) -> replica_pb2.ReplicaReport:
         return (await self._call(lambda host: host.catch_up(request))).replica
 

@@ -165,6 +165,14 @@ class SimulatedLink:
         self.replica.check(request.orders)
         return self.replica.report()
 
+    async def repair_blocks(
+        self, request: replica_pb2.RepairBlocksRequest
+    ) -> replica_pb2.RepairBlocksResponse:
+        await self._travel()
+        answer = self.replica.repair_blocks(request, self._cluster.at(request.source.address))
+        await self._travel()
+        return answer
+
     async def catch_up(self, request: replica_pb2.CatchUpRequest) -> replica_pb2.ReplicaReport:
         await self._travel()
         self.replica.catch_up(request, self._cluster.at(request.source.address))

@@ -7,6 +7,7 @@ is killed.  It follows the rules of the contract for replicas; it has none of th
 from __future__ import annotations
 
 import asyncio
+import struct
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 
@@ -79,6 +80,7 @@ class Replica:
         self.rotten_blocks: set[int] = set()
         self.unreadable_blocks: set[int] = set()
         self.refuses_reads = False
+        self.repairs_fail = False
         self.durable_seq = disk.applied_seq
         self.appending: AppendSession | None = None
         self.reading: set[ReadSession] = set()
@@ -228,6 +230,22 @@ class Replica:
         disk.history, disk.applied_seq = peer.disk.history, peer.disk.applied_seq
         disk.tail.clear()
         self.durable_seq = disk.applied_seq
+
+    def repair_blocks(
+        self, request: replica_pb2.RepairBlocksRequest, peer: Replica
+    ) -> replica_pb2.RepairBlocksResponse:
+        """Take a peer's copies of the blocks that are rotten or unreadable here."""
+        self.check(request.orders)
+        self._check_peer(request.orders, peer)
+        if self.repairs_fail:
+            raise UnavailableError(f"{peer.address} gives nothing")
+        asked = [block for (block,) in struct.iter_unpack("<Q", request.blocks)]
+        bad = [block for block in asked if block in self.rotten_blocks | self.unreadable_blocks]
+        self.rotten_blocks.difference_update(bad)
+        self.unreadable_blocks.difference_update(bad)
+        return replica_pb2.RepairBlocksResponse(
+            bad_blocks=struct.pack(f"<{len(bad)}Q", *bad), blocks_repaired=len(bad)
+        )
 
     def begin_rebuild(self, orders: replica_pb2.Orders) -> None:
         """Flag itself."""

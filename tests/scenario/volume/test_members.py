@@ -353,56 +353,6 @@ def test_write_of_a_part_of_a_block_does_not_wait_for_company() -> None:
     play(scenario())
 
 
-def test_bad_copy_is_not_served_and_another_member_answers() -> None:
-    async def scenario() -> None:
-        cluster = Cluster()
-        target = await cluster.serving_target()
-        await target.healthy()
-        await write_blocks(target, 0, 8, 1)
-        await asyncio.sleep(1)
-        cluster.replicas[0].rotten_blocks = {1, 2}
-        cluster.replicas[1].unreadable_blocks = {1}
-        for _ in range(20):
-            assert await target.read(0, 8 * BLOCK_BYTES) == block_of(1) * 8
-        assert target.engine.counters.checksum_errors > 0
-
-    play(scenario())
-
-
-def test_read_fails_where_no_good_copy_is_left() -> None:
-    async def scenario() -> None:
-        cluster = Cluster()
-        target = await cluster.serving_target()
-        await target.healthy()
-        await write_blocks(target, 0, 8, 1)
-        await asyncio.sleep(1)
-        for replica in cluster.replicas:
-            replica.rotten_blocks = {1}
-        assert await target.read(BLOCK_BYTES, BLOCK_BYTES) is Failure.MEDIUM_ERROR
-        assert await target.read(0, 8 * BLOCK_BYTES) is Failure.MEDIUM_ERROR
-        assert await target.read(2 * BLOCK_BYTES, 6 * BLOCK_BYTES) == block_of(1) * 6
-
-    play(scenario())
-
-
-def test_read_waits_for_a_good_copy_that_cannot_be_asked_just_now() -> None:
-    async def scenario() -> None:
-        cluster = Cluster()
-        target = await cluster.serving_target()
-        await target.healthy()
-        await write_blocks(target, 0, 8, 1)
-        await asyncio.sleep(1)
-        cluster.replicas[0].rotten_blocks = cluster.replicas[1].rotten_blocks = {1}
-        cluster.replicas[2].refuses_reads = True
-        read = asyncio.ensure_future(target.read(BLOCK_BYTES, BLOCK_BYTES))
-        await asyncio.sleep(3)
-        assert not read.done()
-        cluster.replicas[2].refuses_reads = False
-        assert await read == block_of(1)
-
-    play(scenario())
-
-
 def test_read_goes_to_another_member_when_the_asked_one_dies_or_stands_still() -> None:
     async def scenario() -> None:
         cluster = Cluster()

@@ -13,7 +13,8 @@ from cstor_target.volume.membership import Membership
 from cstor_target.volume.opener import Opener
 from cstor_target.volume.order import InFlight, Order
 from cstor_target.volume.quorum import held_by
-from cstor_target.volume.reads import Question, Reads
+from cstor_target.volume.readers import Question
+from cstor_target.volume.reads import Reads
 from cstor_target.volume.roster import Roster
 from replica.host import ReplicaHost
 from replica.leases import LeaseGiven

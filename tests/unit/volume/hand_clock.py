@@ -30,5 +30,11 @@ class HandClock:
         self.put_off.append(callback)
         return _Stopped()
 
+    def run_put_off(self) -> None:
+        """Call now what was put off until now."""
+        put_off, self.put_off = self.put_off, []
+        for callback in put_off:
+            callback()
+
     async def sleep(self, delay_s: float) -> None:
         self.now_s += delay_s

@@ -57,6 +57,10 @@ class Reading:
         self.reads.read_blocks(block, count, done)
         self.reads.kick()
 
+    def asked_of(self, member: int) -> int:
+        """How many questions a member has got."""
+        return sum(len(stream.questions()) for stream in self.links[member].streams)
+
     def write(self, block: int) -> None:
         """Give a write its place and send it."""
         self.order.write(block, 1, [TWO], False, None)
@@ -148,8 +152,7 @@ def test_copy_of_a_member_whose_stream_broke_just_now_is_waited_for(reading: Rea
     reading.links[0].stream.refuse(2, MEDIUM_ERROR)
     reading.links[0].stream.answer(1, 0, [(3, ONE)])
     assert reading.heard == [(None, ONE)]
-    for callback in reading.clock.put_off:
-        callback()
+    reading.clock.run_put_off()
     reading.links[1].stream.answer(2, 4, [(3, TWO)])
     assert reading.heard == [(None, ONE), (None, TWO)]
 
@@ -198,6 +201,79 @@ def test_member_that_stands_still_is_passed_over(reading: Reading) -> None:
     reading.clock.now_s = 11.0
     reading.reads.drop_stuck(1.0)
     assert reading.links[0].stream.closed
+    reading.links[1].stream.answer(1, 4, [(3, ONE)])
+    assert reading.heard == [(None, ONE)]
+
+
+def test_member_that_is_slow_is_asked_less_and_tried_again_in_time(reading: Reading) -> None:
+    asked: list[int] = []
+
+    def read_after(durations_s: tuple[float, float], number: int) -> None:
+        """One read, which takes as long as the member that is asked takes."""
+        before = [reading.asked_of(link) for link in (0, 1)]
+        reading.read(4)
+        member = 0 if reading.asked_of(0) > before[0] else 1
+        asked.append(member)
+        reading.clock.now_s += durations_s[member]
+        reading.links[member].stream.answer(number, 4, [(3, ONE)])
+
+    for number in range(1, 21):
+        read_after((0.001, 0.010), number)
+    assert asked[:2] == [0, 1]
+    assert asked[2:] == [0] * 18
+    for _ in range(10):
+        reading.reads.drop_stuck(0.0)  # once a second
+    for number in range(21, 31):
+        read_after((0.010, 0.001), number)
+    assert asked[20:].count(1) >= 8
+
+
+def test_question_that_takes_unusually_long_is_asked_of_another_member_too(
+    reading: Reading,
+) -> None:
+    reading.read(4)
+    reading.links[0].stream.answer(1, 4, [(3, ONE)])
+    reading.clock.run_put_off()
+    reading.read(5)
+    reading.clock.now_s = 0.004
+    reading.clock.run_put_off()
+    assert [reading.asked_of(link) for link in (0, 1)] == [2, 0]
+    reading.clock.now_s = 0.006
+    reading.clock.run_put_off()
+    assert [reading.asked_of(link) for link in (0, 1)] == [2, 1]
+    assert reading.counters.reads_hedged == 1
+    reading.clock.now_s = 0.1
+    reading.clock.run_put_off()
+    assert [reading.asked_of(link) for link in (0, 1)] == [2, 1]  # two are enough
+    reading.links[1].stream.answer(2, 5, [(3, TWO)])
+    reading.links[0].stream.answer(2, 5, [(3, TWO)])
+    assert reading.heard == [(None, ONE), (None, TWO)]
+    assert reading.counters.read_retries == 0
+
+
+def test_bad_answer_to_a_hedged_question_waits_for_the_other_one(reading: Reading) -> None:
+    bad: list[tuple[str, str, int, int]] = []
+    reading.reads.on_bad = lambda one, other, block, count: bad.append(
+        (one.replica_uuid, other.replica_uuid, block, count)
+    )
+    reading.read(4)
+    reading.clock.now_s = 1.0
+    reading.clock.run_put_off()
+    first, second = reading.links
+    first.stream.refuse(1, MEDIUM_ERROR)
+    assert reading.heard == []
+    assert [reading.asked_of(link) for link in (0, 1)] == [1, 1]
+    second.stream.answer(1, 4, [(3, ONE)])
+    assert reading.heard == [(None, ONE)]
+    assert bad == [("a", "b", 4, 1)]
+
+
+def test_hedged_question_survives_the_loss_of_either_member(reading: Reading) -> None:
+    reading.read(4)
+    reading.clock.now_s = 1.0
+    reading.clock.run_put_off()
+    reading.reads.remove(reading.members[0])
+    assert reading.asked_of(1) == 1
     reading.links[1].stream.answer(1, 4, [(3, ONE)])
     assert reading.heard == [(None, ONE)]
 

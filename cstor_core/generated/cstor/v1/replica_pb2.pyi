@@ -784,6 +784,58 @@ class StageResponse(_message.Message):
 Global___StageResponse: _TypeAlias = StageResponse  # noqa: Y015
 
 @_typing.final
+class RepairBlocksRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORDERS_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    BLOCKS_FIELD_NUMBER: _builtins.int
+    blocks: _builtins.bytes
+    """Packed u64 block numbers."""
+    @_builtins.property
+    def orders(self) -> Global___Orders: ...
+    @_builtins.property
+    def source(self) -> Global___Source: ...
+    def __init__(
+        self,
+        *,
+        orders: Global___Orders | None = ...,
+        source: Global___Source | None = ...,
+        blocks: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["orders", b"orders", "source", b"source"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blocks", b"blocks", "orders", b"orders", "source", b"source"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RepairBlocksRequest: _TypeAlias = RepairBlocksRequest  # noqa: Y015
+
+@_typing.final
+class RepairBlocksResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BAD_BLOCKS_FIELD_NUMBER: _builtins.int
+    BLOCKS_REPAIRED_FIELD_NUMBER: _builtins.int
+    bad_blocks: _builtins.bytes
+    """Packed u64 numbers of those that were bad."""
+    blocks_repaired: _builtins.int
+    """How many of these were replaced; the others have other versions at the source."""
+    def __init__(
+        self,
+        *,
+        bad_blocks: _builtins.bytes = ...,
+        blocks_repaired: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bad_blocks", b"bad_blocks", "blocks_repaired", b"blocks_repaired"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RepairBlocksResponse: _TypeAlias = RepairBlocksResponse  # noqa: Y015
+
+@_typing.final
 class PullStacksRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -110,6 +110,11 @@ class ReplicaServiceStub:
                 request_serializer=cstor_dot_v1_dot_replica__pb2.StageRequest.SerializeToString,
                 response_deserializer=cstor_dot_v1_dot_replica__pb2.StageResponse.FromString,
                 _registered_method=True)
+        self.RepairBlocks = channel.unary_unary(
+                '/cstor.v1.ReplicaService/RepairBlocks',
+                request_serializer=cstor_dot_v1_dot_replica__pb2.RepairBlocksRequest.SerializeToString,
+                response_deserializer=cstor_dot_v1_dot_replica__pb2.RepairBlocksResponse.FromString,
+                _registered_method=True)
         self.PullStacks = channel.unary_stream(
                 '/cstor.v1.ReplicaService/PullStacks',
                 request_serializer=cstor_dot_v1_dot_replica__pb2.PullStacksRequest.SerializeToString,
@@ -251,6 +256,13 @@ class ReplicaServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RepairBlocks(self, request, context):
+        """Told by the target: whichever of these blocks are bad here, take a peer's copies of.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def PullStacks(self, request, context):
         """Asked by a peer that stages: all versions of blocks that it lacks.
         """
@@ -370,6 +382,11 @@ def add_ReplicaServiceServicer_to_server(servicer, server):
                     servicer.Stage,
                     request_deserializer=cstor_dot_v1_dot_replica__pb2.StageRequest.FromString,
                     response_serializer=cstor_dot_v1_dot_replica__pb2.StageResponse.SerializeToString,
+            ),
+            'RepairBlocks': grpc.unary_unary_rpc_method_handler(
+                    servicer.RepairBlocks,
+                    request_deserializer=cstor_dot_v1_dot_replica__pb2.RepairBlocksRequest.FromString,
+                    response_serializer=cstor_dot_v1_dot_replica__pb2.RepairBlocksResponse.SerializeToString,
             ),
             'PullStacks': grpc.unary_stream_rpc_method_handler(
                     servicer.PullStacks,
@@ -807,6 +824,33 @@ class ReplicaService:
             '/cstor.v1.ReplicaService/Stage',
             cstor_dot_v1_dot_replica__pb2.StageRequest.SerializeToString,
             cstor_dot_v1_dot_replica__pb2.StageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RepairBlocks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cstor.v1.ReplicaService/RepairBlocks',
+            cstor_dot_v1_dot_replica__pb2.RepairBlocksRequest.SerializeToString,
+            cstor_dot_v1_dot_replica__pb2.RepairBlocksResponse.FromString,
             options,
             channel_credentials,
             insecure,

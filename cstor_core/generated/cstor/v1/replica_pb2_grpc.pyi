@@ -65,6 +65,8 @@ class ReplicaServiceStub:
     """Told by the target: copy what is missing from a peer; ends when the flag is cleared."""
     Stage: _grpc.UnaryStreamMultiCallable[_replica_pb2.StageRequest, _replica_pb2.StageResponse]
     """Told by the target: get to another history in one step, with what a peer has of it."""
+    RepairBlocks: _grpc.UnaryUnaryMultiCallable[_replica_pb2.RepairBlocksRequest, _replica_pb2.RepairBlocksResponse]
+    """Told by the target: whichever of these blocks are bad here, take a peer's copies of."""
     PullStacks: _grpc.UnaryStreamMultiCallable[_replica_pb2.PullStacksRequest, _replica_pb2.PullStacksResponse]
     """Asked by a peer that stages: all versions of blocks that it lacks."""
     PullEntries: _grpc.UnaryStreamMultiCallable[_replica_pb2.PullEntriesRequest, _replica_pb2.PullEntriesResponse]
@@ -114,6 +116,8 @@ class ReplicaServiceAsyncStub(ReplicaServiceStub):
     """Told by the target: copy what is missing from a peer; ends when the flag is cleared."""
     Stage: _aio.UnaryStreamMultiCallable[_replica_pb2.StageRequest, _replica_pb2.StageResponse]  # type: ignore[assignment]
     """Told by the target: get to another history in one step, with what a peer has of it."""
+    RepairBlocks: _aio.UnaryUnaryMultiCallable[_replica_pb2.RepairBlocksRequest, _replica_pb2.RepairBlocksResponse]  # type: ignore[assignment]
+    """Told by the target: whichever of these blocks are bad here, take a peer's copies of."""
     PullStacks: _aio.UnaryStreamMultiCallable[_replica_pb2.PullStacksRequest, _replica_pb2.PullStacksResponse]  # type: ignore[assignment]
     """Asked by a peer that stages: all versions of blocks that it lacks."""
     PullEntries: _aio.UnaryStreamMultiCallable[_replica_pb2.PullEntriesRequest, _replica_pb2.PullEntriesResponse]  # type: ignore[assignment]
@@ -250,6 +254,14 @@ class ReplicaServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_replica_pb2.StageResponse], _abc.AsyncIterator[_replica_pb2.StageResponse]]:
         """Told by the target: get to another history in one step, with what a peer has of it."""
+
+    @_abc_1.abstractmethod
+    def RepairBlocks(
+        self,
+        request: _replica_pb2.RepairBlocksRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_replica_pb2.RepairBlocksResponse, _abc.Awaitable[_replica_pb2.RepairBlocksResponse]]:
+        """Told by the target: whichever of these blocks are bad here, take a peer's copies of."""
 
     @_abc_1.abstractmethod
     def PullStacks(

@@ -1,0 +1,81 @@
+"""How bad blocks are replaced by a peer's copies when the target says that some may be bad.
+
+The target knows only where it looked: which of these blocks are bad is found out here.  A copy
+counts only if it has the version that is held here; a later one is on its way in the stream.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cstor_core.errors import CorruptError, InputError, ProtocolError
+from cstor_core.frames import RunView
+from cstor_core.generated.cstor.v1 import replica_pb2, volume_pb2
+from replica.errors import OrderError
+from replica.peers import Peer, blame
+from replica.pulls import NOTHING_SINCE
+from replica.replica_node import ReplicaNode
+from replica.store.row_sets import Blocks
+
+BLOCKS_MAX = 1024
+
+
+async def repair_blocks(
+    node: ReplicaNode, request: replica_pb2.RepairBlocksRequest
+) -> replica_pb2.RepairBlocksResponse:
+    """Look at some blocks, and take a peer's copies of those that are bad.
+
+    Raises what the fence raises, InputError, OrderError on a replica that is being rebuilt, and
+    UnavailableError where the source does not give what it should.
+    """
+    node.check_orders(request.orders)
+    if node.store.rebuilding:
+        raise OrderError("a replica that is being rebuilt gets all that it needs by that")
+    blocks = _asked(node, request.blocks)
+    bad = await node.store.bad_among(blocks)
+    repaired = 0
+    if len(bad):
+        node.counters.checksum_errors += len(bad)
+        repaired = await _pull(node, request, bad)
+        node.log.warning(
+            "blocks_repaired", blocks=bad.tolist(), repaired=repaired, source=request.source.address
+        )
+    return replica_pb2.RepairBlocksResponse(
+        bad_blocks=np.asarray(bad, dtype="<u8").tobytes(), blocks_repaired=repaired
+    )
+
+
+def _asked(node: ReplicaNode, packed: bytes) -> Blocks:
+    """The blocks of a request, ascending.  Raises InputError."""
+    if len(packed) % 8 or len(packed) > BLOCKS_MAX * 8:
+        raise InputError(
+            f"{len(packed)} bytes are no table of up to {BLOCKS_MAX} block numbers of 8 bytes"
+        )
+    blocks = np.unique(np.frombuffer(packed, dtype="<u8").astype(np.uint64))
+    if len(blocks) and int(blocks[-1]) >= node.size_blocks():
+        raise InputError(f"block {blocks[-1]} is named, of {node.size_blocks()} blocks")
+    return blocks
+
+
+async def _pull(node: ReplicaNode, request: replica_pb2.RepairBlocksRequest, bad: Blocks) -> int:
+    """Take what the source has of these blocks; how many copies counted."""
+    peer = Peer(node.dialler, request.source)
+    wanted = replica_pb2.PullBlocksRequest(
+        volume_uuid=request.orders.volume_uuid,
+        replica_uuid=request.source.replica_uuid,
+        epoch=request.orders.epoch,
+        since=volume_pb2.Reign(epoch=NOTHING_SINCE.epoch, last_seq=NOTHING_SINCE.last_seq),
+        blocks=np.asarray(bad, dtype="<u8").tobytes(),
+    )
+    repaired = 0
+    try:
+        async for message in peer.pull_blocks(wanted):
+            node.check_orders(request.orders)  # a promise since then has ended this one
+            if message.run.table:
+                run = RunView(memoryview(message.run.table), memoryview(message.run.data))
+                repaired += node.store.replace_bad(run)
+    except (CorruptError, ProtocolError) as error:
+        raise blame(node, peer, error) from error
+    finally:
+        await peer.close()
+    return repaired
