@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from math import ceil
 from pathlib import Path
 
@@ -22,12 +23,12 @@ from cstor_core.generated.cstor.v1 import replica_pb2, volume_pb2
 from cstor_core.units import BLOCK_BYTES
 from replica import pulls, repairs, sources, staging
 from replica.errors import OrderError
+from replica.pool_space import PoolSpace
 from replica.replica_node import ReplicaNode
 from replica.sessions import AppendSession, Closed, ReadSession, Wake
 from replica.store.limits import StoreLimits
 from replica.store.pool import MARKS, Pool
 
-SPACE_AGE_S_MAX = 0.5
 SIZE_BYTES_MAX = 1 << 50
 EPOCH_MAX = (1 << 32) - 1
 """A version has 32 bits for the epoch."""
@@ -44,11 +45,9 @@ class ReplicaHost:
         self._pool = pool
         self._clock = clock
         self._dialler = dialler
-        self._space_read_at = float("-inf")
-        self._space = (0, 0)
-        self._reserved_bytes = 0
         self.stream_errors: dict[str, int] = {}
         self.nodes: dict[str, ReplicaNode] = {}
+        self._space = PoolSpace(pool, clock, self.nodes)
         for volume_uuid in pool.replicas:
             self._add(volume_uuid)
 
@@ -92,12 +91,7 @@ class ReplicaHost:
 
     def space(self) -> tuple[int, int]:
         """(total, available) bytes of the file system, not older than half a second."""
-        now = self._clock.monotonic()
-        if now - self._space_read_at > SPACE_AGE_S_MAX:
-            self._space_read_at = now
-            self._space = self._pool.space()
-            self._reserved_bytes = self.reserved_bytes()
-        return self._space
+        return self._space.asked()
 
     def used_bytes(self) -> int:
         """What all replicas of the pool use, and what clones need of deleted ones."""
@@ -111,7 +105,7 @@ class ReplicaHost:
 
     def reserved_bytes(self) -> int:
         """Of the file system, what data never take."""
-        return sum(node.store.reserved_bytes for node in self.nodes.values())
+        return self._space.reserved_bytes()
 
     def logical_bytes(self) -> int:
         """Data of the volumes themselves, as of their last checkpoints."""
@@ -272,7 +266,14 @@ class ReplicaHost:
         granted = (orders.epoch, orders.target_instance) == (fence.epoch, fence.instance)
         if granted:
             node.lease.renew(orders.target_instance, request.duration_ms / 1000)
-        return replica_pb2.LeaseResponse(granted=granted, promised_epoch=fence.epoch)
+        total, available = self.space()
+        return replica_pb2.LeaseResponse(
+            granted=granted,
+            promised_epoch=fence.epoch,
+            pool_bytes=total,
+            pool_available_bytes=max(0, available - self.reserved_bytes()),
+            granted_bytes=node.granted_bytes(),
+        )
 
     async def make_whole(
         self, request: replica_pb2.MakeWholeRequest
@@ -382,14 +383,10 @@ class ReplicaHost:
 
     def _add(self, volume_uuid: str) -> ReplicaNode:
         store = self._pool.replicas[volume_uuid]
-        node = ReplicaNode(store, self._clock, self._dialler, self._granted_bytes)
+        granted = partial(self._space.granted_bytes, store)
+        node = ReplicaNode(store, self._clock, self._dialler, granted)
         self.nodes[volume_uuid] = node
         return node
-
-    def _granted_bytes(self) -> int:
-        """An equal share of the free space: the grants of a pool never exceed it."""
-        _, available = self.space()  # every answer says it, so what it reads is not read each time
-        return max(0, available - self._reserved_bytes) // max(1, len(self.nodes))
 
     def _ordered(self, orders: replica_pb2.Orders) -> ReplicaNode:
         return self.node(orders.volume_uuid, orders.replica_uuid)

@@ -83,7 +83,8 @@ async def pull_blocks(
 ) -> AsyncIterator[replica_pb2.PullBlocksResponse]:
     """The blocks written after a point, as listed at one moment, and those asked for by number.
 
-    Each comes with its version at the time of its reading, which may be later than the list.
+    Each comes with its version at the time of its reading, which may be later than the list.  What
+    has been discarded comes first: it makes room for the rest where the asker's disk is full.
     """
     check_source(node, request.epoch)
     if len(request.blocks) % 8:
@@ -93,7 +94,9 @@ async def pull_blocks(
         raise InputError(f"block {int(asked.max())} is asked for, of {node.size_blocks()} blocks")
     history = history_message(node.store.history)
     since = Reign(request.since.epoch, request.since.last_seq)
-    wanted = np.union1d(await node.store.changed_since(since), asked)
+    discarded = await node.store.discarded_since(since)
+    written = np.setdiff1d(np.union1d(await node.store.changed_since(since), asked), discarded)
+    wanted = np.concatenate([discarded, written])
     giving = Giving(request.epoch)
     node.fence.enter(giving)
     try:

@@ -17,6 +17,7 @@ from cstor_core.generated.cstor.v1 import control_pb2, volume_pb2
 from cstor_core.units import BLOCK_BYTES
 from cstor_target.volume.backing import Buffer, Done, Failure, ReadDone
 from cstor_target.volume.counters import Counters, Histogram
+from cstor_target.volume.events import EventSink
 from cstor_target.volume.lease import Lease
 from cstor_target.volume.links import LinkFactory
 from cstor_target.volume.membership import Membership
@@ -25,7 +26,8 @@ from cstor_target.volume.opener import Opener
 from cstor_target.volume.order import Order
 from cstor_target.volume.reads import Reads, slice_pieces
 from cstor_target.volume.repairs import Repairs
-from cstor_target.volume.roster import EventSink, Roster
+from cstor_target.volume.room import Room
+from cstor_target.volume.roster import Roster
 from cstor_target.volume.settings import EngineSettings
 
 _TICK_S = 1.0
@@ -53,7 +55,8 @@ class Engine:
         self._lease = Lease(clock)
         self._reads = Reads(clock, self._order, self._lease, self.counters)
         self._merger = Merger(self._reads.read_blocks, self._place_merged)
-        self._roster = Roster(clock, settings, events, self._order, self._reads)
+        self._room = Room(self._order, events, settings.tight_bytes)
+        self._roster = Roster(clock, settings, events, self._order, self._reads, self._room)
         repairs = Repairs(self.counters, events)
         self._reads.on_bad = repairs.found_bad
         self._membership = Membership(
@@ -219,7 +222,10 @@ class Engine:
         count = sum(map(len, pieces)) // BLOCK_BYTES
         if self._merger.wait(first, count, lambda: self._write_blocks(first, data, durable, done)):
             return
-        self._order.write(first, count, pieces, durable, done)
+        if self._room.has(count * BLOCK_BYTES):
+            self._order.write(first, count, pieces, durable, done)
+        else:
+            _fail_soon(done, Failure.SPACE)
 
     def _unmap_blocks(self, first: int, count: int, durable: bool, done: Done) -> None:
         again = lambda: self._unmap_blocks(first, count, durable, done)  # noqa: E731
@@ -238,6 +244,9 @@ class Engine:
         def go() -> None:
             if not self._roster.has_quorum:
                 self._pass_gate(go, failed)
+                return
+            if not self._room.has(len(data)):
+                _fail_soon(failed, Failure.SPACE)
                 return
             self._order.write(first, len(data) // BLOCK_BYTES, [data], durable, done)
             unlock()
@@ -300,7 +309,14 @@ class Engine:
         while self._gate and self._gate[0][0] < before_s:
             self._gate.popleft()[2](Failure.BUSY)
         self._roster.drop_laggards()
+        if self._room.is_tight:
+            self._order.ask_for_word()
         self.kick()
+
+
+def _fail_soon(done: Done, failure: Failure) -> None:
+    """Answer later: never from inside the call."""
+    asyncio.get_running_loop().call_soon(done, failure)
 
 
 def _unmap_steps(offset: int, length: int) -> list[tuple[int, int, bool]]:

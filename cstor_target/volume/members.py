@@ -36,6 +36,12 @@ class Member:
         """Where it was when it was last looked at, and since when it has been there."""
         self.applied_seq = 0
         self.durable_seq = 0
+        self.granted_bytes = 0
+        """What its pool still takes of this volume."""
+        self.pool_used = 0.0
+        """Of its pool, from 0 to 1."""
+        self.warned_at = 0.0
+        """The part of its pool from which on was warned the last time."""
         self.rebuild_total = 0
         self.rebuild_done = 0
         self.append_stream: MessageStream | None = None
@@ -69,6 +75,7 @@ class Member:
                 return
             self.applied_seq = response.applied_seq
             self.durable_seq = response.durable_seq
+            self.granted_bytes = response.granted_bytes
             on_progress()
 
         def closed(error: CstorError) -> None:

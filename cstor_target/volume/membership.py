@@ -7,6 +7,7 @@ from collections.abc import Callable, Coroutine
 
 from cstor_core.clock import Clock
 from cstor_core.errors import CstorError, FencedError, NoSpaceError, UnavailableError
+from cstor_target.volume.events import EventSink
 from cstor_target.volume.lease import LEASE_S, MARGIN, RENEW_S, Lease
 from cstor_target.volume.members import Member, Standing
 from cstor_target.volume.opener import Opener
@@ -14,7 +15,7 @@ from cstor_target.volume.order import Order
 from cstor_target.volume.reads import Reads
 from cstor_target.volume.repairs import Repairs
 from cstor_target.volume.returning import Returning
-from cstor_target.volume.roster import EventSink, Roster
+from cstor_target.volume.roster import Roster
 from cstor_target.volume.settings import EngineSettings
 from cstor_target.volume.tenure import Tenure
 
@@ -136,6 +137,7 @@ class Membership:
             return  # it is brought back when it answers again
         if self.tenure is not tenure:
             return
+        self._roster.room.told(member, answer)
         if answer.granted:
             self._lease.renewed(member.replica_uuid, asked_s)
         elif answer.promised_epoch > tenure.epoch:

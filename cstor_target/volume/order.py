@@ -91,6 +91,15 @@ class Backlog:
             return None
         return [self._sent[at] for at in range(index, len(self._sent))]
 
+    def bytes_behind(self, seq: int) -> int:
+        """How many bytes of messages there are with entries behind `seq`."""
+        total = 0
+        for sent in reversed(self._sent):
+            if sent.last_seq <= seq:
+                break
+            total += len(sent.message)
+        return total
+
     def sent_s(self, seq: int) -> float | None:
         """When the message with the entry behind `seq` was sent; None if there is none."""
         for sent in self._sent:
@@ -188,6 +197,14 @@ class Order:
     def ask_for_flush(self) -> None:
         """Have every member flush what it has, and say so, whether a quorum is there or not."""
         self._broadcast(encode_run_request(b"", (), 0, self.completed_seq, True))
+
+    def ask_for_word(self) -> None:
+        """Have every member say where it stands."""
+        self._broadcast(encode_run_request(b"", (), 0, self.completed_seq, False))
+
+    def bytes_behind(self, seq: int) -> int:
+        """What a member that has applied `seq` has still to take, also of what is not sent yet."""
+        return self.backlog.bytes_behind(seq) + self._data_bytes + len(self._rows)
 
     def blocking_seq(self, first: int, count: int) -> int:
         """The last entry in flight that touches one of the blocks; 0 if there is none."""

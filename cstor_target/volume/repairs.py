@@ -12,8 +12,8 @@ import asyncio
 from cstor_core.errors import CstorError
 from cstor_core.generated.cstor.v1 import replica_pb2
 from cstor_target.volume.counters import Counters
+from cstor_target.volume.events import EventSink
 from cstor_target.volume.members import Member
-from cstor_target.volume.roster import EventSink
 from cstor_target.volume.tenure import Tenure
 
 BLOCKS_MAX = 1024

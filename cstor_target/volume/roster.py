@@ -12,14 +12,13 @@ from collections.abc import Callable, Sequence
 from cstor_core.clock import Clock
 from cstor_core.errors import CstorError, NoSpaceError, UnavailableError
 from cstor_core.generated.cstor.v1 import control_pb2
+from cstor_target.volume.events import EventSink
 from cstor_target.volume.members import Member, Standing
 from cstor_target.volume.order import Order
 from cstor_target.volume.quorum import held_by, write_quorum
 from cstor_target.volume.reads import Reads
+from cstor_target.volume.room import Room
 from cstor_target.volume.settings import EngineSettings
-
-EventSink = Callable[[str, dict[str, object]], None]
-"""Takes the name of an event and its facts, for the log."""
 
 
 class Roster:
@@ -32,12 +31,14 @@ class Roster:
         events: EventSink,
         order: Order,
         reads: Reads,
+        room: Room,
     ) -> None:
         self._clock = clock
         self._settings = settings
         self._events = events
         self._order = order
         self._reads = reads
+        self.room = room
         self.members: list[Member] = []
         self.in_sync: list[Member] = []
         self.quorum = 1
@@ -69,6 +70,7 @@ class Roster:
     def progressed(self) -> None:
         """A member has acknowledged: see how far a quorum is."""
         in_sync = self.in_sync
+        self.room.look(in_sync, self.quorum)
         if len(in_sync) >= self.quorum:
             self._order.advance(
                 held_by(self.quorum, [member.applied_seq for member in in_sync]),
@@ -93,6 +95,7 @@ class Roster:
         if member in self.in_sync:
             self.in_sync.remove(member)
             self._events("member_lost", {"replica": member.replica_uuid, "reason": str(error)})
+            self.room.look(self.in_sync, self.quorum)
         self._count()
         self._reads.remove(member)
 
@@ -143,6 +146,8 @@ class Roster:
             if self.serving and Standing.FULL in standings:
                 return control_pb2.VOLUME_STATUS_FULL
             return control_pb2.VOLUME_STATUS_WAITING
+        if self.room.is_full:
+            return control_pb2.VOLUME_STATUS_FULL
         if Standing.REBUILDING in standings:
             return control_pb2.VOLUME_STATUS_REBUILDING
         if len(self.in_sync) < len(standings):

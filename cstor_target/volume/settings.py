@@ -23,5 +23,7 @@ class EngineSettings:
     """A batch that has grown to this is sent although an earlier one is on its way."""
     backlog_bytes_max: int = 64 * MIB
     """Recent messages kept for members that are behind; who is further behind is rebuilt."""
+    tight_bytes: int = 256 * MIB
+    """Where members grant less, more than can be under way, every write is weighed."""
     laggard_s: float = 10.0
     """A member that acknowledged nothing for so long while a quorum went on is let go."""

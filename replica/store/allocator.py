@@ -102,6 +102,12 @@ class Allocator:
         return self._end - self._first - self.free_units
 
     @property
+    def room_units(self) -> int:
+        """What may be used before the file takes more of the file system than it has."""
+        punched_units = self._punched.count() * self._group_units
+        return self._reserved_end - self._first - punched_units
+
+    @property
     def first_unit(self) -> int:
         """The first one that can be free."""
         return self._first

@@ -13,7 +13,6 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
-from cstor_core.checksums import Buffer
 from cstor_core.errors import FencedError, ForeignReplicaError, InputError, NoSpaceError
 from cstor_core.files import Filesystem
 from cstor_core.frames import FrameEntry, RunView
@@ -32,7 +31,7 @@ from replica.store.operations import Snapshot
 from replica.store.reader import Reader
 from replica.store.rebuild import Rebuild
 from replica.store.records import Kind
-from replica.store.row_sets import Blocks, later_than
+from replica.store.row_sets import Blocks, later_than, with_data
 from replica.store.scrub import ScrubProgress, scrub
 from replica.store.staging import Staging
 from replica.store.state_file import TEXT_BYTES_MAX, State
@@ -68,8 +67,14 @@ class ReplicaStore:
         self._reader = Reader(parts)
         self.read = self._reader.read
         """Rows and data of consecutive blocks; None where the page cache misses."""
+        self.read_off_loop = self._reader.read_off_loop
+        """The same, and wait for the disk.  CorruptError where it cannot read."""
+        self.read_verified = self._reader.read_verified
+        """Rows and data of one moment, verified; CorruptError names a block that fails."""
         self._tail_reader = TailReader(parts, self._reader)
         self._rebuild = Rebuild(parts, self._reader, self._writer)
+        self.foreign_blocks = self._rebuild.foreign_blocks
+        """The own blocks whose versions lie outside of a history, ascending."""
         self.bad_among = self._reader.bad_among
         self.replace_bad = self._rebuild.replace_bad
         """Finds those of some blocks that are bad, and takes a peer's copies of them."""
@@ -170,6 +175,11 @@ class ReplicaStore:
     def used_bytes(self) -> int:
         """Bytes of the data file that are not free: with data, recent entries, on their way."""
         return self._parts.allocator.used_units * BLOCK_BYTES
+
+    @property
+    def room_bytes(self) -> int:
+        """What `used_bytes` may grow to before more of the file system is taken."""
+        return self._parts.allocator.room_units * BLOCK_BYTES
 
     @property
     def logical_bytes(self) -> int:
@@ -303,10 +313,6 @@ class ReplicaStore:
         self._parts.check_usable()
         return await self._durability.flush()
 
-    async def read_off_loop(self, block: int, count: int) -> tuple[bytes, list[Buffer]]:
-        """The same, and wait for the disk.  CorruptError where it cannot read."""
-        return await self._reader.read_off_loop(block, count)
-
     async def read_snapshot(self, name: str, block: int, count: int) -> RunView:
         """Rows and data of consecutive blocks as a snapshot has them, verified.
 
@@ -369,10 +375,6 @@ class ReplicaStore:
         if self._durability.is_checkpoint_due:
             self._durability.relieve()
 
-    async def foreign_blocks(self, history: History) -> Blocks:
-        """The own blocks whose versions lie outside of a history, ascending."""
-        return await self._rebuild.foreign_blocks(history)
-
     @property
     def max_copied_seq(self) -> int:
         """The highest seq among the rows copied during this stream."""
@@ -403,6 +405,10 @@ class ReplicaStore:
         parts.reclaimer.put(freed, point[1])
         await self.flush()
 
+    async def discarded_since(self, since: Reign) -> Blocks:
+        """Those of `changed_since` that have no data any more."""
+        return await self._reader.select(lambda rows: later_than(rows, since) & ~with_data(rows))
+
     async def changed_since(self, since: Reign) -> Blocks:
         """The blocks whose version is later than this point of the order, ascending."""
         return await self._reader.select(lambda rows: later_than(rows, since))
@@ -420,10 +426,6 @@ class ReplicaStore:
     def rows(self, blocks: Blocks) -> bytes:
         """Rows as in the map; a block never written has only its number."""
         return self._parts.block_map.gather(blocks).tobytes()
-
-    async def read_verified(self, blocks: Blocks) -> RunView:
-        """Rows and data of one moment, verified; CorruptError names a block that fails."""
-        return await self._reader.read_verified(blocks)
 
     def scan(self, first_block: int = 0) -> AsyncIterator[tuple[bytes, Blocks]]:
         """(rows, numbers of bad blocks), ascending; all data are read and verified."""

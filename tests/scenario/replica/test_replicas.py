@@ -14,9 +14,10 @@ import grpc.aio
 import pytest
 
 from cstor_core.calls import ERROR_NAME_KEY
-from cstor_core.frames import ANSWER
+from cstor_core.frames import ANSWER, encode_run_request
 from cstor_core.generated.cstor.v1 import replica_pb2
 from cstor_core.history import history_of
+from cstor_core.rows import ROW, UNMAP
 from cstor_core.words import history_from, history_message
 from replica.host import ReplicaHost
 from tests.scenario.replica.clients import (
@@ -165,6 +166,27 @@ async def test_a_member_with_a_parted_history_is_rebuilt_while_writes_go_on(thre
     report = await member.inquire()
     assert report.state == replica_pb2.REPLICA_STATE_COMPLETE
     assert history_from(report.history) == history_of([(2, 1302)])
+
+
+async def test_a_source_gives_what_was_discarded_first(three: Three) -> None:
+    source = three.clients[0]
+    stream = await source.append_stream(1)
+    await stream.record(1, 1)
+    await stream.write(1, 2, *range(600))
+    discard = ROW.pack(300, UNMAP | 290, 602, 1, 0)
+    await stream.call.write(encode_run_request(discard, [], 0, 0, False))
+    await stream.applied(602)
+    request = replica_pb2.PullBlocksRequest(
+        volume_uuid=IDENTITY.volume_uuid, replica_uuid=source.replica_uuid, epoch=1
+    )
+    rows = [
+        row
+        async for message in source.stub.PullBlocks(request)
+        for row in ROW.iter_unpack(message.run.table)
+    ]
+    assert [row[0] for row in rows] == [*range(300, 590), *range(300), *range(590, 600)]
+    assert all(row[1] & UNMAP for row in rows[:290])
+    assert not any(row[1] & UNMAP for row in rows[290:])
 
 
 async def test_a_rebuild_beside_a_silent_stream_survives_an_opening_anew(

@@ -81,6 +81,7 @@ class Replica:
         self.unreadable_blocks: set[int] = set()
         self.refuses_reads = False
         self.repairs_fail = False
+        self.granted_bytes = 1 << 40
         self.durable_seq = disk.applied_seq
         self.appending: AppendSession | None = None
         self.reading: set[ReadSession] = set()
@@ -150,6 +151,7 @@ class Replica:
         return replica_pb2.LeaseResponse(
             granted=(orders.epoch, orders.target_instance) == promised,
             promised_epoch=disk.promised_epoch,
+            granted_bytes=self.granted_bytes,
         )
 
     def apply(self, entry: FrameEntry) -> None:
@@ -420,6 +422,7 @@ class AppendSession(Session):
             format=1 << 16,
             applied_seq=self.replica.disk.applied_seq,
             durable_seq=self.replica.durable_seq,
+            granted_bytes=self.replica.granted_bytes,
         )
         self._answer(response.SerializeToString())
 

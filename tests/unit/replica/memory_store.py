@@ -169,6 +169,10 @@ class MemoryStore:
         self.rebuilding = False
         await self.flush()
 
+    async def discarded_since(self, since: Reign) -> npt.NDArray[np.uint64]:
+        changed = await self.changed_since(since)
+        return np.array([b for b in changed.tolist() if b not in self.data], dtype=np.uint64)
+
     async def changed_since(self, since: Reign) -> npt.NDArray[np.uint64]:
         changed = [b for b in self.rows if self._version(b) > (since.epoch, since.last_seq)]
         return np.array(sorted(changed), dtype=np.uint64)

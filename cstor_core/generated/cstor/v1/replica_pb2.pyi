@@ -472,18 +472,29 @@ class LeaseResponse(_message.Message):
 
     GRANTED_FIELD_NUMBER: _builtins.int
     PROMISED_EPOCH_FIELD_NUMBER: _builtins.int
+    POOL_BYTES_FIELD_NUMBER: _builtins.int
+    POOL_AVAILABLE_BYTES_FIELD_NUMBER: _builtins.int
+    GRANTED_BYTES_FIELD_NUMBER: _builtins.int
     granted: _builtins.bool
     """False where the promise is another target's; the epoch says whether a later one's."""
     promised_epoch: _builtins.int
+    pool_bytes: _builtins.int
+    """The file system of the pool, and what of it is free for data."""
+    pool_available_bytes: _builtins.int
+    granted_bytes: _builtins.int
+    """As in the acknowledgements of the append stream."""
     def __init__(
         self,
         *,
         granted: _builtins.bool = ...,
         promised_epoch: _builtins.int = ...,
+        pool_bytes: _builtins.int = ...,
+        pool_available_bytes: _builtins.int = ...,
+        granted_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["granted", b"granted", "promised_epoch", b"promised_epoch"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["granted", b"granted", "granted_bytes", b"granted_bytes", "pool_available_bytes", b"pool_available_bytes", "pool_bytes", b"pool_bytes", "promised_epoch", b"promised_epoch"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
