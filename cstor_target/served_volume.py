@@ -41,6 +41,13 @@ class VolumeEngine(Volume, Protocol):
         """What the volume is; None until a replica has answered."""
 
     @property
+    def loss_possible(self) -> bool:
+        """Whether initiators are to be told that something acknowledged may be gone."""
+
+    def loss_told(self) -> None:
+        """They have been told."""
+
+    @property
     def serving(self) -> bool:
         """Whether the volume has opened."""
 
@@ -137,7 +144,10 @@ class ServedVolume:
             identity.physical_block_bytes,
         )
         names = Identity(UUID(identity.volume_uuid), self.name, self._revision)
-        self._device = TargetDevice(names, geometry, write_cache=identity.write_cache)
+        device = TargetDevice(names, geometry, write_cache=identity.write_cache)
+        if self.engine.loss_possible:
+            device.doubted(self.engine.loss_told)
+        self._device = device
 
 
 class Directory:

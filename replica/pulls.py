@@ -95,7 +95,7 @@ async def begin_rebuild(node: ReplicaNode, request: replica_pb2.BeginRebuildRequ
     node.check_orders(request.orders)
     node.end_append_session("the target ordered a rebuild")
     node.end_job("the rebuild begins anew")
-    await node.store.begin_rebuild()
+    await node.store.begin_rebuild(loss_possible=request.loss_possible)
     node.log.info("rebuild_flagged", epoch=request.orders.epoch)
 
 

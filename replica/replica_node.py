@@ -250,6 +250,7 @@ class ReplicaNode:
             snapshots=[snapshot.message() for snapshot in store.snapshots],
             origin=store.origin,
             short=store.short,
+            loss_possible=store.loss_possible,
         )
 
     def size_blocks(self) -> int:

@@ -18,7 +18,7 @@ from cstor_target.scsi.cdb import UNPACK_BLOCK_10, UNPACK_BLOCK_16
 from cstor_target.scsi.command import Handler
 from cstor_target.scsi.read_write import Decoder, check_range
 from cstor_target.scsi.requests import Flush, Outcome, Status, Step
-from cstor_target.scsi.sense import Sense, descriptor_format, fixed_format
+from cstor_target.scsi.sense import ScsiError, Sense, descriptor_format, fixed_format
 from cstor_target.volume.backing import Buffer
 
 if TYPE_CHECKING:
@@ -156,9 +156,12 @@ def _cache_synchronizer(decode: Decoder) -> Handler:
         """The whole cache is flushed, whatever the range, and IMMED waits as well.
 
         Both give the initiator more than it asked for: one flush serves all that wait for it.
+        A nexus's first one fails where what it had written before may be gone.
         """
         _flags, logical_block_address, blocks, _control = decode(cdb)
         check_range(unit, logical_block_address, blocks)
+        if unit.doubt is not None and unit.doubt.take(nexus):
+            raise ScsiError(Sense.WRITE_ERROR_OF_THE_HARDWARE)
         return Flush()
 
     return synchronize_cache

@@ -13,6 +13,7 @@ from cstor_target.scsi import geometry as limits
 from cstor_target.scsi.cdb import INQUIRY, REPORT_LUNS, REQUEST_SENSE
 from cstor_target.scsi.command import Command
 from cstor_target.scsi.commands import COMMANDS, DISPATCH
+from cstor_target.scsi.doubt import Doubt
 from cstor_target.scsi.geometry import Geometry
 from cstor_target.scsi.identity import Identity
 from cstor_target.scsi.requests import Step
@@ -35,6 +36,7 @@ class LogicalUnit:
         "block_bytes",
         "block_count",
         "block_shift",
+        "doubt",
         "geometry",
         "identity",
         "transfer_blocks_max",
@@ -50,6 +52,8 @@ class LogicalUnit:
         self.identity = identity
         self.write_cache = write_cache
         self.attentions = UnitAttentions()
+        self.doubt: Doubt | None = None
+        """Set before any nexus is there, where writes of before may be gone."""
         self.block_bytes = geometry.logical_block_bytes
         self.block_shift = geometry.block_shift
         self.block_count = geometry.blocks(geometry.size_bytes())
@@ -77,11 +81,17 @@ class LogicalUnit:
 
     def nexus_established(self, nexus: Hashable) -> None:
         """An initiator has logged in; the first command that can fail tells it of a reset."""
-        self.attentions.nexus_established(nexus)
+        if self.doubt is None:
+            self.attentions.nexus_established(nexus)
+        else:
+            self.attentions.nexus_established(nexus, Sense.POWER_ON_OCCURRED)
+            self.doubt.nexus_established(nexus)
 
     def nexus_lost(self, nexus: Hashable) -> None:
         """The session of an initiator has ended."""
         self.attentions.nexus_lost(nexus)
+        if self.doubt is not None:
+            self.doubt.nexus_lost(nexus)
 
     def reset(self) -> None:
         """LOGICAL UNIT RESET or a reset of the target; aborting the tasks is the caller's part."""

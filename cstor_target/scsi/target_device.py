@@ -6,10 +6,11 @@ LUNS, INQUIRY and REQUEST SENSE succeed, all others end with LOGICAL UNIT NOT SU
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 
 from cstor_target.scsi.cdb import INQUIRY, REPORT_LUNS, REQUEST_SENSE
 from cstor_target.scsi.device_commands import data_in
+from cstor_target.scsi.doubt import Doubt
 from cstor_target.scsi.geometry import Geometry
 from cstor_target.scsi.identity import Identity
 from cstor_target.scsi.inquiry import inquiry_of_absent_unit
@@ -68,6 +69,10 @@ class TargetDevice:
     def task_set_cleared(self, nexus: Hashable) -> None:
         """`nexus` has cleared the task set; the others are told (SAM-5)."""
         self.unit.task_set_cleared(nexus)
+
+    def doubted(self, on_told: Callable[[], None]) -> None:
+        """Writes of before may be gone; called before any nexus is there.  See `Doubt`."""
+        self.unit.doubt = Doubt(on_told)
 
     def capacity_changed(self) -> None:
         """The volume has grown."""

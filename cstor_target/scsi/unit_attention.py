@@ -21,10 +21,14 @@ class UnitAttentions:
         self._nexuses: set[Hashable] = set()
         self.pending: dict[Hashable, list[Sense]] = {}
 
-    def nexus_established(self, nexus: Hashable) -> None:
+    def nexus_established(
+        self,
+        nexus: Hashable,
+        condition: Sense = Sense.POWER_ON_RESET_OR_BUS_DEVICE_RESET_OCCURRED,
+    ) -> None:
         """A new nexus learns that the logical unit knows nothing of it from before."""
         self._nexuses.add(nexus)
-        self.pending[nexus] = [Sense.POWER_ON_RESET_OR_BUS_DEVICE_RESET_OCCURRED]
+        self.pending[nexus] = [condition]
 
     def nexus_lost(self, nexus: Hashable) -> None:
         """Forget a nexus and whatever it was to be told."""

@@ -49,6 +49,7 @@ class Engine:
         self.counters = Counters()
         self._clock = clock
         self._settings = settings
+        self._events = events
         self._order = Order(
             clock, self._broadcast, settings.batch_bytes_max, settings.backlog_bytes_max
         )
@@ -124,6 +125,30 @@ class Engine:
     def when_serving(self, callback: Callable[[], None]) -> None:
         """Call back once the volume is open; at once if it is."""
         self._membership.when_serving(callback)
+
+    @property
+    def loss_possible(self) -> bool:
+        """Whether the opening could not prove that nothing acknowledged was lost."""
+        return self._membership.loss_possible
+
+    def loss_told(self) -> None:
+        """Initiators have been told of it: an entry says so, that no later opening repeats it."""
+        tenure = self._membership.tenure
+        assert tenure is not None, "initiators are told by a volume that is open"
+
+        def message_of(seq: int, completed_seq: int) -> bytes:
+            told = volume_pb2.Operation(seq=seq, loss_told=volume_pb2.LossTold())
+            return tenure.operation(told, completed_seq)
+
+        def done(failure: Failure | None) -> None:
+            if failure is None:
+                self._events("loss_told", {})
+
+        def go() -> None:
+            self._membership.loss_possible = False
+            self._order.operate(message_of, done)
+
+        self._pass_gate(go, done)
 
     @property
     def size_bytes(self) -> int:

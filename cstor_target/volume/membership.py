@@ -51,6 +51,8 @@ class Membership:
         self._tasks: list[asyncio.Task[None]] = []
         self._when_serving: list[Callable[[], None]] = []
         self.tenure: Tenure | None = None
+        self.loss_possible = False
+        """What was acknowledged before may be gone, and initiators have not been told."""
         self._reign: Tenure | None = None
         """What the last attempt was promised."""
         loop = asyncio.get_event_loop()
@@ -105,7 +107,14 @@ class Membership:
             if await self._has_ceased():
                 return
             await self._clock.sleep(self._settings.retry_s)
-        returning = Returning(tenure, self._roster, self._order, self._clock, self._settings)
+        returning = Returning(
+            tenure,
+            self._roster,
+            self._order,
+            self._clock,
+            self._settings,
+            lambda: self.loss_possible,
+        )
         for member in self._roster.members:
             self._spawn(self._keep(member, returning))
         self._spawn(self._repairs.work(tenure))
@@ -184,6 +193,7 @@ class Membership:
         tenure.history = opening.history.adopted(tenure.epoch, end_seq + 1)
         await self._until_it_may_serve(serve_at_s)
         self._events("open", {"epoch": tenure.epoch, "after_seq": end_seq})
+        self.loss_possible = opening.loss_possible
         if opening.loss_possible:
             self._events("loss_possible", {"epoch": tenure.epoch})
         roster.serve()
@@ -209,7 +219,9 @@ class Membership:
     async def _record_epoch(self, tenure: Tenure, seq: int, *, loss_possible: bool) -> None:
         """Send the epoch's record and wait until a quorum has flushed it."""
         roster = self._roster
-        self._order.record(tenure.epoch_record(seq, loss_possible=loss_possible))
+        self._order.operate(
+            lambda seq, _: tenure.epoch_record(seq, loss_possible=loss_possible), None
+        )
         while self._order.durable_seq < seq:
             await self._clock.sleep(_POLL_S)
             if len(roster.in_sync) < roster.quorum:

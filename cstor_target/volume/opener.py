@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Iterable
 from contextlib import aclosing
+from dataclasses import replace
 from typing import TypeVar
 
 from cstor_core.errors import CstorError, UnavailableError
@@ -133,7 +134,8 @@ class Opener:
 
     async def bring_in_order(self, tenure: Tenure, opening: Opening) -> list[Member]:
         """Have complete members that are behind fetch the missing entries from a holder; where
-        that is not enough, have others get to its history in one step.
+        that is not enough, have others get to its history in one step, and then members that are
+        being rebuilt finish that.
 
         Returns the members, at least a quorum, that are at the end of the history.
         """
@@ -163,6 +165,9 @@ class Opener:
         for uuid in (*opening.behind, *opening.parted):
             if len(ready) < quorum and by_uuid[uuid] not in ready:
                 await self._stage(tenure, by_uuid[uuid], source, opening.history, ready)
+        for uuid in opening.others:
+            if len(ready) < quorum:
+                await self._finish_rebuild(tenure, by_uuid[uuid], source, opening.history, ready)
         if len(ready) < quorum:
             raise UnavailableError(
                 f"{len(ready)} members could be brought to the newest entry and {quorum} are "
@@ -189,6 +194,34 @@ class Opener:
                         ready.append(member)
         except CstorError as error:
             member.reason = str(error)
+
+    async def _finish_rebuild(
+        self,
+        tenure: Tenure,
+        member: Member,
+        source: replica_pb2.Source,
+        history: History,
+        ready: list[Member],
+    ) -> None:
+        """Have a member that is flagged copy what it lacks; it is ready when the flag is cleared.
+
+        Its stream is silent: nothing is ordered before the volume is open.
+        """
+        end_seq = history.end.last_seq
+        tenure_at_end = replace(tenure, history=history)
+        request = tenure_at_end.rebuild_request(member.replica_uuid, source, end_seq)
+        opening = tenure.stream_opening(member.replica_uuid, rebuilding=True)
+        member.join(opening, end_seq, _nothing, _nobody)
+        try:
+            async with aclosing(member.link.rebuild(request)) as rebuilding:
+                async for progress in rebuilding:
+                    member.reason = f"{progress.bytes_copied} bytes were copied to it so far"
+                    if progress.complete:
+                        ready.append(member)
+        except CstorError as error:
+            member.reason = str(error)
+        finally:
+            member.leave()
 
     async def _inquire(
         self, links: Iterable[ReplicaLink]
@@ -219,6 +252,14 @@ class Opener:
             else:
                 raise error
         return answers
+
+
+def _nothing() -> None:
+    """An acknowledgement of a silent stream says nothing."""
+
+
+def _nobody(_member: Member, _error: CstorError) -> None:
+    """Where such a stream ends, the rebuild says why."""
 
 
 def _heard(task: asyncio.Future[Answer]) -> None:

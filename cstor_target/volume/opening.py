@@ -94,7 +94,7 @@ class Opening:
     parted: tuple[str, ...]
     """Complete replicas with entries that the history dropped: they are staged."""
     others: tuple[str, ...]
-    """Rebuilding: brought back while serving."""
+    """Rebuilding: brought back while serving, or before it where a quorum needs them."""
     loss_possible: bool = False
     """Whether something acknowledged may be gone: too many members are short."""
 
@@ -131,17 +131,11 @@ def choose(members: Sequence[str], promised: Mapping[str, Report], *, write_cach
             f"the newest entries (up to {history.end.epoch}:{history.end.last_seq}) are known only "
             "to a replica that is being rebuilt: start another member that holds them"
         )
-    complete = len(holders) + len(behind) + len(parted)
-    if complete < quorum:
-        raise UnavailableError(
-            f"{complete} complete members answer and {quorum} are needed: "
-            "the others must be rebuilt first, from a volume that is open; start the missing ones"
-        )
     return Opening(
         history,
         tuple(holders),
         tuple(behind),
         tuple(parted),
         tuple(others),
-        loss_possible=not is_proven,
+        loss_possible=not is_proven or voters[holders[0]].loss_possible,
     )

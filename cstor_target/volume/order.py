@@ -147,14 +147,18 @@ class Order:
         self._in_flight.clear()
         self.backlog.clear()
 
-    def record(self, message: bytes) -> None:
-        """Send an entry that comes in a message of its own: an epoch's record.
+    def operate(self, message_of: Callable[[int, int], bytes], done: Done | None) -> None:
+        """Give an entry that comes in a message of its own its place behind all before it.
 
-        The message holds the entry `last_seq + 1`.
+        `message_of` makes the message from its seq and the completed seq; it asks for a flush, and
+        `done` hears when a quorum has it on stable storage.
         """
+        if self._rows or self._flush_wanted:
+            self._send_gathered()
         self.last_seq += 1
-        self._in_flight.append(InFlight(self.last_seq, 0, 0, False, None, self._clock.monotonic()))
-        self._send(message, self.last_seq)
+        entry = InFlight(self.last_seq, 0, 0, True, done, self._clock.monotonic())
+        self._in_flight.append(entry)
+        self._send(message_of(self.last_seq, self.completed_seq), self.last_seq)
 
     def write(
         self, first: int, count: int, pieces: Sequence[Buffer], durable: bool, done: Done | None
@@ -225,17 +229,9 @@ class Order:
 
     def kick(self) -> None:
         """Send what has gathered, unless an earlier batch is unfinished and this one not full."""
-        if not self._rows and not self._flush_wanted:
-            return
-        if self.completed_seq >= self.sent_seq or self._is_full:
-            message = encode_run_request(
-                self._rows, self._data, self._data_bytes, self.completed_seq, self._flush_wanted
-            )
-            self._flush_wanted = False
-            self._rows = bytearray()
-            self._data = []
-            self._data_bytes = 0
-            self._send(message, self.last_seq)
+        gathered = self._rows or self._flush_wanted
+        if gathered and (self.completed_seq >= self.sent_seq or self._is_full):
+            self._send_gathered()
 
     def advance(self, completed_seq: int, durable_seq: int) -> None:
         """A quorum has got further: tell the listeners, and send the next batch.
@@ -295,6 +291,16 @@ class Order:
             self._flush_wanted = True
         if self._is_full:
             self.kick()
+
+    def _send_gathered(self) -> None:
+        message = encode_run_request(
+            self._rows, self._data, self._data_bytes, self.completed_seq, self._flush_wanted
+        )
+        self._flush_wanted = False
+        self._rows = bytearray()
+        self._data = []
+        self._data_bytes = 0
+        self._send(message, self.last_seq)
 
     def _pack_blocks(self, seq: int, first: int, pieces: Sequence[Buffer]) -> None:
         pack, epoch, rows = ROW.pack, self.epoch, self._rows

@@ -8,6 +8,7 @@ copies older blocks from a peer beside it.  It counts again only when either has
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import aclosing
 
 from cstor_core.clock import Clock
@@ -29,9 +30,17 @@ class Returning:
     """What a member that is out goes through until it counts again."""
 
     def __init__(
-        self, tenure: Tenure, roster: Roster, order: Order, clock: Clock, settings: EngineSettings
+        self,
+        tenure: Tenure,
+        roster: Roster,
+        order: Order,
+        clock: Clock,
+        settings: EngineSettings,
+        loss_possible: Callable[[], bool],
     ) -> None:
+        """`loss_possible` says whether the entries so far leave that to be told."""
         self.tenure = tenure
+        self._loss_possible = loss_possible
         self._roster = roster
         self._order = order
         self._clock = clock
@@ -145,7 +154,9 @@ class Returning:
         if not is_flagged:
             await self._until_others_hold(history.shared_with(self._history()).last_seq)
         await member.link.begin_rebuild(
-            replica_pb2.BeginRebuildRequest(orders=self.tenure.orders(member.replica_uuid))
+            self.tenure.begin_rebuild_request(
+                member.replica_uuid, loss_possible=self._loss_possible()
+            )
         )
         through_seq = self._order.sent_seq
         self._join(member, through_seq, rebuilding=True)

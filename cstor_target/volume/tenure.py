@@ -89,6 +89,23 @@ class Tenure:
             entries=[volume_pb2.Entry(epoch_record=record)],
         ).SerializeToString()
 
+    def operation(self, operation: volume_pb2.Operation, completed_seq: int) -> bytes:
+        """The message with an ordered operation, to be flushed."""
+        return stream_pb2.AppendRequest(
+            format=FORMAT,
+            completed_seq=completed_seq,
+            flush=True,
+            entries=[volume_pb2.Entry(operation=operation)],
+        ).SerializeToString()
+
+    def begin_rebuild_request(
+        self, replica_uuid: str, *, loss_possible: bool
+    ) -> replica_pb2.BeginRebuildRequest:
+        """The order to flag itself."""
+        return replica_pb2.BeginRebuildRequest(
+            orders=self.orders(replica_uuid), loss_possible=loss_possible
+        )
+
     def rebuild_request(
         self, replica_uuid: str, source: replica_pb2.Source, through_seq: int
     ) -> replica_pb2.RebuildRequest:

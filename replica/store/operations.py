@@ -54,7 +54,7 @@ class Hidden:
 class Operations:
     """Of one replica; changed by entries in their order."""
 
-    __slots__ = ("completed_seq", "head", "hidden", "size_bytes", "snapshots")
+    __slots__ = ("completed_seq", "head", "hidden", "loss_possible", "size_bytes", "snapshots")
 
     def __init__(self, size_bytes: int) -> None:
         self.size_bytes = size_bytes
@@ -65,6 +65,8 @@ class Operations:
         self.hidden: list[Hidden] = []
         self.completed_seq = 0
         """W members hold every entry up to here."""
+        self.loss_possible = False
+        """Initiators have not been told yet that something acknowledged may be gone."""
 
     def views(self) -> tuple[View, ...]:
         """Whoever must go on seeing what it sees."""
@@ -99,6 +101,8 @@ class Operations:
                         f"a volume of {self.size_bytes} bytes cannot get {size_bytes}: "
                         f"it only grows, by multiples of {BLOCK_BYTES}"
                     )
+            case "loss_told":
+                pass
             case _:
                 raise ProtocolError("an operation is of a kind that this version does not know")
 
@@ -120,6 +124,8 @@ class Operations:
                 self.head = self.snapshots[operation.revert.name].view.going_on_behind(seq)
             case "resize":
                 self.size_bytes = operation.resize.size_bytes
+            case "loss_told":
+                self.loss_possible = False
 
     def forget(self, destroyed: Sequence[Hidden]) -> None:
         """What only these needed has been freed."""
@@ -136,6 +142,7 @@ class Operations:
                 for hidden in self.hidden
             ],
             completed_seq=self.completed_seq,
+            loss_possible=self.loss_possible,
         )
 
     @classmethod
@@ -151,6 +158,7 @@ class Operations:
         """From what `message` gave."""
         operations = cls(found.size_bytes)
         operations.completed_seq = found.completed_seq
+        operations.loss_possible = found.loss_possible
         operations.head = View.of(found.head_ranges)
         operations.hidden = [
             Hidden(one.hidden_by_seq, View.of(one.ranges)) for one in found.hidden_views

@@ -230,7 +230,8 @@ class Recovery:
             case Kind.COPY:
                 block_map.put(bytes(record.payload), freed)
             case Kind.REBUILD_BEGIN:
-                standing.begin_rebuild(block_map, freed)
+                loss_possible = any(record.payload)
+                standing.begin_rebuild(block_map, freed, loss_possible=loss_possible)
                 self.tail.clear()
             case Kind.REBUILD_END:
                 history = volume_pb2.History.FromString(bytes(record.payload))

@@ -24,6 +24,7 @@ from cstor_core.words import history_message
 from replica.store.checkpointing import Checkpointing
 from replica.store.cloning import Cloning
 from replica.store.durability import Durability
+from replica.store.facts import StoreFacts
 from replica.store.family import Family
 from replica.store.limits import StoreLimits
 from replica.store.opening import Opened, make_files, open_files
@@ -39,7 +40,7 @@ from replica.store.tail_reader import TailReader
 from replica.store.writer import Writer
 
 
-class ReplicaStore:
+class ReplicaStore(StoreFacts):
     """One replica.  After an error of its disk every call raises CorruptError."""
 
     def __init__(self, opened: Opened, filesystem: Filesystem) -> None:
@@ -49,7 +50,6 @@ class ReplicaStore:
         self.origin = opened.origin
         """Where a clone comes from; None of any other volume."""
         self._parts = parts
-        self._limits = parts.limits
         self._space = opened.space
         self._state_file = opened.state_file
         self._mark = opened.mark
@@ -118,104 +118,6 @@ class ReplicaStore:
         store._durability.tidy_soon()
         return store
 
-    @property
-    def configuration(self) -> volume_pb2.Configuration | None:
-        """The volume's configuration; None before the founding."""
-        return self._parts.standing.configuration
-
-    @property
-    def history(self) -> History:
-        """What the replica votes with; while rebuilding, the one held when it was flagged."""
-        return self._parts.standing.history
-
-    @property
-    def applied_seq(self) -> int:
-        """The last entry applied; while rebuilding, of the stream."""
-        return self._parts.standing.applied_seq
-
-    @property
-    def durable_seq(self) -> int:
-        """Every entry up to here is on stable storage."""
-        return self._durability.durable_seq
-
-    @property
-    def rebuilding(self) -> bool:
-        """Whether it takes new entries while it lacks old ones."""
-        return self._parts.standing.rebuilding
-
-    @property
-    def short(self) -> bool:
-        """Whether a power loss may have taken what the replica had acknowledged and not flushed.
-
-        Its position is then what it still holds, all of it; it stays short until `made_whole`.
-        """
-        return self._state_file.state.short
-
-    @property
-    def promised_epoch(self) -> int:
-        """The highest epoch ever promised."""
-        return self._state_file.state.promised_epoch
-
-    @property
-    def promised_instance(self) -> str:
-        """The target instance that it was promised to."""
-        return self._state_file.state.promised_instance
-
-    @property
-    def failed_reason(self) -> str | None:
-        """Why the replica was given up, as a sentence; None while it works."""
-        return self._parts.failed_reason
-
-    @property
-    def checkpoint_error(self) -> str:
-        """Why the last checkpoint could not be made (it is tried again); empty when it was."""
-        return self._durability.checkpoint_error
-
-    @property
-    def used_bytes(self) -> int:
-        """Bytes of the data file that are not free: with data, recent entries, on their way."""
-        return self._parts.allocator.used_units * BLOCK_BYTES
-
-    @property
-    def room_bytes(self) -> int:
-        """What `used_bytes` may grow to before more of the file system is taken."""
-        return self._parts.allocator.room_units * BLOCK_BYTES
-
-    @property
-    def logical_bytes(self) -> int:
-        """What the volume has data of, snapshots aside, as of the last checkpoint.
-
-        After a revert it is known again when what that hid has been destroyed.
-        """
-        return max(self._parts.block_map.held_blocks, 0) * BLOCK_BYTES
-
-    @property
-    def shared_bytes(self) -> int:
-        """What a clone has in other replicas' data files, as of the last checkpoint."""
-        own = len(self._parts.files) - 1
-        files = self._parts.block_map.placed.files()
-        return sum(units.count() for file, units in files if file != own) * BLOCK_BYTES
-
-    @property
-    def map_bytes(self) -> int:
-        """The size of the map on disk, without what came since the last checkpoint."""
-        return self._parts.block_map.file_bytes
-
-    @property
-    def reserved_bytes(self) -> int:
-        """Of the file system, what data never take: the room to checkpoint and to delete."""
-        return self._limits.reserve_bytes + self.map_bytes
-
-    @property
-    def size_bytes(self) -> int:
-        """The size of the volume."""
-        return self._parts.standing.operations.size_bytes
-
-    @property
-    def snapshots(self) -> list[Snapshot]:
-        """In the order of their entries."""
-        return list(self._parts.standing.operations.snapshots.values())
-
     async def found(self, configuration: volume_pb2.Configuration) -> None:
         """Store the founding configuration, durably; the same one again changes nothing.
 
@@ -273,7 +175,7 @@ class ReplicaStore:
         parts = self._parts
         if (
             self._durability.is_checkpoint_due
-            or parts.reclaimer.unflushed_units * BLOCK_BYTES > self._limits.unflushed_freed_bytes
+            or parts.reclaimer.unflushed_units * BLOCK_BYTES > parts.limits.unflushed_freed_bytes
         ):
             self._durability.relieve()
 
@@ -349,16 +251,18 @@ class ReplicaStore:
         """
         return self._tail_reader.entries_after(seq, through_seq)
 
-    async def begin_rebuild(self) -> None:
+    async def begin_rebuild(self, *, loss_possible: bool = False) -> None:
         """Flag the replica as rebuilding, durably, with the history that it holds now.
 
+        `loss_possible` says of the volume what entries before this stream's have left.
         Called again, it only lets a new stream begin; no copy may be under way then.
         """
         parts = self._parts
         standing = parts.standing
         freed: list[int] = []
-        point = self._writer.record(Kind.REBUILD_BEGIN, b"", standing.applied_seq)
-        standing.begin_rebuild(parts.block_map, freed)
+        payload = bytes([loss_possible])
+        point = self._writer.record(Kind.REBUILD_BEGIN, payload, standing.applied_seq)
+        standing.begin_rebuild(parts.block_map, freed, loss_possible=loss_possible)
         parts.tail.clear()
         parts.reclaimer.put(freed, point[1])
         self.begin_stream()

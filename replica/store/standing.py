@@ -54,6 +54,9 @@ class Standing:
         if not self.rebuilding:
             self._reigns = self.history.adopted(record.epoch, record.seq)
             self.epoch = record.epoch
+        if record.HasField("configuration"):
+            self.configuration = record.configuration
+        self.operations.loss_possible = record.loss_possible
         self.applied_seq = record.seq
 
     def reconfigure(self, change: volume_pb2.ConfigurationChange) -> None:
@@ -65,13 +68,17 @@ class Standing:
         """Apply an ordered operation."""
         self.operations.apply(operation)
         self.applied_seq = operation.seq
-        block_map.begin_layer(self.operations.head)
+        if not operation.HasField("loss_told"):
+            block_map.begin_layer(self.operations.head)
 
-    def begin_rebuild(self, block_map: BlockMap, freed: list[int]) -> None:
+    def begin_rebuild(
+        self, block_map: BlockMap, freed: list[int], *, loss_possible: bool
+    ) -> None:
         """Set the flag.  Where it is set and ranges to discard have piled up, discard them.
 
         No copy is under way then, so none can bring back what they discard.
         """
+        self.operations.loss_possible = loss_possible
         if not self.rebuilding:
             self._reigns = self.history
             self.rebuilding = True

@@ -125,11 +125,12 @@ class Writer:
         parts = self._parts
         parts.check_usable()
         self._check_next(operation.seq)
-        if parts.standing.rebuilding:
-            raise ProtocolError(f"{parts.what} is being rebuilt and takes no ordered operations")
+        if parts.standing.rebuilding and not operation.HasField("loss_told"):
+            raise ProtocolError(f"{parts.what} is being rebuilt and takes no such operation")
         parts.standing.operations.check(operation)
         payload = operation.SerializeToString()
         point = self._write(Kind.OPERATION, payload, (), 0, operation.seq)
+        self._stream_moves_to(operation.seq)
         parts.standing.operate(operation, parts.block_map)
         parts.take_size()
         self._enter(operation.seq, operation, point)

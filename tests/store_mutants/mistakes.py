@@ -227,8 +227,10 @@ def begin_a_rebuild_without_a_flush(patch: Patch) -> None:
     """Entries out of order are taken before the flag is durable."""
     begin = Standing.begin_rebuild
 
-    def hasty(self: Standing, block_map: BlockMap, freed: list[int]) -> None:
-        begin(self, block_map, freed)
+    def hasty(
+        self: Standing, block_map: BlockMap, freed: list[int], *, loss_possible: bool
+    ) -> None:
+        begin(self, block_map, freed, loss_possible=loss_possible)
         patch.setattr(Durability, "flush", _flush_nothing)
 
     patch.setattr(Standing, "begin_rebuild", hasty)

@@ -163,6 +163,7 @@ class SimulatedLink:
     async def make_whole(self, request: replica_pb2.MakeWholeRequest) -> replica_pb2.ReplicaReport:
         await self._travel()
         self.replica.check(request.orders)
+        self.replica.short = False
         return self.replica.report()
 
     async def repair_blocks(
@@ -183,7 +184,7 @@ class SimulatedLink:
         self, request: replica_pb2.BeginRebuildRequest
     ) -> replica_pb2.ReplicaReport:
         await self._travel()
-        self.replica.begin_rebuild(request.orders)
+        self.replica.begin_rebuild(request)
         await self._travel()
         return self.replica.report()
 

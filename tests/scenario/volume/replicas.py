@@ -63,6 +63,7 @@ class Disk:
     rebuilding: bool = False
     promised_epoch: int = 0
     promised_instance: str = ""
+    loss_possible: bool = False
     blocks: dict[int, Held] = field(default_factory=dict)
     tail: dict[int, FrameEntry] = field(default_factory=dict)
     """Recent entries by the seq that they begin with."""
@@ -80,6 +81,7 @@ class Replica:
         self.rotten_blocks: set[int] = set()
         self.unreadable_blocks: set[int] = set()
         self.refuses_reads = False
+        self.short = False
         self.repairs_fail = False
         self.granted_bytes = 1 << 40
         self.durable_seq = disk.applied_seq
@@ -113,6 +115,8 @@ class Replica:
             promised_epoch=disk.promised_epoch,
             promised_instance=disk.promised_instance,
             durable_seq=self.durable_seq,
+            short=self.short,
+            loss_possible=disk.loss_possible,
         )
 
     def check_reachable(self) -> None:
@@ -161,9 +165,14 @@ class Replica:
             if self.full:
                 raise NoSpaceError(f"the pool of {self.address} is full")
             first_seq, last_seq = self._apply_run(entry)
+        elif isinstance(entry, volume_pb2.Operation):
+            assert entry.HasField("loss_told")
+            first_seq = last_seq = entry.seq
+            disk.loss_possible = False
         else:
             assert isinstance(entry, volume_pb2.EpochRecord)
             first_seq = last_seq = entry.seq
+            disk.loss_possible = entry.loss_possible
             if not disk.rebuilding:
                 disk.history = disk.history.adopted(entry.epoch, entry.seq)
         disk.applied_seq = last_seq
@@ -249,10 +258,11 @@ class Replica:
             bad_blocks=struct.pack(f"<{len(bad)}Q", *bad), blocks_repaired=len(bad)
         )
 
-    def begin_rebuild(self, orders: replica_pb2.Orders) -> None:
+    def begin_rebuild(self, request: replica_pb2.BeginRebuildRequest) -> None:
         """Flag itself."""
-        self.check(orders)
+        self.check(request.orders)
         self.disk.rebuilding = True
+        self.disk.loss_possible = request.loss_possible
         self.disk.tail.clear()
         if self.appending is not None:
             self.appending.end(UnavailableError("the target ordered a rebuild"))
@@ -396,7 +406,7 @@ class AppendSession(Session):
                 raise RefusedError(f"an entry of epoch {epoch} came")
         else:
             seq = entry.seq
-            assert isinstance(entry, volume_pb2.EpochRecord)
+        if isinstance(entry, volume_pb2.EpochRecord):
             self._records.append(Reign(entry.epoch, seq))
         if seq != disk.applied_seq + 1 and (self.first_seq or not disk.rebuilding):
             raise RefusedError(f"entry {seq} came, and {disk.applied_seq + 1} is the next one")

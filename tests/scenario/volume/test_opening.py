@@ -144,6 +144,31 @@ def test_entries_known_only_to_a_member_that_is_rebuilt_keep_the_volume_closed()
     play(scenario())
 
 
+def test_member_that_is_being_rebuilt_finishes_that_where_a_quorum_needs_it() -> None:
+    async def scenario() -> None:
+        cluster = Cluster(tail_entries_max=5)
+        target = await cluster.serving_target()
+        await target.healthy()
+        assert await target.write(0, block_of(1)) is None
+        await asyncio.sleep(1)
+        holder, flagged, lost = cluster.replicas
+        flagged.kill()
+        for block in range(1, 30):
+            assert await target.write(block * BLOCK_BYTES, block_of(block)) is None
+        target.kill()
+        lost.kill()
+        flagged.disk.rebuilding = True
+        flagged.restart()
+        target = await cluster.serving_target()
+        assert not lost.up
+        assert not flagged.disk.rebuilding
+        assert flagged.disk.blocks.keys() == holder.disk.blocks.keys()
+        assert await target.write(0, block_of(2)) is None
+        assert await target.read(29 * BLOCK_BYTES, BLOCK_BYTES) == block_of(29)
+
+    play(scenario())
+
+
 def test_opening_that_loses_a_member_begins_again() -> None:
     async def scenario() -> None:
         cluster = Cluster()

@@ -96,7 +96,9 @@ def serve_before_the_record_is_flushed() -> None:
     """The epoch's record is sent, and nobody waits for it."""
 
     async def record(self: Membership, tenure: Any, seq: int, *, loss_possible: bool) -> None:
-        self._order.record(tenure.epoch_record(seq, loss_possible=loss_possible))
+        self._order.operate(
+            lambda seq, _: tenure.epoch_record(seq, loss_possible=loss_possible), None
+        )
 
     Membership._record_epoch = record  # type: ignore[method-assign]
 

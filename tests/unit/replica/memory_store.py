@@ -45,6 +45,7 @@ class MemoryStore:
         self.snapshots: list[Snapshot] = []
         self.origin = None
         self.short = False
+        self.loss_possible = False
         self.size_bytes = blocks * BLOCK_BYTES
         self.max_copied_seq = 0
         self.begun = False
@@ -126,7 +127,8 @@ class MemoryStore:
                 await asyncio.sleep(0)
                 yield [entry]
 
-    async def begin_rebuild(self) -> None:
+    async def begin_rebuild(self, *, loss_possible: bool = False) -> None:
+        self.loss_possible = loss_possible
         self.held = self.history
         self.rebuilding = True
         self.begin_stream()

@@ -22,6 +22,8 @@ class StandInEngine:
         self.identity: volume_pb2.VolumeIdentity | None = None
         self.status = control_pb2.VOLUME_STATUS_WAITING
         self.reason = "no replica answers"
+        self.loss_possible = False
+        self.told = 0
         self._waiting: list[Callable[[], None]] = []
 
     @property
@@ -67,6 +69,9 @@ class StandInEngine:
             completed_seq=17,
             members=[member] if self.serving else [],
         )
+
+    def loss_told(self) -> None:
+        self.told += 1
 
     def read(self, offset: int, length: int, done: ReadDone) -> None:
         done(Failure.NOT_READY, ())

@@ -18,6 +18,20 @@ def test_login_is_held_until_the_volume_has_opened() -> None:
     assert volume.ready
 
 
+def test_device_is_in_doubt_where_the_opening_was() -> None:
+    engine = StandInEngine()
+    engine.loss_possible = True
+    volume = served(engine)
+    engine.open()
+    volume.device.nexus_established("nexus")
+    attention = volume.device.start("nexus", 0, bytes(16))
+    flush = volume.device.start("nexus", 0, bytes((0x35, *bytes(15))))
+    for outcome in (attention, flush):
+        assert isinstance(outcome, Outcome)
+        assert outcome.status is Status.CHECK_CONDITION
+    assert engine.told == 1
+
+
 def test_device_carries_the_volumes_uuid_as_serial_number() -> None:
     engine = StandInEngine()
     volume = served(engine)

@@ -66,6 +66,12 @@ def report(
             "",
             "c",
         ),
+        (
+            {"a": report([(1, 9)]), "c": report([(1, 3)], REBUILDING)},
+            "a",
+            "",
+            "c",
+        ),
         # A higher count of forced openings goes before any epoch.
         (
             {
@@ -104,7 +110,6 @@ def test_history_is_that_of_the_highest_position(
             {"a": report([(1, 5)]), "b": report([(1, 5)]), "c": report([(2, 9)], REBUILDING)},
             "being rebuilt",
         ),
-        ("abc", {"a": report([(1, 9)]), "b": report([(1, 2)], REBUILDING)}, "1 complete members"),
     ],
 )
 def test_opening_that_cannot_be_proved_safe_is_refused_with_a_sentence(

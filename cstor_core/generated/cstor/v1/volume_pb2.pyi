@@ -237,12 +237,19 @@ class EpochRecord(_message.Message):
     EPOCH_FIELD_NUMBER: _builtins.int
     TARGET_INSTANCE_FIELD_NUMBER: _builtins.int
     LOSS_POSSIBLE_FIELD_NUMBER: _builtins.int
+    CONFIGURATION_FIELD_NUMBER: _builtins.int
     seq: _builtins.int
     epoch: _builtins.int
     target_instance: _builtins.str
     """The target that reigns."""
     loss_possible: _builtins.bool
-    """The opening could not prove that nothing acknowledged was lost."""
+    """The opening could not prove that nothing acknowledged was lost; or an earlier one could not,
+    and initiators have not been told yet.
+    """
+    @_builtins.property
+    def configuration(self) -> Global___Configuration:
+        """Present where an operator has forced the volume open: from here on these are its members."""
+
     def __init__(
         self,
         *,
@@ -250,10 +257,11 @@ class EpochRecord(_message.Message):
         epoch: _builtins.int = ...,
         target_instance: _builtins.str = ...,
         loss_possible: _builtins.bool = ...,
+        configuration: Global___Configuration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["configuration", b"configuration"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "loss_possible", b"loss_possible", "seq", b"seq", "target_instance", b"target_instance"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["configuration", b"configuration", "epoch", b"epoch", "loss_possible", b"loss_possible", "seq", b"seq", "target_instance", b"target_instance"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -293,6 +301,7 @@ class Operation(_message.Message):
     DELETE_SNAPSHOT_FIELD_NUMBER: _builtins.int
     REVERT_FIELD_NUMBER: _builtins.int
     RESIZE_FIELD_NUMBER: _builtins.int
+    LOSS_TOLD_FIELD_NUMBER: _builtins.int
     seq: _builtins.int
     @_builtins.property
     def create_snapshot(self) -> Global___SnapshotCreation: ...
@@ -302,6 +311,8 @@ class Operation(_message.Message):
     def revert(self) -> Global___Reversion: ...
     @_builtins.property
     def resize(self) -> Global___Resizing: ...
+    @_builtins.property
+    def loss_told(self) -> Global___LossTold: ...
     def __init__(
         self,
         *,
@@ -310,12 +321,13 @@ class Operation(_message.Message):
         delete_snapshot: Global___SnapshotDeletion | None = ...,
         revert: Global___Reversion | None = ...,
         resize: Global___Resizing | None = ...,
+        loss_told: Global___LossTold | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_snapshot", b"create_snapshot", "delete_snapshot", b"delete_snapshot", "kind", b"kind", "resize", b"resize", "revert", b"revert"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_snapshot", b"create_snapshot", "delete_snapshot", b"delete_snapshot", "kind", b"kind", "loss_told", b"loss_told", "resize", b"resize", "revert", b"revert"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_snapshot", b"create_snapshot", "delete_snapshot", b"delete_snapshot", "kind", b"kind", "resize", b"resize", "revert", b"revert", "seq", b"seq"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_snapshot", b"create_snapshot", "delete_snapshot", b"delete_snapshot", "kind", b"kind", "loss_told", b"loss_told", "resize", b"resize", "revert", b"revert", "seq", b"seq"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["create_snapshot", "delete_snapshot", "revert", "resize"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["create_snapshot", "delete_snapshot", "revert", "resize", "loss_told"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -406,9 +418,24 @@ class Resizing(_message.Message):
 Global___Resizing: _TypeAlias = Resizing  # noqa: Y015
 
 @_typing.final
-class SeqRange(_message.Message):
+class LossTold(_message.Message):
     """Entries that are seen: those behind one seq and up to another."""
 
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LossTold: _TypeAlias = LossTold  # noqa: Y015
+
+@_typing.final
+class SeqRange(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     AFTER_SEQ_FIELD_NUMBER: _builtins.int
@@ -501,9 +528,12 @@ class OperationsState(_message.Message):
     HEAD_RANGES_FIELD_NUMBER: _builtins.int
     HIDDEN_VIEWS_FIELD_NUMBER: _builtins.int
     COMPLETED_SEQ_FIELD_NUMBER: _builtins.int
+    LOSS_POSSIBLE_FIELD_NUMBER: _builtins.int
     size_bytes: _builtins.int
     completed_seq: _builtins.int
     """W members hold every entry up to here."""
+    loss_possible: _builtins.bool
+    """The record of the adopted epoch says so, and initiators have not been told yet."""
     @_builtins.property
     def snapshots(self) -> _containers.RepeatedCompositeFieldContainer[Global___Snapshot]: ...
     @_builtins.property
@@ -522,10 +552,11 @@ class OperationsState(_message.Message):
         head_ranges: _abc.Iterable[Global___SeqRange] | None = ...,
         hidden_views: _abc.Iterable[Global___HiddenView] | None = ...,
         completed_seq: _builtins.int = ...,
+        loss_possible: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["completed_seq", b"completed_seq", "head_ranges", b"head_ranges", "hidden_views", b"hidden_views", "size_bytes", b"size_bytes", "snapshots", b"snapshots"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["completed_seq", b"completed_seq", "head_ranges", b"head_ranges", "hidden_views", b"hidden_views", "loss_possible", b"loss_possible", "size_bytes", b"size_bytes", "snapshots", b"snapshots"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
