@@ -134,6 +134,9 @@ class Engine:
         report.size_bytes = self.size_bytes
         report.last_seq = self._order.last_seq
         report.completed_seq = self._order.completed_seq
+        report.commands_waiting = len(self._gate)
+        report.lease_left_ms = int(self._lease.left_s * 1000)
+        report.loss_possible = self._membership.loss_possible
         return report
 
     def read(self, offset: int, length: int, done: ReadDone) -> None:

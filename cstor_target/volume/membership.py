@@ -49,6 +49,8 @@ class Membership:
         self.tenure: Tenure | None = None
         self._reign: Tenure | None = None
         """What the last attempt was promised."""
+        self.loss_possible = False
+        """The volume was opened without proof that nothing acknowledged is lost."""
         loop = asyncio.get_event_loop()
         self.deposed: asyncio.Future[str] = loop.create_future()
         self.failed: asyncio.Future[BaseException | None] = loop.create_future()
@@ -178,6 +180,7 @@ class Membership:
         tenure.history = opening.history.adopted(tenure.epoch, end_seq + 1)
         await self._until_it_may_serve(serve_at_s)
         self._events("open", {"epoch": tenure.epoch, "after_seq": end_seq})
+        self.loss_possible = opening.loss_possible
         if opening.loss_possible:
             self._events("loss_possible", {"epoch": tenure.epoch})
         roster.serve()
@@ -237,7 +240,7 @@ class Membership:
             )
         except CstorError:
             return  # it is told again
-        self._events("member_whole", {"replica": member.replica_uuid})
+        self._events("member_whole", member.facts())
 
     def _depose(self, sentence: str) -> None:
         """Another target reigns: nothing is served from now on."""

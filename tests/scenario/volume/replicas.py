@@ -75,6 +75,7 @@ class Replica:
         self.disk = disk
         self.up = True
         self.full = False
+        self.short = False
         self.stalled = False
         self.rotten_blocks: set[int] = set()
         self.unreadable_blocks: set[int] = set()
@@ -110,6 +111,7 @@ class Replica:
             promised_epoch=disk.promised_epoch,
             promised_instance=disk.promised_instance,
             durable_seq=self.durable_seq,
+            short=self.short,
         )
 
     def check_reachable(self) -> None:

@@ -22,6 +22,7 @@ class StandInEngine:
         self.identity: volume_pb2.VolumeIdentity | None = None
         self.status = control_pb2.VOLUME_STATUS_WAITING
         self.reason = "no replica answers"
+        self.waiting_ms = 0
         self._waiting: list[Callable[[], None]] = []
 
     @property
@@ -56,6 +57,7 @@ class StandInEngine:
             status=control_pb2.MEMBER_STATUS_IN_SYNC,
             applied_seq=17,
             durable_seq=16,
+            short=True,
         )
         return control_pb2.VolumeReport(
             identity=self.identity,
@@ -66,6 +68,11 @@ class StandInEngine:
             last_seq=18,
             completed_seq=17,
             members=[member] if self.serving else [],
+            waiting_ms=self.waiting_ms,
+            awaited_addresses=["127.0.0.1:7778"] if self.waiting_ms else [],
+            commands_waiting=3 if self.waiting_ms else 0,
+            lease_left_ms=2500 if self.serving else 0,
+            loss_possible=self.serving,
         )
 
     def read(self, offset: int, length: int, done: ReadDone) -> None:
