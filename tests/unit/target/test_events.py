@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,8 @@ import pytest
 from cstor_target.events import KINDS, Severity, describe
 
 PRODUCT = Path(__file__).parents[3] / "cstor_target"
+OPERATIONS = PRODUCT.parent / "docs" / "operations.md"
+ROW = re.compile(r"\| `\w+` \| (info|warning|error) \| .* \|")
 SINKS = {"events", "_events", "_happened"}
 """What the engine and the daemon call when something happens."""
 OF_A_MEMBER = {"replica", "address"}
@@ -87,6 +90,17 @@ def test_emissions_are_seen_in_every_form_that_they_have() -> None:
         Emission(":2", "b", frozenset({"replica", "address", "reason"})),
         Emission(":4", "c", frozenset()),
     ]
+
+
+def test_operators_are_given_the_same_table() -> None:
+    rows = {
+        f"| `{name}` | {kind.severity.name.lower()} | "
+        f"{kind.template.format_map({fact: fact.upper() for fact in kind.facts})} |"
+        for name, kind in KINDS.items()
+    }
+    found = {line for line in OPERATIONS.read_text().splitlines() if ROW.fullmatch(line)}
+    assert rows - found == set(), "docs/operations.md lacks these rows"
+    assert found - rows == set(), "docs/operations.md has rows of no event"
 
 
 def test_a_sentence_says_the_facts() -> None:
