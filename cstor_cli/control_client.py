@@ -47,6 +47,18 @@ class ControlClient:
             ASK_S_MAX,
         ).volume
 
+    def watch_events(
+        self, volume: str, after_number: int, *, follow: bool
+    ) -> Iterator[control_pb2.WatchEventsResponse]:
+        """What has happened to one volume, or to all where it is empty, and with `follow` what
+        happens from then on; UnavailableError where the target ends or is lost.
+        """
+        return self._connection.listen(
+            "WatchEvents",
+            control_pb2.WatchEventsRequest(volume=volume, after_number=after_number, follow=follow),
+            control_pb2.WatchEventsResponse,
+        )
+
     def close(self) -> None:
         """Close the connection."""
         self._connection.close()

@@ -17,6 +17,8 @@ from cstor_cli.addresses import parse_address
 from cstor_cli.cluster_file import Home, locked
 from cstor_cli.control_client import control as connect
 from cstor_cli.down import bring_down, stop_all
+from cstor_cli.events import as_json, as_line, finder
+from cstor_cli.events import watch as watch_events
 from cstor_cli.exit_codes import ExitCode, exit_code_of
 from cstor_cli.founding import LOGICAL_BLOCK_BYTES, Wanted, found
 from cstor_cli.interrupts import InterruptedByUserError, interruptible, uninterrupted
@@ -139,6 +141,46 @@ def status(
         print_json(document)
     else:
         print_status(document)
+
+
+@app.command()
+def events(
+    volume: Annotated[
+        str, typer.Argument(help="Name or UUID of a volume; without it, all of the target's.")
+    ] = "",
+    directory: Annotated[
+        Path | None, typer.Option("--dir", help="A directory of cstor up; its target is asked.")
+    ] = None,
+    control: Annotated[
+        str | None, typer.Option("--control", help="HOST:PORT of a target's control service.")
+    ] = None,
+    follow: Annotated[
+        bool,
+        typer.Option(
+            "--follow", "-f", help="Go on with what happens, over restarts too, until Ctrl-C."
+        ),
+    ] = False,
+    after: Annotated[
+        int, typer.Option("--after", min=0, help="Only events with a higher number than this.")
+    ] = 0,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Say what has happened to a volume: each event with its time, its severity and a sentence.
+
+    The target keeps its last 1000 events.  With --output json each is one line, with the number
+    that --after takes.
+    """
+
+    find = finder(directory, control, DEFAULT_DIRECTORY)
+    words = as_json if output is Output.JSON else as_line
+    with interruptible():
+        try:
+            for told in watch_events(find, volume, after, _complain, follow=follow):
+                if line := words(told):
+                    _say(line)
+        except InterruptedByUserError:
+            if not follow:
+                raise
 
 
 @app.command()

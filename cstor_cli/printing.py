@@ -17,6 +17,18 @@ from cstor_core.units import format_size
 
 console = Console(soft_wrap=True, highlight=False)
 
+LOSS_POSSIBLE = (
+    "LOSS POSSIBLE: it was opened without proof that all acknowledged writes are there, so those "
+    "that had not been flushed may be gone: check what is on it (fsck, the database's own check), "
+    "and go back to a backup where that fails"
+)
+SHORT = (
+    "its machine lost power, and what it had not flushed may be gone, until the volume serves and "
+    "it is in sync"
+)
+POOL_FILLING_PERCENT = 80
+"""From here on it is shown how full a replica's pool is."""
+
 
 def print_json(document: object) -> None:
     """A document on stdout, and nothing else."""
@@ -63,13 +75,14 @@ def print_status(document: dict[str, Any]) -> None:
             f"HTTP {target['http']}, metrics {target['metrics']}",
             markup=False,
         )
+    _print_standing(volume)
     table = Table(box=box.SIMPLE_HEAD)
     for heading in ("replica", "status", "address", "pid", "applied", "durable", "rebuilt"):
         table.add_column(heading, no_wrap=True)
     for replica in document["replicas"]:
         table.add_row(
             str(replica["index"]),
-            replica["status"],
+            _member_words(replica),
             replica["address"],
             str(replica["pid"] or "-"),
             str(replica["applied_seq"]),
@@ -78,8 +91,8 @@ def print_status(document: dict[str, Any]) -> None:
         )
     console.print(table)
     for replica in document["replicas"]:
-        if replica["reason"]:
-            console.print(f"  replica {replica['index']}: {replica['reason']}", markup=False)
+        for said in _sentences(replica):
+            console.print(f"  replica {replica['index']}: {said}", markup=False)
     for session in document["sessions"]:
         console.print(f"  session of {session['initiator']} from {session['address']}")
 
@@ -93,9 +106,43 @@ def print_volumes(documents: list[dict[str, Any]]) -> None:
         )
         if volume["reason"]:
             console.print(f"  {volume['reason']}", markup=False)
+        _print_standing(volume)
         for member in volume["members"]:
-            said = f": {member['reason']}" if member["reason"] else ""
-            console.print(f"  {member['address']} {member['status']}{said}", markup=False)
+            said = "".join(f": {sentence}" for sentence in _sentences(member))
+            console.print(f"  {member['address']} {_member_words(member)}{said}", markup=False)
+
+
+def _print_standing(volume: dict[str, Any]) -> None:
+    """Under what the target serves a volume and what keeps it waiting, if there is a target."""
+    if "epoch" not in volume:
+        return
+    left_s = volume["lease_left_s"]
+    lease = f"its lease runs for {left_s:.1f} s more" if left_s else "no lease: no read is answered"
+    console.print(f"  epoch {volume['epoch']}, {lease}", markup=False)
+    if volume["waiting_s"]:
+        awaited = ", ".join(volume["awaited"]) or "its replicas"
+        console.print(
+            f"  it has been waiting for {volume['waiting_s']:.0f} s, for {awaited}, and "
+            f"{volume['commands_waiting']} commands with it",
+            markup=False,
+        )
+    if volume["loss_possible"]:
+        console.print(f"  {LOSS_POSSIBLE}", markup=False)
+
+
+def _member_words(member: dict[str, Any]) -> str:
+    """Its status, and what else there is to see of it at once."""
+    words = [str(member["status"])]
+    if member["short"]:
+        words.append("short")
+    if member["pool_used_percent"] >= POOL_FILLING_PERCENT:
+        words.append(f"pool {member['pool_used_percent']} % full")
+    return ", ".join(words)
+
+
+def _sentences(member: dict[str, Any]) -> list[str]:
+    """What a person should know of a member beyond its words."""
+    return [said for said in (member["reason"], member["short"] and SHORT) if said]
 
 
 def _rebuilt(rebuild: dict[str, int] | None) -> str:

@@ -14,7 +14,7 @@ from cstor_cli.cluster_file import ClusterFile, Home, ReplicaPlace, load, ready_
 from cstor_cli.control_client import control
 from cstor_cli.processes import Daemon, scan
 from cstor_cli.replica_client import Dial
-from cstor_core.errors import CstorError
+from cstor_core.errors import CstorError, UnavailableError
 from cstor_core.generated.cstor.v1 import control_pb2, replica_pb2, volume_pb2
 
 OFFLINE = "offline"
@@ -60,15 +60,20 @@ def look_at(home: Home) -> Look:
     return Look(home, load(home), scan(home))
 
 
-def ask_target(look: Look) -> tuple[control_pb2.VolumeReport | None, str]:
-    """The target's report, or None and the reason why there is none."""
+def control_address(look: Look) -> str:
+    """Where the target's control service answers.  Raises UnavailableError where none does yet."""
     if "target" not in look.running:
-        return None, "the target does not run: start it with cstor up"
+        raise UnavailableError("the target does not run: start it with cstor up")
     facts = look.ready("target")
     if facts is None:
-        return None, "the target is starting"
+        raise UnavailableError("the target is starting")
+    return str(facts["control"])
+
+
+def ask_target(look: Look) -> tuple[control_pb2.VolumeReport | None, str]:
+    """The target's report, or None and the reason why there is none."""
     try:
-        with control(str(facts["control"])) as client:
+        with control(control_address(look)) as client:
             return client.show_volume(look.cluster.volume), ""
     except CstorError as error:
         return None, str(error)
@@ -117,7 +122,7 @@ def volume_document(report: control_pb2.VolumeReport) -> Document:
         "iqn": report.iqn,
         "portal": report.portal,
         "size_bytes": report.size_bytes,
-        "epoch": report.epoch,
+        **_standing(report),
         "members": [
             {"address": member.member.address} | _seen_by_target(member)
             for member in report.members
@@ -151,11 +156,23 @@ def _volume(cluster: ClusterFile, report: control_pb2.VolumeReport | None) -> Do
     if report is not None:
         volume |= {
             "size_bytes": report.size_bytes or cluster.size_bytes,
-            "epoch": report.epoch,
             "last_seq": report.last_seq,
             "completed_seq": report.completed_seq,
+            **_standing(report),
         }
     return volume
+
+
+def _standing(report: control_pb2.VolumeReport) -> Document:
+    """What only the target knows: under what it serves the volume, or what keeps it waiting."""
+    return {
+        "epoch": report.epoch,
+        "waiting_s": report.waiting_ms / 1000,
+        "awaited": list(report.awaited_addresses),
+        "commands_waiting": report.commands_waiting,
+        "lease_left_s": report.lease_left_ms / 1000,
+        "loss_possible": report.loss_possible,
+    }
 
 
 def _members(look: Look, report: control_pb2.VolumeReport) -> list[Document]:
@@ -194,6 +211,8 @@ def _seen_by_target(member: control_pb2.MemberReport) -> Document:
     return {
         "uuid": member.member.replica_uuid,
         "status": member_word(member.status),
+        "short": member.short,
+        "pool_used_percent": member.pool_used_percent,
         "applied_seq": member.applied_seq,
         "durable_seq": member.durable_seq,
         "rebuild": rebuild,
@@ -209,6 +228,8 @@ def _replica(look: Look, index: int, place: ReplicaPlace) -> Document:
         "uuid": place.uuid,
         "address": look.replica_address(index) if ours else place.address,
         "status": OFFLINE,
+        "short": False,
+        "pool_used_percent": 0,
         "applied_seq": 0,
         "durable_seq": 0,
         "rebuild": None,
@@ -239,6 +260,7 @@ def _ask_replica(look: Look, index: int, dial: Dial) -> Document:
     return document | {
         "uuid": report.replica_uuid,
         "status": REPLICA_WORDS.get(report.state, OFFLINE),
+        "short": report.short,
         "applied_seq": reigns[-1].last_seq if reigns else 0,
         "durable_seq": report.durable_seq,
         "reason": report.reason,

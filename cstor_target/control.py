@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 
 import grpc.aio
 
-from cstor_core.errors import UnknownVolumeError
+from cstor_core.errors import CstorError, UnavailableError, UnknownVolumeError
 from cstor_core.generated.cstor.v1 import control_pb2, control_pb2_grpc
 from cstor_core.serving import abort
+from cstor_target.event_log import EventLog
 from cstor_target.served_volume import ServedVolume
 
 SERVICE_NAME = control_pb2.DESCRIPTOR.services_by_name["ControlService"].full_name
+WATCHERS_MAX = 64
 
 
 class ControlServicer(control_pb2_grpc.ControlServiceServicer):
     """Answers operators about the volumes of this process."""
 
-    def __init__(self, volumes: Sequence[ServedVolume]) -> None:
+    def __init__(self, volumes: Sequence[ServedVolume], events: EventLog) -> None:
         self._volumes = volumes
+        self._events = events
+        self._watchers = 0
 
     async def ListVolumes(  # noqa: N802 - the name of the call
         self,
@@ -39,11 +43,43 @@ class ControlServicer(control_pb2_grpc.ControlServiceServicer):
         ],
     ) -> control_pb2.ShowVolumeResponse:
         """The report of one volume; NOT_FOUND where this target does not serve it."""
+        try:
+            volume = self._called(request.volume)
+        except UnknownVolumeError as error:
+            await abort(context, error)
+        return control_pb2.ShowVolumeResponse(volume=volume.report())
+
+    async def WatchEvents(  # noqa: N802 - the name of the call
+        self,
+        request: control_pb2.WatchEventsRequest,
+        context: grpc.aio.ServicerContext[
+            control_pb2.WatchEventsRequest, control_pb2.WatchEventsResponse
+        ],
+    ) -> AsyncIterator[control_pb2.WatchEventsResponse]:
+        """What has happened and what happens; NOT_FOUND as `ShowVolume`, UNAVAILABLE where too
+        many watch already, and where this target ends.
+        """
+        self._watchers += 1
+        try:
+            if self._watchers > WATCHERS_MAX:
+                raise UnavailableError(f"{WATCHERS_MAX} others watch the events of this target")
+            volume = self._called(request.volume) if request.volume else None
+            async for response in self._events.watch(
+                request.after_number,
+                lambda event: volume is None or volume.is_called(event.volume),
+                follow=request.follow,
+            ):
+                yield response
+        except CstorError as error:
+            await abort(context, error)
+        finally:
+            self._watchers -= 1
+
+    def _called(self, name_or_uuid: str) -> ServedVolume:
         for volume in self._volumes:
-            if volume.is_called(request.volume):
-                return control_pb2.ShowVolumeResponse(volume=volume.report())
+            if volume.is_called(name_or_uuid):
+                return volume
         served = ", ".join(volume.volume_name for volume in self._volumes)
-        error = UnknownVolumeError(
-            f"this target does not serve a volume {request.volume!r}: it serves {served}"
+        raise UnknownVolumeError(
+            f"this target does not serve a volume {name_or_uuid!r}: it serves {served}"
         )
-        await abort(context, error)

@@ -38,6 +38,7 @@ from cstor_core.serving import (
 )
 from cstor_core.settings import Address, DataStream, join_address
 from cstor_target.control import SERVICE_NAME, ControlServicer
+from cstor_target.event_log import EventLog
 from cstor_target.local_links import local_links
 from cstor_target.metrics import TargetCollector
 from cstor_target.replica_links import fast_streams, grpc_links
@@ -63,8 +64,6 @@ DRAIN_S = 10.0
 HEALTH_PERIOD_S = 1.0
 CALLS_END_S = 0.5
 LOCK_NAME = "lock"
-WARNINGS = frozenset(("waiting", "member_lost", "quorum_lost", "deposed"))
-"""Events of the engine that somebody will want to know of; the others are its ordinary life."""
 
 log = structlog.get_logger()
 
@@ -72,7 +71,9 @@ log = structlog.get_logger()
 class Listeners:
     """The ports of the target itself, held from the start; nothing is answered yet."""
 
-    def __init__(self, settings: TargetSettings, volumes: list[ServedVolume]) -> None:
+    def __init__(
+        self, settings: TargetSettings, volumes: list[ServedVolume], events: EventLog
+    ) -> None:
         """Raises InputError where a port that was set is taken, or a host is not of this machine;
         then none of them is held."""
         self._held: list[socket.socket] = []
@@ -82,7 +83,7 @@ class Listeners:
             self.metrics, self.metrics_address = self._bind(settings.metrics, METRICS_PORT)
             self.control = grpc_server()
             control_pb2_grpc.add_ControlServiceServicer_to_server(
-                ControlServicer(volumes), self.control
+                ControlServicer(volumes, events), self.control
             )
             self.health = Health(self.control, (SERVICE_NAME,))
             port = listen_grpc(self.control, settings.control, CONTROL_PORT)
@@ -109,6 +110,7 @@ class TargetDaemon:
         self._settings = settings
         self._clock = SystemClock()
         self._version = product_version()
+        self._events = EventLog(self._clock)
         self._volumes: list[ServedVolume] = []
         self._iscsi = IscsiServer(Directory(self._volumes), self._clock)
         self._facts: dict[str, object] = {"pid": os.getpid()}
@@ -124,7 +126,7 @@ class TargetDaemon:
         if self._settings.ready_file is not None:
             self._settings.ready_file.unlink(missing_ok=True)
         async with AsyncExitStack() as stack:
-            listeners = Listeners(self._settings, self._volumes)
+            listeners = Listeners(self._settings, self._volumes, self._events)
             stack.callback(listeners.close)
             self._take_directory(stack)
             links = await self._links(stack)
@@ -139,7 +141,7 @@ class TargetDaemon:
         """Close the engine, and say so if what it acknowledged is not known to be durable."""
         self._flushed = await engine.close()
         if not self._flushed:
-            log.error("stopped_unflushed", reason="no quorum answered the last flush")
+            self._happened("stopped_unflushed", {})
 
     def _take_directory(self, stack: AsyncExitStack) -> None:
         """Make the state directory and lock it: two targets in one would share a ready file."""
@@ -185,11 +187,9 @@ class TargetDaemon:
         own = self._facts.get("replica_grpc")
         addresses = [*([str(own)] if own is not None else []), *settings.replica]
         instance = str(uuid.uuid4())
-        volume_log = log.bind(volume=settings.volume)
-        volume_log.info("target_starting", instance=instance, replicas=addresses)
 
         def event(name: str, facts: dict[str, object]) -> None:
-            (volume_log.warning if name in WARNINGS else volume_log.info)(name, **facts)
+            self._events.add(volume.volume_name, name, facts)
 
         engine = Engine(
             settings.volume, addresses, links, self._clock, settings.engine, instance, event
@@ -198,8 +198,16 @@ class TargetDaemon:
             settings.volume, engine, lambda: self._sessions(volume), portal, self._version
         )
         self._volumes.append(volume)
+        self._happened("target_starting", {"instance": instance, "replicas": ", ".join(addresses)})
         engine.when_serving(self._iscsi.retry_held_logins)
         return engine
+
+    def _happened(
+        self, name: str, facts: dict[str, object], error: BaseException | None = None
+    ) -> None:
+        """Something has happened to this process, and so to each of its volumes."""
+        for volume in self._volumes:
+            self._events.add(volume.volume_name, name, facts, error)
 
     def _sessions(self, volume: ServedVolume) -> list[control_pb2.SessionReport]:
         return [
@@ -216,12 +224,13 @@ class TargetDaemon:
         http = await serve_pages(listeners.http, pages(self._volumes, self._version))
         stack.callback(http.close)
         registry = CollectorRegistry(auto_describe=False)
-        registry.register(TargetCollector(self._volumes, self._iscsi.counters))
+        registry.register(TargetCollector(self._volumes, self._iscsi.counters, self._events))
         ProcessCollector(registry=registry)
         metrics = await start_metrics(listeners.metrics, registry)
         stack.callback(metrics.close)
         await listeners.control.start()
         stack.push_async_callback(listeners.control.stop, CALLS_END_S)
+        stack.callback(self._events.close)
         health = asyncio.ensure_future(self._tell_health(listeners.health))
         stack.callback(health.cancel)
         await self._iscsi.serve(listeners.iscsi)
@@ -251,14 +260,14 @@ class TargetDaemon:
         for volume in self._volumes:
             volume.stopping = True
         if engine.deposed.done():
-            log.error("target_deposed", reason=engine.deposed.result())
             await self._iscsi.drain(0)
             return EXIT_DEPOSED
         if engine.failed.done():
-            log.error("engine_failed", exc_info=engine.failed.result())
+            failure = engine.failed.result()
+            self._happened("engine_failed", {"reason": repr(failure)}, failure)
             await self._iscsi.drain(0)
             return EXIT_FAILED
-        log.info("target_stopping")
+        self._happened("target_stopping", {})
         await self._iscsi.drain(DRAIN_S)
         return EXIT_STOPPED
 

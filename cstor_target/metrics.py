@@ -20,6 +20,8 @@ from prometheus_client.registry import Collector
 
 from cstor_core.generated.cstor.v1 import control_pb2
 from cstor_core.units import BLOCK_BYTES
+from cstor_target.event_log import EventLog
+from cstor_target.events import KINDS
 from cstor_target.iscsi.counters import Counters as IscsiCounters
 from cstor_target.reporting import member_word, volume_word
 from cstor_target.served_volume import SERVING_STATUSES, ServedVolume
@@ -55,11 +57,14 @@ T = TypeVar("T")
 
 
 class TargetCollector(Collector):
-    """The metrics of all volumes of a process and of its iSCSI side."""
+    """The metrics of all volumes of a process, of its iSCSI side and of its events."""
 
-    def __init__(self, volumes: Sequence[ServedVolume], iscsi: IscsiCounters) -> None:
+    def __init__(
+        self, volumes: Sequence[ServedVolume], iscsi: IscsiCounters, events: EventLog
+    ) -> None:
         self._volumes = volumes
         self._iscsi = iscsi
+        self._events = events
 
     def describe(self) -> Iterable[Metric]:
         """Nothing: the registry would otherwise collect once at registration."""
@@ -75,6 +80,17 @@ class TargetCollector(Collector):
             name = f"cstor_iscsi_{field.name}"
             words = f"iSCSI: {field.name.replace('_', ' ')}"
             yield CounterMetricFamily(name, words, value=getattr(self._iscsi, field.name))
+        yield self._happened()
+
+    def _happened(self) -> Metric:
+        """How often each event has happened: also those that have not yet, so that rates begin."""
+        family = CounterMetricFamily(
+            "cstor_events", "Events of the volume by their name", labels=["volume", "name"]
+        )
+        never = [(volume.volume_name, name) for volume in self._volumes for name in KINDS]
+        for labels, count in (dict.fromkeys(never, 0) | self._events.counts).items():
+            family.add_metric(list(labels), count)
+        return family
 
     def _commands(self) -> Iterator[Metric]:
         named = [(volume.volume_name, volume.engine.counters) for volume in self._volumes]
@@ -127,12 +143,47 @@ _VOLUME_GAUGES: tuple[_Gauge[control_pb2.VolumeReport], ...] = (
         lambda report: len(report.members) // 2 + 1 if report.members else 0,
     ),
     _Gauge(
+        "waiting_seconds",
+        "How long the volume has been waiting for a quorum; 0 while it has one",
+        lambda report: report.waiting_ms / 1000,
+    ),
+    _Gauge(
+        "commands_waiting",
+        "Commands that wait for a quorum",
+        lambda report: report.commands_waiting,
+    ),
+    _Gauge(
+        "lease_held",
+        "1 while a quorum of members lets this target serve",
+        lambda report: report.lease_left_ms > 0,
+    ),
+    _Gauge(
+        "lease_left_seconds",
+        "For how long the lease holds if it is not renewed",
+        lambda report: report.lease_left_ms / 1000,
+    ),
+    _Gauge(
+        "loss_possible",
+        "1 if the volume was opened without proof that nothing acknowledged is lost",
+        lambda report: report.loss_possible,
+    ),
+    _Gauge(
         "serving",
         "1 if initiators can use the volume",
         lambda report: report.status in SERVING_STATUSES,
     ),
 )
 _REPLICA_GAUGES: tuple[_Gauge[control_pb2.MemberReport], ...] = (
+    _Gauge(
+        "short",
+        "1 while what it had not flushed when its machine lost power may be gone",
+        lambda member: member.short,
+    ),
+    _Gauge(
+        "pool_used_ratio",
+        "Part of its pool that is used, as it said last",
+        lambda member: member.pool_used_percent / 100,
+    ),
     _Gauge("applied_seq", "Last entry applied", lambda member: member.applied_seq),
     _Gauge("durable_seq", "Last entry on stable storage", lambda member: member.durable_seq),
     _Gauge(

@@ -73,6 +73,7 @@ class Engine:
         )
         self._gate: deque[tuple[float, Callable[[], None], Done]] = deque()
         self._tick: Timer | None = None
+        self._lease_lapsed = False
         self._roster.on_quorum = self._open_gate
 
     def start(self) -> None:
@@ -166,6 +167,9 @@ class Engine:
         report.size_bytes = self.size_bytes
         report.last_seq = self._order.last_seq
         report.completed_seq = self._order.completed_seq
+        report.commands_waiting = len(self._gate)
+        report.lease_left_ms = int(self._lease.left_s * 1000)
+        report.loss_possible = self._membership.loss_possible
         return report
 
     def read(self, offset: int, length: int, done: ReadDone) -> None:
@@ -330,6 +334,7 @@ class Engine:
         self._order.expire(before_s)
         self._reads.expire(before_s)
         self._lease.expire(before_s)
+        self._look_at_lease()
         self._reads.drop_stuck(now_s - self._settings.read_retry_s)
         while self._gate and self._gate[0][0] < before_s:
             self._gate.popleft()[2](Failure.BUSY)
@@ -337,6 +342,15 @@ class Engine:
         if self._room.is_tight:
             self._order.ask_for_word()
         self.kick()
+
+    def _look_at_lease(self) -> None:
+        """Say when it has lapsed while the volume is served, and when it holds again."""
+        is_lapsed = self.serving and not self._lease.holds
+        if is_lapsed and not self._lease_lapsed:
+            self._events("lease_lapsed", {})
+        elif self._lease_lapsed and self.serving and not is_lapsed:
+            self._events("lease_renewed", {})
+        self._lease_lapsed = is_lapsed
 
 
 def _fail_soon(done: Done, failure: Failure) -> None:

@@ -43,6 +43,11 @@ class Lease:
         return self._since_s + LEASE_S * (1 - MARGIN)
 
     @property
+    def left_s(self) -> float:
+        """For how long W members let this target serve from now on."""
+        return max(0.0, self.until_s - self._clock.monotonic())
+
+    @property
     def holds(self) -> bool:
         """Whether this target may answer from what it knows."""
         return self._clock.monotonic() < self.until_s

@@ -54,6 +54,10 @@ class Member:
             return self.link.address
         return f"{self.link.address} ({self.replica_uuid[:8]})"
 
+    def facts(self, **others: object) -> dict[str, object]:
+        """The facts of an event that it has to do with: who it is, where it is, and these."""
+        return {"replica": self.replica_uuid, "address": self.link.address, **others}
+
     def join(
         self,
         opening: stream_pb2.StreamOpening,
@@ -103,4 +107,6 @@ class Member:
             rebuild_blocks_total=self.rebuild_total,
             rebuild_blocks_done=self.rebuild_done,
             reason="" if self.standing is Standing.IN_SYNC else self.reason,
+            short=self.report is not None and self.report.short,
+            pool_used_percent=int(100 * self.pool_used),
         )

@@ -22,6 +22,7 @@ from cstor_target.volume.tenure import Tenure
 _FULL_RETRY_S = 2.0
 _GIVE_BACK_S_MAX = 1.0
 _POLL_S = 0.005
+_SAY_AGAIN_S = 60.0
 
 
 class Membership:
@@ -55,6 +56,8 @@ class Membership:
         """What was acknowledged before may be gone, and initiators have not been told."""
         self._reign: Tenure | None = None
         """What the last attempt was promised."""
+        self._waits_for: dict[str, float] = {}
+        """Why attempts came to nothing, and when that was said."""
         loop = asyncio.get_event_loop()
         self.deposed: asyncio.Future[str] = loop.create_future()
         self.failed: asyncio.Future[BaseException | None] = loop.create_future()
@@ -101,9 +104,7 @@ class Membership:
                 tenure = await self._open()
                 break
             except CstorError as error:
-                if str(error) != self._roster.reason:
-                    self._roster.reason = str(error)
-                    self._events("waiting", {"reason": str(error)})
+                self._came_to_nothing(str(error))
             if await self._has_ceased():
                 return
             await self._clock.sleep(self._settings.retry_s)
@@ -118,6 +119,19 @@ class Membership:
         for member in self._roster.members:
             self._spawn(self._keep(member, returning))
         self._spawn(self._repairs.work(tenure))
+
+    def _came_to_nothing(self, reason: str) -> None:
+        """An attempt has: two reasons that take turns are not said each time."""
+        self._roster.reason = reason
+        now_s = self._clock.monotonic()
+        if now_s - self._waits_for.get(reason, float("-inf")) > _SAY_AGAIN_S:
+            self._waits_for = {
+                other: said_s
+                for other, said_s in self._waits_for.items()
+                if now_s - said_s <= _SAY_AGAIN_S
+            }
+            self._waits_for[reason] = now_s
+            self._events("waiting", {"reason": reason})
 
     async def _has_ceased(self) -> bool:
         """Whether, after an attempt that came as far as promises, another target has taken over.
@@ -255,7 +269,7 @@ class Membership:
             )
         except CstorError:
             return  # it is told again
-        self._events("member_whole", {"replica": member.replica_uuid})
+        self._events("member_whole", member.facts())
 
     def _depose(self, sentence: str) -> None:
         """Another target reigns: nothing is served from now on."""

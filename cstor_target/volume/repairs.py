@@ -51,16 +51,15 @@ class Repairs:
         try:
             answer = await bad.link.repair_blocks(request)
         except CstorError as error:
-            self._events("repair_failed", {"replica": bad.replica_uuid, "reason": str(error)})
+            self._events("repair_failed", bad.facts(reason=str(error)))
             return
         self._counters.blocks_repaired += answer.blocks_repaired
         if answer.bad_blocks:
             self._events(
                 "blocks_repaired",
-                {
-                    "replica": bad.replica_uuid,
-                    "bad": len(answer.bad_blocks) // 8,
-                    "repaired": answer.blocks_repaired,
-                    "first_block": int.from_bytes(answer.bad_blocks[:8], "little"),
-                },
+                bad.facts(
+                    bad=len(answer.bad_blocks) // 8,
+                    repaired=answer.blocks_repaired,
+                    first_block=int.from_bytes(answer.bad_blocks[:8], "little"),
+                ),
             )

@@ -16,8 +16,8 @@ from cstor_target.volume.members import Member
 from cstor_target.volume.order import Order
 from cstor_target.volume.quorum import held_by
 
-WARNINGS = ((0.9, "pool_nearly_full"), (0.8, "pool_filling"))
-"""From this part of a pool on it is said; again only when it has been well below it."""
+FILLING, NEARLY_FULL = 0.8, 0.9
+"""From these parts of a pool on it is said; again only when it has been well below them."""
 _WELL_BELOW = 0.02
 
 
@@ -75,16 +75,13 @@ class Room:
             self._order.ask_for_word()
         if not answer.pool_bytes:
             return
-        used = 1 - answer.pool_available_bytes / answer.pool_bytes
-        for limit, name in WARNINGS:
-            if used >= limit:
-                if limit > member.warned_at:
-                    self._events(
-                        name, {"replica": member.replica_uuid, "used_percent": int(100 * used)}
-                    )
-                    member.warned_at = limit
-                break
-        else:
-            if used < member.warned_at - _WELL_BELOW:
-                member.warned_at = 0.0
-        member.pool_used = used
+        used = member.pool_used = 1 - answer.pool_available_bytes / answer.pool_bytes
+        percent = int(100 * used)
+        if used >= NEARLY_FULL > member.warned_at:
+            member.warned_at = NEARLY_FULL
+            self._events("pool_nearly_full", member.facts(used_percent=percent))
+        elif used >= FILLING > member.warned_at:
+            member.warned_at = FILLING
+            self._events("pool_filling", member.facts(used_percent=percent))
+        elif used < FILLING - _WELL_BELOW:
+            member.warned_at = 0.0

@@ -45,6 +45,7 @@ class Roster:
         self.serving = False
         self.has_quorum = False
         self.reason = "the replicas have not been asked yet"
+        self._waits_since_s = clock.monotonic()
         self.on_quorum: Callable[[], None] = lambda: None
 
     def begin(self, members: Sequence[Member]) -> None:
@@ -63,7 +64,8 @@ class Roster:
     def stop(self, sentence: str) -> None:
         """Nothing is served from now on."""
         self.serving = self.has_quorum = False
-        self.reason = sentence
+        self.reason, self._waits_since_s = sentence, self._clock.monotonic()
+        self.in_sync = []
         for member in self.members:
             self.lost(member, UnavailableError(sentence))
 
@@ -82,7 +84,7 @@ class Roster:
         member.standing, member.reason = Standing.IN_SYNC, ""
         self.in_sync.append(member)
         if self.serving:
-            self._events("member_in_sync", {"replica": member.replica_uuid})
+            self._events("member_in_sync", member.facts())
             self._reads.add(member)
         self._count()
         self.progressed()
@@ -94,14 +96,14 @@ class Roster:
         member.reason, member.error = str(error), error
         if member in self.in_sync:
             self.in_sync.remove(member)
-            self._events("member_lost", {"replica": member.replica_uuid, "reason": str(error)})
+            self._events("member_lost", member.facts(reason=str(error)))
             self.room.look(self.in_sync, self.quorum)
         self._count()
         self._reads.remove(member)
 
     def rebuild_started(self, member: Member) -> None:
         """Tell the log."""
-        self._events("rebuild_started", {"replica": member.replica_uuid})
+        self._events("rebuild_started", member.facts())
 
     def drop_laggards(self) -> None:
         """Let go a member that has stood still while a quorum of others went on."""
@@ -134,11 +136,18 @@ class Roster:
 
     def report(self) -> control_pb2.VolumeReport:
         """The state of the volume and of its members."""
-        return control_pb2.VolumeReport(
-            status=self._status(),
-            members=[member.describe() for member in self.members],
-            reason="" if self.has_quorum else self.reason,
+        report = control_pb2.VolumeReport(
+            status=self._status(), members=[member.describe() for member in self.members]
         )
+        if not self.has_quorum:
+            report.reason = self.reason
+            report.waiting_ms = int((self._clock.monotonic() - self._waits_since_s) * 1000)
+            report.awaited_addresses.extend(
+                member.link.address
+                for member in self.members
+                if member.standing not in (Standing.IN_SYNC, Standing.FAILED)
+            )
+        return report
 
     def _status(self) -> control_pb2.VolumeStatus.ValueType:
         standings = [member.standing for member in self.members]
@@ -161,6 +170,7 @@ class Roster:
             self._events("quorum", {"in_sync": len(self.in_sync)})
             self.on_quorum()
         elif had_quorum and not self.has_quorum:
+            self._waits_since_s = self._clock.monotonic()
             self.reason = (
                 f"{len(self.in_sync)} of {len(self.members)} members are in sync and "
                 f"{self.quorum} are needed: start the missing replica daemons"

@@ -77,5 +77,5 @@ def test_target_whose_volume_was_taken_over_says_so_and_exits_with_3(tmp_path: P
         with Target(tmp_path, *replica, *local_ports(), name="new") as new:
             new.ready()
             assert old.exit_code() == 3
-            assert "target_deposed" in old.log
+            assert "deposed" in old.log
             assert not old.ready_file.exists()

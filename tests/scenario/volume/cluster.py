@@ -16,6 +16,7 @@ from uuid import UUID
 from cstor_core.errors import CstorError, UnavailableError
 from cstor_core.generated.cstor.v1 import control_pb2, replica_pb2, volume_pb2
 from cstor_core.units import BLOCK_BYTES
+from cstor_target.events import KINDS
 from cstor_target.volume.backing import Buffer, Failure
 from cstor_target.volume.engine import Engine
 from cstor_target.volume.links import MessageStream, OnClosed, OnMessage
@@ -257,6 +258,11 @@ class Cluster:
         """The replica at an address."""
         return next(replica for replica in self.replicas if replica.address == address)
 
+    def note_event(self, name: str, facts: dict[str, object]) -> None:
+        """Something has happened; people must be able to be told of it."""
+        assert KINDS[name].facts <= facts.keys(), (name, facts)
+        self.events.append((name, facts))
+
     def start_target(self) -> Target:
         """Start a new target instance over all replicas."""
         self._instances += 1
@@ -283,7 +289,7 @@ class Target:
             VirtualClock(),
             cluster.settings,
             instance,
-            lambda name, facts: cluster.events.append((name, facts)),
+            cluster.note_event,
         )
         self.engine.start()
 

@@ -77,6 +77,7 @@ class Replica:
         self.disk = disk
         self.up = True
         self.full = False
+        self.short = False
         self.stalled = False
         self.rotten_blocks: set[int] = set()
         self.unreadable_blocks: set[int] = set()

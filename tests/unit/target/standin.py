@@ -24,6 +24,7 @@ class StandInEngine:
         self.reason = "no replica answers"
         self.loss_possible = False
         self.told = 0
+        self.waiting_ms = 0
         self._waiting: list[Callable[[], None]] = []
 
     @property
@@ -58,6 +59,7 @@ class StandInEngine:
             status=control_pb2.MEMBER_STATUS_IN_SYNC,
             applied_seq=17,
             durable_seq=16,
+            short=True,
         )
         return control_pb2.VolumeReport(
             identity=self.identity,
@@ -68,6 +70,11 @@ class StandInEngine:
             last_seq=18,
             completed_seq=17,
             members=[member] if self.serving else [],
+            waiting_ms=self.waiting_ms,
+            awaited_addresses=["127.0.0.1:7778"] if self.waiting_ms else [],
+            commands_waiting=3 if self.waiting_ms else 0,
+            lease_left_ms=2500 if self.serving else 0,
+            loss_possible=self.serving,
         )
 
     def loss_told(self) -> None:

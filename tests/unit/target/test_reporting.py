@@ -10,16 +10,21 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from cstor_core.generated.cstor.v1 import control_pb2
+from cstor_target.event_log import EventLog
+from cstor_target.events import KINDS
 from cstor_target.iscsi.counters import Counters as IscsiCounters
 from cstor_target.metrics import TargetCollector
 from cstor_target.reporting import pages
 from tests.unit.target.standin import IQN, REPLICA, UUID, StandInEngine, served
+from tests.unit.volume.hand_clock import HandClock
 
 
-def scraped(engine: StandInEngine, iscsi: IscsiCounters) -> dict[tuple[str, ...], float]:
+def scraped(
+    engine: StandInEngine, iscsi: IscsiCounters, events: EventLog | None = None
+) -> dict[tuple[str, ...], float]:
     """Every sample as (name, label values in order of label name…) → value."""
     registry = CollectorRegistry()
-    registry.register(TargetCollector([served(engine)], iscsi))
+    registry.register(TargetCollector([served(engine)], iscsi, events or EventLog(HandClock())))
     text = generate_latest(registry).decode()
     return {
         (sample.name, *(value for _, value in sorted(sample.labels.items()))): sample.value
@@ -80,6 +85,8 @@ def test_status_page_is_the_report_in_words_and_numbers() -> None:
     (replica,) = found["replicas"]
     assert (replica["uuid"], replica["status"]) == (REPLICA, "in-sync")
     assert replica["applied_seq"] == 17
+    assert (found["lease_left_s"], found["loss_possible"], replica["short"]) == (2.5, True, True)
+    assert (found["waiting_s"], found["awaited"], found["commands_waiting"]) == (0, [], 0)
     assert found["sessions"] == [
         {"initiator_name": "iqn.host", "address": "127.0.0.1:50000", "tsih": 1}
     ]
@@ -116,6 +123,37 @@ def test_states_of_volume_and_replicas_are_one_gauge_each() -> None:
     assert samples["cstor_volume_replica_applied_seq", *replica, "vol1"] == 17
     assert samples["cstor_volume_sessions", "vol1"] == 1
     assert samples["cstor_volume_quorum", "vol1"] == 1
+
+
+def test_what_keeps_a_volume_waiting_is_on_the_status_page_and_scraped() -> None:
+    engine = StandInEngine()
+    engine.waiting_ms = 1500
+    (found,) = json.loads(pages([served(engine)], "0.1.0")["/status"]().body)["volumes"]
+    assert (found["waiting_s"], found["awaited"]) == (1.5, ["127.0.0.1:7778"])
+    assert found["commands_waiting"] == 3
+    samples = scraped(engine, IscsiCounters())
+    assert samples["cstor_volume_waiting_seconds", "vol1"] == 1.5
+    assert samples["cstor_volume_commands_waiting", "vol1"] == 3
+
+
+def test_lease_power_loss_and_doubt_are_scraped() -> None:
+    engine = StandInEngine()
+    engine.open()
+    samples = scraped(engine, IscsiCounters())
+    assert samples["cstor_volume_lease_held", "vol1"] == 1
+    assert samples["cstor_volume_lease_left_seconds", "vol1"] == 2.5
+    assert samples["cstor_volume_loss_possible", "vol1"] == 1
+    assert samples["cstor_volume_epoch", "vol1"] == 4
+    assert samples["cstor_volume_replica_short", "127.0.0.1:7778", REPLICA, "vol1"] == 1
+
+
+def test_every_kind_of_event_is_scraped_from_the_first_moment() -> None:
+    events = EventLog(HandClock())
+    for _ in range(2):
+        events.add("vol1", "quorum_lost", {})
+    samples = scraped(StandInEngine(), IscsiCounters(), events)
+    counts = {key[1]: value for key, value in samples.items() if key[0] == "cstor_events_total"}
+    assert counts == dict.fromkeys(KINDS, 0) | {"quorum_lost": 2}
 
 
 def test_every_counter_of_the_engine_is_scraped() -> None:

@@ -106,7 +106,7 @@ def test_filling_pools_are_said_once_a_step(pools: Pools) -> None:
     assert [told(used) for used in (0.85, 0.91)] == [[], []]
     assert [told(used) for used in (0.79, 0.7)] == [[], []]
     assert told(0.8) == ["pool_filling"]
-    assert pools.facts[-1] == {"replica": "a", "used_percent": 80}
+    assert pools.facts[-1] == member.facts(used_percent=80)
     assert member.pool_used == pytest.approx(0.8)
 
 

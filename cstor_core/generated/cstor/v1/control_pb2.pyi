@@ -84,6 +84,32 @@ MEMBER_STATUS_FAILED: MemberStatus.ValueType  # 7
 MEMBER_STATUS_OFFLINE: MemberStatus.ValueType  # 8
 Global___MemberStatus: _TypeAlias = MemberStatus  # noqa: Y015
 
+class _Severity:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _SeverityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Severity.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SEVERITY_UNSPECIFIED: _Severity.ValueType  # 0
+    SEVERITY_INFO: _Severity.ValueType  # 1
+    """The ordinary life of a volume."""
+    SEVERITY_WARNING: _Severity.ValueType  # 2
+    """Somebody will want to know."""
+    SEVERITY_ERROR: _Severity.ValueType  # 3
+    """A page for somebody."""
+
+class Severity(_Severity, metaclass=_SeverityEnumTypeWrapper):
+    """How grave an event is; the levels of the log."""
+
+SEVERITY_UNSPECIFIED: Severity.ValueType  # 0
+SEVERITY_INFO: Severity.ValueType  # 1
+"""The ordinary life of a volume."""
+SEVERITY_WARNING: Severity.ValueType  # 2
+"""Somebody will want to know."""
+SEVERITY_ERROR: Severity.ValueType  # 3
+"""A page for somebody."""
+Global___Severity: _TypeAlias = Severity  # noqa: Y015
+
 @_typing.final
 class MemberReport(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
@@ -95,6 +121,8 @@ class MemberReport(_message.Message):
     REBUILD_BLOCKS_TOTAL_FIELD_NUMBER: _builtins.int
     REBUILD_BLOCKS_DONE_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    SHORT_FIELD_NUMBER: _builtins.int
+    POOL_USED_PERCENT_FIELD_NUMBER: _builtins.int
     status: Global___MemberStatus.ValueType
     applied_seq: _builtins.int
     durable_seq: _builtins.int
@@ -103,6 +131,10 @@ class MemberReport(_message.Message):
     rebuild_blocks_done: _builtins.int
     reason: _builtins.str
     """The last thing that went wrong with it, as a sentence."""
+    short: _builtins.bool
+    """Its machine lost power, and what it had not flushed may be gone; until it is whole again."""
+    pool_used_percent: _builtins.int
+    """Of its pool, as it said last."""
     @_builtins.property
     def member(self) -> _volume_pb2.Member: ...
     def __init__(
@@ -115,10 +147,12 @@ class MemberReport(_message.Message):
         rebuild_blocks_total: _builtins.int = ...,
         rebuild_blocks_done: _builtins.int = ...,
         reason: _builtins.str = ...,
+        short: _builtins.bool = ...,
+        pool_used_percent: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["member", b"member"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_seq", b"applied_seq", "durable_seq", b"durable_seq", "member", b"member", "reason", b"reason", "rebuild_blocks_done", b"rebuild_blocks_done", "rebuild_blocks_total", b"rebuild_blocks_total", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_seq", b"applied_seq", "durable_seq", b"durable_seq", "member", b"member", "pool_used_percent", b"pool_used_percent", "reason", b"reason", "rebuild_blocks_done", b"rebuild_blocks_done", "rebuild_blocks_total", b"rebuild_blocks_total", "short", b"short", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -164,6 +198,11 @@ class VolumeReport(_message.Message):
     MEMBERS_FIELD_NUMBER: _builtins.int
     SESSIONS_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    WAITING_MS_FIELD_NUMBER: _builtins.int
+    AWAITED_ADDRESSES_FIELD_NUMBER: _builtins.int
+    COMMANDS_WAITING_FIELD_NUMBER: _builtins.int
+    LEASE_LEFT_MS_FIELD_NUMBER: _builtins.int
+    LOSS_POSSIBLE_FIELD_NUMBER: _builtins.int
     size_bytes: _builtins.int
     status: Global___VolumeStatus.ValueType
     iqn: _builtins.str
@@ -174,12 +213,22 @@ class VolumeReport(_message.Message):
     completed_seq: _builtins.int
     reason: _builtins.str
     """What the volume waits for and what would help, where it waits."""
+    waiting_ms: _builtins.int
+    """Since when it waits, and the addresses of the members that would help; nothing where it serves."""
+    commands_waiting: _builtins.int
+    """Commands that wait for a quorum, without a place in the order."""
+    lease_left_ms: _builtins.int
+    """For how long a quorum of members lets this target serve; 0 where it has no lease."""
+    loss_possible: _builtins.bool
+    """This opening could not prove that nothing acknowledged is lost."""
     @_builtins.property
     def identity(self) -> _volume_pb2.VolumeIdentity: ...
     @_builtins.property
     def members(self) -> _containers.RepeatedCompositeFieldContainer[Global___MemberReport]: ...
     @_builtins.property
     def sessions(self) -> _containers.RepeatedCompositeFieldContainer[Global___SessionReport]: ...
+    @_builtins.property
+    def awaited_addresses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
         self,
         *,
@@ -194,10 +243,15 @@ class VolumeReport(_message.Message):
         members: _abc.Iterable[Global___MemberReport] | None = ...,
         sessions: _abc.Iterable[Global___SessionReport] | None = ...,
         reason: _builtins.str = ...,
+        waiting_ms: _builtins.int = ...,
+        awaited_addresses: _abc.Iterable[_builtins.str] | None = ...,
+        commands_waiting: _builtins.int = ...,
+        lease_left_ms: _builtins.int = ...,
+        loss_possible: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["identity", b"identity"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["completed_seq", b"completed_seq", "epoch", b"epoch", "identity", b"identity", "iqn", b"iqn", "last_seq", b"last_seq", "members", b"members", "portal", b"portal", "reason", b"reason", "sessions", b"sessions", "size_bytes", b"size_bytes", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["awaited_addresses", b"awaited_addresses", "commands_waiting", b"commands_waiting", "completed_seq", b"completed_seq", "epoch", b"epoch", "identity", b"identity", "iqn", b"iqn", "last_seq", b"last_seq", "lease_left_ms", b"lease_left_ms", "loss_possible", b"loss_possible", "members", b"members", "portal", b"portal", "reason", b"reason", "sessions", b"sessions", "size_bytes", b"size_bytes", "status", b"status", "waiting_ms", b"waiting_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -277,3 +331,124 @@ class ShowVolumeResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ShowVolumeResponse: _TypeAlias = ShowVolumeResponse  # noqa: Y015
+
+@_typing.final
+class WatchEventsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VOLUME_FIELD_NUMBER: _builtins.int
+    AFTER_NUMBER_FIELD_NUMBER: _builtins.int
+    FOLLOW_FIELD_NUMBER: _builtins.int
+    volume: _builtins.str
+    """Name or UUID; events of all volumes of the target where it is empty."""
+    after_number: _builtins.int
+    """Events with a higher number.  One that this process has not given yet is of an earlier process
+    of the target, and stands for the beginning of this one.
+    """
+    follow: _builtins.bool
+    """Go on with what happens; else the stream ends with what has happened."""
+    def __init__(
+        self,
+        *,
+        volume: _builtins.str = ...,
+        after_number: _builtins.int = ...,
+        follow: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_number", b"after_number", "follow", b"follow", "volume", b"volume"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchEventsRequest: _TypeAlias = WatchEventsRequest  # noqa: Y015
+
+@_typing.final
+class WatchEventsResponse(_message.Message):
+    """A stream begins with `missed`, so that who follows knows that the target answers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MISSED_FIELD_NUMBER: _builtins.int
+    EVENT_FIELD_NUMBER: _builtins.int
+    missed: _builtins.int
+    """So many events, of whatever volume, came between the last one and the next one and are not
+    kept any more.
+    """
+    @_builtins.property
+    def event(self) -> Global___Event: ...
+    def __init__(
+        self,
+        *,
+        missed: _builtins.int = ...,
+        event: Global___Event | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "missed", b"missed", "what", b"what"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "missed", b"missed", "what", b"what"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_what: _TypeAlias = _typing.Literal["missed", "event"]  # noqa: Y015
+    _WhichOneofArgType_what: _TypeAlias = _typing.Literal["what", b"what"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_what) -> _WhichOneofReturnType_what | None: ...
+
+Global___WatchEventsResponse: _TypeAlias = WatchEventsResponse  # noqa: Y015
+
+@_typing.final
+class Event(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class FactsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    NUMBER_FIELD_NUMBER: _builtins.int
+    UNIX_MS_FIELD_NUMBER: _builtins.int
+    VOLUME_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    SEVERITY_FIELD_NUMBER: _builtins.int
+    SENTENCE_FIELD_NUMBER: _builtins.int
+    FACTS_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    """Grows by one from event to event; those of a target that is started later are higher."""
+    unix_ms: _builtins.int
+    volume: _builtins.str
+    name: _builtins.str
+    """What kind of event it is: `member_lost`, and so on; docs/operations.md lists them."""
+    severity: Global___Severity.ValueType
+    sentence: _builtins.str
+    """What happened, to whom, and what would help."""
+    @_builtins.property
+    def facts(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        number: _builtins.int = ...,
+        unix_ms: _builtins.int = ...,
+        volume: _builtins.str = ...,
+        name: _builtins.str = ...,
+        severity: Global___Severity.ValueType = ...,
+        sentence: _builtins.str = ...,
+        facts: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["facts", b"facts", "name", b"name", "number", b"number", "sentence", b"sentence", "severity", b"severity", "unix_ms", b"unix_ms", "volume", b"volume"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Event: _TypeAlias = Event  # noqa: Y015

@@ -44,6 +44,11 @@ class ControlServiceStub:
                 request_serializer=cstor_dot_v1_dot_control__pb2.ShowVolumeRequest.SerializeToString,
                 response_deserializer=cstor_dot_v1_dot_control__pb2.ShowVolumeResponse.FromString,
                 _registered_method=True)
+        self.WatchEvents = channel.unary_stream(
+                '/cstor.v1.ControlService/WatchEvents',
+                request_serializer=cstor_dot_v1_dot_control__pb2.WatchEventsRequest.SerializeToString,
+                response_deserializer=cstor_dot_v1_dot_control__pb2.WatchEventsResponse.FromString,
+                _registered_method=True)
 
 
 class ControlServiceServicer:
@@ -61,6 +66,13 @@ class ControlServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchEvents(self, request, context):
+        """What has happened, and on request what happens from now on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ControlServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -73,6 +85,11 @@ def add_ControlServiceServicer_to_server(servicer, server):
                     servicer.ShowVolume,
                     request_deserializer=cstor_dot_v1_dot_control__pb2.ShowVolumeRequest.FromString,
                     response_serializer=cstor_dot_v1_dot_control__pb2.ShowVolumeResponse.SerializeToString,
+            ),
+            'WatchEvents': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchEvents,
+                    request_deserializer=cstor_dot_v1_dot_control__pb2.WatchEventsRequest.FromString,
+                    response_serializer=cstor_dot_v1_dot_control__pb2.WatchEventsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -129,6 +146,33 @@ class ControlService:
             '/cstor.v1.ControlService/ShowVolume',
             cstor_dot_v1_dot_control__pb2.ShowVolumeRequest.SerializeToString,
             cstor_dot_v1_dot_control__pb2.ShowVolumeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/cstor.v1.ControlService/WatchEvents',
+            cstor_dot_v1_dot_control__pb2.WatchEventsRequest.SerializeToString,
+            cstor_dot_v1_dot_control__pb2.WatchEventsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -33,12 +33,16 @@ class ControlServiceStub:
     def __new__(cls, channel: _aio.Channel) -> ControlServiceAsyncStub: ...
     ListVolumes: _grpc.UnaryUnaryMultiCallable[_control_pb2.ListVolumesRequest, _control_pb2.ListVolumesResponse]
     ShowVolume: _grpc.UnaryUnaryMultiCallable[_control_pb2.ShowVolumeRequest, _control_pb2.ShowVolumeResponse]
+    WatchEvents: _grpc.UnaryStreamMultiCallable[_control_pb2.WatchEventsRequest, _control_pb2.WatchEventsResponse]
+    """What has happened, and on request what happens from now on."""
 
 @_typing.type_check_only
 class ControlServiceAsyncStub(ControlServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListVolumes: _aio.UnaryUnaryMultiCallable[_control_pb2.ListVolumesRequest, _control_pb2.ListVolumesResponse]  # type: ignore[assignment]
     ShowVolume: _aio.UnaryUnaryMultiCallable[_control_pb2.ShowVolumeRequest, _control_pb2.ShowVolumeResponse]  # type: ignore[assignment]
+    WatchEvents: _aio.UnaryStreamMultiCallable[_control_pb2.WatchEventsRequest, _control_pb2.WatchEventsResponse]  # type: ignore[assignment]
+    """What has happened, and on request what happens from now on."""
 
 class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -54,5 +58,13 @@ class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _control_pb2.ShowVolumeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_control_pb2.ShowVolumeResponse, _abc.Awaitable[_control_pb2.ShowVolumeResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def WatchEvents(
+        self,
+        request: _control_pb2.WatchEventsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_control_pb2.WatchEventsResponse], _abc.AsyncIterator[_control_pb2.WatchEventsResponse]]:
+        """What has happened, and on request what happens from now on."""
 
 def add_ControlServiceServicer_to_server(servicer: ControlServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

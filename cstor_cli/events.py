@@ -1,0 +1,100 @@
+"""`cstor events`: what has happened to a target's volumes, and what happens.
+
+Who follows goes on over a restart of the target: it is looked for again where it is said to be
+then, and events go on after the last one that was seen, since numbers grow over restarts, too.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+from cstor_cli.addresses import parse_address
+from cstor_cli.cluster_file import Home
+from cstor_cli.control_client import control
+from cstor_cli.status import control_address, look_at
+from cstor_core.errors import InputError, UnavailableError
+from cstor_core.generated.cstor.v1 import control_pb2
+
+RETRY_S = 0.5
+
+Find = Callable[[], str]
+"""Where the target's control service is now; UnavailableError where there is none."""
+Say = Callable[[str], None]
+
+
+def finder(directory: Path | None, address: str | None, default: Path) -> Find:
+    """How the target is found: by its address, or as the one of a directory of `cstor up`.
+
+    Raises InputError where both are given, or the address is none.
+    """
+    if address is None:
+        home = Home.at(directory or default)
+        return lambda: control_address(look_at(home))
+    if directory is not None:
+        raise InputError("name a directory with --dir or a target with --control, not both")
+    parsed = str(parse_address(address))
+    return lambda: parsed
+
+
+def watch(
+    find: Find, volume: str, after: int, say: Say, *, follow: bool
+) -> Iterator[control_pb2.WatchEventsResponse]:
+    """What the target tells; with `follow` without an end, saying when it is gone and back.
+
+    Raises a CstorError where the target cannot be reached at first, or has no such volume.
+    """
+    reached, there = False, True
+    while True:
+        try:
+            with control(find()) as client:
+                for told in client.watch_events(volume, after, follow=follow):
+                    if not there:
+                        say("the target answers again")
+                    reached = there = True
+                    if told.HasField("event"):
+                        after = told.event.number
+                    yield told
+            return
+        except UnavailableError as error:
+            if not (follow and reached):
+                raise
+            if there:
+                say(f"{error}; its events go on when it answers again")
+            there = False
+        time.sleep(RETRY_S)
+
+
+def as_json(told: control_pb2.WatchEventsResponse) -> str:
+    """One JSON object; empty where there is nothing to tell."""
+    if not told.HasField("event"):
+        return json.dumps({"missed": told.missed}) if told.missed else ""
+    event = told.event
+    return json.dumps(
+        {
+            "number": event.number,
+            "unix_ms": event.unix_ms,
+            "volume": event.volume,
+            "name": event.name,
+            "severity": _severity(event).lower(),
+            "sentence": event.sentence,
+            "facts": dict(sorted(event.facts.items())),
+        }
+    )
+
+
+def as_line(told: control_pb2.WatchEventsResponse) -> str:
+    """A line for a person, with the time of the place; empty where there is nothing to tell."""
+    if not told.HasField("event"):
+        return f"({told.missed} events are not kept any more)" if told.missed else ""
+    event = told.event
+    at = datetime.fromtimestamp(event.unix_ms / 1000, UTC).astimezone()
+    when = at.isoformat(timespec="milliseconds")
+    return f"{when} {_severity(event):7} {event.volume} {event.name}: {event.sentence}"
+
+
+def _severity(event: control_pb2.Event) -> str:
+    return control_pb2.Severity.Name(event.severity).removeprefix("SEVERITY_")

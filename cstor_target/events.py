@@ -1,0 +1,166 @@
+"""What can happen to a volume, as people are told: every kind of event in one table.
+
+The engine and the daemon name an event and give its facts (`EventSink`); the level of its line in
+the log, its sentence in `cstor events`, and its metric follow from its row here.  A new kind is a
+new row and the call that emits it; a test holds that each has the other, and that a sentence asks
+for no fact which its event does not have.
+
+A sentence says what happened, to whom, and what would help, where anything would.  Reasons are
+sentences themselves.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from string import Formatter
+
+from cstor_core.generated.cstor.v1 import control_pb2
+
+
+class Severity(Enum):
+    """How grave an event is; the levels mean what they mean in the log (`cstor_core.logs`)."""
+
+    INFO = control_pb2.SEVERITY_INFO
+    WARNING = control_pb2.SEVERITY_WARNING
+    ERROR = control_pb2.SEVERITY_ERROR
+
+    @property
+    def log_level(self) -> int:
+        """The level of its line in the log."""
+        return logging.getLevelNamesMapping()[self.name]
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What all events of a name have in common; the template is filled in with their facts."""
+
+    severity: Severity
+    template: str
+
+    @property
+    def facts(self) -> set[str]:
+        """The facts that the template asks for."""
+        return {name for _, name, _, _ in Formatter().parse(self.template) if name is not None}
+
+
+KINDS: dict[str, Kind] = {
+    # The volume
+    "waiting": Kind(
+        Severity.WARNING,
+        "the volume cannot be opened yet: {reason}",
+    ),
+    "open": Kind(
+        Severity.INFO,
+        "the volume is open in epoch {epoch}, with everything up to entry {after_seq}",
+    ),
+    "loss_possible": Kind(
+        Severity.ERROR,
+        "the volume was opened in epoch {epoch} without proof that all acknowledged writes are "
+        "there, since its replicas have lost power: check what is on it before you rely on it",
+    ),
+    "loss_told": Kind(
+        Severity.INFO,
+        "initiators have been told that acknowledged writes may be gone: it is not said again",
+    ),
+    "lease_lapsed": Kind(
+        Severity.WARNING,
+        "no quorum of replicas has renewed the lease: reads wait until one does",
+    ),
+    "lease_renewed": Kind(
+        Severity.INFO,
+        "a quorum of replicas has renewed the lease: reads are answered again",
+    ),
+    "volume_full": Kind(
+        Severity.ERROR,
+        "writes are refused, since a quorum of pools takes only {left_bytes} bytes more: "
+        "discard what is not needed, delete snapshots, or enlarge the pools",
+    ),
+    "volume_has_space": Kind(
+        Severity.INFO,
+        "a quorum of pools has space again: writes are taken",
+    ),
+    "quorum": Kind(
+        Severity.INFO,
+        "{in_sync} members are in sync, which is a quorum: commands are carried out",
+    ),
+    "quorum_lost": Kind(
+        Severity.ERROR,
+        "commands wait for a quorum: {reason}",
+    ),
+    "deposed": Kind(
+        Severity.ERROR,
+        "this target serves the volume no more, and ends: {reason}",
+    ),
+    # Its members
+    "member_in_sync": Kind(
+        Severity.INFO,
+        "the replica at {address} is in sync, and counts again",
+    ),
+    "member_lost": Kind(
+        Severity.WARNING,
+        "the replica at {address} does not count any more: {reason}; it is brought back when its "
+        "daemon can be reached and has space",
+    ),
+    "member_whole": Kind(
+        Severity.INFO,
+        "the replica at {address} holds again all that it had when its machine lost power",
+    ),
+    "blocks_repaired": Kind(
+        Severity.WARNING,
+        "the replica at {address} had {bad} bad blocks, block {first_block} first, and {repaired} "
+        "of them have been replaced by another replica's copies: look after its disk",
+    ),
+    "repair_failed": Kind(
+        Severity.WARNING,
+        "bad blocks of the replica at {address} could not be replaced, and will be when they are "
+        "read again: {reason}",
+    ),
+    "pool_filling": Kind(
+        Severity.WARNING,
+        "the pool of the replica at {address} is {used_percent} % full",
+    ),
+    "pool_nearly_full": Kind(
+        Severity.ERROR,
+        "the pool of the replica at {address} is {used_percent} % full: enlarge it, or discard "
+        "and delete what is not needed, before writes are refused",
+    ),
+    "rebuild_started": Kind(
+        Severity.INFO,
+        "the replica at {address} is being rebuilt from another one, while the volume serves",
+    ),
+    # The process
+    "target_starting": Kind(
+        Severity.INFO,
+        "the target starts, and looks for replicas at {replicas}",
+    ),
+    "target_stopping": Kind(
+        Severity.INFO,
+        "the target was told to stop: initiators are logged out, and a quorum flushes",
+    ),
+    "stopped_unflushed": Kind(
+        Severity.ERROR,
+        "the target has stopped, and no quorum answered its last flush: start it again with its "
+        "replicas before their machines are switched off",
+    ),
+    "engine_failed": Kind(
+        Severity.ERROR,
+        "the target ends because of a defect of its own, which its log tells of: {reason}",
+    ),
+}
+"""By name; `docs/operations.md` has the same table for operators."""
+
+
+def describe(name: str, facts: Mapping[str, str]) -> tuple[Severity, str]:
+    """How grave an event is, and its sentence.
+
+    One that the table has no row for, or that lacks a fact, is a defect which tests find; in a
+    target it is told as what it is, and harms nothing.
+    """
+    kind = KINDS.get(name)
+    if kind is not None and kind.facts <= facts.keys():
+        return kind.severity, kind.template.format_map(facts)
+    words = "; ".join(f"{fact} {value}" for fact, value in facts.items())
+    return Severity.WARNING, f"{name}: {words}"
