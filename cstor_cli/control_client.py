@@ -47,6 +47,17 @@ class ControlClient:
             ASK_S_MAX,
         ).volume
 
+    def force_open(self, volume: str, replicas: list[str], *, confirmed: bool) -> str:
+        """Force an opening, or say what it would lose; the sentence.  InputError where it cannot be
+        forced.
+        """
+        return self._connection.ask(
+            "ForceOpen",
+            control_pb2.ForceOpenRequest(volume=volume, replicas=replicas, confirmed=confirmed),
+            control_pb2.ForceOpenResponse,
+            ASK_S_MAX,
+        ).sentence
+
     def watch_events(
         self, volume: str, after_number: int, *, follow: bool
     ) -> Iterator[control_pb2.WatchEventsResponse]:

@@ -20,6 +20,7 @@ from cstor_cli.down import bring_down, stop_all
 from cstor_cli.events import as_json, as_line, finder
 from cstor_cli.events import watch as watch_events
 from cstor_cli.exit_codes import ExitCode, exit_code_of
+from cstor_cli.forcing import force_open
 from cstor_cli.founding import LOGICAL_BLOCK_BYTES, Wanted, found
 from cstor_cli.interrupts import InterruptedByUserError, interruptible, uninterrupted
 from cstor_cli.printing import look_line, print_json, print_status, print_volumes, up_lines
@@ -152,7 +153,8 @@ def events(
         Path | None, typer.Option("--dir", help="A directory of cstor up; its target is asked.")
     ] = None,
     control: Annotated[
-        str | None, typer.Option("--control", help="HOST:PORT of a target's control service.")
+        str | None,
+        typer.Option("--target", "--control", help="HOST:PORT of a target's control service."),
     ] = None,
     follow: Annotated[
         bool,
@@ -281,7 +283,7 @@ def _what_to_compare(
 
 
 ControlOption = Annotated[
-    str, typer.Option("--control", help="HOST:PORT of a target's control service.")
+    str, typer.Option("--target", "--control", help="HOST:PORT of a target's control service.")
 ]
 
 
@@ -313,6 +315,55 @@ def show_volume(
         print_json(document)
     else:
         print_volumes([document])
+
+
+@volume_app.command("open")
+def open_volume(
+    volume: Annotated[str, typer.Argument(help="Name or UUID of the volume.")],
+    force: Annotated[
+        bool, typer.Option("--force", help="Open it although too few replicas are there.")
+    ] = False,
+    replica: Annotated[
+        list[str],
+        typer.Option(
+            "--replica",
+            help="UUID or HOST:PORT of a replica to go on with, once for each; without it, all "
+            "that answer and are complete.",
+        ),
+    ] = [],  # noqa: B006 (typer reads the default, nobody changes it)
+    directory: Annotated[
+        Path | None, typer.Option("--dir", help="A directory of cstor up; its target is asked.")
+    ] = None,
+    control: Annotated[
+        str | None,
+        typer.Option("--target", "--control", help="HOST:PORT of a target's control service."),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Force a volume open with the replicas that are left, when the others are lost for good.
+
+    A volume opens by itself as soon as a quorum of its replicas answers: start their daemons first.
+    What only the other replicas held is lost; it is said before anything is done.
+    """
+
+    if not force:
+        raise InputError(
+            f"volume {volume} opens by itself as soon as a quorum of its replicas answers: start "
+            "their daemons; if they are lost for good, --force opens it with what is left"
+        )
+
+    def agrees(sentence: str) -> bool:
+        _complain(f"volume {volume}: {sentence}")
+        return yes or typer.confirm("Force it open?", err=True)
+
+    find = finder(directory, control, DEFAULT_DIRECTORY)
+    with interruptible():
+        report = force_open(find(), volume, replica, agrees)
+    if output is Output.JSON:
+        print_json(volume_document(report))
+    else:
+        _say(f"{report.identity.name} is open in epoch {report.epoch}")
 
 
 def main() -> None:

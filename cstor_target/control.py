@@ -49,6 +49,23 @@ class ControlServicer(control_pb2_grpc.ControlServiceServicer):
             await abort(context, error)
         return control_pb2.ShowVolumeResponse(volume=volume.report())
 
+    async def ForceOpen(  # noqa: N802 - the name of the call
+        self,
+        request: control_pb2.ForceOpenRequest,
+        context: grpc.aio.ServicerContext[
+            control_pb2.ForceOpenRequest, control_pb2.ForceOpenResponse
+        ],
+    ) -> control_pb2.ForceOpenResponse:
+        """Force an opening, or say what it would lose; INVALID_ARGUMENT where it cannot be."""
+        try:
+            engine = self._called(request.volume).engine
+            sentence = engine.may_be_lost(request.replicas)
+            if request.confirmed:
+                engine.force(request.replicas)
+        except CstorError as error:
+            await abort(context, error)
+        return control_pb2.ForceOpenResponse(sentence=sentence)
+
     async def WatchEvents(  # noqa: N802 - the name of the call
         self,
         request: control_pb2.WatchEventsRequest,

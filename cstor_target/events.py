@@ -61,6 +61,11 @@ KINDS: dict[str, Kind] = {
         "the volume was opened in epoch {epoch} without proof that all acknowledged writes are "
         "there, since its replicas have lost power: check what is on it before you rely on it",
     ),
+    "forced_open": Kind(
+        Severity.WARNING,
+        "an operator has forced the volume open in epoch {epoch}, with the replicas at {members}: "
+        "what others held is lost, and they return only as new ones",
+    ),
     "loss_told": Kind(
         Severity.INFO,
         "initiators have been told that acknowledged writes may be gone: it is not said again",

@@ -7,7 +7,7 @@ because only then its identity is certain; until then a login is held.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Protocol
 from uuid import UUID
 
@@ -46,6 +46,12 @@ class VolumeEngine(Volume, Protocol):
 
     def loss_told(self) -> None:
         """They have been told."""
+
+    def may_be_lost(self, replicas: Collection[str]) -> str:
+        """What a forced opening with some replicas would do, as a sentence."""
+
+    def force(self, replicas: Collection[str]) -> None:
+        """Open the volume with some replicas, whatever the others held."""
 
     @property
     def serving(self) -> bool:

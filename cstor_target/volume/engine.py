@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from cstor_core.clock import Clock, Timer
 from cstor_core.generated.cstor.v1 import control_pb2, volume_pb2
@@ -122,6 +122,14 @@ class Engine:
     def failed(self) -> asyncio.Future[BaseException | None]:
         """Resolves with an error that nobody expected; the daemon ends with it."""
         return self._membership.failed
+
+    def may_be_lost(self, replicas: Collection[str]) -> str:
+        """What a forced opening would do: `Membership.may_be_lost`."""
+        return self._membership.may_be_lost(replicas)
+
+    def force(self, replicas: Collection[str]) -> None:
+        """Open the volume with these replicas, whatever others held: `Membership.force`."""
+        self._membership.force(replicas)
 
     def when_serving(self, callback: Callable[[], None]) -> None:
         """Call back once the volume is open; at once if it is."""

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 
 from cstor_core.clock import Clock
-from cstor_core.errors import CstorError, FencedError, NoSpaceError, UnavailableError
+from cstor_core.errors import (
+    CstorError,
+    FencedError,
+    InputError,
+    NoSpaceError,
+    UnavailableError,
+)
 from cstor_target.volume.events import EventSink
+from cstor_target.volume.forcing import forced
 from cstor_target.volume.lease import LEASE_S, MARGIN, RENEW_S, Lease
 from cstor_target.volume.members import Member, Standing
 from cstor_target.volume.opener import Opener
@@ -56,6 +63,8 @@ class Membership:
         """What was acknowledged before may be gone, and initiators have not been told."""
         self._reign: Tenure | None = None
         """What the last attempt was promised."""
+        self._forced_with: tuple[str, ...] | None = None
+        """Whom an operator wants the volume opened with, whatever the others held."""
         self._waits_for: dict[str, float] = {}
         """Why attempts came to nothing, and when that was said."""
         loop = asyncio.get_event_loop()
@@ -78,6 +87,25 @@ class Membership:
         await self._give_back_lease()
         for link in self._opener.links.values():
             await link.close()
+
+    def may_be_lost(self, replicas: Collection[str]) -> str:
+        """What a forced opening with some replicas would do, as a sentence; see `forcing.forced`.
+
+        Raises InputError where the volume is open.
+        """
+        if self._roster.serving:
+            raise InputError(
+                "the volume is open: if it waits for replicas that are lost, restart its target, "
+                "and force that one"
+            )
+        if not self._opener.seen[1]:
+            raise UnavailableError("no replica of the volume answers: start at least one")
+        return forced(*self._opener.seen, replicas).sentence
+
+    def force(self, replicas: Collection[str]) -> None:
+        """Open the volume with some replicas, whatever the others held; raises as `may_be_lost`."""
+        self.may_be_lost(replicas)
+        self._forced_with = tuple(replicas)
 
     def when_serving(self, callback: Callable[[], None]) -> None:
         """Call back once the volume is open; at once if it is."""
@@ -104,6 +132,9 @@ class Membership:
                 tenure = await self._open()
                 break
             except CstorError as error:
+                if self._forced_with is not None:
+                    self._forced_with = None  # what holds now may not hold at another attempt
+                    error = UnavailableError(f"it could not be forced: {error}")
                 self._came_to_nothing(str(error))
             if await self._has_ceased():
                 return
@@ -187,7 +218,7 @@ class Membership:
     async def _open(self) -> Tenure:
         """One attempt; raises CstorError with the reason why it came to nothing."""
         opener, roster, order = self._opener, self._roster, self._order
-        tenure = self.tenure = await opener.find_members()
+        tenure = self.tenure = await opener.find_members(self._forced_with)
         roster.begin(opener.members)
         opening = await opener.promises(tenure)
         self._reign = tenure
@@ -208,6 +239,10 @@ class Membership:
         await self._until_it_may_serve(serve_at_s)
         self._events("open", {"epoch": tenure.epoch, "after_seq": end_seq})
         self.loss_possible = opening.loss_possible
+        if tenure.forced_from is not None:
+            self._forced_with = None
+            members = ", ".join(member.link.address for member in opener.members)
+            self._events("forced_open", {"epoch": tenure.epoch, "members": members})
         if opening.loss_possible:
             self._events("loss_possible", {"epoch": tenure.epoch})
         roster.serve()

@@ -8,15 +8,16 @@ step that fails ends the attempt with a sentence; the next attempt begins with q
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable, Collection, Iterable
 from contextlib import aclosing
 from dataclasses import replace
 from typing import TypeVar
 
 from cstor_core.errors import CstorError, UnavailableError
-from cstor_core.generated.cstor.v1 import replica_pb2
+from cstor_core.generated.cstor.v1 import replica_pb2, volume_pb2
 from cstor_core.history import History
 from cstor_core.words import history_from
+from cstor_target.volume.forcing import forced
 from cstor_target.volume.links import LinkFactory, ReplicaLink
 from cstor_target.volume.members import Member, Standing
 from cstor_target.volume.opening import (
@@ -56,6 +57,9 @@ class Opener:
         for address in addresses:
             self.link_to(address)
         self.members: list[Member] = []
+        self.seen: tuple[volume_pb2.Configuration, dict[str, replica_pb2.ReplicaReport]]
+        self.seen = volume_pb2.Configuration(), {}
+        """The newest configuration, and who answered, by replica UUID, the last time."""
         self.lease_left_s = 0.0
         """How long leases of earlier targets may run, by what came with the promises."""
 
@@ -65,10 +69,11 @@ class Opener:
             self.links[address] = self._make_link(address)
         return self.links[address]
 
-    async def find_members(self) -> Tenure:
+    async def find_members(self, forced_with: Collection[str] | None = None) -> Tenure:
         """Ask everybody, without effect; sets `members` as the newest configuration names them.
 
-        Raises UnavailableError when fewer than a quorum of them answer.
+        Or, where an operator has forced that, as he names them (see `forcing`).  Raises
+        UnavailableError when fewer than a quorum of them answer, and what `forced` raises.
         """
         reports = await self._inquire(self.links.values())
         one_volume(list(reports.values()))
@@ -83,17 +88,34 @@ class Opener:
             later = await self._inquire(missing)
             reports.update(later)
             found.update({report.replica_uuid: link for link, report in later.items()})
+        self.seen = configuration, {report.replica_uuid: report for report in reports.values()}
+        before = None
+        if forced_with is not None:
+            before, configuration = configuration, forced(*self.seen, forced_with).configuration
+        self._set_members(configuration, found)
+        voting = [member.report for member in self.members if _votes(member) and member.report]
+        if before is None:
+            self._check_quorum(voting)
+        epoch = next_epoch(list(reports.values()))
+        identity = voting[0].identity
+        return Tenure(identity, configuration, epoch, self._instance, _NO_HISTORY, before)
+
+    def _set_members(
+        self, configuration: volume_pb2.Configuration, found: dict[str, ReplicaLink]
+    ) -> None:
+        """Members as a configuration names them, where they were found."""
         known = {member.replica_uuid: member for member in self.members}
         self.members = []
         for named in configuration.members:
             link = found.get(named.replica_uuid) or self.link_to(named.address)
             member = known.get(named.replica_uuid) or Member(link)
             member.link, member.replica_uuid = link, named.replica_uuid
-            member.report = reports.get(link) if named.replica_uuid in found else None
+            member.report = self.seen[1].get(named.replica_uuid)
             _judge(member)
             self.members.append(member)
-        present = [member.report for member in self.members if member.report is not None]
-        voting = [report for report in present if can_vote(report)]
+
+    def _check_quorum(self, voting: list[replica_pb2.ReplicaReport]) -> None:
+        """Raise UnavailableError where those that answer cannot open the volume."""
         quorum = write_quorum(len(self.members))
         if len(voting) < quorum:
             raise UnavailableError(
@@ -101,10 +123,8 @@ class Opener:
                 f"missing: {_names(member for member in self.members if not _votes(member))}; "
                 "start their replica daemons"
             )
-        identity = voting[0].identity
-        are_enough_whole(voting, len(self.members), write_cache=identity.write_cache)
-        epoch = next_epoch(voting)
-        return Tenure(identity, configuration, epoch, self._instance, _NO_HISTORY)
+        write_cache = voting[0].identity.write_cache
+        are_enough_whole(voting, len(self.members), write_cache=write_cache)
 
     async def promises(self, tenure: Tenure) -> Opening:
         """Ask all that answered for a promise, and choose the history to build on."""
@@ -126,8 +146,10 @@ class Opener:
             [member.replica_uuid for member in self.members],
             promised,
             write_cache=tenure.identity.write_cache,
+            is_forced=tenure.forced_from is not None,
         )
-        if newest_configuration(list(promised.values())) != tenure.configuration:
+        asked_of = tenure.forced_from or tenure.configuration
+        if newest_configuration(list(promised.values())) != asked_of:
             raise UnavailableError("the configuration has changed meanwhile: its members are asked")
         tenure.history = opening.history
         return opening
@@ -161,16 +183,17 @@ class Opener:
             for member, report in answers.items()
             if history_from(report.history) == opening.history
         )
-        quorum = write_quorum(len(self.members))
+        is_forced = tenure.forced_from is not None
+        needed = len(self.members) if is_forced else write_quorum(len(self.members))
         for uuid in (*opening.behind, *opening.parted):
-            if len(ready) < quorum and by_uuid[uuid] not in ready:
+            if len(ready) < needed and by_uuid[uuid] not in ready:
                 await self._stage(tenure, by_uuid[uuid], source, opening.history, ready)
         for uuid in opening.others:
-            if len(ready) < quorum:
+            if len(ready) < needed:
                 await self._finish_rebuild(tenure, by_uuid[uuid], source, opening.history, ready)
-        if len(ready) < quorum:
+        if len(ready) < needed:
             raise UnavailableError(
-                f"{len(ready)} members could be brought to the newest entry and {quorum} are "
+                f"{len(ready)} members could be brought to the newest entry and {needed} are "
                 f"needed; behind: {_names(m for m in self.members if m not in ready)}; "
                 "start the members that are missing"
             )

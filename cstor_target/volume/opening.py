@@ -99,20 +99,28 @@ class Opening:
     """Whether something acknowledged may be gone: too many members are short."""
 
 
-def choose(members: Sequence[str], promised: Mapping[str, Report], *, write_cache: bool) -> Opening:
+def choose(
+    members: Sequence[str],
+    promised: Mapping[str, Report],
+    *,
+    write_cache: bool,
+    is_forced: bool = False,
+) -> Opening:
     """What to open with, given the reports that came with the promises.
 
-    Raises UnavailableError, with a sentence that says what is missing, when a quorum cannot be
-    reached with those that promised.
+    Where it is forced all of them are needed, and nothing is proven.  Raises UnavailableError, with
+    a sentence that says what is missing, when a quorum cannot be reached with those that promised.
     """
     voters = {uuid: promised[uuid] for uuid in members if uuid in promised}
-    quorum = write_quorum(len(members))
-    if len(voters) < quorum:
+    needed = len(members) if is_forced else write_quorum(len(members))
+    if len(voters) < needed:
         raise UnavailableError(
-            f"{len(voters)} of {len(members)} members promised and {quorum} are needed: "
+            f"{len(voters)} of {len(members)} members promised and {needed} are needed: "
             "start the missing replicas"
         )
-    is_proven = are_enough_whole(list(voters.values()), len(members), write_cache=write_cache)
+    is_proven = not is_forced and are_enough_whole(
+        list(voters.values()), len(members), write_cache=write_cache
+    )
     highest = max(voters.values(), key=position_of)
     history = history_from(highest.history)
     holders, behind, parted, others = [], [], [], []

@@ -21,6 +21,8 @@ class Tenure:
     epoch: int
     instance: str
     history: History
+    forced_from: volume_pb2.Configuration | None = None
+    """Where an operator has forced the opening: the configuration before."""
 
     def orders(self, replica_uuid: str) -> replica_pb2.Orders:
         """The header of every order to a replica."""
@@ -80,7 +82,11 @@ class Tenure:
     def epoch_record(self, seq: int, *, loss_possible: bool) -> bytes:
         """The message with the record of this epoch as the entry `seq`, to be flushed."""
         record = volume_pb2.EpochRecord(
-            seq=seq, epoch=self.epoch, target_instance=self.instance, loss_possible=loss_possible
+            seq=seq,
+            epoch=self.epoch,
+            target_instance=self.instance,
+            loss_possible=loss_possible,
+            configuration=self.configuration if self.forced_from is not None else None,
         )
         return stream_pb2.AppendRequest(
             format=FORMAT,

@@ -174,6 +174,8 @@ class Replica:
             assert isinstance(entry, volume_pb2.EpochRecord)
             first_seq = last_seq = entry.seq
             disk.loss_possible = entry.loss_possible
+            if entry.HasField("configuration"):
+                disk.configuration = entry.configuration
             if not disk.rebuilding:
                 disk.history = disk.history.adopted(entry.epoch, entry.seq)
         disk.applied_seq = last_seq

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from cstor_core.generated.cstor.v1 import control_pb2, volume_pb2
 from cstor_target.served_volume import ServedVolume
@@ -24,6 +24,7 @@ class StandInEngine:
         self.reason = "no replica answers"
         self.loss_possible = False
         self.told = 0
+        self.forced_with: list[str] = []
         self.waiting_ms = 0
         self._waiting: list[Callable[[], None]] = []
 
@@ -76,6 +77,12 @@ class StandInEngine:
             lease_left_ms=2500 if self.serving else 0,
             loss_possible=self.serving,
         )
+
+    def may_be_lost(self, replicas: Collection[str]) -> str:
+        return f"all but {', '.join(replicas)}"
+
+    def force(self, replicas: Collection[str]) -> None:
+        self.forced_with = list(replicas)
 
     def loss_told(self) -> None:
         self.told += 1

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from cstor_core.generated.cstor.v1 import volume_pb2 as cstor_dot_v1_dot_volume__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x63stor/v1/control.proto\x12\x08\x63stor.v1\x1a\x15\x63stor/v1/volume.proto\"\xf7\x01\n\x0cMemberReport\x12 \n\x06member\x18\x01 \x01(\x0b\x32\x10.cstor.v1.Member\x12&\n\x06status\x18\x02 \x01(\x0e\x32\x16.cstor.v1.MemberStatus\x12\x13\n\x0b\x61pplied_seq\x18\x03 \x01(\x04\x12\x13\n\x0b\x64urable_seq\x18\x04 \x01(\x04\x12\x1c\n\x14rebuild_blocks_total\x18\x05 \x01(\x04\x12\x1b\n\x13rebuild_blocks_done\x18\x06 \x01(\x04\x12\x0e\n\x06reason\x18\x07 \x01(\t\x12\r\n\x05short\x18\x08 \x01(\x08\x12\x19\n\x11pool_used_percent\x18\t \x01(\r\"F\n\rSessionReport\x12\x16\n\x0einitiator_name\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x0c\n\x04tsih\x18\x03 \x01(\r\"\xa6\x03\n\x0cVolumeReport\x12*\n\x08identity\x18\x01 \x01(\x0b\x32\x18.cstor.v1.VolumeIdentity\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\x12&\n\x06status\x18\x03 \x01(\x0e\x32\x16.cstor.v1.VolumeStatus\x12\x0b\n\x03iqn\x18\x04 \x01(\t\x12\x0e\n\x06portal\x18\x05 \x01(\t\x12\r\n\x05\x65poch\x18\x06 \x01(\x04\x12\x10\n\x08last_seq\x18\x07 \x01(\x04\x12\x15\n\rcompleted_seq\x18\x08 \x01(\x04\x12\'\n\x07members\x18\t \x03(\x0b\x32\x16.cstor.v1.MemberReport\x12)\n\x08sessions\x18\n \x03(\x0b\x32\x17.cstor.v1.SessionReport\x12\x0e\n\x06reason\x18\x0b \x01(\t\x12\x12\n\nwaiting_ms\x18\x0c \x01(\x04\x12\x19\n\x11\x61waited_addresses\x18\r \x03(\t\x12\x18\n\x10\x63ommands_waiting\x18\x0e \x01(\x04\x12\x15\n\rlease_left_ms\x18\x0f \x01(\x04\x12\x15\n\rloss_possible\x18\x10 \x01(\x08\"\x14\n\x12ListVolumesRequest\">\n\x13ListVolumesResponse\x12\'\n\x07volumes\x18\x01 \x03(\x0b\x32\x16.cstor.v1.VolumeReport\"#\n\x11ShowVolumeRequest\x12\x0e\n\x06volume\x18\x01 \x01(\t\"<\n\x12ShowVolumeResponse\x12&\n\x06volume\x18\x01 \x01(\x0b\x32\x16.cstor.v1.VolumeReport\"J\n\x12WatchEventsRequest\x12\x0e\n\x06volume\x18\x01 \x01(\t\x12\x14\n\x0c\x61\x66ter_number\x18\x02 \x01(\x04\x12\x0e\n\x06\x66ollow\x18\x03 \x01(\x08\"Q\n\x13WatchEventsResponse\x12\x10\n\x06missed\x18\x01 \x01(\x04H\x00\x12 \n\x05\x65vent\x18\x02 \x01(\x0b\x32\x0f.cstor.v1.EventH\x00\x42\x06\n\x04what\"\xd7\x01\n\x05\x45vent\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x0f\n\x07unix_ms\x18\x02 \x01(\x04\x12\x0e\n\x06volume\x18\x03 \x01(\t\x12\x0c\n\x04name\x18\x04 \x01(\t\x12$\n\x08severity\x18\x05 \x01(\x0e\x32\x12.cstor.v1.Severity\x12\x10\n\x08sentence\x18\x06 \x01(\t\x12)\n\x05\x66\x61\x63ts\x18\x07 \x03(\x0b\x32\x1a.cstor.v1.Event.FactsEntry\x1a,\n\nFactsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01*\xd0\x01\n\x0cVolumeStatus\x12\x1d\n\x19VOLUME_STATUS_UNSPECIFIED\x10\x00\x12\x19\n\x15VOLUME_STATUS_HEALTHY\x10\x01\x12\x1a\n\x16VOLUME_STATUS_DEGRADED\x10\x02\x12\x1c\n\x18VOLUME_STATUS_REBUILDING\x10\x03\x12\x19\n\x15VOLUME_STATUS_WAITING\x10\x04\x12\x16\n\x12VOLUME_STATUS_FULL\x10\x05\x12\x19\n\x15VOLUME_STATUS_OFFLINE\x10\x06*\x82\x02\n\x0cMemberStatus\x12\x1d\n\x19MEMBER_STATUS_UNSPECIFIED\x10\x00\x12\x19\n\x15MEMBER_STATUS_IN_SYNC\x10\x01\x12\x1c\n\x18MEMBER_STATUS_REBUILDING\x10\x02\x12\x17\n\x13MEMBER_STATUS_SHORT\x10\x03\x12\x19\n\x15MEMBER_STATUS_LEARNER\x10\x04\x12\x19\n\x15MEMBER_STATUS_WITNESS\x10\x05\x12\x16\n\x12MEMBER_STATUS_FULL\x10\x06\x12\x18\n\x14MEMBER_STATUS_FAILED\x10\x07\x12\x19\n\x15MEMBER_STATUS_OFFLINE\x10\x08*a\n\x08Severity\x12\x18\n\x14SEVERITY_UNSPECIFIED\x10\x00\x12\x11\n\rSEVERITY_INFO\x10\x01\x12\x14\n\x10SEVERITY_WARNING\x10\x02\x12\x12\n\x0eSEVERITY_ERROR\x10\x03\x32\xf3\x01\n\x0e\x43ontrolService\x12J\n\x0bListVolumes\x12\x1c.cstor.v1.ListVolumesRequest\x1a\x1d.cstor.v1.ListVolumesResponse\x12G\n\nShowVolume\x12\x1b.cstor.v1.ShowVolumeRequest\x1a\x1c.cstor.v1.ShowVolumeResponse\x12L\n\x0bWatchEvents\x12\x1c.cstor.v1.WatchEventsRequest\x1a\x1d.cstor.v1.WatchEventsResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x63stor/v1/control.proto\x12\x08\x63stor.v1\x1a\x15\x63stor/v1/volume.proto\"\xf7\x01\n\x0cMemberReport\x12 \n\x06member\x18\x01 \x01(\x0b\x32\x10.cstor.v1.Member\x12&\n\x06status\x18\x02 \x01(\x0e\x32\x16.cstor.v1.MemberStatus\x12\x13\n\x0b\x61pplied_seq\x18\x03 \x01(\x04\x12\x13\n\x0b\x64urable_seq\x18\x04 \x01(\x04\x12\x1c\n\x14rebuild_blocks_total\x18\x05 \x01(\x04\x12\x1b\n\x13rebuild_blocks_done\x18\x06 \x01(\x04\x12\x0e\n\x06reason\x18\x07 \x01(\t\x12\r\n\x05short\x18\x08 \x01(\x08\x12\x19\n\x11pool_used_percent\x18\t \x01(\r\"F\n\rSessionReport\x12\x16\n\x0einitiator_name\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x0c\n\x04tsih\x18\x03 \x01(\r\"\xa6\x03\n\x0cVolumeReport\x12*\n\x08identity\x18\x01 \x01(\x0b\x32\x18.cstor.v1.VolumeIdentity\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\x12&\n\x06status\x18\x03 \x01(\x0e\x32\x16.cstor.v1.VolumeStatus\x12\x0b\n\x03iqn\x18\x04 \x01(\t\x12\x0e\n\x06portal\x18\x05 \x01(\t\x12\r\n\x05\x65poch\x18\x06 \x01(\x04\x12\x10\n\x08last_seq\x18\x07 \x01(\x04\x12\x15\n\rcompleted_seq\x18\x08 \x01(\x04\x12\'\n\x07members\x18\t \x03(\x0b\x32\x16.cstor.v1.MemberReport\x12)\n\x08sessions\x18\n \x03(\x0b\x32\x17.cstor.v1.SessionReport\x12\x0e\n\x06reason\x18\x0b \x01(\t\x12\x12\n\nwaiting_ms\x18\x0c \x01(\x04\x12\x19\n\x11\x61waited_addresses\x18\r \x03(\t\x12\x18\n\x10\x63ommands_waiting\x18\x0e \x01(\x04\x12\x15\n\rlease_left_ms\x18\x0f \x01(\x04\x12\x15\n\rloss_possible\x18\x10 \x01(\x08\"\x14\n\x12ListVolumesRequest\">\n\x13ListVolumesResponse\x12\'\n\x07volumes\x18\x01 \x03(\x0b\x32\x16.cstor.v1.VolumeReport\"#\n\x11ShowVolumeRequest\x12\x0e\n\x06volume\x18\x01 \x01(\t\"<\n\x12ShowVolumeResponse\x12&\n\x06volume\x18\x01 \x01(\x0b\x32\x16.cstor.v1.VolumeReport\"G\n\x10\x46orceOpenRequest\x12\x0e\n\x06volume\x18\x01 \x01(\t\x12\x10\n\x08replicas\x18\x02 \x03(\t\x12\x11\n\tconfirmed\x18\x03 \x01(\x08\"%\n\x11\x46orceOpenResponse\x12\x10\n\x08sentence\x18\x01 \x01(\t\"J\n\x12WatchEventsRequest\x12\x0e\n\x06volume\x18\x01 \x01(\t\x12\x14\n\x0c\x61\x66ter_number\x18\x02 \x01(\x04\x12\x0e\n\x06\x66ollow\x18\x03 \x01(\x08\"Q\n\x13WatchEventsResponse\x12\x10\n\x06missed\x18\x01 \x01(\x04H\x00\x12 \n\x05\x65vent\x18\x02 \x01(\x0b\x32\x0f.cstor.v1.EventH\x00\x42\x06\n\x04what\"\xd7\x01\n\x05\x45vent\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x0f\n\x07unix_ms\x18\x02 \x01(\x04\x12\x0e\n\x06volume\x18\x03 \x01(\t\x12\x0c\n\x04name\x18\x04 \x01(\t\x12$\n\x08severity\x18\x05 \x01(\x0e\x32\x12.cstor.v1.Severity\x12\x10\n\x08sentence\x18\x06 \x01(\t\x12)\n\x05\x66\x61\x63ts\x18\x07 \x03(\x0b\x32\x1a.cstor.v1.Event.FactsEntry\x1a,\n\nFactsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01*\xd0\x01\n\x0cVolumeStatus\x12\x1d\n\x19VOLUME_STATUS_UNSPECIFIED\x10\x00\x12\x19\n\x15VOLUME_STATUS_HEALTHY\x10\x01\x12\x1a\n\x16VOLUME_STATUS_DEGRADED\x10\x02\x12\x1c\n\x18VOLUME_STATUS_REBUILDING\x10\x03\x12\x19\n\x15VOLUME_STATUS_WAITING\x10\x04\x12\x16\n\x12VOLUME_STATUS_FULL\x10\x05\x12\x19\n\x15VOLUME_STATUS_OFFLINE\x10\x06*\x82\x02\n\x0cMemberStatus\x12\x1d\n\x19MEMBER_STATUS_UNSPECIFIED\x10\x00\x12\x19\n\x15MEMBER_STATUS_IN_SYNC\x10\x01\x12\x1c\n\x18MEMBER_STATUS_REBUILDING\x10\x02\x12\x17\n\x13MEMBER_STATUS_SHORT\x10\x03\x12\x19\n\x15MEMBER_STATUS_LEARNER\x10\x04\x12\x19\n\x15MEMBER_STATUS_WITNESS\x10\x05\x12\x16\n\x12MEMBER_STATUS_FULL\x10\x06\x12\x18\n\x14MEMBER_STATUS_FAILED\x10\x07\x12\x19\n\x15MEMBER_STATUS_OFFLINE\x10\x08*a\n\x08Severity\x12\x18\n\x14SEVERITY_UNSPECIFIED\x10\x00\x12\x11\n\rSEVERITY_INFO\x10\x01\x12\x14\n\x10SEVERITY_WARNING\x10\x02\x12\x12\n\x0eSEVERITY_ERROR\x10\x03\x32\xb9\x02\n\x0e\x43ontrolService\x12J\n\x0bListVolumes\x12\x1c.cstor.v1.ListVolumesRequest\x1a\x1d.cstor.v1.ListVolumesResponse\x12G\n\nShowVolume\x12\x1b.cstor.v1.ShowVolumeRequest\x1a\x1c.cstor.v1.ShowVolumeResponse\x12\x44\n\tForceOpen\x12\x1a.cstor.v1.ForceOpenRequest\x1a\x1b.cstor.v1.ForceOpenResponse\x12L\n\x0bWatchEvents\x12\x1c.cstor.v1.WatchEventsRequest\x1a\x1d.cstor.v1.WatchEventsResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,12 +34,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_EVENT_FACTSENTRY']._loaded_options = None
   _globals['_EVENT_FACTSENTRY']._serialized_options = b'8\001'
-  _globals['_VOLUMESTATUS']._serialized_start=1369
-  _globals['_VOLUMESTATUS']._serialized_end=1577
-  _globals['_MEMBERSTATUS']._serialized_start=1580
-  _globals['_MEMBERSTATUS']._serialized_end=1838
-  _globals['_SEVERITY']._serialized_start=1840
-  _globals['_SEVERITY']._serialized_end=1937
+  _globals['_VOLUMESTATUS']._serialized_start=1481
+  _globals['_VOLUMESTATUS']._serialized_end=1689
+  _globals['_MEMBERSTATUS']._serialized_start=1692
+  _globals['_MEMBERSTATUS']._serialized_end=1950
+  _globals['_SEVERITY']._serialized_start=1952
+  _globals['_SEVERITY']._serialized_end=2049
   _globals['_MEMBERREPORT']._serialized_start=60
   _globals['_MEMBERREPORT']._serialized_end=307
   _globals['_SESSIONREPORT']._serialized_start=309
@@ -54,14 +54,18 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SHOWVOLUMEREQUEST']._serialized_end=927
   _globals['_SHOWVOLUMERESPONSE']._serialized_start=929
   _globals['_SHOWVOLUMERESPONSE']._serialized_end=989
-  _globals['_WATCHEVENTSREQUEST']._serialized_start=991
-  _globals['_WATCHEVENTSREQUEST']._serialized_end=1065
-  _globals['_WATCHEVENTSRESPONSE']._serialized_start=1067
-  _globals['_WATCHEVENTSRESPONSE']._serialized_end=1148
-  _globals['_EVENT']._serialized_start=1151
-  _globals['_EVENT']._serialized_end=1366
-  _globals['_EVENT_FACTSENTRY']._serialized_start=1322
-  _globals['_EVENT_FACTSENTRY']._serialized_end=1366
-  _globals['_CONTROLSERVICE']._serialized_start=1940
-  _globals['_CONTROLSERVICE']._serialized_end=2183
+  _globals['_FORCEOPENREQUEST']._serialized_start=991
+  _globals['_FORCEOPENREQUEST']._serialized_end=1062
+  _globals['_FORCEOPENRESPONSE']._serialized_start=1064
+  _globals['_FORCEOPENRESPONSE']._serialized_end=1101
+  _globals['_WATCHEVENTSREQUEST']._serialized_start=1103
+  _globals['_WATCHEVENTSREQUEST']._serialized_end=1177
+  _globals['_WATCHEVENTSRESPONSE']._serialized_start=1179
+  _globals['_WATCHEVENTSRESPONSE']._serialized_end=1260
+  _globals['_EVENT']._serialized_start=1263
+  _globals['_EVENT']._serialized_end=1478
+  _globals['_EVENT_FACTSENTRY']._serialized_start=1434
+  _globals['_EVENT_FACTSENTRY']._serialized_end=1478
+  _globals['_CONTROLSERVICE']._serialized_start=2052
+  _globals['_CONTROLSERVICE']._serialized_end=2365
 # @@protoc_insertion_point(module_scope)

@@ -44,6 +44,11 @@ class ControlServiceStub:
                 request_serializer=cstor_dot_v1_dot_control__pb2.ShowVolumeRequest.SerializeToString,
                 response_deserializer=cstor_dot_v1_dot_control__pb2.ShowVolumeResponse.FromString,
                 _registered_method=True)
+        self.ForceOpen = channel.unary_unary(
+                '/cstor.v1.ControlService/ForceOpen',
+                request_serializer=cstor_dot_v1_dot_control__pb2.ForceOpenRequest.SerializeToString,
+                response_deserializer=cstor_dot_v1_dot_control__pb2.ForceOpenResponse.FromString,
+                _registered_method=True)
         self.WatchEvents = channel.unary_stream(
                 '/cstor.v1.ControlService/WatchEvents',
                 request_serializer=cstor_dot_v1_dot_control__pb2.WatchEventsRequest.SerializeToString,
@@ -66,9 +71,17 @@ class ControlServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def WatchEvents(self, request, context):
+    def ForceOpen(self, request, context):
         """What has happened, and on request what happens from now on.
+        Opens a volume that cannot be opened otherwise, with what some replicas hold; what others held
+        is lost.  Without `confirmed` it only says what would be.
         """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchEvents(self, request, context):
+        """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -85,6 +98,11 @@ def add_ControlServiceServicer_to_server(servicer, server):
                     servicer.ShowVolume,
                     request_deserializer=cstor_dot_v1_dot_control__pb2.ShowVolumeRequest.FromString,
                     response_serializer=cstor_dot_v1_dot_control__pb2.ShowVolumeResponse.SerializeToString,
+            ),
+            'ForceOpen': grpc.unary_unary_rpc_method_handler(
+                    servicer.ForceOpen,
+                    request_deserializer=cstor_dot_v1_dot_control__pb2.ForceOpenRequest.FromString,
+                    response_serializer=cstor_dot_v1_dot_control__pb2.ForceOpenResponse.SerializeToString,
             ),
             'WatchEvents': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchEvents,
@@ -146,6 +164,33 @@ class ControlService:
             '/cstor.v1.ControlService/ShowVolume',
             cstor_dot_v1_dot_control__pb2.ShowVolumeRequest.SerializeToString,
             cstor_dot_v1_dot_control__pb2.ShowVolumeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ForceOpen(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cstor.v1.ControlService/ForceOpen',
+            cstor_dot_v1_dot_control__pb2.ForceOpenRequest.SerializeToString,
+            cstor_dot_v1_dot_control__pb2.ForceOpenResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -33,16 +33,24 @@ class ControlServiceStub:
     def __new__(cls, channel: _aio.Channel) -> ControlServiceAsyncStub: ...
     ListVolumes: _grpc.UnaryUnaryMultiCallable[_control_pb2.ListVolumesRequest, _control_pb2.ListVolumesResponse]
     ShowVolume: _grpc.UnaryUnaryMultiCallable[_control_pb2.ShowVolumeRequest, _control_pb2.ShowVolumeResponse]
+    ForceOpen: _grpc.UnaryUnaryMultiCallable[_control_pb2.ForceOpenRequest, _control_pb2.ForceOpenResponse]
+    """What has happened, and on request what happens from now on.
+    Opens a volume that cannot be opened otherwise, with what some replicas hold; what others held
+    is lost.  Without `confirmed` it only says what would be.
+    """
     WatchEvents: _grpc.UnaryStreamMultiCallable[_control_pb2.WatchEventsRequest, _control_pb2.WatchEventsResponse]
-    """What has happened, and on request what happens from now on."""
 
 @_typing.type_check_only
 class ControlServiceAsyncStub(ControlServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListVolumes: _aio.UnaryUnaryMultiCallable[_control_pb2.ListVolumesRequest, _control_pb2.ListVolumesResponse]  # type: ignore[assignment]
     ShowVolume: _aio.UnaryUnaryMultiCallable[_control_pb2.ShowVolumeRequest, _control_pb2.ShowVolumeResponse]  # type: ignore[assignment]
+    ForceOpen: _aio.UnaryUnaryMultiCallable[_control_pb2.ForceOpenRequest, _control_pb2.ForceOpenResponse]  # type: ignore[assignment]
+    """What has happened, and on request what happens from now on.
+    Opens a volume that cannot be opened otherwise, with what some replicas hold; what others held
+    is lost.  Without `confirmed` it only says what would be.
+    """
     WatchEvents: _aio.UnaryStreamMultiCallable[_control_pb2.WatchEventsRequest, _control_pb2.WatchEventsResponse]  # type: ignore[assignment]
-    """What has happened, and on request what happens from now on."""
 
 class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -60,11 +68,21 @@ class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_control_pb2.ShowVolumeResponse, _abc.Awaitable[_control_pb2.ShowVolumeResponse]]: ...
 
     @_abc_1.abstractmethod
+    def ForceOpen(
+        self,
+        request: _control_pb2.ForceOpenRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.ForceOpenResponse, _abc.Awaitable[_control_pb2.ForceOpenResponse]]:
+        """What has happened, and on request what happens from now on.
+        Opens a volume that cannot be opened otherwise, with what some replicas hold; what others held
+        is lost.  Without `confirmed` it only says what would be.
+        """
+
+    @_abc_1.abstractmethod
     def WatchEvents(
         self,
         request: _control_pb2.WatchEventsRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_abc.Iterator[_control_pb2.WatchEventsResponse], _abc.AsyncIterator[_control_pb2.WatchEventsResponse]]:
-        """What has happened, and on request what happens from now on."""
+    ) -> _typing.Union[_abc.Iterator[_control_pb2.WatchEventsResponse], _abc.AsyncIterator[_control_pb2.WatchEventsResponse]]: ...
 
 def add_ControlServiceServicer_to_server(servicer: ControlServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
