@@ -5,8 +5,8 @@ volume carries the request out and calls back; the device says what comes next; 
 the answer.  What was started is never taken back: the answer of an aborted task is dropped by the
 connection, the volume's work goes on.
 
-Memory for reads is bounded: while more than `read_bytes_in_flight_max` is being read, or the
-initiator does not take what was sent, further reads wait here.
+Memory for reads is bounded: while all connections together read more than
+`read_bytes_in_flight_max`, or the initiator does not take what was sent, further reads wait here.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from cstor_target.iscsi.connection import Connection
 from cstor_target.iscsi.constants import TaskManagementFunction, TaskManagementResponse
 from cstor_target.iscsi.directory import Target, TargetDirectory
 from cstor_target.iscsi.events import Event, LoggedIn, TaskManagementReceived
-from cstor_target.iscsi.limits import Limits
 from cstor_target.iscsi.sessions import Session, SessionTable
 from cstor_target.iscsi.tasks import Task
 from cstor_target.residuals import data_out_bytes
@@ -59,9 +58,8 @@ class Nexus:
         "_connection",
         "_device",
         "_directory",
+        "_memory",
         "_name",
-        "_read_bytes",
-        "_read_bytes_max",
         "_session",
         "_sessions",
         "_stopped",
@@ -74,7 +72,6 @@ class Nexus:
         connection: Connection,
         directory: ServedDirectory,
         sessions: SessionTable,
-        limits: Limits,
     ) -> None:
         self._connection = connection
         self._directory = directory
@@ -83,8 +80,7 @@ class Nexus:
         self._device: TargetDevice | None = None
         self._volume: Volume | None = None
         self._name = ""
-        self._read_bytes = 0
-        self._read_bytes_max = limits.read_bytes_in_flight_max
+        self._memory = sessions.read_memory
         self._waiting: deque[tuple[Task, Read]] = deque()
         self._stopped = False
 
@@ -158,23 +154,19 @@ class Nexus:
         self._go_on(task, finish(request, failure))
 
     def _read(self, volume: Volume, task: Task, request: Read) -> None:
-        in_flight = self._read_bytes
-        if self._stopped or (in_flight and in_flight + request.length > self._read_bytes_max):
+        if self._stopped or not self._memory.take(request.length, self._read_waiting):
             self._waiting.append((task, request))
             return
-        self._read_bytes = in_flight + request.length
         volume.read(request.offset, request.length, partial(self._read_done, task, request))
 
     def _read_done(
         self, task: Task, request: Read, failure: Failure | None, data: Sequence[Buffer]
     ) -> None:
-        self._read_bytes -= request.length
         if failure is None and request.finish is None:
             self._connection.complete(task, 0, data)
         else:
             self._go_on(task, finish_read(request, failure, data))
-        if self._waiting:
-            self._read_waiting()
+        self._memory.give(request.length)
 
     def _read_waiting(self) -> None:
         """Start the reads that waited, as many as may be."""

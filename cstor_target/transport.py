@@ -143,7 +143,7 @@ class _IscsiProtocol(asyncio.BufferedProtocol):
             server.counters,
             peer,
         )
-        self._nexus = Nexus(self.core, server.directory, server.sessions, server.limits)
+        self._nexus = Nexus(self.core, server.directory, server.sessions)
         if not server.added(self):
             self._log.warning("iscsi.refused", reason="too many connections")
             self._transport.abort()

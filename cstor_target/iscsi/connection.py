@@ -223,6 +223,7 @@ class Connection:
             self._outbox,
             self._limits,
             self._counters,
+            self._sessions.write_memory,
         )
         self.session = session
         session.connection = self

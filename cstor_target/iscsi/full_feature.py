@@ -15,6 +15,7 @@ from typing import Any
 from construct import Construct, ConstructError
 
 from cstor_target.iscsi import codec, pdu
+from cstor_target.iscsi.budget import Budget
 from cstor_target.iscsi.constants import (
     IMMEDIATE,
     RESERVED_TAG,
@@ -68,6 +69,7 @@ class FullFeature:
         outbox: Outbox,
         limits: Limits,
         counters: Counters,
+        write_memory: Budget,
     ) -> None:
         self._session = session
         self._window = session.window
@@ -85,6 +87,7 @@ class FullFeature:
             self._unpark,
             limits,
             counters,
+            write_memory,
         )
         self.handlers = self._handlers()
 

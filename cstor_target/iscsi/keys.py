@@ -53,7 +53,7 @@ class Key:
 
 DATA_SEGMENT_BYTES_MAX: Final = 256 * KIB
 """What this target declares as its MaxRecvDataSegmentLength."""
-_FIRST_BURST = 256 * KIB
+FIRST_BURST_BYTES_MAX: Final = 256 * KIB
 _MAX_BURST = 1 * MIB
 _SEGMENT_LIMIT = 2**24 - 1
 _LOGIN = Use.LOGIN
@@ -101,7 +101,7 @@ _ROWS = (
         Kind.MINIMUM,
         _LEADING,
         "65536",
-        str(_FIRST_BURST),
+        str(FIRST_BURST_BYTES_MAX),
         512,
         _SEGMENT_LIMIT,
         True,

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
+from cstor_target.iscsi.budget import Budget
 from cstor_target.iscsi.constants import SERIAL_MASK, LoginStatus
 from cstor_target.iscsi.counters import Counters
 from cstor_target.iscsi.directory import Target
@@ -41,14 +42,15 @@ class CommandWindow:
     """CmdSN ordering and flow control of one session (RFC 7143, 4.2.2.1).
 
     MaxCmdSN is ExpCmdSN plus what is free of the window less one, so it never goes back: a
-    command takes its place by moving ExpCmdSN, and gives it free when it is done.
+    command takes its place by moving ExpCmdSN, and gives it free when it is done.  A window that is
+    to be smaller shrinks as commands are done, since what the initiator was told holds.
     """
 
-    __slots__ = ("exp_cmd_sn", "outstanding", "parked", "size")
+    __slots__ = ("_wanted", "exp_cmd_sn", "outstanding", "parked", "size")
 
     def __init__(self, cmd_sn: int, size: int) -> None:
         self.exp_cmd_sn = cmd_sn
-        self.size = size
+        self.size = self._wanted = size
         self.outstanding = 0
         self.parked: dict[int, Callable[[], None]] = {}
 
@@ -56,6 +58,17 @@ class CommandWindow:
     def max_cmd_sn(self) -> int:
         """The highest CmdSN that may be sent."""
         return self.exp_cmd_sn + self.size - self.outstanding - 1 & SERIAL_MASK
+
+    def resize(self, size: int) -> None:
+        """Be as large as that: at once, or as commands are done."""
+        self._wanted = size
+        self.size = max(self.size, size)
+
+    def done(self) -> None:
+        """A command is done, and gives its place free unless the window is to shrink."""
+        self.outstanding -= 1
+        if self.size > self._wanted:
+            self.size -= 1
 
     def distance(self, cmd_sn: int) -> int:
         """How far a CmdSN is ahead of ExpCmdSN, in serial arithmetic; -1 outside of the window."""
@@ -126,6 +139,10 @@ class SessionTable:
         self._sessions: dict[tuple[str, bytes, str], Session] = {}
         self._used_tsihs: set[int] = set()
         self._last_tsih = 0
+        self.write_memory = Budget(limits.solicited_bytes_max)
+        """Of data that writes have asked for."""
+        self.read_memory = Budget(limits.read_bytes_in_flight_max)
+        """Of data that are being read."""
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -144,7 +161,7 @@ class SessionTable:
 
         Raises LoginRefused (Out of resources) when there are too many.
         """
-        window = CommandWindow(cmd_sn, self._limits.command_window)
+        window = CommandWindow(cmd_sn, self._limits.command_window_of(len(self._sessions) + 1))
         session = Session(initiator_name, isid, target, 0, window)
         old = self._sessions.get(session.key)
         if old is not None:
@@ -157,6 +174,7 @@ class SessionTable:
             )
         session.tsih = self._free_tsih()
         self._sessions[session.key] = session
+        self._share_windows()
         return session
 
     def rejoin(
@@ -187,6 +205,7 @@ class SessionTable:
         if self._sessions.get(session.key) is not session:
             return
         del self._sessions[session.key]
+        self._share_windows()
         self._used_tsihs.discard(session.tsih)
         connection, session.connection = session.connection, None
         if connection is not None:
@@ -194,6 +213,12 @@ class SessionTable:
         on_end, session.on_end = session.on_end, None
         if on_end is not None:
             on_end()
+
+    def _share_windows(self) -> None:
+        """The more sessions there are, the fewer unsolicited data each may send."""
+        size = self._limits.command_window_of(len(self._sessions))
+        for session in self._sessions.values():
+            session.window.resize(size)
 
     def _free_tsih(self) -> int:
         """The next number after the last one, so that one is not used again soon."""

@@ -14,6 +14,7 @@ from functools import partial
 
 from cstor_target.iscsi import codec
 from cstor_target.iscsi.answers import Answers
+from cstor_target.iscsi.budget import Budget
 from cstor_target.iscsi.constants import (
     FINAL,
     IMMEDIATE,
@@ -46,7 +47,10 @@ _EXTENDED_CDB_AHS = 0x01
 
 
 class TaskSet:
-    """The tasks of one connection.  `unpark` runs what a filled gap in CmdSN sets free."""
+    """The tasks of one connection.
+
+    `unpark` runs what a filled gap in CmdSN sets free; `memory` is shared by all connections.
+    """
 
     def __init__(
         self,
@@ -57,6 +61,7 @@ class TaskSet:
         unpark: Callable[[], None],
         limits: Limits,
         counters: Counters,
+        memory: Budget,
     ) -> None:
         self._window = window
         self._parameters = parameters
@@ -70,7 +75,7 @@ class TaskSet:
         self._counters = counters
         self._tasks: dict[int, Task] = {}
         self._immediate_tasks = 0
-        self._reserved_bytes = 0
+        self._memory = memory
         self._waiting: deque[Task] = deque()
         self._last_transfer_tag = 0
         self.answers = Answers(outbox, window, parameters)
@@ -155,10 +160,9 @@ class TaskSet:
         if task.immediate:
             self._immediate_tasks -= 1
         else:
-            self._window.outstanding -= 1
+            self._window.done()
         if task.reserved_bytes:
-            self._reserved_bytes -= task.reserved_bytes
-            self._grant()
+            self._memory.give(task.reserved_bytes)
         if task.aborted:
             return
         del self._tasks[task.initiator_task_tag]
@@ -269,12 +273,10 @@ class TaskSet:
             if task.aborted or task.transfer is None:
                 self._waiting.popleft()
                 continue
-            reserved = self._reserved_bytes
-            if reserved and reserved + wanted > self._limits.solicited_bytes_max:
+            if not self._memory.take(wanted, self._grant):
                 return
             self._waiting.popleft()
             task.reserved_bytes = wanted
-            self._reserved_bytes += wanted
             self._solicit(task, task.transfer)
 
     def _solicit(self, task: Task, transfer: Transfer) -> None:

@@ -330,9 +330,14 @@ class Engine:
 
     def _broadcast(self, message: bytes) -> None:
         self.counters.batches += 1
+        first_seq = self._order.backlog.first_seq
+        overrun = False
         for member in self._roster.members:
             if member.append_stream is not None:
                 member.append_stream.send(message)
+                overrun |= member.applied_seq + 1 < first_seq
+        if overrun:
+            self._roster.drop_overrun()
 
     def _ticked(self) -> None:
         """Once a second: end what has waited too long, and let laggards go."""

@@ -105,6 +105,17 @@ class Roster:
         """Tell the log."""
         self._events("rebuild_started", member.facts())
 
+    def drop_overrun(self) -> None:
+        """Let go those that have not applied what the backlog no longer keeps, unless a quorum
+        needs them: so much is sent to a member and not taken, and no more.
+        """
+        first_seq = self._order.backlog.first_seq
+        for member in self.members:
+            if member.append_stream is None or member.applied_seq + 1 >= first_seq:
+                continue
+            if member not in self.in_sync or len(self.in_sync) > self.quorum:
+                self.lost(member, UnavailableError("it fell too far behind"))
+
     def drop_laggards(self) -> None:
         """Let go a member that has stood still while a quorum of others went on."""
         self._drop_returning()
@@ -115,8 +126,7 @@ class Roster:
             if member.applied_seq >= self._order.completed_seq:
                 continue
             oldest_s = self._order.backlog.sent_s(member.applied_seq)
-            behind = member.applied_seq + 1 < self._order.backlog.first_seq
-            if behind or (oldest_s and now_s - oldest_s > self._settings.laggard_s):
+            if oldest_s and now_s - oldest_s > self._settings.laggard_s:
                 self.lost(member, UnavailableError("it fell too far behind"))
                 return
 

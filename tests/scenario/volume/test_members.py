@@ -417,3 +417,43 @@ def test_closing_tells_whether_what_was_acknowledged_is_durable() -> None:
 
     assert play(scenario(quorum_lost=False)) is True
     assert play(scenario(quorum_lost=True)) is False
+
+
+def test_member_that_has_not_taken_a_whole_backlog_is_let_go_at_once() -> None:
+    """What is sent to it waits in memory: that is bounded by bytes, whatever the time."""
+
+    async def scenario() -> None:
+        settings = EngineSettings(backlog_bytes_max=64 * KIB, laggard_s=1000.0)
+        cluster = Cluster(settings=settings)
+        target = await cluster.serving_target()
+        await target.healthy()
+        cluster.replicas[1].stalled = True
+        for block in range(8):
+            await write_blocks(target, block, 1, 1)
+        assert target.status == control_pb2.VOLUME_STATUS_HEALTHY
+        for block in range(16):
+            await write_blocks(target, block, 1, 2)
+        assert target.status == control_pb2.VOLUME_STATUS_DEGRADED
+        assert target.member(1).reason == "it fell too far behind"
+        cluster.replicas[1].stalled = False
+        await target.healthy()
+        await asyncio.sleep(1)
+        assert_equal_replicas(cluster)
+
+    play(scenario())
+
+
+def test_member_that_a_quorum_needs_is_waited_for_however_far_behind() -> None:
+    async def scenario() -> None:
+        settings = EngineSettings(backlog_bytes_max=64 * KIB, write_timeout_s=1000.0)
+        cluster = Cluster(settings=settings)
+        cluster.replicas[2].kill()
+        target = await cluster.serving_target()
+        cluster.replicas[1].stalled = True
+        writes = [target.write(block * BLOCK_BYTES, block_of(1)) for block in range(64)]
+        await asyncio.sleep(30)
+        assert not any(write.done() for write in writes)
+        cluster.replicas[1].stalled = False
+        assert await asyncio.gather(*writes) == [None] * 64
+
+    play(scenario())

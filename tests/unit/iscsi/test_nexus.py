@@ -91,7 +91,7 @@ class Host(Initiator):
 
     def __init__(self, process: Process, directory: Directory, name: str = INITIATOR) -> None:
         super().__init__(process)
-        self.nexus = Nexus(self.core, directory, process.sessions, process.limits)
+        self.nexus = Nexus(self.core, directory, process.sessions)
         self.login(initiator=name)
         self.numbered(pdu.SCSI_COMMAND, final=True, cdb=TEST_UNIT_READY)
         assert self.answer().sense == (6, 0x29, 0x00)

@@ -51,6 +51,45 @@ def test_max_cmd_sn_never_goes_back() -> None:
             initiator.core.complete(tasks.pop(), 0)
 
 
+def test_a_window_shrinks_as_commands_are_done_and_never_takes_back_what_was_told() -> None:
+    window = CommandWindow(10, 8)
+    assert window.max_cmd_sn == 17
+    window.resize(4)
+    assert window.max_cmd_sn == 17
+    told = []
+    for _ in range(12):
+        window.advance()
+        window.outstanding += 1
+        window.done()
+        told.append(window.max_cmd_sn)
+    assert told == [17, 17, 17, 17, 18, 19, 20, 21, 22, 23, 24, 25]
+    assert window.size == 4
+    window.resize(6)
+    assert window.max_cmd_sn == 27
+
+
+def test_sessions_share_the_memory_of_unsolicited_data() -> None:
+    limits = Limits(unsolicited_bytes_max=16 * 256 * 1024)
+    process = Process(limits=limits)
+    first = logged_in(process)
+    assert window_of(first) == (100, 115)
+    second = process.connect()
+    second.isid = bytes.fromhex("800000000002")
+    second.login()
+    assert window_of(second) == (100, 107)
+    assert window_of(first) == (100, 115)
+    for _ in range(8):
+        first.core.complete(first.read(4), 0)
+        first.answers()
+    assert window_of(first) == (108, 115)
+    first.core.complete(first.read(4), 0)
+    first.answers()
+    assert window_of(first) == (109, 116)
+    assert second.core.session is not None
+    process.sessions.end(second.core.session)
+    assert window_of(first) == (109, 124)
+
+
 def test_an_old_cmd_sn_is_ignored() -> None:
     initiator = logged_in()
     initiator.read(4)
