@@ -132,6 +132,11 @@ KINDS: dict[str, Kind] = {
         "the pool of the replica at {address} is {used_percent} % full: enlarge it, or discard "
         "and delete what is not needed, before writes are refused",
     ),
+    "member_failed": Kind(
+        Severity.ERROR,
+        "the replica at {address} has failed, and is recorded as out of date: {reason}; replace it "
+        "by a new one",
+    ),
     "rebuild_started": Kind(
         Severity.INFO,
         "the replica at {address} is being rebuilt from another one, while the volume serves",

@@ -147,7 +147,7 @@ class Engine:
 
         def message_of(seq: int, completed_seq: int) -> bytes:
             told = volume_pb2.Operation(seq=seq, loss_told=volume_pb2.LossTold())
-            return tenure.operation(told, completed_seq)
+            return tenure.entry(volume_pb2.Entry(operation=told), completed_seq)
 
         def done(failure: Failure | None) -> None:
             if failure is None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from cstor_core.errors import InputError, UnavailableError
 from cstor_core.generated.cstor.v1 import replica_pb2, volume_pb2
+from cstor_target.volume.members import OUT_OF_DATE
 from cstor_target.volume.opening import Report, position_of
 
 
@@ -45,10 +46,10 @@ def forced(
         member
         for member in members
         if (member.replica_uuid in named or member.address in named)
-        or (not named and _why_not(reports.get(member.replica_uuid)) == "")
+        or (not named and _why_not(member, reports) == "")
     ]
     for member in chosen:
-        if why_not := _why_not(reports.get(member.replica_uuid)):
+        if why_not := _why_not(member, reports):
             raise InputError(f"the replica at {member.address} cannot be opened with: {why_not}")
     if not chosen:
         raise UnavailableError(
@@ -64,8 +65,11 @@ def forced(
     )
 
 
-def _why_not(report: Report | None) -> str:
+def _why_not(member: volume_pb2.Member, reports: Mapping[str, Report]) -> str:
     """Why a volume cannot be opened with a replica; empty where it can."""
+    if member.out_of_date:
+        return OUT_OF_DATE
+    report = reports.get(member.replica_uuid)
     if report is None:
         return "it does not answer"
     match report.state:

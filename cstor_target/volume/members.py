@@ -12,6 +12,8 @@ from cstor_core.frames import Buffer
 from cstor_core.generated.cstor.v1 import control_pb2, replica_pb2, stream_pb2, volume_pb2
 from cstor_target.volume.links import MessageStream, ReplicaLink
 
+OUT_OF_DATE = "its disk has failed, and it is out of date: replace it by a new, empty replica"
+
 
 class Standing(Enum):
     """What a member counts for; the value is its word in reports."""
@@ -36,6 +38,8 @@ class Member:
         """Where it was when it was last looked at, and since when it has been there."""
         self.applied_seq = 0
         self.durable_seq = 0
+        self.found_full = 0
+        """How often in a row its disk had no space."""
         self.granted_bytes = 0
         """What its pool still takes of this volume."""
         self.pool_used = 0.0

@@ -8,15 +8,14 @@ from collections.abc import Callable, Collection, Coroutine
 from cstor_core.clock import Clock
 from cstor_core.errors import (
     CstorError,
-    FencedError,
     InputError,
-    NoSpaceError,
     UnavailableError,
 )
 from cstor_target.volume.events import EventSink
 from cstor_target.volume.forcing import forced
+from cstor_target.volume.keeping import Keeping
 from cstor_target.volume.lease import LEASE_S, MARGIN, RENEW_S, Lease
-from cstor_target.volume.members import Member, Standing
+from cstor_target.volume.members import Member
 from cstor_target.volume.opener import Opener
 from cstor_target.volume.order import Order
 from cstor_target.volume.reads import Reads
@@ -26,7 +25,6 @@ from cstor_target.volume.roster import Roster
 from cstor_target.volume.settings import EngineSettings
 from cstor_target.volume.tenure import Tenure
 
-_FULL_RETRY_S = 2.0
 _GIVE_BACK_S_MAX = 1.0
 _POLL_S = 0.005
 _SAY_AGAIN_S = 60.0
@@ -147,8 +145,18 @@ class Membership:
             self._settings,
             lambda: self.loss_possible,
         )
+        keeping = Keeping(
+            returning,
+            self._roster,
+            self._order,
+            self._clock,
+            self._settings,
+            self._events,
+            self.deposed,
+            self._depose,
+        )
         for member in self._roster.members:
-            self._spawn(self._keep(member, returning))
+            self._spawn(keeping.keep(member))
         self._spawn(self._repairs.work(tenure))
 
     def _came_to_nothing(self, reason: str) -> None:
@@ -275,36 +283,6 @@ class Membership:
             await self._clock.sleep(_POLL_S)
             if len(roster.in_sync) < roster.quorum:
                 self._give_up_opening()
-
-    async def _keep(self, member: Member, returning: Returning) -> None:
-        """Bring a member back whenever it is out, for as long as the volume is open."""
-        while not self.deposed.done():
-            pause_s = self._settings.retry_s
-            await self._make_whole(member, returning.tenure)
-            if member.append_stream is None:
-                try:
-                    await returning.bring_back(member)
-                except FencedError as error:
-                    self._depose(str(error))
-                except CstorError as error:
-                    if member.standing is not Standing.FAILED:
-                        self._roster.lost(member, error)
-                    if isinstance(error, NoSpaceError):
-                        pause_s = _FULL_RETRY_S
-            await self._clock.sleep(pause_s)
-
-    async def _make_whole(self, member: Member, tenure: Tenure) -> None:
-        """A member that lost power and is in sync holds again all that it ever acknowledged."""
-        report = member.report
-        if report is None or not report.short or member not in self._roster.in_sync:
-            return
-        try:
-            member.report = await member.link.make_whole(
-                tenure.make_whole_request(member.replica_uuid)
-            )
-        except CstorError:
-            return  # it is told again
-        self._events("member_whole", member.facts())
 
     def _depose(self, sentence: str) -> None:
         """Another target reigns: nothing is served from now on."""

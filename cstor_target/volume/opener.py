@@ -19,7 +19,7 @@ from cstor_core.history import History
 from cstor_core.words import history_from
 from cstor_target.volume.forcing import forced
 from cstor_target.volume.links import LinkFactory, ReplicaLink
-from cstor_target.volume.members import Member, Standing
+from cstor_target.volume.members import OUT_OF_DATE, Member, Standing
 from cstor_target.volume.opening import (
     Opening,
     are_enough_whole,
@@ -95,7 +95,7 @@ class Opener:
         self._set_members(configuration, found)
         voting = [member.report for member in self.members if _votes(member) and member.report]
         if before is None:
-            self._check_quorum(voting)
+            self._check_quorum(voting, _out_of_date(configuration))
         epoch = next_epoch(list(reports.values()))
         identity = voting[0].identity
         return Tenure(identity, configuration, epoch, self._instance, _NO_HISTORY, before)
@@ -112,9 +112,12 @@ class Opener:
             member.link, member.replica_uuid = link, named.replica_uuid
             member.report = self.seen[1].get(named.replica_uuid)
             _judge(member)
+            if named.out_of_date:
+                member.report = None
+                member.standing, member.reason = Standing.FAILED, OUT_OF_DATE
             self.members.append(member)
 
-    def _check_quorum(self, voting: list[replica_pb2.ReplicaReport]) -> None:
+    def _check_quorum(self, voting: list[replica_pb2.ReplicaReport], out_of_date: int) -> None:
         """Raise UnavailableError where those that answer cannot open the volume."""
         quorum = write_quorum(len(self.members))
         if len(voting) < quorum:
@@ -124,7 +127,9 @@ class Opener:
                 "start their replica daemons"
             )
         write_cache = voting[0].identity.write_cache
-        are_enough_whole(voting, len(self.members), write_cache=write_cache)
+        are_enough_whole(
+            voting, len(self.members), write_cache=write_cache, out_of_date=out_of_date
+        )
 
     async def promises(self, tenure: Tenure) -> Opening:
         """Ask all that answered for a promise, and choose the history to build on."""
@@ -147,6 +152,7 @@ class Opener:
             promised,
             write_cache=tenure.identity.write_cache,
             is_forced=tenure.forced_from is not None,
+            out_of_date=_out_of_date(tenure.configuration),
         )
         asked_of = tenure.forced_from or tenure.configuration
         if newest_configuration(list(promised.values())) != asked_of:
@@ -305,6 +311,11 @@ def _judge(member: Member) -> None:
         member.standing, member.reason = Standing.FAILED, report.reason
     else:
         member.standing, member.reason = Standing.OFFLINE, "the volume is not open yet"
+
+
+def _out_of_date(configuration: volume_pb2.Configuration) -> int:
+    """How many members are that, and need not be waited for."""
+    return sum(member.out_of_date for member in configuration.members)
 
 
 def _votes(member: Member) -> bool:

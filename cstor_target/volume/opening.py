@@ -63,18 +63,21 @@ def next_epoch(reports: Sequence[Report]) -> int:
     return max([*known, *(report.promised_epoch for report in reports)], default=0) + 1
 
 
-def are_enough_whole(reports: Sequence[Report], members: int, *, write_cache: bool) -> bool:
+def are_enough_whole(
+    reports: Sequence[Report], members: int, *, write_cache: bool, out_of_date: int = 0
+) -> bool:
     """Whether these voters prove that nothing acknowledged is lost: R of them are not short.
 
     Any R members include one that holds whatever was acknowledged.  Without a write cache that had
-    been flushed, and short ones count.  False where all members are here and there are no R of
-    them: nobody else can be asked.  Raises UnavailableError where there are members that can.
+    been flushed, and short ones count.  False where all members are here but for those out of
+    date, and there are no R of them: nobody else can be asked.  Raises UnavailableError where there
+    are members that can.
     """
     short = sum(report.short for report in reports)
     needed = read_overlap(members)
     if not write_cache or len(reports) - short >= needed:
         return True
-    if len(reports) < members:
+    if len(reports) < members - out_of_date:
         raise UnavailableError(
             f"{short} of {len(reports)} members that answer have lost power and may lack what was "
             f"written, and {needed} that have not are needed: start the missing replicas"
@@ -105,6 +108,7 @@ def choose(
     *,
     write_cache: bool,
     is_forced: bool = False,
+    out_of_date: int = 0,
 ) -> Opening:
     """What to open with, given the reports that came with the promises.
 
@@ -119,7 +123,7 @@ def choose(
             "start the missing replicas"
         )
     is_proven = not is_forced and are_enough_whole(
-        list(voters.values()), len(members), write_cache=write_cache
+        list(voters.values()), len(members), write_cache=write_cache, out_of_date=out_of_date
     )
     highest = max(voters.values(), key=position_of)
     history = history_from(highest.history)

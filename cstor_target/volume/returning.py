@@ -16,7 +16,7 @@ from cstor_core.errors import CstorError, FencedError, ForeignReplicaError, Unav
 from cstor_core.generated.cstor.v1 import replica_pb2
 from cstor_core.history import History
 from cstor_core.words import history_from
-from cstor_target.volume.members import Member, Standing
+from cstor_target.volume.members import OUT_OF_DATE, Member, Standing
 from cstor_target.volume.order import Order
 from cstor_target.volume.quorum import read_overlap
 from cstor_target.volume.roster import Roster
@@ -24,6 +24,8 @@ from cstor_target.volume.settings import EngineSettings
 from cstor_target.volume.tenure import Tenure
 
 _POLL_S = 0.01
+_FULL_TRIES = 2
+"""So often a full disk is tried in order; a rebuild brings what has been discarded first."""
 
 
 class Returning:
@@ -52,10 +54,14 @@ class Returning:
         Raises FencedError when the member has promised itself to another target; any other
         CstorError is why it could not be brought back this time.
         """
+        if self.tenure.is_out_of_date(member.replica_uuid):
+            member.standing, member.reason = Standing.FAILED, OUT_OF_DATE
+            raise UnavailableError(OUT_OF_DATE)
         report = await self._fence(member)
         complete = report.state == replica_pb2.REPLICA_STATE_COMPLETE
         history = history_from(report.history)
-        if complete and history.is_prefix_of(self._history()):
+        may_go_on = member.found_full < _FULL_TRIES or not self._may_flag()
+        if may_go_on and complete and history.is_prefix_of(self._history()):
             history = await self._fetch_tail(member, history)
             if await self._rejoined(member, history):
                 return

@@ -82,6 +82,7 @@ class Roster:
     def promote(self, member: Member) -> None:
         """A member is in sync from now on."""
         member.standing, member.reason = Standing.IN_SYNC, ""
+        member.found_full = 0
         self.in_sync.append(member)
         if self.serving:
             self._events("member_in_sync", member.facts())
@@ -94,6 +95,7 @@ class Roster:
         member.leave()
         member.standing = Standing.FULL if isinstance(error, NoSpaceError) else Standing.OFFLINE
         member.reason, member.error = str(error), error
+        member.found_full = member.found_full + 1 if isinstance(error, NoSpaceError) else 0
         if member in self.in_sync:
             self.in_sync.remove(member)
             self._events("member_lost", member.facts(reason=str(error)))

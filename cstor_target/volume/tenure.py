@@ -24,6 +24,13 @@ class Tenure:
     forced_from: volume_pb2.Configuration | None = None
     """Where an operator has forced the opening: the configuration before."""
 
+    def is_out_of_date(self, replica_uuid: str) -> bool:
+        """Whether the configuration says that of a member."""
+        return any(
+            member.out_of_date and member.replica_uuid == replica_uuid
+            for member in self.configuration.members
+        )
+
     def orders(self, replica_uuid: str) -> replica_pb2.Orders:
         """The header of every order to a replica."""
         return replica_pb2.Orders(
@@ -88,20 +95,12 @@ class Tenure:
             loss_possible=loss_possible,
             configuration=self.configuration if self.forced_from is not None else None,
         )
-        return stream_pb2.AppendRequest(
-            format=FORMAT,
-            completed_seq=seq - 1,
-            flush=True,
-            entries=[volume_pb2.Entry(epoch_record=record)],
-        ).SerializeToString()
+        return self.entry(volume_pb2.Entry(epoch_record=record), seq - 1)
 
-    def operation(self, operation: volume_pb2.Operation, completed_seq: int) -> bytes:
-        """The message with an ordered operation, to be flushed."""
+    def entry(self, entry: volume_pb2.Entry, completed_seq: int) -> bytes:
+        """The message with one entry, to be flushed."""
         return stream_pb2.AppendRequest(
-            format=FORMAT,
-            completed_seq=completed_seq,
-            flush=True,
-            entries=[volume_pb2.Entry(operation=operation)],
+            format=FORMAT, completed_seq=completed_seq, flush=True, entries=[entry]
         ).SerializeToString()
 
     def begin_rebuild_request(

@@ -21,7 +21,8 @@ from cstor_target.volume.backing import Buffer, Failure
 from cstor_target.volume.engine import Engine
 from cstor_target.volume.links import MessageStream, OnClosed, OnMessage
 from cstor_target.volume.settings import EngineSettings
-from tests.scenario.volume.replicas import AppendSession, Disk, ReadSession, Replica, Session
+from tests.scenario.volume.disks import Disk
+from tests.scenario.volume.replicas import AppendSession, ReadSession, Replica, Session
 from tests.scenario.volume.virtual_time import VirtualClock
 
 SALT = 0x5EED5A17

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import struct
 from collections.abc import AsyncGenerator, Callable
-from dataclasses import dataclass, field
 
 from cstor_core.checksums import block_checksum
 from cstor_core.errors import (
@@ -35,38 +34,11 @@ from cstor_core.history import History, Reign
 from cstor_core.rows import ROW, UNMAP
 from cstor_core.units import BLOCK_BYTES
 from cstor_core.words import history_from, history_message
+from tests.scenario.volume.disks import Disk, Held, Version
 
-Version = tuple[int, int]
-"""(epoch, seq)"""
 COPY_STEP_BLOCKS = 4
 COPY_STEP_S = 0.01
 FLUSH_S = 0.002
-
-
-@dataclass(slots=True)
-class Held:
-    """One block of a map: its version and its data, None of a discarded one."""
-
-    version: Version
-    data: bytes | None
-
-
-@dataclass(slots=True)
-class Disk:
-    """What survives the kill of a replica's process."""
-
-    replica_uuid: str
-    identity: volume_pb2.VolumeIdentity
-    configuration: volume_pb2.Configuration
-    history: History = field(default_factory=History)
-    applied_seq: int = 0
-    rebuilding: bool = False
-    promised_epoch: int = 0
-    promised_instance: str = ""
-    loss_possible: bool = False
-    blocks: dict[int, Held] = field(default_factory=dict)
-    tail: dict[int, FrameEntry] = field(default_factory=dict)
-    """Recent entries by the seq that they begin with."""
 
 
 class Replica:
@@ -78,6 +50,7 @@ class Replica:
         self.up = True
         self.full = False
         self.short = False
+        self.failed = False
         self.stalled = False
         self.rotten_blocks: set[int] = set()
         self.unreadable_blocks: set[int] = set()
@@ -97,20 +70,30 @@ class Replica:
             if session is not None:
                 session.end(UnavailableError(f"the connection to {self.address} was lost"))
 
+    def fail(self) -> None:
+        """Its disk has failed: streams break, and it says so until its machine is booted anew."""
+        self.kill()
+        self.up = self.failed = True
+
     def restart(self) -> None:
         """Start the process again on the same disk."""
         self.up = True
-        self.stalled = False
+        self.stalled = self.failed = False
         self.durable_seq = self.disk.applied_seq
 
     def report(self) -> replica_pb2.ReplicaReport:
         """What it says of itself."""
         disk = self.disk
-        flagged = replica_pb2.REPLICA_STATE_REBUILDING
+        state = replica_pb2.REPLICA_STATE_COMPLETE
+        if disk.rebuilding:
+            state = replica_pb2.REPLICA_STATE_REBUILDING
+        if self.failed:
+            state = replica_pb2.REPLICA_STATE_FAILED
         return replica_pb2.ReplicaReport(
             identity=disk.identity,
             replica_uuid=disk.replica_uuid,
-            state=flagged if disk.rebuilding else replica_pb2.REPLICA_STATE_COMPLETE,
+            state=state,
+            reason="a flush failed" if self.failed else "",
             history=history_message(disk.history),
             configuration=disk.configuration if disk.configuration.members else None,
             promised_epoch=disk.promised_epoch,
@@ -166,6 +149,9 @@ class Replica:
             if self.full:
                 raise NoSpaceError(f"the pool of {self.address} is full")
             first_seq, last_seq = self._apply_run(entry)
+        elif isinstance(entry, volume_pb2.ConfigurationChange):
+            first_seq = last_seq = entry.seq
+            disk.configuration = entry.configuration
         elif isinstance(entry, volume_pb2.Operation):
             assert entry.HasField("loss_told")
             first_seq = last_seq = entry.seq
@@ -321,6 +307,8 @@ class Replica:
                 del self.disk.blocks[block]
             return 0
         if foreign or own is None or theirs.version > own.version:
+            if self.full and theirs.data is not None:
+                raise NoSpaceError(f"the pool of {self.address} is full")
             self.disk.blocks[block] = Held(theirs.version, theirs.data)
         return theirs.version[1]
 

@@ -72,3 +72,24 @@ def test_merge_that_finds_no_room_lets_its_block_go() -> None:
         assert await target.read(0, 2048) == b"y" * 2048
 
     play(scenario())
+
+
+def test_member_that_stays_full_is_rebuilt_since_that_brings_discards_first() -> None:
+    async def scenario() -> None:
+        cluster = Cluster()
+        target = await cluster.serving_target()
+        await target.healthy()
+        full = cluster.replicas[1]
+        full.full = True
+        assert await target.write(0, block_of(1)) is None
+        await until(lambda: target.member(1).status == control_pb2.MEMBER_STATUS_FULL)
+        assert not full.disk.rebuilding  # first it is tried in order
+        for stamp in range(2, 20):
+            assert await target.write(0, block_of(stamp)) is None
+            await asyncio.sleep(0.5)
+        assert full.disk.rebuilding
+        full.full = False
+        await target.healthy()
+        assert not full.disk.rebuilding
+
+    play(scenario())

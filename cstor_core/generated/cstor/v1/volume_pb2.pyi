@@ -73,20 +73,24 @@ class Member(_message.Message):
     REPLICA_UUID_FIELD_NUMBER: _builtins.int
     ADDRESS_FIELD_NUMBER: _builtins.int
     WITNESS_FIELD_NUMBER: _builtins.int
+    OUT_OF_DATE_FIELD_NUMBER: _builtins.int
     replica_uuid: _builtins.str
     address: _builtins.str
     """HOST:PORT of its daemon."""
     witness: _builtins.bool
+    out_of_date: _builtins.bool
+    """Its disk has failed: it counts for nothing, and returns only as a new, empty replica."""
     def __init__(
         self,
         *,
         replica_uuid: _builtins.str = ...,
         address: _builtins.str = ...,
         witness: _builtins.bool = ...,
+        out_of_date: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "replica_uuid", b"replica_uuid", "witness", b"witness"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "out_of_date", b"out_of_date", "replica_uuid", b"replica_uuid", "witness", b"witness"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,108 @@
+"""Keeping the members of an open volume: each is brought back whenever it is out.
+
+What a member is beyond being in or out is dealt with here, too.  One that lost power is told when
+it is whole again.  One whose disk has failed is recorded as out of date, in an entry that W members
+hold, and counts for nothing from then on, whatever it says after a restart of its machine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from cstor_core.clock import Clock
+from cstor_core.errors import CstorError, FencedError, NoSpaceError
+from cstor_core.generated.cstor.v1 import volume_pb2
+from cstor_target.volume.backing import Failure
+from cstor_target.volume.events import EventSink
+from cstor_target.volume.members import Member, Standing
+from cstor_target.volume.order import Order
+from cstor_target.volume.returning import Returning
+from cstor_target.volume.roster import Roster
+from cstor_target.volume.settings import EngineSettings
+
+_FULL_RETRY_S = 2.0
+
+
+class Keeping:
+    """Of one volume, for as long as it is open."""
+
+    def __init__(
+        self,
+        returning: Returning,
+        roster: Roster,
+        order: Order,
+        clock: Clock,
+        settings: EngineSettings,
+        events: EventSink,
+        deposed: asyncio.Future[str],
+        depose: Callable[[str], None],
+    ) -> None:
+        """It ends when this target is `deposed`, which a member that says so does by a sentence."""
+        self._returning = returning
+        self._roster = roster
+        self._order = order
+        self._clock = clock
+        self._settings = settings
+        self._events = events
+        self._deposed = deposed
+        self._depose = depose
+        self._is_changing = False
+        """A change of the configuration is on its way; the next one waits for it."""
+
+    async def keep(self, member: Member) -> None:
+        """Bring a member back whenever it is out, until another target reigns."""
+        while not self._deposed.done():
+            pause_s = self._settings.retry_s
+            await self._make_whole(member)
+            if member.append_stream is None:
+                try:
+                    await self._returning.bring_back(member)
+                except FencedError as error:
+                    self._depose(str(error))
+                except CstorError as error:
+                    if member.standing is Standing.FAILED:
+                        self._record_failed(member)
+                    else:
+                        self._roster.lost(member, error)
+                    if isinstance(error, NoSpaceError):
+                        pause_s = _FULL_RETRY_S
+            await self._clock.sleep(pause_s)
+
+    async def _make_whole(self, member: Member) -> None:
+        """A member that lost power and is in sync holds again all that it ever acknowledged."""
+        report = member.report
+        if report is None or not report.short or member not in self._roster.in_sync:
+            return
+        request = self._returning.tenure.make_whole_request(member.replica_uuid)
+        try:
+            member.report = await member.link.make_whole(request)
+        except CstorError:
+            return  # it is told again
+        self._events("member_whole", member.facts())
+
+    def _record_failed(self, member: Member) -> None:
+        """Have the configuration say that a member is out of date, if it does not."""
+        tenure = self._returning.tenure
+        if self._is_changing or tenure.is_out_of_date(member.replica_uuid):
+            return
+        if not self._roster.has_quorum:
+            return
+        configuration = volume_pb2.Configuration()
+        configuration.CopyFrom(tenure.configuration)
+        configuration.number += 1
+        for named in configuration.members:
+            named.out_of_date |= named.replica_uuid == member.replica_uuid
+
+        def message_of(seq: int, completed_seq: int) -> bytes:
+            change = volume_pb2.ConfigurationChange(seq=seq, configuration=configuration)
+            return tenure.entry(volume_pb2.Entry(configuration_change=change), completed_seq)
+
+        def done(failure: Failure | None) -> None:
+            self._is_changing = False
+            if failure is None:
+                tenure.configuration = configuration
+                self._events("member_failed", member.facts(reason=member.reason))
+
+        self._is_changing = True
+        self._order.operate(message_of, done)
