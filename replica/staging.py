@@ -1,8 +1,8 @@
-"""How a replica that may not be flagged gets to another history when its target orders that.
+"""How a replica gets to what a peer holds in one step, when its target orders that.
 
-It fetches from a peer what it lacks, beside the map that it goes on to have, and takes all of it
-over in one step.  The peer holds exactly the history that is wanted, and nothing is written
-meanwhile: the volume is being opened, or is one to which no entries are sent.
+It fetches what it lacks, beside the map that it goes on to have, and takes all of it over at once:
+snapshots, size and all.  What it gets to is what the peer held at one moment; the peer goes on to
+take entries meanwhile, which are fetched afterwards, in order or in another step.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ import numpy as np
 from cstor_core.errors import CorruptError, InputError, ProtocolError
 from cstor_core.frames import RunView
 from cstor_core.generated.cstor.v1 import replica_pb2, volume_pb2
-from cstor_core.history import History, Reign
-from cstor_core.words import history_from
+from cstor_core.history import Reign
+from cstor_core.words import history_from, history_message
 from replica.errors import OrderError
 from replica.peers import Peer, blame
 from replica.replica_node import ReplicaNode
 from replica.sources import Giving, check_source
+from replica.store.staging import Stage
 
 PROGRESS_S = 0.25
 WHOLE_BLOCKS_MAX = 1 << 20
@@ -31,10 +32,8 @@ class Staging:
     """One run of it."""
 
     def __init__(self, node: ReplicaNode, request: replica_pb2.StageRequest) -> None:
-        """Check the order.  Raises what the fence raises, OrderError, InputError."""
+        """Check the order.  Raises what the fence raises, InputError."""
         node.check_orders(request.orders)
-        if node.store.rebuilding:
-            raise OrderError("a replica that is being rebuilt is finished as that")
         self._node = node
         self._request = request
         self._history = history_from(request.history)
@@ -68,33 +67,40 @@ class Staging:
 
     async def _work(self) -> None:
         node, store = self._node, self._node.store
-        if store.history == self._history:
-            return
-        peer = Peer(node.dialler, self._request.source)
-        try:
-            async with store.stage(self._history) as stage:
-                if len(stage.foreign) > WHOLE_BLOCKS_MAX:
-                    raise OrderError(
-                        f"{len(stage.foreign)} blocks have to be replaced, and no more than "
-                        f"{WHOLE_BLOCKS_MAX} can be while the volume is not open"
-                    )
-                request = self._pull_request(stage.shared, stage.foreign.tobytes())
-                last: replica_pb2.PullStacksResponse | None = None
-                async for message in peer.pull_stacks(request):
-                    run = RunView(memoryview(message.run.table), memoryview(message.run.data))
-                    await stage.copy_in(run)
-                    self._progress.bytes_copied += len(run.data)
-                    last = message
-                if last is None or not last.HasField("operations"):
-                    raise peer.unavailable("its answer ended before its last message")
-                configuration = last.configuration if last.HasField("configuration") else None
-                await stage.switch(last.operations, configuration)
-        except (CorruptError, ProtocolError) as error:
-            raise blame(node, peer, error) from error
-        finally:
-            await peer.close()
-        node.applied()
-        node.log.info("staged", seq=store.applied_seq, bytes=self._progress.bytes_copied)
+        if store.history != self._history or store.rebuilding:
+            self._progress.blocks_total = node.size_blocks()
+            peer = Peer(node.dialler, self._request.source)
+            try:
+                async with store.stage(self._history) as stage:
+                    await self._fetch(peer, stage)
+            except (CorruptError, ProtocolError) as error:
+                raise blame(node, peer, error) from error
+            finally:
+                await peer.close()
+            node.applied()
+            node.log.info("staged", seq=store.applied_seq, bytes=self._progress.bytes_copied)
+        self._progress.history.CopyFrom(history_message(store.history))
+
+    async def _fetch(self, peer: Peer, stage: Stage) -> None:
+        """Take what the peer gives, and switch to it when that is all."""
+        whole = stage.foreign.tobytes()
+        if len(stage.foreign) > WHOLE_BLOCKS_MAX:
+            stage.take_everything()
+            whole = b""
+        progress, last = self._progress, None
+        async for message in peer.pull_stacks(self._pull_request(stage.shared, whole)):
+            if message.history.reigns:
+                stage.reach(history_from(message.history))
+            run = RunView(memoryview(message.run.table), memoryview(message.run.data))
+            await stage.copy_in(run)
+            progress.bytes_copied += len(run.data)
+            if run.table:
+                progress.blocks_done = stage.reached_block + 1
+            last = message
+        if last is None or not last.HasField("operations"):
+            raise peer.unavailable("its answer ended before its last message")
+        configuration = last.configuration if last.HasField("configuration") else None
+        await stage.switch(last.operations, configuration)
 
     def _pull_request(self, shared: Reign, whole: bytes) -> replica_pb2.PullStacksRequest:
         return replica_pb2.PullStacksRequest(
@@ -110,13 +116,17 @@ class Staging:
 async def pull_stacks(
     node: ReplicaNode, request: replica_pb2.PullStacksRequest
 ) -> AsyncIterator[replica_pb2.PullStacksResponse]:
-    """Give a peer that stages this replica's history the rows that it lacks.
+    """Give a peer that stages the rows that it lacks of what this replica holds now.
 
-    Raises OrderError where this replica does not hold exactly that history, or no longer.
+    Raises OrderError where this replica does not hold the history that is asked for.
     """
     check_source(node, request.epoch)
     history = history_from(request.history)
-    _check_history(node, history)
+    if not history.is_prefix_of(node.store.history):
+        raise OrderError(
+            f"replica {node.store.replica_uuid} is at {node.store.history.end}, and does not hold "
+            f"the history up to {history.end}"
+        )
     if len(request.whole_blocks) % 8:
         raise InputError("the blocks of a pull are not a table of 8-byte numbers")
     whole = np.frombuffer(request.whole_blocks, dtype="<u8")
@@ -124,23 +134,16 @@ async def pull_stacks(
     giving = Giving(request.epoch)
     node.fence.enter(giving)
     try:
-        async for run in node.store.stacks_since(since, whole):
-            giving.check()
+        with node.store.frozen() as frozen:
+            yield replica_pb2.PullStacksResponse(history=history_message(frozen.history))
+            async for run in frozen.stacks(since, whole):
+                giving.check()
+                yield replica_pb2.PullStacksResponse(
+                    run=volume_pb2.Run(table=bytes(run.table), data=bytes(run.data))
+                )
+                giving.check()
             yield replica_pb2.PullStacksResponse(
-                run=volume_pb2.Run(table=bytes(run.table), data=bytes(run.data))
+                operations=frozen.operations, configuration=frozen.configuration
             )
-            giving.check()
-        _check_history(node, history)
-        yield replica_pb2.PullStacksResponse(
-            operations=node.store.operations_state(), configuration=node.store.configuration
-        )
     finally:
         node.fence.leave(giving)
-
-
-def _check_history(node: ReplicaNode, history: History) -> None:
-    if node.store.history != history:
-        raise OrderError(
-            f"replica {node.store.replica_uuid} is at {node.store.history.end}, and not at the "
-            f"end of the history that is asked for, {history.end}"
-        )

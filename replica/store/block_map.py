@@ -53,6 +53,7 @@ class BlockMap:
         "_recent",
         "_recent_rows_max",
         "_rows",
+        "_users",
         "_view",
         "held_blocks",
         "placed",
@@ -72,6 +73,7 @@ class BlockMap:
         self._rows = self._recent.rows
         self._levels: tuple[Recent, ...] = ()
         self._closed_rows = 0
+        self._users = 0
         self._is_covered = False
         self._discarded_blocks = 0
         self._cached: dict[int, bytes] = {}
@@ -246,6 +248,19 @@ class BlockMap:
             self._cached = {}
             self._cached_before = {}
 
+    def close_levels(self) -> tuple[Recent, ...]:
+        """All levels, newest first; what comes from now on goes to another one, and they stay as
+        they are until `let_levels_go`.
+        """
+        self._close_level()
+        self._begin(Recent(self._recent.view, self._recent.layer + 1))
+        self._users += 1
+        return self._levels
+
+    def let_levels_go(self) -> None:
+        """Somebody needs the levels no longer that were closed for him."""
+        self._users -= 1
+
     def switch(self, run: MapRun | None, places: Units, view: View) -> None:
         """A staged run is laid over the others, behind which the volume has this view.
 
@@ -295,7 +310,7 @@ class BlockMap:
             self._cached = {}
             self._cached_before = {}
         if len(levels) == 1 and self._view is None:  # what was recent is likely to be asked for
-            rows = levels[0].rows
+            rows = dict(levels[0].rows) if self._users else levels[0].rows
             for level in self._over_runs():
                 for block in level.rows.keys() & rows.keys():
                     del rows[block]

@@ -9,7 +9,7 @@ being used again.
 from __future__ import annotations
 
 import struct
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -17,13 +17,12 @@ import numpy.typing as npt
 from cstor_core.checksums import Buffer, block_checksum
 from cstor_core.errors import CorruptError
 from cstor_core.frames import RunView
-from cstor_core.history import History, Reign
 from cstor_core.rows import UNMAP, Rows
 from cstor_core.units import BLOCK_BYTES
 from replica.store.allocator import Extent
 from replica.store.parts import Parts
 from replica.store.places import FILE_SHIFT, UNIT_MASK
-from replica.store.row_sets import NO_ROWS, Blocks, changed, is_among, later_than, with_data
+from replica.store.row_sets import NO_ROWS, Blocks, changed, is_among, with_data
 from replica.store.views import View, first_seen
 
 _PLACE_OF_ROW = struct.Struct("<8xQ16x")
@@ -53,7 +52,7 @@ class Reader:
         try:
             row = self._row(block)
         except OSError as error:
-            raise self._map_unreadable(error) from error
+            raise self.map_unreadable(error) from error
         if row is None:
             return None
         (place,) = _place_of_row(row)
@@ -74,7 +73,7 @@ class Reader:
         try:
             rows = parts.block_map.span(block, count)
         except OSError as error:
-            raise self._map_unreadable(error) from error
+            raise self.map_unreadable(error) from error
         if rows is None:
             return None
         pieces: list[Buffer] = []
@@ -98,7 +97,7 @@ class Reader:
             try:
                 rows = await parts.block_map.span_off_loop(block, count)
             except OSError as error:
-                raise self._map_unreadable(error) from error
+                raise self.map_unreadable(error) from error
             places = [place for (place,) in _PLACE_OF_ROW.iter_unpack(rows)]
             return rows, await self.read_places(places)
         finally:
@@ -136,16 +135,14 @@ class Reader:
         try:
             return await self._parts.block_map.select(wanted)
         except OSError as error:
-            raise self._map_unreadable(error) from error
+            raise self.map_unreadable(error) from error
 
     async def read_verified(self, blocks: Blocks) -> RunView:
         """The rows of any blocks and their data, of one moment.
 
         Raises CorruptError, naming the block, where data do not match their checksum.
         """
-        rows = self._parts.block_map.gather(blocks)
-        data = memoryview(b"".join(await self.read_places(rows["place"].tolist())))
-        return self._verified(rows, data)
+        return await self.with_data_of(self._parts.block_map.gather(blocks))
 
     async def bad_among(self, blocks: Blocks) -> Blocks:
         """Those blocks whose data do not match their checksum or cannot be read."""
@@ -160,7 +157,7 @@ class Reader:
             rows = await parts.block_map.rows_in(block, count, (view,))
             data = memoryview(b"".join(await self.read_places(rows["place"].tolist())))
         except OSError as error:
-            raise self._map_unreadable(error) from error
+            raise self.map_unreadable(error) from error
         finally:
             parts.reclaimer.end_read(ticket)
         return self._verified(rows, data)
@@ -179,47 +176,22 @@ class Reader:
                 if len(found):
                     yield found
         except OSError as error:
-            raise self._map_unreadable(error) from error
+            raise self.map_unreadable(error) from error
 
-    async def foreign_blocks(self, history: History) -> Blocks:
-        """The blocks of which any row that some view needs lies outside of a history, ascending."""
+    async def blocks_with(self, wanted: Callable[[Rows], npt.NDArray[np.bool_]]) -> Blocks:
+        """The blocks of which any row that some view needs is wanted, ascending."""
         try:
             found = [
-                np.unique(rows["block"][history.foreign(rows)])
+                np.unique(rows["block"][wanted(rows)])
                 async for rows in self._parts.block_map.scan(0, self._views())
             ]
         except OSError as error:
-            raise self._map_unreadable(error) from error
+            raise self.map_unreadable(error) from error
         return np.concatenate([np.zeros(0, dtype=np.uint64), *found])
 
-    async def stacks(self, since: Reign, whole: Blocks) -> AsyncIterator[RunView]:
-        """The rows behind a point that some view needs, ascending by block, the newer ones first,
-        and all rows of the blocks in `whole`, which ascend; with their data, verified.
-        """
-
-        def wanted(rows: Rows) -> npt.NDArray[np.bool_]:
-            return later_than(rows, since) | is_among(rows["block"], whole)
-
-        rows_max = min(_SCAN_ROWS, self._parts.limits.run_rows_max)
-        try:
-            async for many in self._parts.block_map.scan(0, self._views()):
-                rows = many[wanted(many)]
-                for first, end in _portions(rows["block"], rows_max):
-                    yield await self._stack(first, end, wanted)
-        except OSError as error:
-            raise self._map_unreadable(error) from error
-
-    async def _stack(
-        self, first: int, end: int, wanted: Callable[[Rows], npt.NDArray[np.bool_]]
-    ) -> RunView:
-        """The rows of a range of blocks that are wanted, of one moment, and their data."""
-        ticket = self._parts.reclaimer.begin_read()
-        try:
-            rows = await self._parts.block_map.rows_in(first, end - first, self._views())
-            rows = rows[wanted(rows)]
-            data = memoryview(b"".join(await self.read_places(rows["place"].tolist())))
-        finally:
-            self._parts.reclaimer.end_read(ticket)
+    async def with_data_of(self, rows: Rows) -> RunView:
+        """These rows and their data, verified; the places still have to hold."""
+        data = memoryview(b"".join(await self.read_places(rows["place"].tolist())))
         return self._verified(rows, data)
 
     def _views(self) -> Sequence[View]:
@@ -239,7 +211,7 @@ class Reader:
                     rows = many[start : start + _SCAN_ROWS]
                     yield rows.tobytes(), await self._bad_blocks(rows, views)
         except OSError as error:
-            raise self._map_unreadable(error) from error
+            raise self.map_unreadable(error) from error
 
     async def _bad_blocks(self, rows: Rows, views: Sequence[View]) -> Blocks:
         """The blocks among these rows that fail; where the disk cannot read, one by one."""
@@ -289,7 +261,8 @@ class Reader:
             raise CorruptError(f"{self._parts.what}: block {bad[0]} does not match its checksum")
         return RunView(memoryview(rows.tobytes()), data)
 
-    def _map_unreadable(self, error: OSError) -> CorruptError:
+    def map_unreadable(self, error: OSError) -> CorruptError:
+        """The error of one whose map cannot be read."""
         return CorruptError(f"{self._parts.what}: the map cannot be read ({error.strerror})")
 
     def _unreadable(self, place: int, error: OSError) -> CorruptError:
@@ -297,18 +270,6 @@ class Reader:
             f"{self._parts.what}: the disk cannot read unit {place & UNIT_MASK} of the data file "
             f"({error.strerror})"
         )
-
-
-def _portions(blocks: Blocks, rows_max: int) -> Iterator[tuple[int, int]]:
-    """Ranges (first, end) of the blocks of ascending rows: so many rows at most, or one block."""
-    start = 0
-    while start < len(blocks):
-        stop = min(start + rows_max, len(blocks))
-        if stop < len(blocks):
-            begins = int(np.searchsorted(blocks, blocks[stop]))
-            stop = begins if begins > start else int(np.searchsorted(blocks, blocks[stop], "right"))
-        yield int(blocks[start]), int(blocks[stop - 1]) + 1
-        start = stop
 
 
 def extents_of(places: Iterable[int]) -> Iterable[Extent]:

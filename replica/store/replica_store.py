@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from cstor_core.errors import FencedError, ForeignReplicaError, InputError, NoSpaceError
@@ -26,6 +27,7 @@ from replica.store.cloning import Cloning
 from replica.store.durability import Durability
 from replica.store.facts import StoreFacts
 from replica.store.family import Family
+from replica.store.frozen import Frozen, frozen
 from replica.store.limits import StoreLimits
 from replica.store.opening import Opened, make_files, open_files
 from replica.store.operations import Snapshot
@@ -317,15 +319,9 @@ class ReplicaStore(StoreFacts):
         """The blocks whose version is later than this point of the order, ascending."""
         return await self._reader.select(lambda rows: later_than(rows, since))
 
-    def stacks_since(self, since: Reign, whole: Blocks) -> AsyncIterator[RunView]:
-        """What a peer stages that has everything up to a point, but for the blocks in `whole`: the
-        rows that it lacks of all views, ascending by block, and their data, verified.
-        """
-        return self._reader.stacks(since, whole)
-
-    def operations_state(self) -> volume_pb2.OperationsState:
-        """What ordered operations have left, for a peer that stages."""
-        return self._parts.standing.operations.message()
+    def frozen(self) -> AbstractContextManager[Frozen]:
+        """The replica as it is now, for a peer that stages; see `Frozen`."""
+        return frozen(self._parts, self._reader)
 
     def rows(self, blocks: Blocks) -> bytes:
         """Rows as in the map; a block never written has only its number."""

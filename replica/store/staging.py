@@ -14,11 +14,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import numpy as np
+import numpy.typing as npt
 
 from cstor_core.errors import CorruptError, ProtocolError, UnavailableError
 from cstor_core.frames import RunView
 from cstor_core.generated.cstor.v1 import volume_pb2
-from cstor_core.history import History
+from cstor_core.history import History, Reign
 from cstor_core.rows import ROW_BYTES, ROW_DTYPE, UNMAP, Rows, rows_of
 from cstor_core.units import BLOCK_BYTES
 from cstor_core.words import history_message
@@ -54,14 +55,20 @@ class Staging:
     async def stage(self, history: History) -> AsyncIterator[Stage]:
         """A map on its way to a history; without a `switch` nothing of it is left at the end.
 
-        Raises UnavailableError where the replica is being rebuilt, CorruptError.
+        Of a replica that is being rebuilt, only what it held when it was flagged counts.  Raises
+        CorruptError.
         """
-        self.parts.check_usable()
-        if self.parts.standing.rebuilding:
-            raise UnavailableError(f"{self.parts.what} is being rebuilt, which leads there as well")
-        begun = standing_of(self.parts)  # what comes while foreign blocks are looked for counts too
-        foreign = await self.reader.foreign_blocks(history)
-        stage = Stage(self, history, foreign, begun)
+        parts = self.parts
+        parts.check_usable()
+        begun = standing_of(parts)  # what comes while foreign blocks are looked for counts too
+        shared = parts.standing.history.shared_with(history)
+        is_mixed = parts.standing.rebuilding
+
+        def is_foreign(rows: Rows) -> npt.NDArray[np.bool_]:
+            return later_than(rows, shared) if is_mixed else history.foreign(rows)
+
+        foreign = await self.reader.blocks_with(is_foreign)
+        stage = Stage(self, history, shared, foreign, begun)
         try:
             yield stage
         finally:
@@ -78,7 +85,12 @@ class Stage:
     """One map on its way."""
 
     def __init__(
-        self, staging: Staging, history: History, foreign: Blocks, begun: tuple[int, int, bool]
+        self,
+        staging: Staging,
+        history: History,
+        shared: Reign,
+        foreign: Blocks,
+        begun: tuple[int, int, bool],
     ) -> None:
         self._staging = staging
         self._parts = staging.parts
@@ -89,10 +101,31 @@ class Stage:
         self._waiting: asyncio.Queue[Rows | None] = asyncio.Queue(_WAITING_MAX)
         self._writing = asyncio.create_task(self._write())
         self._is_switched = False
-        self.shared = self._parts.standing.history.shared_with(history)
+        self.shared = shared
         """The peer gives what is later than this point,"""
         self.foreign = foreign
         """and all of these blocks, which ascend."""
+
+    def reach(self, history: History) -> None:
+        """The peer is further by now: this is where the map leads.
+
+        Raises UnavailableError where that does not go on from the history that was given.
+        """
+        if not self._history.is_prefix_of(history):
+            raise UnavailableError(
+                f"{self._parts.what} is to get to {history.end}, which does not go on from "
+                f"{self._history.end}"
+            )
+        self._history = history
+
+    def take_everything(self) -> None:
+        """The peer gives all that it has, since too many blocks are foreign to be named."""
+        self.shared = Reign(0, 0)
+
+    @property
+    def reached_block(self) -> int:
+        """The last block of which rows have come; -1 before the first."""
+        return self._reached
 
     async def copy_in(self, run: RunView) -> None:
         """Take rows of a peer whose history this is, and the data of those that have any.

@@ -71,9 +71,7 @@ class Standing:
         if not operation.HasField("loss_told"):
             block_map.begin_layer(self.operations.head)
 
-    def begin_rebuild(
-        self, block_map: BlockMap, freed: list[int], *, loss_possible: bool
-    ) -> None:
+    def begin_rebuild(self, block_map: BlockMap, freed: list[int], *, loss_possible: bool) -> None:
         """Set the flag.  Where it is set and ranges to discard have piled up, discard them.
 
         No copy is under way then, so none can bring back what they discard.
@@ -92,7 +90,7 @@ class Standing:
         self.load(history, history.end.last_seq)
 
     def switch(self, staged: volume_pb2.StagedMap) -> None:
-        """A staged map takes the place of the old one.
+        """A staged map takes the place of the old one, which ends a rebuild as well.
 
         What the old one had is hidden: once W members hold the new history, it goes.
         """
@@ -103,6 +101,8 @@ class Standing:
         self.operations = operations
         if staged.HasField("configuration"):
             self.configuration = staged.configuration
+        self.rebuilding = False
+        self.discards.clear()
         self.load(history, history.end.last_seq)
 
     def load(self, history: History, applied_seq: int) -> None:

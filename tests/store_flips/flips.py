@@ -56,6 +56,9 @@ FOLLOW_EVERY = 97
 tells of damage."""
 
 
+EVERY = slice(None)
+
+
 @dataclass(slots=True)
 class Flipped:
     """What came of the flips."""
@@ -317,11 +320,15 @@ def _copy(inodes: Image) -> Image:
     return {inode: content.copy() for inode, content in inodes.items()}
 
 
-async def flip_all(random_: random.Random, sample: int | None) -> Flipped:
-    """Flip one bit of every place, or of `sample` places of each kind; which bit is random."""
+async def flip_all(random_: random.Random, sample: int | None, part: slice = EVERY) -> Flipped:
+    """Flip one bit of every place in a part, or of `sample` places of each kind; which bit is
+    random.
+    """
     flipping = await Flipping.begin()
     for path, places in flipping.places():
-        chosen = places if sample is None else random_.sample(places, min(sample, len(places)))
+        chosen = (
+            places[part] if sample is None else random_.sample(places, min(sample, len(places)))
+        )
         for at in chosen:
             await flipping.flip(path, at, random_.randrange(8))
     assert flipping.is_as_it_was()

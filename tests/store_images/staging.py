@@ -22,7 +22,7 @@ from tests.store_images.contract import (
 )
 from tests.store_images.recording import RecordingFilesystem, moments
 from tests.store_images.study import Findings, images_of
-from tests.unit.store.volumes import VOLUME, block_of, run_of
+from tests.unit.store.volumes import VOLUME, block_of, operations_of, run_of, stacks_of
 
 
 class Reached(Enum):
@@ -77,9 +77,9 @@ class StagedLife(Life):
 
 async def stage(peer: ReplicaStore, store: ReplicaStore) -> None:
     async with store.stage(peer.history) as staged:
-        async for run in peer.stacks_since(staged.shared, staged.foreign):
+        async for run in stacks_of(peer, staged.shared, staged.foreign):
             await staged.copy_in(run)
-        await staged.switch(peer.operations_state(), peer.configuration)
+        await staged.switch(operations_of(peer), peer.configuration)
 
 
 async def study_staging(seed: int, at_most: int | None) -> Findings:

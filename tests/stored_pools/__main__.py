@@ -28,7 +28,9 @@ from tests.unit.store.volumes import (
     VOLUME,
     block_of,
     epoch_record,
+    operations_of,
     run_of,
+    stacks_of,
 )
 
 HERE = Path(__file__).parent
@@ -126,10 +128,10 @@ async def _staged(pool: Pool) -> None:
     _write(peer, 8, 5, 3000)
     _operate(peer, create_snapshot=volume_pb2.SnapshotCreation(name="theirs", created_unix_s=4))
     async with store.stage(peer.history) as stage:
-        async for run in peer.stacks_since(stage.shared, stage.foreign):
+        async for run in stacks_of(peer, stage.shared, stage.foreign):
             await stage.copy_in(run)
         store._durability.checkpoint_soon = lambda: None  # type: ignore[method-assign]
-        await stage.switch(peer.operations_state(), None)
+        await stage.switch(operations_of(peer), None)
 
 
 MAKERS = {"family": _family, "rebuilding": _rebuilding, "staged": _staged}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from itertools import count
 
 from hypothesis import given, settings
@@ -20,8 +21,10 @@ from tests.unit.store.volumes import (
     kill_and_open,
     kill_tasks,
     open_store,
+    operations_of,
     places_of,
     run_of,
+    stacks_of,
 )
 
 BLOCKS_USED = 24
@@ -120,32 +123,68 @@ async def held(store: ReplicaStore) -> tuple[History, int, dict[str, Held]]:
 
 async def stage(source: ReplicaStore, member: ReplicaStore, *, switches: bool = True) -> None:
     async with member.stage(source.history) as stage:
-        async for run in source.stacks_since(stage.shared, stage.foreign):
+        async for run in stacks_of(source, stage.shared, stage.foreign):
             await stage.copy_in(run)
         if switches:
-            await stage.switch(source.operations_state(), source.configuration)
+            await stage.switch(operations_of(source), source.configuration)
 
 
-async def one_life(shared: list[Step], theirs: list[Step], own: list[Step], kill: bool) -> None:
+async def stage_from_one_moment(
+    source: ReplicaStore, member: ReplicaStore, order: Order, meanwhile: list[Step]
+) -> None:
+    """As `stage`, and the source goes on while the member copies."""
+    async with member.stage(source.history) as stage:
+        with source.frozen() as frozen:
+            stage.reach(frozen.history)
+            await order.apply([*meanwhile, ("checkpoint",)], source)
+            source.completed(source.applied_seq)
+            await source._durability.settle()
+            async for run in frozen.stacks(stage.shared, stage.foreign):
+                await stage.copy_in(run)
+            await stage.switch(frozen.operations, frozen.configuration)
+
+
+@dataclass
+class Life:
+    """What happens to a source and a member."""
+
+    shared: list[Step]
+    theirs: list[Step]
+    own: list[Step]
+    streamed: list[Step]
+    """Where there are some, the member is flagged, and gets these of the source's too."""
+    meanwhile: list[Step]
+    """At the source, while the member copies."""
+    is_killed: bool
+
+
+async def one_life(life: Life) -> None:
     filesystem = MemoryFilesystem()
     source, member = await open_store(MemoryFilesystem()), await open_store(filesystem)
     order = Order(1, 1)
-    await order.apply(shared, source, member)
-    await Order(order.epoch, 1 << 20).apply([s for s in own if s[0] != "epoch"], member)
-    await order.apply([("epoch",), *theirs], source)
-    before, wanted = await held(member), await held(source)
+    await order.apply(life.shared, source, member)
+    await Order(order.epoch, 1 << 20).apply([s for s in life.own if s[0] != "epoch"], member)
+    await order.apply([("epoch",), *life.theirs], source)
+    if streamed := [s for s in life.streamed if s[0] in ("write", "unmap", "checkpoint")]:
+        await member.begin_rebuild()
+        await order.apply(streamed, source, member)
+    wanted = await held(source)
+    before = None if member.rebuilding else await held(member)  # what is flagged is read by nobody
     used = member._parts.allocator.used_units
     await stage(source, member, switches=False)
-    assert await held(member) == before
+    assert before is None or await held(member) == before
     assert member._parts.allocator.used_units == used
-    if kill:
+    if life.is_killed:
         member = await kill_and_open(filesystem)
-        assert await held(member) == before
-    await stage(source, member)
+        assert before is None or await held(member) == before
+    await stage_from_one_moment(source, member, order, life.meanwhile)
     for again in (False, True):
         assert await held(member) == wanted
+        assert not member.rebuilding
         if not again:
             member = await kill_and_open(filesystem)
+    await stage(source, member)
+    assert await held(member) == await held(source)
     more: list[Step] = [("write", [0, 3, 5]), ("unmap", (4, 3)), ("snapshot",), ("write", [3])]
     await Order(order.epoch, 1 << 30).apply(more, source, member)
     await member.flush()
@@ -163,8 +202,6 @@ async def one_life(shared: list[Step], theirs: list[Step], own: list[Step], kill
 
 
 @settings(max_examples=150, deadline=None)
-@given(STEPS, STEPS, STEPS, st.booleans())
-def test_a_staged_replica_holds_exactly_what_its_source_holds(
-    shared: list[Step], theirs: list[Step], own: list[Step], kill: bool
-) -> None:
-    asyncio.run(one_life(shared, theirs, own, kill))
+@given(st.builds(Life, STEPS, STEPS, STEPS, STEPS, STEPS, st.booleans()))
+def test_a_staged_replica_holds_exactly_what_its_source_held(life: Life) -> None:
+    asyncio.run(one_life(life))

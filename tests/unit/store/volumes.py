@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from itertools import count
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from cstor_core.checksums import Buffer, block_checksum
 from cstor_core.frames import RunView
 from cstor_core.generated.cstor.v1 import volume_pb2
+from cstor_core.history import Reign
 from cstor_core.rows import ROW, UNMAP, has_data
 from cstor_core.units import BLOCK_BYTES
 from replica.store.limits import StoreLimits
@@ -161,6 +163,21 @@ def places_of(store: ReplicaStore) -> set[int]:
         for _, places in entry.held:
             found.update(np.asarray(places).tolist())
     return found
+
+
+async def stacks_of(
+    store: ReplicaStore, since: Reign, whole: npt.NDArray[np.uint64]
+) -> AsyncIterator[RunView]:
+    """What a peer that stages lacks of a store, as it is now."""
+    with store.frozen() as frozen:
+        async for run in frozen.stacks(since, whole):
+            yield run
+
+
+def operations_of(store: ReplicaStore) -> volume_pb2.OperationsState:
+    """What ordered operations have left in a store."""
+    with store.frozen() as frozen:
+        return frozen.operations
 
 
 async def entries_of(store: ReplicaStore, after_seq: int) -> list[tuple[int, bytes, bytes]]:

@@ -762,7 +762,7 @@ class StageRequest(_message.Message):
     def source(self) -> Global___Source: ...
     @_builtins.property
     def history(self) -> _volume_pb2.History:
-        """The source holds exactly this one."""
+        """The source holds it, and may be further by now."""
 
     def __init__(
         self,
@@ -785,18 +785,31 @@ class StageResponse(_message.Message):
 
     BYTES_COPIED_FIELD_NUMBER: _builtins.int
     COMPLETE_FIELD_NUMBER: _builtins.int
+    BLOCKS_TOTAL_FIELD_NUMBER: _builtins.int
+    BLOCKS_DONE_FIELD_NUMBER: _builtins.int
+    HISTORY_FIELD_NUMBER: _builtins.int
     bytes_copied: _builtins.int
     complete: _builtins.bool
-    """Set in the last message, when the replica holds the history, durably."""
+    """Set in the last message, when the replica holds what the source held, durably."""
+    blocks_total: _builtins.int
+    """Blocks of the volume, and how far it has got through them."""
+    blocks_done: _builtins.int
+    @_builtins.property
+    def history(self) -> _volume_pb2.History:
+        """In the last message: what it holds now."""
+
     def __init__(
         self,
         *,
         bytes_copied: _builtins.int = ...,
         complete: _builtins.bool = ...,
+        blocks_total: _builtins.int = ...,
+        blocks_done: _builtins.int = ...,
+        history: _volume_pb2.History | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["history", b"history"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_copied", b"bytes_copied", "complete", b"complete"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blocks_done", b"blocks_done", "blocks_total", b"blocks_total", "bytes_copied", b"bytes_copied", "complete", b"complete", "history", b"history"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -871,7 +884,7 @@ class PullStacksRequest(_message.Message):
     """And all versions of these blocks: packed u64 block numbers, ascending."""
     @_builtins.property
     def history(self) -> _volume_pb2.History:
-        """What the source is to hold, exactly."""
+        """What the source is to hold at least."""
 
     @_builtins.property
     def since(self) -> _volume_pb2.Reign:
@@ -902,6 +915,7 @@ class PullStacksResponse(_message.Message):
     RUN_FIELD_NUMBER: _builtins.int
     OPERATIONS_FIELD_NUMBER: _builtins.int
     CONFIGURATION_FIELD_NUMBER: _builtins.int
+    HISTORY_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def run(self) -> _volume_pb2.Run:
         """Rows as in a map, ascending by block, the newer ones of a block first, and 4096 bytes for each
@@ -914,16 +928,21 @@ class PullStacksResponse(_message.Message):
 
     @_builtins.property
     def configuration(self) -> _volume_pb2.Configuration: ...
+    @_builtins.property
+    def history(self) -> _volume_pb2.History:
+        """In the first message: what the source held at the moment of which all of it is."""
+
     def __init__(
         self,
         *,
         run: _volume_pb2.Run | None = ...,
         operations: _volume_pb2.OperationsState | None = ...,
         configuration: _volume_pb2.Configuration | None = ...,
+        history: _volume_pb2.History | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["configuration", b"configuration", "operations", b"operations", "run", b"run"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["configuration", b"configuration", "history", b"history", "operations", b"operations", "run", b"run"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["configuration", b"configuration", "operations", b"operations", "run", b"run"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["configuration", b"configuration", "history", b"history", "operations", b"operations", "run", b"run"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
