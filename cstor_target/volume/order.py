@@ -59,19 +59,23 @@ class Sent:
 class Backlog:
     """The last messages sent, so that a member that was away for a moment misses none.
 
-    What no quorum holds is kept whatever its size: were all members lost for a moment, nobody else
-    could give it to them, and none would be in sync again.  The commands that wait for it bound it.
+    Of what a quorum holds so many bytes are kept: who lags behind the quorum by more has missed
+    some.  What no quorum holds is kept beside that, whatever its size: were all members lost for a
+    moment, nobody else could give it to them, and none would be in sync again.  The commands that
+    wait for it bound it.
     """
 
     def __init__(self, bytes_max: int) -> None:
         self._bytes_max = bytes_max
-        self._bytes = 0
+        self._held_bytes = 0
         self._sent: deque[Sent] = deque()
+        self._unheld: deque[Sent] = deque()
 
     def clear(self) -> None:
         """Forget everything: another epoch begins."""
         self._sent.clear()
-        self._bytes = 0
+        self._unheld.clear()
+        self._held_bytes = 0
 
     @property
     def first_seq(self) -> int:
@@ -79,11 +83,13 @@ class Backlog:
         return self._sent[0].first_seq if self._sent else 0
 
     def append(self, sent: Sent, completed_seq: int) -> None:
-        """Keep a message, and let the oldest go that a quorum holds."""
+        """Keep a message, and let the oldest go of those that a quorum holds."""
         self._sent.append(sent)
-        self._bytes += len(sent.message)
-        while self._bytes > self._bytes_max and self._sent[0].last_seq <= completed_seq:
-            self._bytes -= len(self._sent.popleft().message)
+        self._unheld.append(sent)
+        while self._unheld and self._unheld[0].last_seq <= completed_seq:
+            self._held_bytes += len(self._unheld.popleft().message)
+        while self._held_bytes > self._bytes_max:
+            self._held_bytes -= len(self._sent.popleft().message)
 
     def after(self, seq: int) -> list[Sent] | None:
         """The messages behind `seq`, which must end one of them; None if they are not all kept."""

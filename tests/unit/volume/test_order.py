@@ -262,27 +262,29 @@ def test_backlog_gives_nothing_where_entries_would_be_missing_or_come_twice(
     assert backlog.after(seq) is None
 
 
-def test_backlog_lets_the_oldest_go_and_keeps_the_last_whatever_its_size() -> None:
+def test_backlog_keeps_so_many_bytes_of_what_a_quorum_holds() -> None:
     backlog = Backlog(bytes_max=100)
     for seq in range(1, 8):
         backlog.append(Sent(seq, seq, bytes(30), 0.0), seq - 1)
-    assert backlog.first_seq == 5
-    assert backlog.after(3) is None
+    assert backlog.first_seq == 4
+    assert backlog.after(2) is None
     backlog.append(Sent(8, 8, bytes(1000), 0.0), 7)
-    assert backlog.first_seq == 8
-    assert backlog.after(8) == []
+    assert backlog.first_seq == 5
+    backlog.append(Sent(9, 9, bytes(30), 0.0), 8)
+    assert backlog.first_seq == 9
+    assert backlog.after(9) == []
 
 
 def test_backlog_keeps_what_no_quorum_holds_whatever_its_size() -> None:
     backlog = Backlog(bytes_max=100)
     for seq in range(1, 8):
         backlog.append(Sent(seq, seq, bytes(60), 0.0), completed_seq=2)
-    assert backlog.first_seq == 3
+    assert backlog.first_seq == 2
     missed = backlog.after(2)
     assert missed is not None
     assert [sent.first_seq for sent in missed] == [3, 4, 5, 6, 7]
     backlog.append(Sent(8, 8, bytes(60), 0.0), completed_seq=7)
-    assert backlog.first_seq == 8
+    assert backlog.first_seq == 7
 
 
 def test_backlog_says_since_when_an_entry_waits(backlog: Backlog) -> None:
