@@ -251,6 +251,7 @@ class ReplicaNode:
             origin=store.origin,
             short=store.short,
             loss_possible=store.loss_possible,
+            operations_seq=store.operations_seq,
         )
 
     def size_blocks(self) -> int:

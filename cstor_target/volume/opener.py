@@ -98,7 +98,9 @@ class Opener:
             self._check_quorum(voting, _out_of_date(configuration))
         epoch = next_epoch(list(reports.values()))
         identity = voting[0].identity
-        return Tenure(identity, configuration, epoch, self._instance, _NO_HISTORY, before)
+        return Tenure(
+            identity, configuration, epoch, self._instance, _NO_HISTORY, forced_from=before
+        )
 
     def _set_members(
         self, configuration: volume_pb2.Configuration, found: dict[str, ReplicaLink]
@@ -158,6 +160,7 @@ class Opener:
         if newest_configuration(list(promised.values())) != asked_of:
             raise UnavailableError("the configuration has changed meanwhile: its members are asked")
         tenure.history = opening.history
+        tenure.operations_seq = promised[opening.holders[0]].operations_seq
         return opening
 
     async def bring_in_order(self, tenure: Tenure, opening: Opening) -> list[Member]:

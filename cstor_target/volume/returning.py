@@ -3,7 +3,10 @@
 A member whose history is a prefix of the volume's takes the entries that it missed in order: from
 the target's backlog, or from the tail of an in-sync peer.  Any other, and one that was away for
 longer than those reach, is flagged as rebuilding: it takes new entries from the stream at once and
-copies older blocks from a peer beside it.  It counts again only when either has ended.
+copies older blocks from a peer beside it.  Where it may not be flagged, or where snapshots were
+taken or the like while it was away, it gets in steps to what a peer holds, each step shorter than
+the one before, until the rest can be had in order.  It counts again only when one of these has
+ended.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from cstor_target.volume.settings import EngineSettings
 from cstor_target.volume.tenure import Tenure
 
 _POLL_S = 0.01
+_STEPS_MAX = 20
 _FULL_TRIES = 2
 """So often a full disk is tried in order; a rebuild brings what has been discarded first."""
 
@@ -65,7 +69,7 @@ class Returning:
             history = await self._fetch_tail(member, history)
             if await self._rejoined(member, history):
                 return
-        if report.state != replica_pb2.REPLICA_STATE_REBUILDING and not self._may_flag():
+        if self._needs_steps(history, is_flagged=not complete):
             await self._stage(member)
         else:
             await self._rebuild(member, history, is_flagged=not complete)
@@ -82,19 +86,34 @@ class Returning:
         """Whether there are so many others in sync that one may be flagged as rebuilding."""
         return len(self._roster.in_sync) >= read_overlap(len(self._roster.members))
 
+    def _needs_steps(self, history: History, *, is_flagged: bool) -> bool:
+        """Whether a member cannot be brought back by copies of blocks beside a stream."""
+        shared_seq = history.shared_with(self._history()).last_seq
+        return shared_seq < self.tenure.operations_seq or not (is_flagged or self._may_flag())
+
     async def _stage(self, member: Member) -> None:
-        """Have a member get to the volume's history in one step, while too few are in sync for it
-        to be flagged; too few to write as well, so that the history stands still.
-        """
-        history = self._history()
-        source = await self._source_at(member, history.end.last_seq, needs_stream=False)
-        request = self.tenure.stage_request(member.replica_uuid, _source(source), history)
-        member.standing, member.reason = Standing.REBUILDING, "it gets to the history in one step"
-        async with aclosing(member.link.stage(request)) as staging:
-            async for progress in staging:
-                if progress.complete and await self._rejoined(member, history):
-                    return
-        raise UnavailableError(f"replica {member.name} did not get to the volume's history")
+        """Have a member get to what a peer holds, until the rest can be had in order."""
+        member.standing, member.reason = Standing.REBUILDING, "it gets in steps to what a peer has"
+        self._roster.rebuild_started(member)
+        for _ in range(_STEPS_MAX):
+            end_seq = self.tenure.history.end.last_seq
+            source = await self._source_at(member, end_seq, needs_stream=False)
+            bound = self.tenure.history.extended(source.applied_seq)
+            request = self.tenure.stage_request(member.replica_uuid, _source(source), bound)
+            history = History()
+            async with aclosing(member.link.stage(request)) as staging:
+                async for progress in staging:
+                    member.rebuild_total = progress.blocks_total
+                    member.rebuild_done = progress.blocks_done
+                    if progress.complete:
+                        history = history_from(progress.history)
+            history = await self._fetch_tail(member, history)
+            if await self._rejoined(member, history):
+                return
+        raise UnavailableError(
+            f"replica {member.name} came no nearer in {_STEPS_MAX} steps: more is written than it "
+            "can copy"
+        )
 
     def _history(self) -> History:
         """The volume's history up to the last entry sent."""

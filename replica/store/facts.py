@@ -112,6 +112,11 @@ class StoreFacts:
         return self._parts.standing.operations.loss_possible
 
     @property
+    def operations_seq(self) -> int:
+        """Of the last entry that changed snapshots, size or contents as a whole."""
+        return self._parts.standing.operations.last_seq
+
+    @property
     def size_bytes(self) -> int:
         """The size of the volume."""
         return self._parts.standing.operations.size_bytes

@@ -54,7 +54,15 @@ class Hidden:
 class Operations:
     """Of one replica; changed by entries in their order."""
 
-    __slots__ = ("completed_seq", "head", "hidden", "loss_possible", "size_bytes", "snapshots")
+    __slots__ = (
+        "completed_seq",
+        "head",
+        "hidden",
+        "last_seq",
+        "loss_possible",
+        "size_bytes",
+        "snapshots",
+    )
 
     def __init__(self, size_bytes: int) -> None:
         self.size_bytes = size_bytes
@@ -65,6 +73,8 @@ class Operations:
         self.hidden: list[Hidden] = []
         self.completed_seq = 0
         """W members hold every entry up to here."""
+        self.last_seq = 0
+        """Of the last entry that changed any of that."""
         self.loss_possible = False
         """Initiators have not been told yet that something acknowledged may be gone."""
 
@@ -109,6 +119,8 @@ class Operations:
     def apply(self, operation: volume_pb2.Operation) -> None:
         """Change what is there, as `check` allows."""
         seq = operation.seq
+        if not operation.HasField("loss_told"):
+            self.last_seq = seq
         match operation.WhichOneof("kind"):
             case "create_snapshot":
                 what = operation.create_snapshot
@@ -143,6 +155,7 @@ class Operations:
             ],
             completed_seq=self.completed_seq,
             loss_possible=self.loss_possible,
+            last_seq=self.last_seq,
         )
 
     @classmethod
@@ -159,6 +172,7 @@ class Operations:
         operations = cls(found.size_bytes)
         operations.completed_seq = found.completed_seq
         operations.loss_possible = found.loss_possible
+        operations.last_seq = found.last_seq
         operations.head = View.of(found.head_ranges)
         operations.hidden = [
             Hidden(one.hidden_by_seq, View.of(one.ranges)) for one in found.hidden_views

@@ -196,7 +196,8 @@ class SimulatedLink:
         await self._travel()
         self.replica.stage(request, self._cluster.at(request.source.address))
         await self._travel()
-        yield replica_pb2.StageResponse(complete=True)
+        history = self.replica.report().history
+        yield replica_pb2.StageResponse(complete=True, history=history)
 
     async def rebuild(
         self, request: replica_pb2.RebuildRequest

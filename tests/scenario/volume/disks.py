@@ -33,6 +33,7 @@ class Disk:
     promised_epoch: int = 0
     promised_instance: str = ""
     loss_possible: bool = False
+    operations_seq: int = 0
     blocks: dict[int, Held] = field(default_factory=dict)
     tail: dict[int, FrameEntry] = field(default_factory=dict)
     """Recent entries by the seq that they begin with."""

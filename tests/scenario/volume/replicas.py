@@ -101,6 +101,7 @@ class Replica:
             durable_seq=self.durable_seq,
             short=self.short,
             loss_possible=disk.loss_possible,
+            operations_seq=disk.operations_seq,
         )
 
     def check_reachable(self) -> None:
@@ -221,9 +222,11 @@ class Replica:
         """Become what a peer is, in one step."""
         self.check(request.orders)
         self._check_peer(request.orders, peer)
-        if self.disk.rebuilding or peer.disk.history != history_from(request.history):
-            raise RefusedError("it is being rebuilt, or the peer holds another history")
+        if not history_from(request.history).is_prefix_of(peer.disk.history):
+            raise RefusedError("the peer does not hold that history")
         disk = self.disk
+        disk.rebuilding = False
+        disk.operations_seq = peer.disk.operations_seq
         disk.blocks = {
             block: Held(held.version, held.data) for block, held in peer.disk.blocks.items()
         }

@@ -46,6 +46,7 @@ class MemoryStore:
         self.origin = None
         self.short = False
         self.loss_possible = False
+        self.operations_seq = 0
         self.size_bytes = blocks * BLOCK_BYTES
         self.max_copied_seq = 0
         self.begun = False

@@ -68,6 +68,7 @@ class ReplicaReport(_message.Message):
     ORIGIN_FIELD_NUMBER: _builtins.int
     SHORT_FIELD_NUMBER: _builtins.int
     LOSS_POSSIBLE_FIELD_NUMBER: _builtins.int
+    OPERATIONS_SEQ_FIELD_NUMBER: _builtins.int
     replica_uuid: _builtins.str
     state: Global___ReplicaState.ValueType
     promised_epoch: _builtins.int
@@ -81,6 +82,8 @@ class ReplicaReport(_message.Message):
     short: _builtins.bool
     """What it acknowledged before a power loss, and had not flushed, may be gone."""
     loss_possible: _builtins.bool
+    """As in OperationsState."""
+    operations_seq: _builtins.int
     """As in OperationsState."""
     @_builtins.property
     def identity(self) -> _volume_pb2.VolumeIdentity: ...
@@ -116,10 +119,11 @@ class ReplicaReport(_message.Message):
         origin: _volume_pb2.CloneOrigin | None = ...,
         short: _builtins.bool = ...,
         loss_possible: _builtins.bool = ...,
+        operations_seq: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["configuration", b"configuration", "history", b"history", "identity", b"identity", "origin", b"origin"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["configuration", b"configuration", "durable_seq", b"durable_seq", "history", b"history", "identity", b"identity", "loss_possible", b"loss_possible", "origin", b"origin", "promised_epoch", b"promised_epoch", "promised_instance", b"promised_instance", "reason", b"reason", "replica_uuid", b"replica_uuid", "short", b"short", "size_bytes", b"size_bytes", "snapshots", b"snapshots", "state", b"state", "used_bytes", b"used_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["configuration", b"configuration", "durable_seq", b"durable_seq", "history", b"history", "identity", b"identity", "loss_possible", b"loss_possible", "operations_seq", b"operations_seq", "origin", b"origin", "promised_epoch", b"promised_epoch", "promised_instance", b"promised_instance", "reason", b"reason", "replica_uuid", b"replica_uuid", "short", b"short", "size_bytes", b"size_bytes", "snapshots", b"snapshots", "state", b"state", "used_bytes", b"used_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

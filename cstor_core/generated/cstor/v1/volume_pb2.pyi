@@ -533,11 +533,14 @@ class OperationsState(_message.Message):
     HIDDEN_VIEWS_FIELD_NUMBER: _builtins.int
     COMPLETED_SEQ_FIELD_NUMBER: _builtins.int
     LOSS_POSSIBLE_FIELD_NUMBER: _builtins.int
+    LAST_SEQ_FIELD_NUMBER: _builtins.int
     size_bytes: _builtins.int
     completed_seq: _builtins.int
     """W members hold every entry up to here."""
     loss_possible: _builtins.bool
     """The record of the adopted epoch says so, and initiators have not been told yet."""
+    last_seq: _builtins.int
+    """Of the last entry that changed snapshots, size or contents as a whole; 0 where there was none."""
     @_builtins.property
     def snapshots(self) -> _containers.RepeatedCompositeFieldContainer[Global___Snapshot]: ...
     @_builtins.property
@@ -557,10 +560,11 @@ class OperationsState(_message.Message):
         hidden_views: _abc.Iterable[Global___HiddenView] | None = ...,
         completed_seq: _builtins.int = ...,
         loss_possible: _builtins.bool = ...,
+        last_seq: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["completed_seq", b"completed_seq", "head_ranges", b"head_ranges", "hidden_views", b"hidden_views", "loss_possible", b"loss_possible", "size_bytes", b"size_bytes", "snapshots", b"snapshots"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["completed_seq", b"completed_seq", "head_ranges", b"head_ranges", "hidden_views", b"hidden_views", "last_seq", b"last_seq", "loss_possible", b"loss_possible", "size_bytes", b"size_bytes", "snapshots", b"snapshots"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
