@@ -6,9 +6,12 @@ import contextlib
 from collections.abc import Iterator
 
 from cstor_cli.calls import Connection
-from cstor_core.generated.cstor.v1 import control_pb2
+from cstor_core.errors import InputError
+from cstor_core.generated.cstor.v1 import control_pb2, volume_pb2
 
 ASK_S_MAX = 3.0
+OPERATION_S_MAX = 30.0
+"""Longer than a target waits for a quorum by default."""
 
 Status = control_pb2.VolumeStatus
 SERVING = frozenset(
@@ -28,6 +31,18 @@ class ControlClient:
     def __init__(self, address: str) -> None:
         self._connection = Connection(address, "cstor.v1.ControlService", "the target's control")
 
+    def named(self, volume: str) -> str:
+        """The volume that is meant: the target's only one where none is named.
+
+        Raises InputError where it has several.
+        """
+        if volume:
+            return volume
+        names = [report.identity.name for report in self.list_volumes()]
+        if len(names) != 1:
+            raise InputError(f"the target serves {', '.join(names)}: say which with --volume")
+        return names[0]
+
     def list_volumes(self) -> list[control_pb2.VolumeReport]:
         """All volumes of the target."""
         answer = self._connection.ask(
@@ -46,6 +61,52 @@ class ControlClient:
             control_pb2.ShowVolumeResponse,
             ASK_S_MAX,
         ).volume
+
+    def create_snapshot(self, volume: str, name: str) -> volume_pb2.Snapshot:
+        """Take a snapshot, or find the one of that name."""
+        return self._connection.ask(
+            "CreateSnapshot",
+            control_pb2.CreateSnapshotRequest(volume=volume, name=name),
+            control_pb2.CreateSnapshotResponse,
+            OPERATION_S_MAX,
+        ).snapshot
+
+    def list_snapshots(self, volume: str) -> list[volume_pb2.Snapshot]:
+        """All snapshots of a volume, in the order in which they were taken."""
+        answer = self._connection.ask(
+            "ListSnapshots",
+            control_pb2.ListSnapshotsRequest(volume=volume),
+            control_pb2.ListSnapshotsResponse,
+            ASK_S_MAX,
+        )
+        return list(answer.snapshots)
+
+    def delete_snapshot(self, volume: str, name: str) -> None:
+        """Delete a snapshot; one that is not there is deleted already."""
+        self._connection.ask(
+            "DeleteSnapshot",
+            control_pb2.DeleteSnapshotRequest(volume=volume, name=name),
+            control_pb2.DeleteSnapshotResponse,
+            OPERATION_S_MAX,
+        )
+
+    def revert(self, volume: str, snapshot: str, *, in_use: bool) -> None:
+        """Go back to a snapshot; InputError while initiators are logged in, unless `in_use`."""
+        self._connection.ask(
+            "RevertVolume",
+            control_pb2.RevertVolumeRequest(volume=volume, snapshot=snapshot, in_use=in_use),
+            control_pb2.RevertVolumeResponse,
+            OPERATION_S_MAX,
+        )
+
+    def resize(self, volume: str, size_bytes: int) -> int:
+        """Let a volume grow; its size then."""
+        return self._connection.ask(
+            "ResizeVolume",
+            control_pb2.ResizeVolumeRequest(volume=volume, size_bytes=size_bytes),
+            control_pb2.ResizeVolumeResponse,
+            OPERATION_S_MAX,
+        ).size_bytes
 
     def force_open(self, volume: str, replicas: list[str], *, confirmed: bool) -> str:
         """Force an opening, or say what it would lose; the sentence.  InputError where it cannot be

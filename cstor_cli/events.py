@@ -6,6 +6,7 @@ then, and events go on after the last one that was seen, since numbers grow over
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +15,8 @@ from pathlib import Path
 
 from cstor_cli.addresses import parse_address
 from cstor_cli.cluster_file import Home
-from cstor_cli.control_client import control
+from cstor_cli.control_client import ControlClient, control
+from cstor_cli.options import DEFAULT_DIRECTORY
 from cstor_cli.status import control_address, look_at
 from cstor_core.errors import InputError, UnavailableError
 from cstor_core.generated.cstor.v1 import control_pb2
@@ -38,6 +40,13 @@ def finder(directory: Path | None, address: str | None, default: Path) -> Find:
         raise InputError("name a directory with --dir or a target with --control, not both")
     parsed = str(parse_address(address))
     return lambda: parsed
+
+
+@contextlib.contextmanager
+def target_of(directory: Path | None, address: str | None) -> Iterator[ControlClient]:
+    """A connection to a target that is named in one of these two ways; errors as for `finder`."""
+    with control(finder(directory, address, DEFAULT_DIRECTORY)()) as client:
+        yield client
 
 
 def watch(

@@ -5,7 +5,6 @@ Nothing is decided here.
 
 from __future__ import annotations
 
-import enum
 import importlib.metadata
 import sys
 from pathlib import Path
@@ -17,19 +16,29 @@ from cstor_cli.addresses import parse_address
 from cstor_cli.cluster_file import Home, locked
 from cstor_cli.control_client import control as connect
 from cstor_cli.down import bring_down, stop_all
-from cstor_cli.events import as_json, as_line, finder
+from cstor_cli.events import as_json, as_line, finder, target_of
 from cstor_cli.events import watch as watch_events
 from cstor_cli.exit_codes import ExitCode, exit_code_of
 from cstor_cli.forcing import force_open
 from cstor_cli.founding import LOGICAL_BLOCK_BYTES, Wanted, found
 from cstor_cli.interrupts import InterruptedByUserError, interruptible, uninterrupted
+from cstor_cli.options import (
+    DEFAULT_DIRECTORY,
+    AnyDirectoryOption,
+    Output,
+    OutputOption,
+    TargetOption,
+    VolumeOption,
+    YesOption,
+)
 from cstor_cli.printing import look_line, print_json, print_status, print_volumes, up_lines
 from cstor_cli.replica_client import GrpcReplicaClient
+from cstor_cli.snapshots import app as snapshot_app
 from cstor_cli.status import look_at, status_document, volume_document
 from cstor_cli.up import Options, bring_up, new_salt, new_uuid, require_serving
 from cstor_cli.watching import watch
 from cstor_core.errors import CstorError, InputError
-from cstor_core.units import parse_size
+from cstor_core.units import format_size, parse_size
 
 HELP = """A replicated block volume, served over iSCSI.
 
@@ -42,19 +51,12 @@ app = typer.Typer(
 )
 volume_app = typer.Typer(help="Found, show and compare volumes.", no_args_is_help=True)
 app.add_typer(volume_app, name="volume")
-
-
-class Output(enum.StrEnum):
-    """How a result is printed."""
-
-    TABLE = "table"
-    JSON = "json"
+app.add_typer(snapshot_app, name="snapshot")
 
 
 DirectoryOption = Annotated[
     Path, typer.Option("--dir", help="Where the volume's data, logs and state are.")
 ]
-OutputOption = Annotated[Output, typer.Option("--output", "-o", help="For people, or for scripts.")]
 SizeOption = Annotated[
     str | None, typer.Option("--size", help="Size of the volume: 1GiB, 512M, or bytes.")
 ]
@@ -65,7 +67,6 @@ BlockOption = Annotated[
 ReplicasOption = Annotated[
     list[str], typer.Option("--replica", help="HOST:PORT of a replica daemon; once for each.")
 ]
-DEFAULT_DIRECTORY = Path("cstor-data")
 
 
 @app.callback(invoke_without_command=True)
@@ -149,13 +150,8 @@ def events(
     volume: Annotated[
         str, typer.Argument(help="Name or UUID of a volume; without it, all of the target's.")
     ] = "",
-    directory: Annotated[
-        Path | None, typer.Option("--dir", help="A directory of cstor up; its target is asked.")
-    ] = None,
-    control: Annotated[
-        str | None,
-        typer.Option("--target", "--control", help="HOST:PORT of a target's control service."),
-    ] = None,
+    directory: AnyDirectoryOption = None,
+    control: TargetOption = None,
     follow: Annotated[
         bool,
         typer.Option(
@@ -317,6 +313,26 @@ def show_volume(
         print_volumes([document])
 
 
+@volume_app.command("resize")
+def resize(
+    size: Annotated[str, typer.Argument(help="The new size: 2GiB, 512M, or bytes.")],
+    volume: VolumeOption = "",
+    directory: AnyDirectoryOption = None,
+    control: TargetOption = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Let a volume grow while it is used; initiators see it after a rescan."""
+
+    size_bytes = parse_size(size)
+    with target_of(directory, control) as client:
+        name = client.named(volume)
+        got_bytes = client.resize(name, size_bytes)
+    if output is Output.JSON:
+        print_json({"name": name, "size_bytes": got_bytes})
+    else:
+        _say(f"{name} has {format_size(got_bytes)}")
+
+
 @volume_app.command("open")
 def open_volume(
     volume: Annotated[str, typer.Argument(help="Name or UUID of the volume.")],
@@ -331,14 +347,9 @@ def open_volume(
             "that answer and are complete.",
         ),
     ] = [],  # noqa: B006 (typer reads the default, nobody changes it)
-    directory: Annotated[
-        Path | None, typer.Option("--dir", help="A directory of cstor up; its target is asked.")
-    ] = None,
-    control: Annotated[
-        str | None,
-        typer.Option("--target", "--control", help="HOST:PORT of a target's control service."),
-    ] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    directory: AnyDirectoryOption = None,
+    control: TargetOption = None,
+    yes: YesOption = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Force a volume open with the replicas that are left, when the others are lost for good.

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 
 import grpc.aio
 
-from cstor_core.errors import CstorError, UnavailableError, UnknownVolumeError
+from cstor_core.errors import CstorError, InputError, UnavailableError, UnknownVolumeError
 from cstor_core.generated.cstor.v1 import control_pb2, control_pb2_grpc
 from cstor_core.serving import abort
 from cstor_target.event_log import EventLog
@@ -65,6 +65,86 @@ class ControlServicer(control_pb2_grpc.ControlServiceServicer):
         except CstorError as error:
             await abort(context, error)
         return control_pb2.ForceOpenResponse(sentence=sentence)
+
+    async def CreateSnapshot(  # noqa: N802 - the name of the call
+        self,
+        request: control_pb2.CreateSnapshotRequest,
+        context: grpc.aio.ServicerContext[
+            control_pb2.CreateSnapshotRequest, control_pb2.CreateSnapshotResponse
+        ],
+    ) -> control_pb2.CreateSnapshotResponse:
+        """Take a snapshot, or find the one of that name."""
+        try:
+            operations = self._called(request.volume).engine.operations
+            snapshot = await operations.create_snapshot(request.name)
+        except CstorError as error:
+            await abort(context, error)
+        return control_pb2.CreateSnapshotResponse(snapshot=snapshot)
+
+    async def ListSnapshots(  # noqa: N802 - the name of the call
+        self,
+        request: control_pb2.ListSnapshotsRequest,
+        context: grpc.aio.ServicerContext[
+            control_pb2.ListSnapshotsRequest, control_pb2.ListSnapshotsResponse
+        ],
+    ) -> control_pb2.ListSnapshotsResponse:
+        """All snapshots of a volume."""
+        try:
+            snapshots = self._called(request.volume).engine.operations.snapshots
+        except CstorError as error:
+            await abort(context, error)
+        return control_pb2.ListSnapshotsResponse(snapshots=snapshots)
+
+    async def DeleteSnapshot(  # noqa: N802 - the name of the call
+        self,
+        request: control_pb2.DeleteSnapshotRequest,
+        context: grpc.aio.ServicerContext[
+            control_pb2.DeleteSnapshotRequest, control_pb2.DeleteSnapshotResponse
+        ],
+    ) -> control_pb2.DeleteSnapshotResponse:
+        """Delete a snapshot; one that is not there is deleted already."""
+        try:
+            await self._called(request.volume).engine.operations.delete_snapshot(request.name)
+        except CstorError as error:
+            await abort(context, error)
+        return control_pb2.DeleteSnapshotResponse()
+
+    async def RevertVolume(  # noqa: N802 - the name of the call
+        self,
+        request: control_pb2.RevertVolumeRequest,
+        context: grpc.aio.ServicerContext[
+            control_pb2.RevertVolumeRequest, control_pb2.RevertVolumeResponse
+        ],
+    ) -> control_pb2.RevertVolumeResponse:
+        """Go back to a snapshot; INVALID_ARGUMENT while initiators are logged in, unless asked."""
+        try:
+            volume = self._called(request.volume)
+            sessions = volume.report().sessions
+            if sessions and not request.in_use:
+                names = ", ".join(session.initiator_name for session in sessions)
+                raise InputError(
+                    f"{names} is logged in, and may have cached what is reverted: log out first, "
+                    "or force it"
+                )
+            await volume.engine.operations.revert(request.snapshot)
+        except CstorError as error:
+            await abort(context, error)
+        return control_pb2.RevertVolumeResponse()
+
+    async def ResizeVolume(  # noqa: N802 - the name of the call
+        self,
+        request: control_pb2.ResizeVolumeRequest,
+        context: grpc.aio.ServicerContext[
+            control_pb2.ResizeVolumeRequest, control_pb2.ResizeVolumeResponse
+        ],
+    ) -> control_pb2.ResizeVolumeResponse:
+        """Let a volume grow."""
+        try:
+            operations = self._called(request.volume).engine.operations
+            await operations.resize(request.size_bytes)
+        except CstorError as error:
+            await abort(context, error)
+        return control_pb2.ResizeVolumeResponse(size_bytes=operations.size_bytes)
 
     async def WatchEvents(  # noqa: N802 - the name of the call
         self,

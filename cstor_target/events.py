@@ -99,6 +99,22 @@ KINDS: dict[str, Kind] = {
         Severity.ERROR,
         "this target serves the volume no more, and ends: {reason}",
     ),
+    "snapshot_created": Kind(
+        Severity.INFO,
+        "snapshot {snapshot} has been taken",
+    ),
+    "snapshot_deleted": Kind(
+        Severity.INFO,
+        "snapshot {snapshot} has been deleted: its space is given back in the background",
+    ),
+    "reverted": Kind(
+        Severity.WARNING,
+        "the volume holds again what snapshot {snapshot} holds: what was written since is gone",
+    ),
+    "resized": Kind(
+        Severity.INFO,
+        "the volume has {size} now: initiators see it after a rescan",
+    ),
     # Its members
     "member_in_sync": Kind(
         Severity.INFO,

@@ -125,6 +125,7 @@ class _Gauge(Generic[T]):
 
 _VOLUME_GAUGES: tuple[_Gauge[control_pb2.VolumeReport], ...] = (
     _Gauge("size_bytes", "Size of the volume", lambda report: report.size_bytes),
+    _Gauge("snapshots", "Snapshots of the volume", lambda report: report.snapshot_count),
     _Gauge("sessions", "iSCSI sessions", lambda report: len(report.sessions)),
     _Gauge("epoch", "Epoch in which this target reigns", lambda report: report.epoch),
     _Gauge("last_seq", "Last entry given a place in the order", lambda report: report.last_seq),

@@ -47,6 +47,7 @@ def report_document(report: control_pb2.VolumeReport) -> dict[str, Any]:
         "logical_block_bytes": report.identity.logical_block_bytes,
         "physical_block_bytes": report.identity.physical_block_bytes,
         "write_cache": report.identity.write_cache,
+        "snapshots": report.snapshot_count,
         "epoch": report.epoch,
         "last_seq": report.last_seq,
         "completed_seq": report.completed_seq,

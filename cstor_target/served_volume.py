@@ -18,6 +18,7 @@ from cstor_target.scsi.target_device import TargetDevice
 from cstor_target.settings import is_uuid
 from cstor_target.volume.backing import Volume
 from cstor_target.volume.counters import Counters
+from cstor_target.volume.operations import Operations
 
 IQN_PREFIX = "iqn.2016-09.com.openebs.cstor:"
 PORTAL_GROUP_TAG = 1
@@ -35,6 +36,7 @@ class VolumeEngine(Volume, Protocol):
     """What the daemon asks of an engine beyond being a disk."""
 
     counters: Counters
+    operations: Operations
 
     @property
     def identity(self) -> volume_pb2.VolumeIdentity | None:
@@ -153,6 +155,8 @@ class ServedVolume:
         device = TargetDevice(names, geometry, write_cache=identity.write_cache)
         if self.engine.loss_possible:
             device.doubted(self.engine.loss_told)
+        self.engine.operations.on_resized = device.capacity_changed
+        self.engine.operations.on_reverted = device.contents_changed
         self._device = device
 
 

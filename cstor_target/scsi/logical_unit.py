@@ -105,3 +105,7 @@ class LogicalUnit:
         """The volume has grown: commands may use the new blocks, and every nexus is told."""
         self.block_count = self.geometry.blocks(self.geometry.size_bytes())
         self.attentions.establish(Sense.CAPACITY_DATA_HAS_CHANGED)
+
+    def contents_changed(self) -> None:
+        """The volume holds something else as a whole, as if the medium had been changed."""
+        self.attentions.establish(Sense.NOT_READY_TO_READY_CHANGE_MEDIUM_MAY_HAVE_CHANGED)

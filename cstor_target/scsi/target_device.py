@@ -78,6 +78,10 @@ class TargetDevice:
         """The volume has grown."""
         self.unit.capacity_changed()
 
+    def contents_changed(self) -> None:
+        """The volume holds something else as a whole."""
+        self.unit.contents_changed()
+
     def _start_absent(self, cdb: Buffer) -> Step:
         operation_code = cdb[0]
         if operation_code == REPORT_LUNS.operation_code:

@@ -23,6 +23,7 @@ from cstor_target.volume.links import LinkFactory
 from cstor_target.volume.membership import Membership
 from cstor_target.volume.merging import Merger, whole_block_pieces, whole_blocks
 from cstor_target.volume.opener import Opener
+from cstor_target.volume.operations import Operations
 from cstor_target.volume.order import Order
 from cstor_target.volume.reads import Reads, slice_pieces
 from cstor_target.volume.repairs import Repairs
@@ -71,6 +72,14 @@ class Engine:
             events,
             repairs,
         )
+        self.operations = Operations(
+            self._order,
+            clock,
+            events,
+            self._pass_gate,
+            lambda again: self._merger.wait(0, self.size_bytes // BLOCK_BYTES, again),
+        )
+        self._membership.on_open = self.operations.begin
         self._gate: deque[tuple[float, Callable[[], None], Done]] = deque()
         self._tick: Timer | None = None
         self._lease_lapsed = False
@@ -163,7 +172,7 @@ class Engine:
     def size_bytes(self) -> int:
         """The size now; 0 until a replica has answered."""
         identity = self.identity
-        return identity.size_bytes if identity is not None else 0
+        return self.operations.size_bytes or (identity.size_bytes if identity is not None else 0)
 
     def report(self) -> control_pb2.VolumeReport:
         """What operators are told; portal, name and sessions are the daemon's to fill in."""
@@ -173,6 +182,7 @@ class Engine:
             report.identity.CopyFrom(tenure.identity)
             report.epoch = tenure.epoch
         report.size_bytes = self.size_bytes
+        report.snapshot_count = len(self.operations.snapshots)
         report.last_seq = self._order.last_seq
         report.completed_seq = self._order.completed_seq
         report.commands_waiting = len(self._gate)

@@ -11,6 +11,7 @@ from cstor_core.errors import (
     InputError,
     UnavailableError,
 )
+from cstor_core.generated.cstor.v1 import replica_pb2
 from cstor_target.volume.events import EventSink
 from cstor_target.volume.forcing import forced
 from cstor_target.volume.keeping import Keeping
@@ -28,6 +29,9 @@ from cstor_target.volume.tenure import Tenure
 _GIVE_BACK_S_MAX = 1.0
 _POLL_S = 0.005
 _SAY_AGAIN_S = 60.0
+
+
+OnOpen = Callable[[Tenure, replica_pb2.ReplicaReport], None]
 
 
 class Membership:
@@ -55,6 +59,10 @@ class Membership:
         self._events = events
         self._repairs = repairs
         self._tasks: list[asyncio.Task[None]] = []
+        self.on_open: Callable[[Tenure, replica_pb2.ReplicaReport], None] = lambda tenure, report: (
+            None
+        )
+        """Told, before anything is served, what a member says that holds the history."""
         self._when_serving: list[Callable[[], None]] = []
         self.tenure: Tenure | None = None
         self.loss_possible = False
@@ -245,6 +253,9 @@ class Membership:
         await self._record_epoch(tenure, end_seq + 1, loss_possible=opening.loss_possible)
         tenure.history = opening.history.adopted(tenure.epoch, end_seq + 1)
         await self._until_it_may_serve(serve_at_s)
+        holder = next(m for m in opener.members if m.replica_uuid == opening.holders[0])
+        assert holder.report is not None, "a holder has been asked"
+        self.on_open(tenure, holder.report)
         self._events("open", {"epoch": tenure.epoch, "after_seq": end_seq})
         self.loss_possible = opening.loss_possible
         if tenure.forced_from is not None:

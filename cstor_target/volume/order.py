@@ -137,6 +137,8 @@ class Order:
         self.sent_seq = 0
         self.completed_seq = 0
         self.durable_seq = 0
+        self.whole_seq = 0
+        """Of the last entry that changed all blocks at once, and not by new versions of them."""
         self.batches = 0
         self._salt = 0
         self._rows = bytearray()
@@ -157,17 +159,23 @@ class Order:
         self._in_flight.clear()
         self.backlog.clear()
 
-    def operate(self, message_of: Callable[[int, int], bytes], done: Done | None) -> None:
+    def operate(
+        self, message_of: Callable[[int, int], bytes], done: Done | None, blocks: int = 0
+    ) -> None:
         """Give an entry that comes in a message of its own its place behind all before it.
 
         `message_of` makes the message from its seq and the completed seq; it asks for a flush, and
-        `done` hears when a quorum has it on stable storage.
+        `done` hears when a quorum has it on stable storage.  It changes so many blocks, from the
+        first one on: reads of these wait for it.
         """
         if self._rows or self._flush_wanted:
             self._send_gathered()
         self.last_seq += 1
-        entry = InFlight(self.last_seq, 0, 0, True, done, self._clock.monotonic())
+        entry = InFlight(self.last_seq, 0, blocks, True, done, self._clock.monotonic())
         self._in_flight.append(entry)
+        if blocks:
+            self._unmaps.append(entry)
+            self.whole_seq = entry.seq
         self._send(message_of(self.last_seq, self.completed_seq), self.last_seq)
 
     def write(

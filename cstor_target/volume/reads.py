@@ -297,6 +297,7 @@ class Reads:
             self.on_bad(member, reader.member, question.block, question.count)
         pieces: list[Buffer]
         pieces = _with_holes(rows, data[start:data_at]) if holes else [data[start:data_at]]
+        newest = max(newest, self._order.whole_seq)  # this member may have it, and others not yet
         if newest > self._order.completed_seq:
             self._order.when_completed(newest, lambda error: self._hand_on(question, error, pieces))
         else:

@@ -34,6 +34,37 @@ class Disk:
     promised_instance: str = ""
     loss_possible: bool = False
     operations_seq: int = 0
+    size_bytes: int = 0
+    """Once it has been changed."""
+    snapshots: dict[str, tuple[volume_pb2.Snapshot, dict[int, Held]]] = field(default_factory=dict)
     blocks: dict[int, Held] = field(default_factory=dict)
     tail: dict[int, FrameEntry] = field(default_factory=dict)
     """Recent entries by the seq that they begin with."""
+
+    def operate(self, operation: volume_pb2.Operation) -> None:
+        """Apply an ordered operation."""
+        self.operations_seq = operation.seq
+        match operation.WhichOneof("kind"):
+            case "create_snapshot":
+                name = operation.create_snapshot.name
+                assert name not in self.snapshots
+                message = volume_pb2.Snapshot(name=name, seq=operation.seq)
+                self.snapshots[name] = message, dict(self.blocks)
+            case "delete_snapshot":
+                del self.snapshots[operation.delete_snapshot.name]
+            case "revert":
+                self.blocks = dict(self.snapshots[operation.revert.name][1])
+            case "resize":
+                assert operation.resize.size_bytes > (self.size_bytes or self.identity.size_bytes)
+                self.size_bytes = operation.resize.size_bytes
+            case kind:
+                raise AssertionError(kind)
+
+    def become(self, other: Disk) -> None:
+        """Hold what another replica holds."""
+        self.blocks = dict(other.blocks)
+        self.history, self.applied_seq = other.history, other.applied_seq
+        self.operations_seq, self.size_bytes = other.operations_seq, other.size_bytes
+        self.snapshots = dict(other.snapshots)
+        self.rebuilding = False
+        self.tail.clear()

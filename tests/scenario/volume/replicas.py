@@ -102,6 +102,8 @@ class Replica:
             short=self.short,
             loss_possible=disk.loss_possible,
             operations_seq=disk.operations_seq,
+            size_bytes=disk.size_bytes or disk.identity.size_bytes,
+            snapshots=[snapshot for snapshot, _ in disk.snapshots.values()],
         )
 
     def check_reachable(self) -> None:
@@ -154,9 +156,13 @@ class Replica:
             first_seq = last_seq = entry.seq
             disk.configuration = entry.configuration
         elif isinstance(entry, volume_pb2.Operation):
-            assert entry.HasField("loss_told")
             first_seq = last_seq = entry.seq
-            disk.loss_possible = False
+            if entry.HasField("loss_told"):
+                disk.loss_possible = False
+            elif disk.rebuilding:
+                raise ProtocolError("it is being rebuilt and takes no such operation")
+            else:
+                disk.operate(entry)
         else:
             assert isinstance(entry, volume_pb2.EpochRecord)
             first_seq = last_seq = entry.seq
@@ -224,15 +230,8 @@ class Replica:
         self._check_peer(request.orders, peer)
         if not history_from(request.history).is_prefix_of(peer.disk.history):
             raise RefusedError("the peer does not hold that history")
-        disk = self.disk
-        disk.rebuilding = False
-        disk.operations_seq = peer.disk.operations_seq
-        disk.blocks = {
-            block: Held(held.version, held.data) for block, held in peer.disk.blocks.items()
-        }
-        disk.history, disk.applied_seq = peer.disk.history, peer.disk.applied_seq
-        disk.tail.clear()
-        self.durable_seq = disk.applied_seq
+        self.disk.become(peer.disk)
+        self.durable_seq = self.disk.applied_seq
 
     def repair_blocks(
         self, request: replica_pb2.RepairBlocksRequest, peer: Replica

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
+from cstor_core.generated.cstor.v1 import replica_pb2
 from cstor_core.units import KIB
 from cstor_target.volume.settings import EngineSettings
 from tests.scenario.volume.cluster import Cluster, Target, block_of, until
+from tests.scenario.volume.replicas import Replica
 from tests.scenario.volume.test_members import assert_equal_replicas, write_blocks
 from tests.scenario.volume.virtual_time import play
 
@@ -71,7 +73,11 @@ def test_member_that_no_step_brings_nearer_is_told_so_and_tried_again() -> None:
         target = await away_over_an_operation(cluster)
         member = cluster.replicas[1]
         stage = member.stage
-        member.stage = lambda request, peer: member.check(request.orders)  # type: ignore[method-assign]
+
+        def nothing(request: replica_pb2.StageRequest, peer: Replica) -> None:
+            member.check(request.orders)
+
+        member.stage = nothing  # type: ignore[method-assign]
         member.restart()
         await until(lambda: "came no nearer" in target.member(1).reason)
         member.stage = stage  # type: ignore[method-assign]

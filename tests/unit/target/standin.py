@@ -8,6 +8,9 @@ from cstor_core.generated.cstor.v1 import control_pb2, volume_pb2
 from cstor_target.served_volume import ServedVolume
 from cstor_target.volume.backing import Buffer, Done, Failure, ReadDone
 from cstor_target.volume.counters import Counters
+from cstor_target.volume.operations import Operations
+from cstor_target.volume.order import Order
+from tests.unit.volume.hand_clock import HandClock
 
 UUID = "7a9b4f0e-7c1e-4a57-9d5e-6b8f5a1c2d3e"
 REPLICA = "11111111-2222-4333-8444-555555555555"
@@ -23,6 +26,7 @@ class StandInEngine:
         self.status = control_pb2.VOLUME_STATUS_WAITING
         self.reason = "no replica answers"
         self.loss_possible = False
+        self.operations = stand_in_operations()
         self.told = 0
         self.forced_with: list[str] = []
         self.waiting_ms = 0
@@ -109,3 +113,12 @@ def served(engine: StandInEngine, wanted: str = "vol1") -> ServedVolume:
         initiator_name="iqn.host", address="127.0.0.1:50000", tsih=1
     )
     return ServedVolume(wanted, engine, lambda: [session], "127.0.0.1:3260", "0.1.0")
+
+
+def stand_in_operations() -> Operations:
+    """Ordered operations of a volume that is not open."""
+    clock = HandClock()
+    order = Order(clock, lambda message: None, 1 << 20, 1 << 20)
+    return Operations(
+        order, clock, lambda name, facts: None, lambda go, done: None, lambda again: False
+    )

@@ -49,6 +49,31 @@ class ControlServiceStub:
                 request_serializer=cstor_dot_v1_dot_control__pb2.ForceOpenRequest.SerializeToString,
                 response_deserializer=cstor_dot_v1_dot_control__pb2.ForceOpenResponse.FromString,
                 _registered_method=True)
+        self.CreateSnapshot = channel.unary_unary(
+                '/cstor.v1.ControlService/CreateSnapshot',
+                request_serializer=cstor_dot_v1_dot_control__pb2.CreateSnapshotRequest.SerializeToString,
+                response_deserializer=cstor_dot_v1_dot_control__pb2.CreateSnapshotResponse.FromString,
+                _registered_method=True)
+        self.ListSnapshots = channel.unary_unary(
+                '/cstor.v1.ControlService/ListSnapshots',
+                request_serializer=cstor_dot_v1_dot_control__pb2.ListSnapshotsRequest.SerializeToString,
+                response_deserializer=cstor_dot_v1_dot_control__pb2.ListSnapshotsResponse.FromString,
+                _registered_method=True)
+        self.DeleteSnapshot = channel.unary_unary(
+                '/cstor.v1.ControlService/DeleteSnapshot',
+                request_serializer=cstor_dot_v1_dot_control__pb2.DeleteSnapshotRequest.SerializeToString,
+                response_deserializer=cstor_dot_v1_dot_control__pb2.DeleteSnapshotResponse.FromString,
+                _registered_method=True)
+        self.RevertVolume = channel.unary_unary(
+                '/cstor.v1.ControlService/RevertVolume',
+                request_serializer=cstor_dot_v1_dot_control__pb2.RevertVolumeRequest.SerializeToString,
+                response_deserializer=cstor_dot_v1_dot_control__pb2.RevertVolumeResponse.FromString,
+                _registered_method=True)
+        self.ResizeVolume = channel.unary_unary(
+                '/cstor.v1.ControlService/ResizeVolume',
+                request_serializer=cstor_dot_v1_dot_control__pb2.ResizeVolumeRequest.SerializeToString,
+                response_deserializer=cstor_dot_v1_dot_control__pb2.ResizeVolumeResponse.FromString,
+                _registered_method=True)
         self.WatchEvents = channel.unary_stream(
                 '/cstor.v1.ControlService/WatchEvents',
                 request_serializer=cstor_dot_v1_dot_control__pb2.WatchEventsRequest.SerializeToString,
@@ -80,6 +105,38 @@ class ControlServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CreateSnapshot(self, request, context):
+        """Ordered operations.  Each may be asked for again: what has been done is found done.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListSnapshots(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteSnapshot(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevertVolume(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResizeVolume(self, request, context):
+        """It only grows.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WatchEvents(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -103,6 +160,31 @@ def add_ControlServiceServicer_to_server(servicer, server):
                     servicer.ForceOpen,
                     request_deserializer=cstor_dot_v1_dot_control__pb2.ForceOpenRequest.FromString,
                     response_serializer=cstor_dot_v1_dot_control__pb2.ForceOpenResponse.SerializeToString,
+            ),
+            'CreateSnapshot': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateSnapshot,
+                    request_deserializer=cstor_dot_v1_dot_control__pb2.CreateSnapshotRequest.FromString,
+                    response_serializer=cstor_dot_v1_dot_control__pb2.CreateSnapshotResponse.SerializeToString,
+            ),
+            'ListSnapshots': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSnapshots,
+                    request_deserializer=cstor_dot_v1_dot_control__pb2.ListSnapshotsRequest.FromString,
+                    response_serializer=cstor_dot_v1_dot_control__pb2.ListSnapshotsResponse.SerializeToString,
+            ),
+            'DeleteSnapshot': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteSnapshot,
+                    request_deserializer=cstor_dot_v1_dot_control__pb2.DeleteSnapshotRequest.FromString,
+                    response_serializer=cstor_dot_v1_dot_control__pb2.DeleteSnapshotResponse.SerializeToString,
+            ),
+            'RevertVolume': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevertVolume,
+                    request_deserializer=cstor_dot_v1_dot_control__pb2.RevertVolumeRequest.FromString,
+                    response_serializer=cstor_dot_v1_dot_control__pb2.RevertVolumeResponse.SerializeToString,
+            ),
+            'ResizeVolume': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResizeVolume,
+                    request_deserializer=cstor_dot_v1_dot_control__pb2.ResizeVolumeRequest.FromString,
+                    response_serializer=cstor_dot_v1_dot_control__pb2.ResizeVolumeResponse.SerializeToString,
             ),
             'WatchEvents': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchEvents,
@@ -191,6 +273,141 @@ class ControlService:
             '/cstor.v1.ControlService/ForceOpen',
             cstor_dot_v1_dot_control__pb2.ForceOpenRequest.SerializeToString,
             cstor_dot_v1_dot_control__pb2.ForceOpenResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateSnapshot(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cstor.v1.ControlService/CreateSnapshot',
+            cstor_dot_v1_dot_control__pb2.CreateSnapshotRequest.SerializeToString,
+            cstor_dot_v1_dot_control__pb2.CreateSnapshotResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSnapshots(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cstor.v1.ControlService/ListSnapshots',
+            cstor_dot_v1_dot_control__pb2.ListSnapshotsRequest.SerializeToString,
+            cstor_dot_v1_dot_control__pb2.ListSnapshotsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteSnapshot(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cstor.v1.ControlService/DeleteSnapshot',
+            cstor_dot_v1_dot_control__pb2.DeleteSnapshotRequest.SerializeToString,
+            cstor_dot_v1_dot_control__pb2.DeleteSnapshotResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevertVolume(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cstor.v1.ControlService/RevertVolume',
+            cstor_dot_v1_dot_control__pb2.RevertVolumeRequest.SerializeToString,
+            cstor_dot_v1_dot_control__pb2.RevertVolumeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResizeVolume(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cstor.v1.ControlService/ResizeVolume',
+            cstor_dot_v1_dot_control__pb2.ResizeVolumeRequest.SerializeToString,
+            cstor_dot_v1_dot_control__pb2.ResizeVolumeResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -38,6 +38,13 @@ class ControlServiceStub:
     Opens a volume that cannot be opened otherwise, with what some replicas hold; what others held
     is lost.  Without `confirmed` it only says what would be.
     """
+    CreateSnapshot: _grpc.UnaryUnaryMultiCallable[_control_pb2.CreateSnapshotRequest, _control_pb2.CreateSnapshotResponse]
+    """Ordered operations.  Each may be asked for again: what has been done is found done."""
+    ListSnapshots: _grpc.UnaryUnaryMultiCallable[_control_pb2.ListSnapshotsRequest, _control_pb2.ListSnapshotsResponse]
+    DeleteSnapshot: _grpc.UnaryUnaryMultiCallable[_control_pb2.DeleteSnapshotRequest, _control_pb2.DeleteSnapshotResponse]
+    RevertVolume: _grpc.UnaryUnaryMultiCallable[_control_pb2.RevertVolumeRequest, _control_pb2.RevertVolumeResponse]
+    ResizeVolume: _grpc.UnaryUnaryMultiCallable[_control_pb2.ResizeVolumeRequest, _control_pb2.ResizeVolumeResponse]
+    """It only grows."""
     WatchEvents: _grpc.UnaryStreamMultiCallable[_control_pb2.WatchEventsRequest, _control_pb2.WatchEventsResponse]
 
 @_typing.type_check_only
@@ -50,6 +57,13 @@ class ControlServiceAsyncStub(ControlServiceStub):
     Opens a volume that cannot be opened otherwise, with what some replicas hold; what others held
     is lost.  Without `confirmed` it only says what would be.
     """
+    CreateSnapshot: _aio.UnaryUnaryMultiCallable[_control_pb2.CreateSnapshotRequest, _control_pb2.CreateSnapshotResponse]  # type: ignore[assignment]
+    """Ordered operations.  Each may be asked for again: what has been done is found done."""
+    ListSnapshots: _aio.UnaryUnaryMultiCallable[_control_pb2.ListSnapshotsRequest, _control_pb2.ListSnapshotsResponse]  # type: ignore[assignment]
+    DeleteSnapshot: _aio.UnaryUnaryMultiCallable[_control_pb2.DeleteSnapshotRequest, _control_pb2.DeleteSnapshotResponse]  # type: ignore[assignment]
+    RevertVolume: _aio.UnaryUnaryMultiCallable[_control_pb2.RevertVolumeRequest, _control_pb2.RevertVolumeResponse]  # type: ignore[assignment]
+    ResizeVolume: _aio.UnaryUnaryMultiCallable[_control_pb2.ResizeVolumeRequest, _control_pb2.ResizeVolumeResponse]  # type: ignore[assignment]
+    """It only grows."""
     WatchEvents: _aio.UnaryStreamMultiCallable[_control_pb2.WatchEventsRequest, _control_pb2.WatchEventsResponse]  # type: ignore[assignment]
 
 class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -77,6 +91,43 @@ class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
         Opens a volume that cannot be opened otherwise, with what some replicas hold; what others held
         is lost.  Without `confirmed` it only says what would be.
         """
+
+    @_abc_1.abstractmethod
+    def CreateSnapshot(
+        self,
+        request: _control_pb2.CreateSnapshotRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.CreateSnapshotResponse, _abc.Awaitable[_control_pb2.CreateSnapshotResponse]]:
+        """Ordered operations.  Each may be asked for again: what has been done is found done."""
+
+    @_abc_1.abstractmethod
+    def ListSnapshots(
+        self,
+        request: _control_pb2.ListSnapshotsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.ListSnapshotsResponse, _abc.Awaitable[_control_pb2.ListSnapshotsResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def DeleteSnapshot(
+        self,
+        request: _control_pb2.DeleteSnapshotRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.DeleteSnapshotResponse, _abc.Awaitable[_control_pb2.DeleteSnapshotResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def RevertVolume(
+        self,
+        request: _control_pb2.RevertVolumeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.RevertVolumeResponse, _abc.Awaitable[_control_pb2.RevertVolumeResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def ResizeVolume(
+        self,
+        request: _control_pb2.ResizeVolumeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.ResizeVolumeResponse, _abc.Awaitable[_control_pb2.ResizeVolumeResponse]]:
+        """It only grows."""
 
     @_abc_1.abstractmethod
     def WatchEvents(

@@ -1,0 +1,127 @@
+"""`cstor snapshot`: taken, listed, deleted and gone back to."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import typer
+from rich import box
+from rich.table import Table
+
+from cstor_cli.events import target_of
+from cstor_cli.options import (
+    AnyDirectoryOption,
+    Output,
+    OutputOption,
+    TargetOption,
+    VolumeOption,
+    YesOption,
+)
+from cstor_cli.printing import console, print_json
+from cstor_core.errors import InputError
+from cstor_core.generated.cstor.v1 import volume_pb2
+from cstor_core.units import format_size
+
+app = typer.Typer(help="Take snapshots of a volume, and go back to them.", no_args_is_help=True)
+
+NameArgument = Annotated[str, typer.Argument(help="Name of the snapshot.", metavar="NAME")]
+
+
+@app.command()
+def create(
+    name: NameArgument,
+    volume: VolumeOption = "",
+    directory: AnyDirectoryOption = None,
+    target: TargetOption = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Take a snapshot of a volume while it goes on; one of that name is found."""
+
+    with target_of(directory, target) as client:
+        named = client.named(volume)
+        snapshot = client.create_snapshot(named, name)
+    if output is Output.JSON:
+        print_json(_document(snapshot))
+    else:
+        typer.echo(f"{named}: snapshot {name} holds everything up to entry {snapshot.seq}")
+
+
+@app.command("list")
+def list_snapshots(
+    volume: VolumeOption = "",
+    directory: AnyDirectoryOption = None,
+    target: TargetOption = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """List the snapshots of a volume, in the order in which they were taken."""
+
+    with target_of(directory, target) as client:
+        snapshots = client.list_snapshots(client.named(volume))
+    if output is Output.JSON:
+        print_json([_document(snapshot) for snapshot in snapshots])
+        return
+    table = Table("snapshot", "taken", "size", "entry", box=box.SIMPLE)
+    for snapshot in snapshots:
+        size = format_size(snapshot.size_bytes)
+        table.add_row(snapshot.name, _taken(snapshot), size, str(snapshot.seq))
+    console.print(table)
+
+
+@app.command()
+def delete(
+    name: NameArgument,
+    volume: VolumeOption = "",
+    directory: AnyDirectoryOption = None,
+    target: TargetOption = None,
+    yes: YesOption = False,
+) -> None:
+    """Delete a snapshot; what only it holds is lost, and its space is given back."""
+
+    with target_of(directory, target) as client:
+        named = client.named(volume)
+        _agree(f"{named}: what only snapshot {name} holds is lost", yes=yes)
+        client.delete_snapshot(named, name)
+    typer.echo(f"{named}: snapshot {name} is deleted")
+
+
+@app.command()
+def revert(
+    name: NameArgument,
+    volume: VolumeOption = "",
+    directory: AnyDirectoryOption = None,
+    target: TargetOption = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Although initiators are logged in.")
+    ] = False,
+    yes: YesOption = False,
+) -> None:
+    """Go back to a snapshot; what was written to the volume since is lost, snapshots stay."""
+
+    with target_of(directory, target) as client:
+        named = client.named(volume)
+        _agree(f"{named}: what was written since snapshot {name} is lost", yes=yes)
+        client.revert(named, name, in_use=force)
+    typer.echo(f"{named} holds again what snapshot {name} holds")
+
+
+def _agree(sentence: str, *, yes: bool) -> None:
+    """Have somebody agree.  Raises InputError where he does not."""
+    typer.echo(sentence, err=True)
+    if not (yes or typer.confirm("Go on?", err=True)):
+        raise InputError("nothing was done")
+
+
+def _taken(snapshot: volume_pb2.Snapshot) -> str:
+    """The time when it was taken, of the place."""
+    at = datetime.fromtimestamp(snapshot.created_unix_s, UTC).astimezone()
+    return at.isoformat(sep=" ", timespec="seconds")
+
+
+def _document(snapshot: volume_pb2.Snapshot) -> dict[str, Any]:
+    return {
+        "name": snapshot.name,
+        "seq": snapshot.seq,
+        "created_unix_s": snapshot.created_unix_s,
+        "size_bytes": snapshot.size_bytes,
+    }

@@ -1,0 +1,206 @@
+"""Ordered operations of an open volume: snapshots, reverts, a larger size.
+
+Each is an entry of the one order, so no write has to wait for it, and every replica has it at the
+same place among the writes.  Members refuse what cannot be, which would throw them out; so it is
+checked here first, against what all entries that have been ordered leave.  An operation that was
+ordered rolls forward, whatever becomes of who asked for it: asked for again, it is found done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from cstor_core.clock import Clock
+from cstor_core.errors import InputError, UnavailableError
+from cstor_core.generated.cstor.v1 import replica_pb2, volume_pb2
+from cstor_core.units import BLOCK_BYTES, format_size
+from cstor_target.volume.backing import Done, Failure
+from cstor_target.volume.events import EventSink
+from cstor_target.volume.order import Order
+from cstor_target.volume.tenure import Tenure
+
+SNAPSHOTS_MAX = 4096
+NAME_BYTES_MAX = 255
+SIZE_BYTES_MAX = 1 << 50
+WhenPossible = Callable[[Callable[[], None], Done], None]
+"""Calls the first when a quorum is there, or the second with a failure."""
+WhenUnlocked = Callable[[Callable[[], None]], bool]
+"""Whether a part of a block is being merged; then it calls back when that is over."""
+
+
+class Operations:
+    """Of one volume."""
+
+    def __init__(
+        self,
+        order: Order,
+        clock: Clock,
+        events: EventSink,
+        when_possible: WhenPossible,
+        when_unlocked: WhenUnlocked,
+    ) -> None:
+        self._order = order
+        self._clock = clock
+        self._events = events
+        self._when_possible = when_possible
+        self._when_unlocked = when_unlocked
+        self._tenure: Tenure | None = None
+        self._snapshots: dict[str, volume_pb2.Snapshot] = {}
+        self.size_bytes = 0
+        self.on_resized: Callable[[], None] = lambda: None
+        self.on_reverted: Callable[[], None] = lambda: None
+
+    def begin(self, tenure: Tenure, report: replica_pb2.ReplicaReport) -> None:
+        """The volume is open; a member that holds its history has said this."""
+        self._tenure = tenure
+        self.size_bytes = report.size_bytes
+        self._snapshots = {snapshot.name: snapshot for snapshot in report.snapshots}
+
+    @property
+    def snapshots(self) -> Sequence[volume_pb2.Snapshot]:
+        """In the order of their entries."""
+        return list(self._snapshots.values())
+
+    async def create_snapshot(self, name: str) -> volume_pb2.Snapshot:
+        """Take a snapshot, or find the one that was taken.
+
+        Raises InputError for a name that none can have, UnavailableError where no quorum answers.
+        """
+        _check_name(name)
+        if name not in self._snapshots and len(self._snapshots) >= SNAPSHOTS_MAX:
+            raise InputError(
+                f"there are {SNAPSHOTS_MAX} snapshots, and no more may be: delete some"
+            )
+
+        def ordered(operation: volume_pb2.Operation) -> bool:
+            if name in self._snapshots:
+                return False
+            created_unix_s = int(self._clock.wall())
+            operation.create_snapshot.name = name
+            operation.create_snapshot.created_unix_s = created_unix_s
+            self._snapshots[name] = volume_pb2.Snapshot(
+                name=name,
+                seq=operation.seq,
+                created_unix_s=created_unix_s,
+                size_bytes=self.size_bytes,
+            )
+            return True
+
+        if await self._order_operation(ordered):
+            self._events("snapshot_created", {"snapshot": name})
+        return self._snapshots[name]
+
+    async def delete_snapshot(self, name: str) -> None:
+        """Delete a snapshot; nothing happens where there is none.
+
+        Raises UnavailableError where no quorum answers.
+        """
+        _check_name(name)
+
+        def ordered(operation: volume_pb2.Operation) -> bool:
+            operation.delete_snapshot.name = name
+            return self._snapshots.pop(name, None) is not None
+
+        if await self._order_operation(ordered):
+            self._events("snapshot_deleted", {"snapshot": name})
+
+    async def revert(self, name: str) -> None:
+        """Have the volume hold again what a snapshot holds.
+
+        Raises InputError where there is none of the name, UnavailableError.
+        """
+        if name not in self._snapshots:
+            raise InputError(f"there is no snapshot {name!r}; there are {self._names()}")
+
+        def ordered(operation: volume_pb2.Operation) -> bool:
+            operation.revert.name = name
+            return name in self._snapshots
+
+        if not await self._order_operation(ordered, changes_all=True):
+            raise InputError(f"snapshot {name!r} has been deleted meanwhile")
+        self._events("reverted", {"snapshot": name})
+        self.on_reverted()
+
+    async def resize(self, size_bytes: int) -> None:
+        """Let the volume be so large; nothing happens where it is.
+
+        Raises InputError where it is larger, or the size is none; UnavailableError.
+        """
+        if size_bytes % BLOCK_BYTES or not 0 < size_bytes <= SIZE_BYTES_MAX:
+            raise InputError(
+                f"a volume of {size_bytes} bytes cannot be: write a multiple of {BLOCK_BYTES}, up "
+                f"to {format_size(SIZE_BYTES_MAX)}"
+            )
+        if size_bytes < self.size_bytes:
+            raise InputError(
+                f"the volume has {format_size(self.size_bytes)}, and it only grows: what is behind "
+                f"{format_size(size_bytes)} would be lost"
+            )
+
+        def ordered(operation: volume_pb2.Operation) -> bool:
+            operation.resize.size_bytes = size_bytes
+            return size_bytes > self.size_bytes
+
+        if await self._order_operation(ordered):
+            self.size_bytes = max(self.size_bytes, size_bytes)
+            self._events("resized", {"size": format_size(size_bytes)})
+            self.on_resized()
+
+    def _names(self) -> str:
+        return ", ".join(self._snapshots) or "none"
+
+    async def _order_operation(
+        self, ordered: Callable[[volume_pb2.Operation], bool], *, changes_all: bool = False
+    ) -> bool:
+        """Give an operation its place, which `ordered` fills in, and wait until W members have it
+        on stable storage; False where `ordered` says that nothing is to be done.
+
+        Even then all that was ordered before is on stable storage: it may have been just that.
+        """
+        tenure = self._tenure
+        if tenure is None:
+            raise UnavailableError("the volume is not open yet")
+        done: asyncio.Future[Failure | None] = asyncio.get_running_loop().create_future()
+        is_ordered = False
+
+        def finished(failure: Failure | None) -> None:
+            if not done.done():
+                done.set_result(failure)
+
+        def go() -> None:
+            nonlocal is_ordered
+            if changes_all and self._when_unlocked(go):
+                return
+            operation = volume_pb2.Operation(seq=self._order.last_seq + 1)
+            is_ordered = ordered(operation)
+            if is_ordered:
+                entry = volume_pb2.Entry(operation=operation)
+                tenure.operations_seq = operation.seq
+                self._order.operate(
+                    lambda _, completed_seq: tenure.entry(entry, completed_seq),
+                    finished,
+                    blocks=self.size_bytes // BLOCK_BYTES if changes_all else 0,
+                )
+            elif self._order.all_durable:
+                finished(None)
+            else:
+                self._order.flush(finished)
+                self._order.kick()
+
+        self._when_possible(go, finished)
+        if await done is not None:
+            raise UnavailableError(
+                "too few replicas have answered in time; once they do it is carried out, if it was "
+                "ordered: ask again"
+            )
+        return is_ordered
+
+
+def _check_name(name: str) -> None:
+    """Raise InputError where no snapshot can be called so."""
+    if not 0 < len(name.encode()) <= NAME_BYTES_MAX or not name.isprintable() or "/" in name:
+        raise InputError(
+            f"a snapshot cannot be called {name!r}: write up to {NAME_BYTES_MAX} bytes of "
+            "printable text without a slash"
+        )
