@@ -94,8 +94,11 @@ class Keeping:
         for named in configuration.members:
             named.out_of_date |= named.replica_uuid == member.replica_uuid
 
+        change = volume_pb2.ConfigurationChange(configuration=configuration)
+
         def message_of(seq: int, completed_seq: int) -> bytes:
-            change = volume_pb2.ConfigurationChange(seq=seq, configuration=configuration)
+            change.seq = seq
+            tenure.operations_seq = seq
             return tenure.entry(volume_pb2.Entry(configuration_change=change), completed_seq)
 
         def done(failure: Failure | None) -> None:

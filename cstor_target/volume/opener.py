@@ -60,6 +60,9 @@ class Opener:
         self.seen: tuple[volume_pb2.Configuration, dict[str, replica_pb2.ReplicaReport]]
         self.seen = volume_pb2.Configuration(), {}
         """The newest configuration, and who answered, by replica UUID, the last time."""
+        self._to_be_asked: volume_pb2.Configuration | None = None
+        """The configuration in the history that was found, where another one's members had been
+        asked."""
         self.lease_left_s = 0.0
         """How long leases of earlier targets may run, by what came with the promises."""
 
@@ -77,7 +80,9 @@ class Opener:
         """
         reports = await self._inquire(self.links.values())
         one_volume(list(reports.values()))
-        configuration = newest_configuration(list(reports.values()))
+        configuration, self._to_be_asked = self._to_be_asked, None
+        if configuration is None:
+            configuration = newest_configuration(list(reports.values()))
         found = {report.replica_uuid: link for link, report in reports.items()}
         missing = [
             self.link_to(member.address)
@@ -157,10 +162,11 @@ class Opener:
             out_of_date=_out_of_date(tenure.configuration),
         )
         asked_of = tenure.forced_from or tenure.configuration
-        if newest_configuration(list(promised.values())) != asked_of:
+        if opening.configuration != asked_of:
+            self._to_be_asked = opening.configuration
             raise UnavailableError("the configuration has changed meanwhile: its members are asked")
         tenure.history = opening.history
-        tenure.operations_seq = promised[opening.holders[0]].operations_seq
+        tenure.operations_seq = max(promised[uuid].operations_seq for uuid in opening.holders)
         return opening
 
     async def bring_in_order(self, tenure: Tenure, opening: Opening) -> list[Member]:

@@ -46,7 +46,12 @@ def newest_configuration(reports: Sequence[Report]) -> volume_pb2.Configuration:
             "the volume is not founded yet: no replica that answers knows its members; "
             "run 'cstor volume create' (or 'cstor up') to found it"
         )
-    return max(founded, key=lambda each: (each.forced_openings, each.number))
+    return max(founded, key=configuration_number)
+
+
+def configuration_number(configuration: volume_pb2.Configuration) -> tuple[int, int]:
+    """By which configurations are compared."""
+    return configuration.forced_openings, configuration.number
 
 
 def can_vote(report: Report) -> bool:
@@ -90,6 +95,8 @@ class Opening:
     """What an opening builds on, by replica UUID."""
 
     history: History
+    configuration: volume_pb2.Configuration
+    """In that history."""
     holders: tuple[str, ...]
     """Complete replicas that are at the end of the history: sources for the others."""
     behind: tuple[str, ...]
@@ -145,6 +152,7 @@ def choose(
         )
     return Opening(
         history,
+        max((voters[uuid].configuration for uuid in holders), key=configuration_number),
         tuple(holders),
         tuple(behind),
         tuple(parted),

@@ -22,7 +22,7 @@ class Tenure:
     instance: str
     history: History
     operations_seq: int = 0
-    """Of the last entry that changed snapshots, size or contents as a whole."""
+    """Of the last entry that changed snapshots, size, configuration or contents as a whole."""
     forced_from: volume_pb2.Configuration | None = None
     """Where an operator has forced the opening: the configuration before."""
 

@@ -113,7 +113,7 @@ class StoreFacts:
 
     @property
     def operations_seq(self) -> int:
-        """Of the last entry that changed snapshots, size or contents as a whole."""
+        """Of the last entry that changed snapshots, size, configuration or contents as a whole."""
         return self._parts.standing.operations.last_seq
 
     @property

@@ -74,7 +74,7 @@ class Operations:
         self.completed_seq = 0
         """W members hold every entry up to here."""
         self.last_seq = 0
-        """Of the last entry that changed any of that."""
+        """Of the last entry that changed any of that, or the configuration."""
         self.loss_possible = False
         """Initiators have not been told yet that something acknowledged may be gone."""
 

@@ -56,12 +56,14 @@ class Standing:
             self.epoch = record.epoch
         if record.HasField("configuration"):
             self.configuration = record.configuration
+            self.operations.last_seq = record.seq
         self.operations.loss_possible = record.loss_possible
         self.applied_seq = record.seq
 
     def reconfigure(self, change: volume_pb2.ConfigurationChange) -> None:
         """Apply a change of the configuration."""
         self.configuration = change.configuration
+        self.operations.last_seq = change.seq
         self.applied_seq = change.seq
 
     def operate(self, operation: volume_pb2.Operation, block_map: BlockMap) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from cstor_core.generated.cstor.v1 import control_pb2
+from cstor_core.generated.cstor.v1 import control_pb2, volume_pb2
 from tests.scenario.volume.cluster import Cluster, block_of, until
 from tests.scenario.volume.virtual_time import play
 
@@ -61,6 +61,29 @@ def test_failed_member_does_not_vote_and_is_not_waited_for() -> None:
             replica.short = True
         await until(lambda: target.engine.serving)  # nobody else can be asked
         assert target.engine.loss_possible
+
+    play(scenario())
+
+
+def test_configuration_that_the_history_dropped_is_not_believed() -> None:
+    async def scenario() -> None:
+        cluster = Cluster()
+        target = await cluster.serving_target()
+        await target.healthy()
+        target.kill()
+        stray = cluster.replicas[2].disk
+        stray.configuration = volume_pb2.Configuration()
+        stray.configuration.CopyFrom(cluster.replicas[0].disk.configuration)
+        stray.configuration.number = 2
+        stray.configuration.members[0].out_of_date = True
+        for replica in cluster.replicas[:2]:
+            replica.disk.history = replica.disk.history.adopted(7, 2)
+            replica.disk.applied_seq = 2
+        target = await cluster.serving_target()
+        await until(lambda: target.member(0).status == control_pb2.MEMBER_STATUS_IN_SYNC)
+        await target.healthy()
+        assert target.engine._membership.tenure is not None
+        assert target.engine._membership.tenure.configuration.number == 1
 
     play(scenario())
 

@@ -23,12 +23,13 @@ def report(
     state: replica_pb2.ReplicaState.ValueType = COMPLETE,
     *,
     forced_openings: int = 0,
+    number: int = 1,
     promised_epoch: int = 0,
 ) -> replica_pb2.ReplicaReport:
     return replica_pb2.ReplicaReport(
         state=state,
         history=history_message(history_of(reigns)),
-        configuration=volume_pb2.Configuration(number=1, forced_openings=forced_openings),
+        configuration=volume_pb2.Configuration(number=number, forced_openings=forced_openings),
         promised_epoch=promised_epoch,
     )
 
@@ -117,6 +118,15 @@ def test_opening_that_cannot_be_proved_safe_is_refused_with_a_sentence(
 ) -> None:
     with pytest.raises(UnavailableError, match=words):
         choose(list(members), reports, write_cache=True)
+
+
+def test_configuration_is_the_one_in_the_history_whatever_others_have() -> None:
+    dropped = report([(1, 9)], number=2)
+    reports = {"a": report([(1, 5), (2, 7)]), "b": dropped, "c": report([(1, 5), (2, 7)])}
+    assert choose("abc", reports, write_cache=True).configuration.number == 1
+    rebuilt = report([(1, 5), (2, 7)], number=3)  # a holder may not have heard of a change
+    reports = {"a": report([(1, 5), (2, 7)]), "b": dropped, "c": rebuilt}
+    assert choose("abc", reports, write_cache=True).configuration.number == 3
 
 
 def test_members_that_the_history_dropped_entries_of_are_staged_and_count() -> None:

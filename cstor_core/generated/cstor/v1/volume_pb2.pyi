@@ -540,7 +540,9 @@ class OperationsState(_message.Message):
     loss_possible: _builtins.bool
     """The record of the adopted epoch says so, and initiators have not been told yet."""
     last_seq: _builtins.int
-    """Of the last entry that changed snapshots, size or contents as a whole; 0 where there was none."""
+    """Of the last entry that changed snapshots, size, configuration or contents as a whole; 0 where
+    there was none.
+    """
     @_builtins.property
     def snapshots(self) -> _containers.RepeatedCompositeFieldContainer[Global___Snapshot]: ...
     @_builtins.property
