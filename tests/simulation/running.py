@@ -11,18 +11,12 @@ from dataclasses import dataclass, field
 
 import structlog
 
+from tests.simulation.deeds import Deeds
 from tests.simulation.life import Result, run
 from tests.simulation.mutants.mistakes import MISTAKES
 
 SEEDS_FOR_COVERAGE = 1000
-FAULTS = frozenset(
-    (
-        *("kill_replica", "start_replicas", "kill_target", "pause_replica", "pause_target"),
-        *("break_connection", "cut", "heal_network", "lose_power", "lose_all_power"),
-        *("slow_disk", "slow_link", "second_target", "rot", "fill_disk", "fail_flush"),
-        "clock_jumps",
-    )
-)
+FAULTS = frozenset(name for name, deed in vars(Deeds).items() if deed.__doc__ and name.islower())
 
 
 @dataclass(slots=True)
