@@ -21,7 +21,7 @@ WEIGHTS = {
     **{"pause_replica": 3, "pause_target": 1, "start_target": 1, "break_connection": 4},
     **{"cut": 2, "heal_network": 4, "lose_power": 2, "lose_all_power": 1, "slow_disk": 2},
     **{"slow_link": 2, "rot": 2, "lie_about_write": 2, "fill_disk": 2, "fail_flush": 0.5},
-    **{"fail_reads": 1, "wipe": 0.5, "jump": 2, "storm": 2},
+    **{"fail_reads": 1, "wipe": 0.5, "jump": 2, "storm": 4},
 }
 
 

@@ -172,6 +172,11 @@ class Target:
         )
         self.engine.start()
         self.engine.deposed.add_done_callback(lambda _: self._end())
+        self.engine.failed.add_done_callback(self._failed)
+
+    def _failed(self, failed: asyncio.Future[BaseException | None]) -> None:
+        """An error that nobody expected: the daemon would end with it."""
+        self._cluster.loop.errors.append(f"{self.name} failed: {failed.result()!r}")
 
     def _happened(self, name: str, facts: dict[str, object]) -> None:
         self._cluster.happened(self.name, name, facts)
@@ -219,6 +224,8 @@ class Cluster:
         self.events: Counter[str] = Counter()
         self.on_loss_said: Callable[[], None] = lambda: None
         """Called when a target says that something acknowledged may be gone."""
+        self.on_open: Callable[[], None] = lambda: None
+        """Called when a target has opened the volume."""
         self._uuids = count(1)
         self._targets = count(1)
         chance = random.Random(f"{seed} cluster")
@@ -248,6 +255,8 @@ class Cluster:
         self.note(f"{who}: {name} {said}")
         if name == "loss_possible":
             self.on_loss_said()
+        if name == "open":
+            self.on_open()
 
     def new_uuid(self) -> str:
         """The next one."""

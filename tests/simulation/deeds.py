@@ -7,6 +7,7 @@ or say that something may be gone, and that is all it may do.
 
 from __future__ import annotations
 
+import contextvars
 import random
 from collections.abc import Callable
 
@@ -31,11 +32,31 @@ class Deeds:
         """Whoever runs the target starts none until then."""
         self.too_much = ""
         """What was done that the contract does not survive."""
+        self._nobody = contextvars.copy_context()
+        """What is done in it goes on whoever dies."""
+        self._when_open: list[tuple[float, Deed]] = []
+        cluster.on_open = self._opened
 
     def do(self, name: str, arguments: tuple[Value, ...]) -> str:
         """Do it; a few words on what was done, or nothing where it was not."""
         deed: Callable[..., str] = getattr(self, name)
         return deed(*arguments)
+
+    def when_open(self, after_s: float, name: str, *arguments: Value) -> str:
+        """Do another deed so long after the next target has opened the volume."""
+        self._when_open.append((after_s, (name, arguments)))
+        return f"{name} {arguments} after {after_s} s"
+
+    def _opened(self) -> None:
+        planned, self._when_open = self._when_open, []
+        for after_s, (name, arguments) in planned:
+            self._cluster.loop.call_later(
+                after_s, self._do_then, name, arguments, context=self._nobody.copy()
+            )
+
+    def _do_then(self, name: str, arguments: tuple[Value, ...]) -> None:
+        said = self.do(name, arguments)
+        self._cluster.note(f"{name}: {said or 'not now'}")
 
     def kill_replica(self, at: int) -> str:
         """End a daemon, as SIGKILL does."""

@@ -108,15 +108,33 @@ def asleep(cast: Cast) -> Plan:
 
 
 def dark_opening(cast: Cast) -> Plan:
-    """All lose power while a target opens, and its record is on its way to slow disks."""
-    lagging = cast.all[: cast.quorum]
-    plan: Plan = [(0.0, ("slow_link", (at, VERY_SLOW))) for at in lagging]
+    """All lose power right after a target has opened, before slow disks have flushed its record."""
+    plan: Plan = [(0.0, ("slow_link", (at, VERY_SLOW))) for at in cast.all[1:]]
     dead_s = cast.chance.uniform(0.3, 0.9)
     plan += [(dead_s, ("kill_target", (LAST, LEASE_S * 1.3))), (dead_s + 0.1, ("heal_network", ()))]
-    plan += [(dead_s + 1.0, ("slow_disk", (at, 3000.0))) for at in cast.all]
-    dark_s = dead_s + LEASE_S * 1.3 + cast.chance.uniform(0.3, 1.6)
-    plan.append((dark_s, ("lose_all_power", (cast.seed(),))))
-    return plan + [(dark_s, ("slow_disk", (at, 1.0))) for at in cast.all]
+    slow_s = dead_s + 1.0
+    plan += [(slow_s, ("slow_disk", (at, 600.0))) for at in cast.all]
+    dark_s = cast.chance.uniform(0.02, 0.25)
+    plan.append((slow_s, ("when_open", (dark_s, "lose_all_power", cast.seed()))))
+    plan.append((slow_s, ("when_open", (dark_s, "kill_target", FIRST, 0.5))))
+    return plan + [(slow_s + LEASE_S * 1.3 + 2.0, ("slow_disk", (at, 1.0))) for at in cast.all]
+
+
+def dead_end(cast: Cast) -> Plan:
+    """One member takes much that nobody else has; others go on with less, and meet it again."""
+    few, many = cast.all[: cast.may_lose], cast.all[cast.may_lose :]
+    plan: Plan = [(0.0, deed) for deed in _parted(cast, LAST, many)]
+    taken_s = cast.chance.uniform(2.0, 3.5)
+    plan += [(taken_s, ("kill_target", (LAST, 20.0))), (taken_s, ("heal_network", ()))]
+    plan += [(taken_s, ("kill_replica", (at,))) for at in few]
+    plan.append((taken_s + 0.1, ("start_target", ())))
+    end_s = cast.chance.choice((0.003, 0.006, 0.02, 0.2))
+    plan.append((taken_s + 0.1, ("when_open", (end_s, "kill_target", LAST, 0.2))))
+    plan += [
+        (taken_s + 0.1, ("when_open", (end_s, "kill_replica", at))) for at in many[: cast.may_lose]
+    ]
+    plan += [(taken_s + 0.1, ("when_open", (end_s + 0.02, "start_replica", at))) for at in few]
+    return [*plan, *((taken_s + 9.0, ("start_replica", (at,))) for at in many[: cast.may_lose])]
 
 
 def two_claims(cast: Cast) -> Plan:
@@ -146,7 +164,7 @@ def one_after_the_other(cast: Cast) -> Plan:
 
 STORMS: Sequence[Callable[[Cast], Plan]] = (
     *(short_voters, forgetful_members, stale_holder, late_leases, asleep, dark_opening),
-    *(two_claims, one_after_the_other),
+    *(dead_end, two_claims, one_after_the_other),
 )
 
 
