@@ -20,7 +20,6 @@ from functools import cache
 import numpy as np
 import numpy.typing as npt
 
-from cstor_core.errors import CorruptError
 from cstor_core.rows import ABSENT_ROW, ROW, ROW_BYTES, UNMAP, Rows, has_data, rows_of
 from replica.store.bits import Units
 from replica.store.block_filter import spread
@@ -138,8 +137,10 @@ class BlockMap:
         """The row of one block, and wait for the disk: for rare looks, a page at a time."""
         row = self.row(block)
         while row is None:
-            run, number = self._missing_page(block)
-            self._keep_page(run, number, run.page_at_once(number))
+            missing = self._missing_page(block)
+            if missing is not None:
+                run, number = missing
+                self._keep_page(run, number, run.page_at_once(number))
             row = self.row(block)
         return row
 
@@ -147,8 +148,9 @@ class BlockMap:
         """The rows of consecutive blocks, wherever they are."""
         while (rows := self.span(first, count)) is None:
             for block in range(first, first + count):
-                if self.row(block) is None:
-                    run, number = self._missing_page(block)
+                missing = self._missing_page(block) if self.row(block) is None else None
+                if missing is not None:
+                    run, number = missing
                     self._keep_page(run, number, await run.page(number, BACKGROUND))
         return rows
 
@@ -380,12 +382,9 @@ class BlockMap:
             self._pages = {}
         self._pages[run.key + number] = page
 
-    def _missing_page(self, block: int) -> tuple[MapRun, int]:
-        """The page that `row` would have needed."""
-        _, missing = self._row_of_runs(block)
-        if missing is None:
-            raise CorruptError(f"block {block} is in no page of the map that is missing")
-        return missing
+    def _missing_page(self, block: int) -> tuple[MapRun, int] | None:
+        """The page that `row` would have needed; None where the page cache has it by now."""
+        return self._row_of_runs(block)[1]
 
     def _uncovered(self, block: int, row: bytes) -> bytes:
         """A row from below the top level, or the tombstone that ranges over it make of it."""

@@ -73,3 +73,30 @@ def test_a_page_is_refused_whatever_bit_of_it_is_flipped() -> None:
             run.page_at_once(0)
         content[bit // 8] ^= 1 << bit % 8
     assert run.page_at_once(0) == page
+
+
+class _LateCache(MemoryFilesystem):
+    """Its page cache misses some reads; what it missed has been read ahead after that."""
+
+    misses = 0
+
+    def called(self, call: str) -> None:
+        super().called(call)
+        if call == "pread_cached":
+            self.misses -= 1
+            self.cached = self.misses < 0
+
+
+@pytest.mark.parametrize("misses", [1, 2, 3])
+@pytest.mark.parametrize("off_loop", [False, True])
+async def test_a_page_that_comes_into_the_cache_meanwhile_is_no_damage(
+    misses: int, off_loop: bool
+) -> None:
+    rows = [ROW.pack(block, block + 1, block + 256, 1, block) for block in range(3)]
+    filesystem = _LateCache()
+    block_map = BlockMap([run_of(filesystem, rows, 0)], PlaceSet(), 1 << 20)
+    filesystem.misses = misses
+    if off_loop:
+        assert await block_map.span_off_loop(0, 1) == rows[0]
+    else:
+        assert block_map.row_at_once(0) == rows[0]
