@@ -57,7 +57,11 @@ class Sent:
 
 
 class Backlog:
-    """The last messages sent, so that a member that was away for a moment misses none."""
+    """The last messages sent, so that a member that was away for a moment misses none.
+
+    What no quorum holds is kept whatever its size: were all members lost for a moment, nobody else
+    could give it to them, and none would be in sync again.  The commands that wait for it bound it.
+    """
 
     def __init__(self, bytes_max: int) -> None:
         self._bytes_max = bytes_max
@@ -74,11 +78,11 @@ class Backlog:
         """The seq of the oldest entry kept; 0 when there is none."""
         return self._sent[0].first_seq if self._sent else 0
 
-    def append(self, sent: Sent) -> None:
-        """Keep a message, and let the oldest go."""
+    def append(self, sent: Sent, completed_seq: int) -> None:
+        """Keep a message, and let the oldest go that a quorum holds."""
         self._sent.append(sent)
         self._bytes += len(sent.message)
-        while self._bytes > self._bytes_max and len(self._sent) > 1:
+        while self._bytes > self._bytes_max and self._sent[0].last_seq <= completed_seq:
             self._bytes -= len(self._sent.popleft().message)
 
     def after(self, seq: int) -> list[Sent] | None:
@@ -291,7 +295,7 @@ class Order:
         self.batches += 1
         if last_seq > self.sent_seq:
             sent = Sent(self.sent_seq + 1, last_seq, message, self._clock.monotonic())
-            self.backlog.append(sent)
+            self.backlog.append(sent, self.completed_seq)
             self.sent_seq = last_seq
         self._broadcast(message)
 

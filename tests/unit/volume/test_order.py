@@ -240,7 +240,7 @@ def backlog() -> Backlog:
     """Three messages: entries 11 to 12, 13, and 14 to 16."""
     backlog = Backlog(bytes_max=100)
     for first_seq, last_seq in ((11, 12), (13, 13), (14, 16)):
-        backlog.append(Sent(first_seq, last_seq, bytes(30), float(first_seq)))
+        backlog.append(Sent(first_seq, last_seq, bytes(30), float(first_seq)), 0)
     return backlog
 
 
@@ -265,12 +265,24 @@ def test_backlog_gives_nothing_where_entries_would_be_missing_or_come_twice(
 def test_backlog_lets_the_oldest_go_and_keeps_the_last_whatever_its_size() -> None:
     backlog = Backlog(bytes_max=100)
     for seq in range(1, 8):
-        backlog.append(Sent(seq, seq, bytes(30), 0.0))
+        backlog.append(Sent(seq, seq, bytes(30), 0.0), seq - 1)
     assert backlog.first_seq == 5
     assert backlog.after(3) is None
-    backlog.append(Sent(8, 8, bytes(1000), 0.0))
+    backlog.append(Sent(8, 8, bytes(1000), 0.0), 7)
     assert backlog.first_seq == 8
     assert backlog.after(8) == []
+
+
+def test_backlog_keeps_what_no_quorum_holds_whatever_its_size() -> None:
+    backlog = Backlog(bytes_max=100)
+    for seq in range(1, 8):
+        backlog.append(Sent(seq, seq, bytes(60), 0.0), completed_seq=2)
+    assert backlog.first_seq == 3
+    missed = backlog.after(2)
+    assert missed is not None
+    assert [sent.first_seq for sent in missed] == [3, 4, 5, 6, 7]
+    backlog.append(Sent(8, 8, bytes(60), 0.0), completed_seq=7)
+    assert backlog.first_seq == 8
 
 
 def test_backlog_says_since_when_an_entry_waits(backlog: Backlog) -> None:
