@@ -16,13 +16,17 @@ STORM_S_MAX = FAULTS_S - 14.0
 TOO_MUCH = 0.1
 """So many lives lose more than the contract survives."""
 
-WEIGHTS = {
-    **{"kill_replica": 6, "start_replicas": 8, "kill_target": 2, "close_target": 1},
-    **{"pause_replica": 3, "pause_target": 1, "start_target": 1, "break_connection": 4},
-    **{"cut": 2, "heal_network": 4, "lose_power": 2, "lose_all_power": 1, "slow_disk": 2},
-    **{"slow_link": 2, "rot": 2, "lie_about_write": 2, "fill_disk": 2, "fail_flush": 0.5},
-    **{"fail_reads": 1, "wipe": 0.5, "jump": 2, "storm": 4},
-}
+WEIGHTS: dict[str, float] = dict(
+    [
+        *[("kill_replica", 6), ("start_replicas", 8), ("kill_target", 2), ("close_target", 1)],
+        *[("pause_replica", 3), ("pause_target", 1), ("start_target", 1)],
+        *[("break_connection", 4), ("cut", 2), ("heal_network", 4), ("lose_power", 2)],
+        *[("lose_all_power", 1), ("slow_disk", 2), ("slow_link", 2), ("rot", 2)],
+        *[("lie_about_write", 2), ("fill_disk", 2), ("fail_flush", 0.5), ("fail_reads", 1)],
+        *[("wipe", 0.5), ("jump", 2), ("storm", 4)],
+    ]
+)
+"""How often each is chosen."""
 
 
 class Chooser:
@@ -94,7 +98,7 @@ class Chooser:
         arguments: dict[str, tuple[Value, ...]] = {
             "kill_replica": (at,),
             "kill_target": (LAST, chance.choice((0.0, 0.0, 1.0, 5.0))),
-            "close_target": (LAST,),
+            "close_target": (LAST, 0.0),
             "pause_replica": (at, chance.choice((0.2, 2.0, 8.0))),
             "pause_target": (LAST, chance.choice((0.5, 3.0, 6.0, 9.0))),
             "break_connection": (chance.randrange(1000),),

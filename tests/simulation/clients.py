@@ -98,6 +98,8 @@ class Client:
         self._number = number
         self._chance = random.Random(f"{clients.cluster.seed} client {number}")
         self._own = OwnBlocks(own)
+        self._losses = 0
+        """How many had been said when the last command was begun."""
         self._loop = clients.cluster.loop
 
     async def live(self) -> None:
@@ -120,6 +122,7 @@ class Client:
         """A command and its answer; None where the target ended without one."""
         clients = self._clients
         clients.commands += 1
+        self._losses = clients.losses
         answered: asyncio.Future[Any] = self._loop.create_future()
 
         def ended(_target: object) -> None:
@@ -199,7 +202,9 @@ class Client:
             clients.registers.read(first + index, stamp, start_s, self._loop.time(), who)
 
     async def _flush(self, target: Target) -> None:
-        await self._ask(target, lambda engine, done: engine.flush(done))
+        answer = await self._ask(target, lambda engine, done: engine.flush(done))
+        if answer is not None and answer[0] is None and self._losses == self._clients.losses:
+            self._own.durable(self._own.blocks)
 
     async def _write_own(self, target: Target) -> None:
         block = self._chance.choice(self._own.blocks)
@@ -212,6 +217,7 @@ class Client:
             lambda engine, done: engine.write(
                 block * BLOCK_BYTES, [content_of(stamp)], durable, done
             ),
+            durable,
         )
 
     async def _write_part(self, target: Target) -> None:
@@ -226,6 +232,7 @@ class Client:
             block,
             lambda content: content[:start] + part + content[start + len(part) :],
             lambda engine, done: engine.write(block * BLOCK_BYTES + start, [part], durable, done),
+            durable,
         )
 
     async def _unmap_own(self, target: Target) -> None:
@@ -236,19 +243,23 @@ class Client:
             block,
             lambda _content: ZEROS,
             lambda engine, done: engine.unmap([(block * BLOCK_BYTES, BLOCK_BYTES)], durable, done),
+            durable,
         )
 
     async def _change(
-        self, target: Target, block: int, change: Callable[[bytes], bytes], ask: Any
+        self,
+        target: Target,
+        block: int,
+        change: Callable[[bytes], bytes],
+        ask: Any,
+        durable: bool,
     ) -> None:
         self._own.begin(block, change)
-        losses = self._clients.losses
         answer = await self._ask(target, ask)
-        if answer is not None and answer[0] is None:
-            if self._clients.losses == losses:
-                self._own.done(block)
-            else:
-                self._own.lost([block])
+        if answer is not None and answer[0] is None and self._losses == self._clients.losses:
+            self._own.done(block)
+            if durable:
+                self._own.durable([block])
 
     async def _read_own(self, target: Target) -> None:
         block = self._chance.choice(self._own.blocks)
@@ -266,7 +277,7 @@ class Client:
 
     def loss_said(self) -> None:
         """What was answered may be gone."""
-        self._own.lost(self._own.blocks)
+        self._own.lost()
 
 
 class OwnBlocks:
@@ -276,23 +287,38 @@ class OwnBlocks:
         self.blocks = list(blocks)
         self._may_hold: dict[int, dict[bytes, None]] = {block: {ZEROS: None} for block in blocks}
         self._changed: dict[int, dict[bytes, None]] = {}
-        self._ever: dict[int, dict[bytes, None]] = {block: {ZEROS: None} for block in blocks}
+        self._last_change: dict[int, Callable[[bytes], bytes]] = {}
+        self._since_durable: dict[int, dict[bytes, None]]
+        self._since_durable = {block: {ZEROS: None} for block in blocks}
 
     def begin(self, block: int, change: Callable[[bytes], bytes]) -> None:
         """A change has been asked for: it may come to be, or not."""
         may_hold = self._may_hold[block]
         self._changed[block] = dict.fromkeys(change(content) for content in may_hold)
+        self._last_change[block] = change
         may_hold |= self._changed[block]
-        self._ever[block] |= self._changed[block]
+        self._since_durable[block] |= may_hold
 
     def done(self, block: int) -> None:
         """It was answered with GOOD."""
         self._may_hold[block] = self._changed[block]
 
-    def lost(self, blocks: list[int]) -> None:
-        """Of some blocks what was answered may be gone."""
+    def durable(self, blocks: list[int]) -> None:
+        """What some blocks hold is on stable storage of W members."""
         for block in blocks:
-            self._may_hold[block] = dict(self._ever[block])
+            self._since_durable[block] = dict(self._may_hold[block])
+
+    def lost(self) -> None:
+        """All machines may have lost what was not on stable storage.
+
+        A change that is under way may come to be on top of that.
+        """
+        for block in self.blocks:
+            may_hold = dict(self._since_durable[block])
+            if block in self._last_change:
+                may_hold |= dict.fromkeys(map(self._last_change[block], may_hold))
+            self._may_hold[block] = may_hold
+            self._since_durable[block] = dict(may_hold)
 
     def read(self, block: int, content: bytes) -> str:
         """A block was read: what is wrong with that, or nothing; now it is known what it holds."""

@@ -139,9 +139,7 @@ class Target:
         self.name = name
         self.host: ReplicaHost | None = None
         self.process: Process | None = Process(name, cluster.loop)
-        self.clock = ProcessClock(
-            cluster.loop, *_clock(random.Random(f"{cluster.seed} {name}"))
-        )
+        self.clock = ProcessClock(cluster.loop, *_clock(random.Random(f"{cluster.seed} {name}")))
         self.engine: Engine | None = None
         self.ended: asyncio.Future[None] = cluster.loop.create_future()
         """The process has ended, or has been deposed."""
@@ -195,6 +193,12 @@ class Target:
     def reason(self) -> str:
         """Why it does not serve, as an operator is told; empty where it does."""
         return self.engine.report().reason if self.engine is not None else ""
+
+    @property
+    def members(self) -> str:
+        """What it says of each member."""
+        members = self.engine.report().members if self.engine is not None else ()
+        return "; ".join(f"{member.member.address}: {member.reason}" for member in members)
 
     def kill(self) -> None:
         """End it, as SIGKILL does."""

@@ -1,4 +1,4 @@
-"""What may go wrong, deed by deed: each is told by a name and plain values, and does the same again.
+"""What may go wrong, deed by deed: each has a name and plain values, and does the same again.
 
 A deed that cannot be done now, or that would take more than the contract survives, is not done.
 Only `lose_too_much`, `spoil_too_much` and `rot_all` take more; from then on the volume may refuse,
@@ -34,6 +34,7 @@ class Deeds:
         """What was done that the contract does not survive."""
         self._nobody = contextvars.copy_context()
         """What is done in it goes on whoever dies."""
+        self._is_over = False
         self._when_open: list[tuple[float, Deed]] = []
         cluster.on_open = self._opened
 
@@ -47,6 +48,11 @@ class Deeds:
         self._when_open.append((after_s, (name, arguments)))
         return f"{name} {arguments} after {after_s} s"
 
+    def end(self) -> None:
+        """Do nothing of what is planned any more."""
+        self._when_open.clear()
+        self._is_over = True
+
     def _opened(self) -> None:
         planned, self._when_open = self._when_open, []
         for after_s, (name, arguments) in planned:
@@ -55,7 +61,7 @@ class Deeds:
             )
 
     def _do_then(self, name: str, arguments: tuple[Value, ...]) -> None:
-        said = self.do(name, arguments)
+        said = "" if self._is_over else self.do(name, arguments)
         self._cluster.note(f"{name}: {said or 'not now'}")
 
     def kill_replica(self, at: int) -> str:
@@ -104,13 +110,14 @@ class Deeds:
         self.no_target_before_s = self._cluster.loop.time() + away_s
         return f"{target.name}, away for {away_s} s"
 
-    def close_target(self, which: str) -> str:
+    def close_target(self, which: str, away_s: float) -> str:
         """Stop a target cleanly; another one is started when it has ended."""
         target = self._target(which)
         if target is None:
             return ""
         target.close()
-        return target.name
+        self.no_target_before_s = self._cluster.loop.time() + away_s
+        return f"{target.name}, away for {away_s} s"
 
     def start_target(self) -> str:
         """Start one, beside another one perhaps, of which nobody knows whether it still runs."""

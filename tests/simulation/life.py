@@ -129,16 +129,22 @@ class Life:
         next_s = chooser.next_s() if chooser is not None else FAULTS_S
         while True:
             at_s = min(next_s, self._coming[0][0] if self._coming else FAULTS_S)
+            await self._until(min(at_s, FAULTS_S))
             if at_s >= FAULTS_S:
-                await asyncio.sleep(FAULTS_S - self._loop.time())
                 return
-            await asyncio.sleep(max(at_s - self._loop.time(), 0))
             if chooser is not None and at_s == next_s:
                 for when_s, planned in chooser.deeds():
                     self._plan(when_s, planned)
                 next_s = chooser.next_s()
             while self._coming and self._coming[0][0] <= self._loop.time():
                 self._do(heappop(self._coming)[2])
+
+    async def _until(self, at_s: float) -> None:
+        """Wait for exactly this moment."""
+        if at_s > self._loop.time():
+            reached: asyncio.Future[None] = self._loop.create_future()
+            self._loop.call_at(at_s, reached.set_result, None)
+            await reached
 
     def _plan(self, at_s: float, deed: Deed) -> None:
         heappush(self._coming, (at_s, next(self._numbers), deed))
@@ -162,12 +168,14 @@ class Life:
     def _heal(self) -> None:
         cluster = self.cluster
         cluster.note("everything is healed")
+        self.deeds.no_target_before_s = 0.0
         cluster.network.heal()
         for number, machine in enumerate(cluster.machines):
             machine.disk.faults.slow = 1.0
             machine.disk.faults.is_full = machine.disk.faults.reads_fail = False
             if not machine.is_broken:
                 self.deeds.start_replica(number)
+        self.deeds.end()
         self._good_before = self.clients.good
 
     async def _healed(self) -> list[str]:
@@ -190,7 +198,7 @@ class Life:
             return f"{len(targets)} targets are there"
         (target,) = targets
         if not target.is_up or target.engine is None or not target.engine._roster.has_quorum:
-            return f"{target.name} does not serve: {target.reason}"
+            return f"{target.name} does not serve: {target.reason} ({target.members})"
         if self.deeds.too_much == "rot":
             return ""  # a block without a good copy cannot be given to a member that lacks it
         return differences(self.cluster)

@@ -108,8 +108,10 @@ class Network:
     def _listen(self) -> None:
         """What the keepalives of all that wait find out."""
         self.loop.call_later(_HEARD_EVERY_S, self._listen)
-        for waiting in (*self.connections, *self.calls):
-            waiting.listen()
+        for connection in list(self.connections):
+            connection.listen()
+        for call in list(self.calls):
+            call.listen()
 
     def is_heard(self, caller: Machine, callee: Machine, process: Process) -> bool:
         """Whether keepalives come back."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 
-from tests.simulation.deeds import FIRST, LAST, Deed, Value
+from tests.simulation.deeds import FIRST, LAST, Deed
 
 Plan = list[tuple[float, Deed]]
 VERY_SLOW = 4000.0
@@ -138,12 +138,14 @@ def dead_end(cast: Cast) -> Plan:
 
 
 def two_claims(cast: Cast) -> Plan:
-    """Two targets are started at once, and the members are restarted between their promises."""
-    plan: Plan = [(0.0, ("kill_target", (LAST, 20.0)))]
-    plan += [(0.1, ("start_target", ())), (0.1, ("start_target", ()))]
-    begun_s = 0.1 + cast.chance.uniform(0.001, 0.01)
-    plan += [(begun_s, ("kill_replica", (at,))) for at in cast.all[: cast.quorum]]
-    return plan + [(begun_s + 0.005, ("start_replica", (at,))) for at in cast.all[: cast.quorum]]
+    """Two targets ask for the same epoch; the second one stops between question and promise."""
+    asked_s = 1.0 + cast.chance.uniform(0.0001, 0.0006)
+    return [
+        (0.0, ("close_target", (LAST, 20.0))),
+        (1.0, ("start_target", ())),
+        (1.0, ("start_target", ())),
+        (asked_s, ("pause_target", (LAST, cast.chance.uniform(0.1, 0.9)))),
+    ]
 
 
 def one_after_the_other(cast: Cast) -> Plan:
@@ -170,7 +172,7 @@ STORMS: Sequence[Callable[[Cast], Plan]] = (
 
 def needs_write_cache(storm: Callable[[Cast], Plan]) -> bool | None:
     """Whether a storm harms only with a write cache, only without one, or either way."""
-    return {short_voters: True, dark_opening: False}.get(storm)
+    return {"short_voters": True, "dark_opening": False}.get(storm.__name__)
 
 
 def storm(cast: Cast, *, write_cache: bool) -> tuple[str, Plan]:
@@ -178,6 +180,3 @@ def storm(cast: Cast, *, write_cache: bool) -> tuple[str, Plan]:
     fitting = [one for one in STORMS if needs_write_cache(one) in (None, write_cache)]
     chosen = cast.chance.choice(fitting)
     return chosen.__name__, chosen(cast)
-
-
-__all__ = ["Cast", "Plan", "Value", "storm"]

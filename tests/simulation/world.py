@@ -13,11 +13,11 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from heapq import heappop, heappush
 from itertools import count
-from typing import Any
+from typing import Any, TypeVarTuple
 
 from cstor_core.clock import Timer
 
-
+Ts = TypeVarTuple("Ts")
 TICK_S = 0.02
 
 
@@ -101,7 +101,7 @@ class Stalled(AssertionError):
 
 
 class SimulatedLoop(asyncio.BaseEventLoop):
-    """An event loop in virtual time; what is due at the same time runs in the order it was asked."""
+    """An event loop in virtual time; of what is due at a time the first asked for runs first."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -120,21 +120,27 @@ class SimulatedLoop(asyncio.BaseEventLoop):
 
     def call_soon(
         self,
-        callback: Callable[..., Any],
-        *args: Any,
+        callback: Callable[[*Ts], object],
+        *args: *Ts,
         context: contextvars.Context | None = None,
     ) -> asyncio.Handle:
         handle = Handle(callback, args, context)
         self._soon.append(handle)
         return handle
 
-    call_soon_threadsafe = call_soon
+    def call_soon_threadsafe(
+        self,
+        callback: Callable[[*Ts], object],
+        *args: *Ts,
+        context: contextvars.Context | None = None,
+    ) -> asyncio.Handle:
+        return self.call_soon(callback, *args, context=context)
 
     def call_at(
         self,
         when: float,
-        callback: Callable[..., Any],
-        *args: Any,
+        callback: Callable[[*Ts], object],
+        *args: *Ts,
         context: contextvars.Context | None = None,
     ) -> asyncio.TimerHandle:
         handle = Handle(callback, args, context, when)
@@ -144,8 +150,8 @@ class SimulatedLoop(asyncio.BaseEventLoop):
     def call_later(
         self,
         delay: float,
-        callback: Callable[..., Any],
-        *args: Any,
+        callback: Callable[[*Ts], object],
+        *args: *Ts,
         context: contextvars.Context | None = None,
     ) -> asyncio.TimerHandle:
         return self.call_at(self._now_s + delay, callback, *args, context=context)
