@@ -12,8 +12,7 @@ from tests.simulation.storms import Cast, storm
 FAULTS_S = 45.0
 """Things go wrong until then."""
 PAUSE_S = 1.5
-STORM_S_MAX = FAULTS_S - 14.0
-TOO_MUCH = 0.1
+TOO_MUCH = 0.15
 """So many lives lose more than the contract survives."""
 
 WEIGHTS: dict[str, float] = dict(
@@ -62,23 +61,26 @@ class Chooser:
 
     def _storm(self, now_s: float) -> list[tuple[float, Deed]]:
         """Calm first: everybody is there, and has time to be in sync."""
-        if now_s > STORM_S_MAX or len(self._numbers) == 1:
+        if len(self._numbers) == 1:
             return []
         cast = Cast(len(self._numbers), self._chance)
         name, plan = storm(cast, write_cache=self._cluster.write_cache)
+        begins_s = now_s + self._chance.choice((1.0, 3.0))
+        ends_s = begins_s + max(after_s for after_s, _ in plan)
+        if ends_s > FAULTS_S:
+            return []
         self._cluster.note(f"storm: {name}")
         calm: list[tuple[float, Deed]] = [(now_s, ("heal_network", ()))]
         calm += [(now_s, ("start_replica", (at,))) for at in self._numbers]
         calm += [(now_s, ("slow_disk", (at, 1.0))) for at in self._numbers]
-        begins_s = now_s + self._chance.choice((1.0, 3.0))
-        self._quiet_until_s = begins_s + max(after_s for after_s, _ in plan)
+        self._quiet_until_s = ends_s
         return [*calm, *((begins_s + after_s, deed) for after_s, deed in plan)]
 
     def _too_much(self, now_s: float) -> list[tuple[float, Deed]]:
-        kinds = ["lose_too_much" if self._cluster.write_cache else "spoil_too_much"]
-        name = self._chance.choice([*kinds, "spoil_too_much", "rot_all"])
+        power = "lose_too_much" if self._cluster.write_cache else "rot_all"
+        name = self._chance.choice([power, power, "spoil_too_much", "rot_all"])
         deeds: list[tuple[float, Deed]] = [(now_s, (name, (self._seed(),)))]
-        if self._chance.random() < 0.7:
+        if self._chance.random() < 0.8:
             deeds.append((now_s, ("kill_target", (LAST, 0.5))))
         if name == "lose_too_much":
             deeds += [

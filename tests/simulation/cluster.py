@@ -18,7 +18,8 @@ from replica.host import ReplicaHost
 from replica.replica_node import ReplicaNode
 from replica.store.limits import StoreLimits
 from tests.simulation.disk import JOURNAL_BYTES, SimulatedDisk
-from tests.simulation.network import Network, SimulatedDialler, SimulatedLink
+from tests.simulation.links import SimulatedDialler, SimulatedLink
+from tests.simulation.network import Network
 from tests.simulation.world import Process, ProcessClock, SimulatedLoop
 
 POOL = Path("/pool")

@@ -128,6 +128,10 @@ def dead_end(cast: Cast) -> Plan:
     plan += [(taken_s, ("kill_target", (LAST, 20.0))), (taken_s, ("heal_network", ()))]
     plan += [(taken_s, ("kill_replica", (at,))) for at in few]
     plan.append((taken_s + 0.1, ("start_target", ())))
+    if cast.chance.random() < 0.5:
+        back_s = cast.chance.choice((0.05, 0.5, 2.0))
+        back: Plan = [(taken_s + 0.1, ("when_open", (back_s, "start_replica", at))) for at in few]
+        return [*plan, *back, (taken_s + 6.0, ("heal_network", ()))]
     end_s = cast.chance.choice((0.003, 0.006, 0.02, 0.2))
     plan.append((taken_s + 0.1, ("when_open", (end_s, "kill_target", LAST, 0.2))))
     plan += [
@@ -135,6 +139,21 @@ def dead_end(cast: Cast) -> Plan:
     ]
     plan += [(taken_s + 0.1, ("when_open", (end_s + 0.02, "start_replica", at))) for at in few]
     return [*plan, *((taken_s + 9.0, ("start_replica", (at,))) for at in many[: cast.may_lose])]
+
+
+def last_copy(cast: Cast) -> Plan:
+    """Those that were away for long come back while others leave, and then a disk is lost."""
+    long_away, others = cast.all[: cast.may_lose], cast.all[cast.may_lose :]
+    lost, back = others[: cast.may_lose], others[cast.may_lose :]
+    away_s = cast.chance.uniform(12.0, 15.0)
+    plan: Plan = [(0.0, ("kill_replica", (at,))) for at in long_away]
+    plan += [(away_s, ("kill_replica", (at,))) for at in back]
+    plan += [(away_s, ("slow_link", (at, VERY_SLOW / 4))) for at in long_away]
+    plan += [(away_s, ("start_replica", (at,))) for at in long_away]
+    lost_s = away_s + cast.chance.uniform(0.8, 3.0)
+    plan += [(lost_s, ("wipe", (at,))) for at in lost]
+    plan += [(lost_s, ("kill_target", (LAST, 0.2))), (lost_s + 0.1, ("heal_network", ()))]
+    return plan + [(lost_s + 0.2, ("start_replica", (at,))) for at in back]
 
 
 def two_claims(cast: Cast) -> Plan:
@@ -166,7 +185,7 @@ def one_after_the_other(cast: Cast) -> Plan:
 
 STORMS: Sequence[Callable[[Cast], Plan]] = (
     *(short_voters, forgetful_members, stale_holder, late_leases, asleep, dark_opening),
-    *(dead_end, two_claims, one_after_the_other),
+    *(dead_end, last_copy, two_claims, one_after_the_other),
 )
 
 

@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 
 from cstor_core.history import History
+from cstor_target.volume.order import Backlog, Sent
 from cstor_target.volume.returning import Returning
 from replica import staging
 from replica.replica_node import ReplicaNode
+from replica.sessions import AppendSession
 from replica.store.replica_store import ReplicaStore
 from tests.simulation.mutants.planting import Mistakes
 
@@ -20,12 +22,19 @@ MISTAKES = _found.all
 
 @_found.breaks("A returning member that holds entries which the history dropped is not a prefix.")
 def take_any_shorter_history_for_a_prefix() -> None:
-    """Only its length is looked at."""
+    """Only its length is looked at; nor does the member ask whether it has adopted the epoch."""
+    begin = AppendSession._open
 
     def is_prefix_of(self: History, other: History) -> bool:
         return self.end.last_seq <= other.end.last_seq
 
+    def careless(self: AppendSession, opening: Any) -> ReplicaNode:
+        node = begin(self, opening)
+        self._adopted = True
+        return node
+
     History.is_prefix_of = is_prefix_of  # type: ignore[method-assign]
+    AppendSession._open = careless  # type: ignore[method-assign]
 
 
 @_found.breaks("Each block whose version lies outside of the history is foreign and is replaced.")
@@ -38,6 +47,17 @@ def keep_foreign_blocks() -> None:
     ReplicaStore.foreign_blocks = none  # type: ignore[method-assign]
 
 
+@_found.breaks("An entry that was sent rolls forward.")
+def let_go_what_no_quorum_holds() -> None:
+    """The backlog is bounded, whether anybody else has what it lets go or not."""
+    append = Backlog.append
+
+    def careless(self: Backlog, sent: Sent, completed_seq: int) -> None:
+        append(self, sent, max(completed_seq, sent.first_seq - 1))
+
+    Backlog.append = careless  # type: ignore[method-assign]
+
+
 @_found.breaks("A member is made rebuilding only when R other in-sync members hold all it holds.")
 def flag_whoever_is_behind() -> None:
     """Nobody else is asked."""
@@ -47,16 +67,6 @@ def flag_whoever_is_behind() -> None:
 
     Returning._may_flag = lambda self: True  # type: ignore[method-assign]
     Returning._until_others_hold = at_once  # type: ignore[method-assign]
-
-
-@_found.breaks("A rebuild ends when the stream has reached every version that the member holds.")
-def end_a_rebuild_early() -> None:
-    """Nobody waits for the stream."""
-
-    async def reached(self: ReplicaNode, seq: int) -> None:
-        """It is not there yet."""
-
-    ReplicaNode.reached = reached  # type: ignore[method-assign]
 
 
 @_found.breaks("W members are brought to that position, in order or in one atomic step.")
