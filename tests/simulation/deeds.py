@@ -32,6 +32,7 @@ class Deeds:
         """Whoever runs the target starts none until then."""
         self.too_much = ""
         """What was done that the contract does not survive."""
+        self.too_much_s = 0.0
         self._nobody = contextvars.copy_context()
         """What is done in it goes on whoever dies."""
         self._is_over = False
@@ -264,7 +265,7 @@ class Deeds:
 
     def spoil_too_much(self, seed: int) -> str:
         """Wipe so many that no quorum is left."""
-        self.too_much = "disks"
+        self.too_much, self.too_much_s = "disks", self._cluster.loop.time()
         machines = self._cluster.machines
         for machine in random.Random(seed).sample(machines, self._cluster.may_lose + 1):
             machine.wipe()

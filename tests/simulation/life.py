@@ -79,6 +79,7 @@ class Life:
         self._numbers = count()
         self._versions = Versions(self.cluster)
         self._healed_s = 0.0
+        self._good_when_shut = 0
 
     async def live(self) -> Result:
         """All of it."""
@@ -215,10 +216,11 @@ class Life:
     def _flows(self) -> list[str]:
         """Commands are answered again, where W are in sync; none is where they cannot be."""
         good = self.clients.good - self._good_before
+        late = self.clients.good - self._good_when_shut
         if self._healed_s and good < GOOD_WHEN_HEALED:
             return [f"{good} commands were answered with GOOD since everything was healed"]
-        if not self._healed_s and self.deeds.too_much == "disks" and good:
-            return [f"{good} commands were answered with GOOD without a quorum"]
+        if not self._healed_s and self.deeds.too_much == "disks" and late:
+            return [f"{late} commands were answered with GOOD without a quorum"]
         return []
 
     async def _tend(self) -> None:
@@ -237,6 +239,8 @@ class Life:
         while True:
             await asyncio.sleep(LOOK_S)
             self._versions.look()
+            if self._loop.time() < self.deeds.too_much_s + REFUSES_AFTER_S:
+                self._good_when_shut = self.clients.good
 
 
 def _has_ended(target: Target) -> bool:

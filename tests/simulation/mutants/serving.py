@@ -194,6 +194,16 @@ def hand_on_what_no_quorum_has() -> None:
     _hand_on_whatever_came()
 
 
+@_found.breaks("What a read has returned stays, also where all lose power without a write cache.")
+def hand_on_what_is_not_flushed() -> None:
+    """Without a write cache a version is answered that W members have, but not durably."""
+
+    def start(self: Reads, opening: Any, salt: int, *, write_cache: bool = True) -> None:
+        self._opening, self._salt, self._write_cache = opening, salt, True
+
+    Reads.start = start  # type: ignore[method-assign]
+
+
 @_found.breaks("A read that overlaps a write in flight waits for that write.")
 def read_beside_a_write_in_flight() -> None:
     """It neither waits before it is sent nor when its answer has come: either alone is enough."""
