@@ -39,19 +39,18 @@ BRANCHES = frozenset(
         *("opening: enough whole", "opening: short ones count without a cache"),
         *("opening: all are here and too few are whole", "opening: waits for whole ones"),
         *("opening: one behind", "opening: one parted", "opening: one being rebuilt"),
-        *("opening: too few promised", "opening: newest known to a rebuild only"),
-        *("opening: too few complete", "opening: given up on the way", "opening: loss possible"),
+        *("opening: too few promised", "opening: too few complete", "opening: loss possible"),
+        *("opening: given up on the way", "return: backlog too short", "return: in order"),
         *("promise: given", "promise: refused", "promise: an earlier lease runs"),
         *("fence: refuses", "fence: ends what is under way"),
         *("lease: renewed", "lease: refused", "lease: given back", "lease: may have been given"),
         *("lease: lapsed when an answer came", "lease: held answer let go"),
         *("lease: held answer ends", "read: waits for a write", "read: waits until W hold it"),
-        *("read: asked again", "read: bad copy", "read: the disk fails", "read: refused"),
+        *("read: asked again", "read: bad copy", "read: the disk fails"),
         *("read: waits for entries", "gate: passed late", "gate: busy", "write: busy in flight"),
-        *("merge", "member: fell too far behind", "member: stood still on its way back"),
-        *("member: no space", "return: a failed one stays out", "return: in order"),
+        *("merge", "member: fell too far behind"),
+        *("member: no space", "return: a failed one stays out"),
         *("return: from a tail", "return: staged", "return: rebuilt", "return: rebuild broken off"),
-        *("return: backlog too short", "return: too few hold it to flag"),
         *("rebuild: foreign blocks", "rebuild: ends with its stream", "opening: staged"),
         *("short: after a power loss", "short: made whole", "flush: failed", "deposed"),
         *("answer GOOD", "answer BUSY", "answer MEDIUM_ERROR"),
@@ -207,7 +206,14 @@ def _watch_commands() -> None:
     _watch(Engine, "_place_merged", lambda *_: ["merge"])
     _watch(Order, "expire", _if("write: busy in flight", lambda told, *_: told))
     _watch_ends(Lease, "when_renewed", 1, "lease: held answer let go", "lease: held answer ends")
-    _watch_ends(Engine, "_pass_gate", 2, "gate: passed late", "gate: busy")
+    _watch_ends(Engine, "_pass_gate", 2, "gate: failed", "gate: busy")
+    open_gate = Engine._open_gate
+
+    def opened(engine: Engine) -> None:
+        _taken["gate: passed late"] += len(engine._gate)
+        open_gate(engine)
+
+    Engine._open_gate = opened  # type: ignore[method-assign]
 
 
 def _watch_ends(owner: Any, name: str, at: int, passed: str, ended: str) -> None:

@@ -117,7 +117,8 @@ class Life:
             clients.good,
             self.faults,
             clients.answers,
-            coverage.taken() + Counter({f"event {name}": n for name, n in cluster.events.items()}),
+            coverage.taken()
+            + Counter({f"answer {name}": n for name, n in clients.answers.items()}),
             cluster.trace,
             self.script,
         )
