@@ -209,9 +209,9 @@ def _watch_commands() -> None:
     _watch_ends(Engine, "_pass_gate", 2, "gate: failed", "gate: busy")
     open_gate = Engine._open_gate
 
-    def opened(engine: Engine) -> None:
-        _taken["gate: passed late"] += len(engine._gate)
-        open_gate(engine)
+    def opened(self: Engine) -> None:
+        _taken["gate: passed late"] += len(self._gate)
+        open_gate(self)
 
     Engine._open_gate = opened  # type: ignore[method-assign]
 
