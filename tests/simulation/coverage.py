@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from functools import partial, wraps
+from functools import wraps
 from typing import Any
 
 from cstor_core.errors import CorruptError, CstorError, NoSpaceError
@@ -46,7 +46,12 @@ BRANCHES = frozenset(
         *("lease: renewed", "lease: refused", "lease: given back", "lease: may have been given"),
         *("lease: lapsed when an answer came", "lease: held answer let go"),
         *("lease: held answer ends", "read: waits for a write", "read: waits until W hold it"),
-        *("read: asked again", "read: bad copy", "read: the disk fails"),
+        *(
+            "read: waits until W have flushed it",
+            "read: asked again",
+            "read: bad copy",
+            "read: the disk fails",
+        ),
         *("read: waits for entries", "gate: passed late", "gate: busy", "write: busy in flight"),
         *("merge", "member: fell too far behind"),
         *("member: no space", "return: a failed one stays out"),
@@ -186,8 +191,8 @@ def _watch_members() -> None:
 
 def _watch_commands() -> None:
     def waits(_outcome: Any, _order: Any, _seq: int, callback: Any) -> list[str]:
-        asked = isinstance(callback, partial)
-        return ["read: waits for a write" if asked else "read: waits until W hold it"]
+        answered = callback.func.__name__ == "_settled"
+        return ["read: waits until W hold it" if answered else "read: waits for a write"]
 
     def held(_outcome: Any, reads: Reads, _question: Any, error: Failure | None, *_: Any) -> Any:
         lapsed = error is None and not reads._lease.holds
@@ -198,6 +203,7 @@ def _watch_commands() -> None:
         return ["read: asked again", *(["read: bad copy"] if is_bad else [])]
 
     _watch(Order, "when_completed", waits)
+    _watch(Order, "when_durable", lambda *_: ["read: waits until W have flushed it"])
     _watch(Reads, "_hand_on", held)
     _watch(Reads, "_retry", retried)
     _watch(ReadSession, "_park", lambda *_: ["read: waits for entries"])
