@@ -245,7 +245,12 @@ class Membership:
         ready = await opener.bring_in_order(tenure, opening)
         end_seq = opening.history.end.last_seq
         order.start(tenure.epoch, end_seq, tenure.identity.checksum_salt)
-        self._reads.start(tenure.stream_opening("", False), tenure.identity.checksum_salt)
+        identity = tenure.identity
+        self._reads.start(
+            tenure.stream_opening("", False),
+            identity.checksum_salt,
+            write_cache=identity.write_cache,
+        )
         for member in ready:
             opening_words = tenure.stream_opening(member.replica_uuid, False)
             member.join(opening_words, end_seq, roster.progressed, roster.lost)

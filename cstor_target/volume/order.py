@@ -245,6 +245,11 @@ class Order:
         """Call back once a quorum holds `seq`, which is not so yet, or with BUSY in the end."""
         self._waiting.append((seq, self._clock.monotonic(), callback))
 
+    def when_durable(self, seq: int, callback: Done) -> None:
+        """Call back once a quorum has flushed `seq`, which is not so yet; with BUSY in the end."""
+        self._insert_awaiting(InFlight(seq, 0, 0, True, callback, self._clock.monotonic()))
+        self._flush_wanted = True
+
     def kick(self) -> None:
         """Send what has gathered, unless an earlier batch is unfinished and this one not full."""
         gathered = self._rows or self._flush_wanted

@@ -4,6 +4,8 @@ The questions of a burst go to one member, the one that will have answered first
 An answer is believed only when every block passes its checksum, and it is handed on only when a
 quorum holds every version in it: else a later read could return an older one.  Whose copy was bad
 while another's was good is told, so that it can be repaired.
+Without a write cache a quorum has to hold it on stable storage, since all of them may lose power at
+once.
 """
 
 from __future__ import annotations
@@ -54,15 +56,19 @@ class Reads:
         self._waiting: list[Question] = []
         self._next_number = 1
         self._salt = 0
+        self._write_cache = True
         self._opening = stream_pb2.StreamOpening()
         self._usual = Usual()
         self._hedging: Timer | None = None
         self.on_bad: FoundBad = lambda bad, good, block, count: None
 
-    def start(self, opening: stream_pb2.StreamOpening, salt: int) -> None:
+    def start(
+        self, opening: stream_pb2.StreamOpening, salt: int, *, write_cache: bool = True
+    ) -> None:
         """Begin an epoch; `opening` names volume, epoch and instance."""
         self._opening = opening
         self._salt = salt
+        self._write_cache = write_cache
 
     def read_blocks(self, block: int, count: int, done: ReadDone) -> None:
         """Read whole blocks; sent with the next kick.  The data come in order, in pieces."""
@@ -298,11 +304,22 @@ class Reads:
         pieces: list[Buffer]
         pieces = _with_holes(rows, data[start:data_at]) if holes else [data[start:data_at]]
         newest = max(newest, self._order.whole_seq)  # this member may have it, and others not yet
+        settled = partial(self._settled, question, newest, pieces)
         if newest > self._order.completed_seq:
-            self._order.when_completed(newest, lambda error: self._hand_on(question, error, pieces))
+            self._order.when_completed(newest, settled)
         else:
-            self._hand_on(question, None, pieces)
+            settled(None)
         return data_at
+
+    def _settled(
+        self, question: Question, newest: int, pieces: list[Buffer], error: Failure | None
+    ) -> None:
+        """A quorum holds what an answer has, or will not in time."""
+        if error is None and not self._write_cache and newest > self._order.durable_seq:
+            self._order.when_durable(newest, lambda late: self._hand_on(question, late, pieces))
+            self._order.kick()
+        else:
+            self._hand_on(question, error, pieces)
 
     def _hand_on(self, question: Question, error: Failure | None, pieces: list[Buffer]) -> None:
         """An answer is complete: it counts if the lease holds now, or is renewed from now on."""

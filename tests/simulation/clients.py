@@ -5,17 +5,23 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 from cstor_core.units import BLOCK_BYTES
 from cstor_target.volume.backing import Failure
 from tests.simulation.cluster import BLOCKS, Cluster, Target
-from tests.simulation.oracle import NEVER, ZERO, Registers
+from tests.simulation.oracle import NEVER, Registers
 
 SHARED_BLOCKS = BLOCKS // 2
 """Blocks before this one are anybody's; each one behind it is one client's own."""
 SPAN_MAX = 4
-PAUSE_S = 0.2
+SAME_BLOCKS = 12
+SECTOR_BYTES = 512
+ZEROS = bytes(BLOCK_BYTES)
+RATE = 11.0
+"""Commands a second, all clients together, in the mean; some seconds are busy, others calm."""
+PACE_S = 3.0
 
 
 def content_of(stamp: int) -> bytes:
@@ -32,19 +38,25 @@ def stamp_of(content: bytes) -> int:
 class Clients:
     """All clients of one life."""
 
-    def __init__(self, cluster: Cluster, clients: int) -> None:
+    def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
-        self.chance = random.Random(cluster.seed + 1)
+        self.chance = random.Random(f"{cluster.seed} clients")
+        clients = self.chance.choice((4, 6, 8))
         self.registers = Registers()
         self.answers: Counter[str] = Counter()
         self.commands = 0
         self.good = 0
         self.targets: list[Target] = []
         """Those that somebody may still talk to."""
+        self.losses = 0
+        """How often somebody said that something may be gone."""
         self.is_over = False
         self.broken: list[str] = []
         self._stamps = 0
+        self._pace_until_s = 0.0
+        self._pace = 1.0
         own = (BLOCKS - SHARED_BLOCKS) // clients
+        self._all: list[Client] = []
         self._own = [
             range(SHARED_BLOCKS + number * own, SHARED_BLOCKS + (number + 1) * own)
             for number in range(clients)
@@ -53,10 +65,24 @@ class Clients:
     def begin(self) -> list[Any]:
         """Start all of them; the tasks end some time after `is_over` is set."""
         loop = self.cluster.loop
-        return [
-            loop.create_task(Client(self, number, blocks).live())
-            for number, blocks in enumerate(self._own)
-        ]
+        self._all = [Client(self, number, blocks) for number, blocks in enumerate(self._own)]
+        return [loop.create_task(client.live()) for client in self._all]
+
+    def loss_said(self) -> None:
+        """A target has said that something acknowledged may be gone."""
+        self.losses += 1
+        self.registers.loss_said(self.cluster.loop.time())
+        for client in self._all:
+            client.loss_said()
+
+    def pause_s(self) -> float:
+        """How long a client pauses, in the mean, as things are."""
+        now_s = self.cluster.loop.time()
+        if now_s > self._pace_until_s:
+            self._pace_until_s = now_s + PACE_S
+            self._pace = self.chance.choice((0.3, 1.0, 1.0, 2.0))
+        pause_s = len(self._own) / RATE * self._pace
+        return pause_s * 3 if self.commands > RATE * now_s else pause_s / 3
 
     def next_stamp(self) -> int:
         """A value that was never written."""
@@ -70,24 +96,25 @@ class Client:
     def __init__(self, clients: Clients, number: int, own: range) -> None:
         self._clients = clients
         self._number = number
-        self._chance = random.Random(clients.cluster.seed * 100 + number)
-        self._own = {block: {ZERO} for block in own}
-        """What each of its own blocks may hold: the last that was answered, or something later."""
+        self._chance = random.Random(f"{clients.cluster.seed} client {number}")
+        self._own = OwnBlocks(own)
+        self._losses = 0
+        """How many had been said when the last command was begun."""
         self._loop = clients.cluster.loop
 
     async def live(self) -> None:
         """Until it is over."""
         clients, chance = self._clients, self._chance
         while not clients.is_over:
-            await asyncio.sleep(PAUSE_S * 2 * chance.random())
+            await asyncio.sleep(2 * chance.random() * clients.pause_s())
             targets = [target for target in clients.targets if target.is_up]
             if not targets:
                 continue
             target = chance.choice(targets)
             step = chance.choices(
-                [self._write, self._read, self._flush, self._write_own, self._unmap_own,
-                 self._read_own],
-                [30, 30, 4, 14, 4, 14],
+                [self._write, self._read, self._flush, self._write_own, self._write_part,
+                 self._unmap_own, self._read_own, self._write_same],
+                [28, 30, 4, 10, 4, 4, 14, 2],
             )[0]  # fmt: skip
             await step(target)
 
@@ -95,7 +122,12 @@ class Client:
         """A command and its answer; None where the target ended without one."""
         clients = self._clients
         clients.commands += 1
-        answered = self._loop.create_future()
+        self._losses = clients.losses
+        answered: asyncio.Future[Any] = self._loop.create_future()
+
+        def ended(_target: object) -> None:
+            if not answered.done():
+                answered.set_result(None)
 
         def done(error: Failure | None, pieces: Any = ()) -> None:
             if not answered.done():
@@ -109,11 +141,12 @@ class Client:
 
         assert target.process is not None
         target.process.call(send)
-        while not answered.done():
-            await asyncio.wait((answered,), timeout=0.5)
-            if not answered.done() and not target.is_up:
-                return None
-        error, pieces = answered.result()
+        target.ended.add_done_callback(ended)
+        answer = await answered
+        target.ended.remove_done_callback(ended)
+        if answer is None:
+            return None
+        error, pieces = answer
         clients.answers["GOOD" if error is None else error.name] += 1
         clients.good += error is None
         return error, pieces
@@ -122,8 +155,17 @@ class Client:
         chance, clients = self._chance, self._clients
         first = chance.randrange(SHARED_BLOCKS)
         count = min(chance.choice((1, 1, 1, 2, SPAN_MAX)), SHARED_BLOCKS - first)
-        stamps = [clients.next_stamp() for _ in range(count)]
-        durable = not clients.cluster.write_cache or chance.random() < 0.1
+        await self._write_stamps(target, first, [clients.next_stamp() for _ in range(count)])
+
+    async def _write_same(self, target: Target) -> None:
+        """WRITE SAME: one block's data over many."""
+        first = self._chance.randrange(SHARED_BLOCKS)
+        count = min(SAME_BLOCKS, SHARED_BLOCKS - first)
+        await self._write_stamps(target, first, [self._clients.next_stamp()] * count)
+
+    async def _write_stamps(self, target: Target, first: int, stamps: list[int]) -> None:
+        clients = self._clients
+        durable = self._is_durable()
         start_s = self._loop.time()
         who = f"client {self._number} at {target.name}"
         for index, stamp in enumerate(stamps):
@@ -137,6 +179,10 @@ class Client:
         if answer is not None and answer[0] is None:
             for index, stamp in enumerate(stamps):
                 clients.registers.wrote(first + index, stamp, start_s, self._loop.time(), who)
+
+    def _is_durable(self) -> bool:
+        """Whether a write has FUA, or there is no write cache."""
+        return not self._clients.cluster.write_cache or self._chance.random() < 0.1
 
     async def _read(self, target: Target) -> None:
         chance, clients = self._chance, self._clients
@@ -156,45 +202,135 @@ class Client:
             clients.registers.read(first + index, stamp, start_s, self._loop.time(), who)
 
     async def _flush(self, target: Target) -> None:
-        await self._ask(target, lambda engine, done: engine.flush(done))
+        answer = await self._ask(target, lambda engine, done: engine.flush(done))
+        if answer is not None and answer[0] is None and self._losses == self._clients.losses:
+            self._own.durable(self._own.blocks)
 
     async def _write_own(self, target: Target) -> None:
-        clients = self._clients
-        block = self._chance.choice(list(self._own))
-        stamp = clients.next_stamp()
-        durable = not clients.cluster.write_cache or self._chance.random() < 0.1
-        self._own[block].add(stamp)
-        answer = await self._ask(
+        block = self._chance.choice(self._own.blocks)
+        stamp = self._clients.next_stamp()
+        durable = self._is_durable()
+        await self._change(
             target,
+            block,
+            lambda _content: content_of(stamp),
             lambda engine, done: engine.write(
                 block * BLOCK_BYTES, [content_of(stamp)], durable, done
             ),
+            durable,
         )
-        if answer is not None and answer[0] is None:
-            self._own[block] = {stamp}
+
+    async def _write_part(self, target: Target) -> None:
+        """Some sectors of a block: the target merges them."""
+        block = self._chance.choice(self._own.blocks)
+        start = self._chance.randrange(BLOCK_BYTES // SECTOR_BYTES) * SECTOR_BYTES
+        stamp = self._clients.next_stamp()
+        part = content_of(stamp)[: min(SECTOR_BYTES * 2, BLOCK_BYTES - start)]
+        durable = self._is_durable()
+        await self._change(
+            target,
+            block,
+            lambda content: content[:start] + part + content[start + len(part) :],
+            lambda engine, done: engine.write(block * BLOCK_BYTES + start, [part], durable, done),
+            durable,
+        )
 
     async def _unmap_own(self, target: Target) -> None:
-        block = self._chance.choice(list(self._own))
-        durable = not self._clients.cluster.write_cache
-        self._own[block].add(ZERO)
-        answer = await self._ask(
+        block = self._chance.choice(self._own.blocks)
+        durable = self._is_durable()
+        await self._change(
             target,
+            block,
+            lambda _content: ZEROS,
             lambda engine, done: engine.unmap([(block * BLOCK_BYTES, BLOCK_BYTES)], durable, done),
+            durable,
         )
-        if answer is not None and answer[0] is None:
-            self._own[block] = {ZERO}
+
+    async def _change(
+        self,
+        target: Target,
+        block: int,
+        change: Callable[[bytes], bytes],
+        ask: Any,
+        durable: bool,
+    ) -> None:
+        self._own.begin(block, change)
+        answer = await self._ask(target, ask)
+        if answer is not None and answer[0] is None and self._losses == self._clients.losses:
+            self._own.done(block)
+            if durable:
+                self._own.durable([block])
 
     async def _read_own(self, target: Target) -> None:
-        block = self._chance.choice(list(self._own))
+        block = self._chance.choice(self._own.blocks)
         answer = await self._ask(
             target, lambda engine, done: engine.read(block * BLOCK_BYTES, BLOCK_BYTES, done)
         )
         if answer is None or answer[0] is not None:
             return
-        stamp = stamp_of(b"".join(answer[1]))
-        if stamp not in self._own[block]:
+        wrong = self._own.read(block, b"".join(answer[1]))
+        if wrong:
             self._clients.broken.append(
-                f"block {block}: its only client {self._number} read {stamp:#x} from {target.name} "
-                f"at {self._loop.time():.4f}, and it may be one of "
-                f"{[hex(value) for value in sorted(self._own[block])]}"
+                f"block {block}: its only client {self._number} read {wrong} "
+                f"from {target.name} at {self._loop.time():.4f}"
             )
+
+    def loss_said(self) -> None:
+        """What was answered may be gone."""
+        self._own.lost()
+
+
+class OwnBlocks:
+    """Blocks that only one client writes: what each of them may hold."""
+
+    def __init__(self, blocks: range) -> None:
+        self.blocks = list(blocks)
+        self._may_hold: dict[int, dict[bytes, None]] = {block: {ZEROS: None} for block in blocks}
+        self._changed: dict[int, dict[bytes, None]] = {}
+        self._last_change: dict[int, Callable[[bytes], bytes]] = {}
+        self._since_durable: dict[int, dict[bytes, None]]
+        self._since_durable = {block: {ZEROS: None} for block in blocks}
+
+    def begin(self, block: int, change: Callable[[bytes], bytes]) -> None:
+        """A change has been asked for: it may come to be, or not."""
+        may_hold = self._may_hold[block]
+        self._changed[block] = dict.fromkeys(change(content) for content in may_hold)
+        self._last_change[block] = change
+        may_hold |= self._changed[block]
+        self._since_durable[block] |= may_hold
+
+    def done(self, block: int) -> None:
+        """It was answered with GOOD."""
+        self._may_hold[block] = self._changed[block]
+
+    def durable(self, blocks: list[int]) -> None:
+        """What some blocks hold is on stable storage of W members."""
+        for block in blocks:
+            self._since_durable[block] = dict(self._may_hold[block])
+
+    def lost(self) -> None:
+        """All machines may have lost what was not on stable storage.
+
+        A change that is under way may come to be on top of that.
+        """
+        for block in self.blocks:
+            may_hold = dict(self._since_durable[block])
+            if block in self._last_change:
+                may_hold |= dict.fromkeys(map(self._last_change[block], may_hold))
+            self._may_hold[block] = may_hold
+            self._since_durable[block] = dict(may_hold)
+
+    def read(self, block: int, content: bytes) -> str:
+        """A block was read: what is wrong with that, or nothing; now it is known what it holds."""
+        may_hold = self._may_hold[block]
+        if content not in may_hold:
+            return f"{_stamps(content)}, and it may hold one of {[*map(_stamps, may_hold)]}"
+        self._may_hold[block] = {content: None}
+        return ""
+
+
+def _stamps(content: bytes) -> str:
+    """The stamps of the sectors, each once."""
+    sectors = range(0, BLOCK_BYTES, SECTOR_BYTES)
+    found = dict.fromkeys(int.from_bytes(content[at : at + 8], "little") for at in sectors)
+    return "+".join(map(hex, found))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
+from collections import Counter
+from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 from uuid import UUID
@@ -12,15 +15,17 @@ from cstor_core.units import BLOCK_BYTES, KIB
 from cstor_target.volume.engine import Engine
 from cstor_target.volume.settings import EngineSettings
 from replica.host import ReplicaHost
+from replica.replica_node import ReplicaNode
 from replica.store.limits import StoreLimits
-from tests.simulation.disk import SimulatedDisk
-from tests.simulation.network import Network, SimulatedDialler, SimulatedLink
+from tests.simulation.disk import JOURNAL_BYTES, SimulatedDisk
+from tests.simulation.links import SimulatedDialler, SimulatedLink
+from tests.simulation.network import Network
 from tests.simulation.world import Process, ProcessClock, SimulatedLoop
 
 POOL = Path("/pool")
 BLOCKS = 64
 LIMITS = StoreLimits(
-    journal_bytes=64 * KIB,
+    journal_bytes=JOURNAL_BYTES,
     tail_bytes=96 * BLOCK_BYTES,
     growth_bytes=32 * BLOCK_BYTES,
     reserve_bytes=64 * KIB,
@@ -37,17 +42,18 @@ SETTINGS = EngineSettings(
 class Machine:
     """A machine with a disk, a clock, and a process or none."""
 
-    def __init__(self, name: str, cluster: Cluster, rate: float) -> None:
+    def __init__(self, name: str, cluster: Cluster) -> None:
         self.name = name
         self.cluster = cluster
-        self.clock = ProcessClock(cluster.loop, rate, cluster.chance.random() * 1000)
-        self.disk = SimulatedDisk(cluster.chance)
+        self.chance = random.Random(f"{cluster.seed} {name}")
+        self.clock = ProcessClock(cluster.loop, *_clock(self.chance))
+        self.disk = SimulatedDisk(self.chance)
         self.boots = 1
         self._may_have_lost = False
         self.has_rotted = False
         """Some of its blocks may be bad."""
         self.is_broken = False
-        """Its disk has failed for good."""
+        """Its replica is lost for good: the disk has failed, or was wiped."""
         self.process: Process | None = None
         self.host: ReplicaHost | None = None
         self.error = ""
@@ -89,20 +95,41 @@ class Machine:
             process.kill()
             self.cluster.network.lost(process)
 
-    def lose_power(self) -> None:
+    def lose_power(self, seed: int) -> None:
         """End everything, and with it a part of what no flush has covered."""
         self.kill()
-        self.disk.lose_power()
+        self.disk.lose_power(random.Random(seed))
         self.boots += 1
         self._may_have_lost = True
+
+    def wipe(self) -> None:
+        """Somebody puts an empty disk in, and makes a new replica there."""
+        self.kill()
+        self.disk = SimulatedDisk(self.chance)
+        self.is_broken = True
+        self.start()
+        assert self.process is not None
+        self.process.run(self.create_replica())
+
+    async def create_replica(self) -> str:
+        """Make an empty replica of the volume; its UUID."""
+        while self.host is None:
+            await self.clock.sleep(0.001)
+        request = replica_pb2.CreateReplicaRequest(identity=self.cluster.identity)
+        return (await self.host.create_replica(request)).replica.replica_uuid
+
+    @property
+    def node(self) -> ReplicaNode | None:
+        """Its replica of the volume, if that is open."""
+        return next(iter(self.host.nodes.values()), None) if self.host is not None else None
 
     @property
     def may_have_lost(self) -> bool:
         """Whether a power loss may have taken something that nobody has brought back yet."""
         if self.is_broken or self.has_rotted:
             return True
-        if self._may_have_lost and self.host is not None and self.host.nodes:
-            self._may_have_lost = any(node.store.short for node in self.host.nodes.values())
+        if self._may_have_lost and self.node is not None:
+            self._may_have_lost = self.node.store.short
         return self._may_have_lost
 
 
@@ -113,9 +140,10 @@ class Target:
         self.name = name
         self.host: ReplicaHost | None = None
         self.process: Process | None = Process(name, cluster.loop)
-        self.clock = ProcessClock(cluster.loop, cluster.rate(), cluster.chance.random() * 1000)
-        self.events: list[tuple[float, str]] = []
+        self.clock = ProcessClock(cluster.loop, *_clock(random.Random(f"{cluster.seed} {name}")))
         self.engine: Engine | None = None
+        self.ended: asyncio.Future[None] = cluster.loop.create_future()
+        """The process has ended, or has been deposed."""
         self._cluster = cluster
         self.process.run(self._start())
 
@@ -139,15 +167,55 @@ class Target:
             self.clock,
             SETTINGS,
             self.name,
-            lambda name, facts: cluster.note(f"{self.name}: {name} {facts}"),
+            self._happened,
         )
         self.engine.start()
+        self.engine.deposed.add_done_callback(lambda _: self._end())
+        self.engine.failed.add_done_callback(self._failed)
+
+    def _failed(self, failed: asyncio.Future[BaseException | None]) -> None:
+        """An error that nobody expected: the daemon would end with it."""
+        self._cluster.loop.errors.append(f"{self.name} failed: {failed.result()!r}")
+
+    def _happened(self, name: str, facts: dict[str, object]) -> None:
+        self._cluster.happened(self.name, name, facts)
+
+    async def _close(self) -> None:
+        if self.engine is not None:
+            await self.engine.close()
+        self.kill()
+
+    def close(self) -> None:
+        """Stop it cleanly: it drains, flushes and gives its lease back."""
+        assert self.process is not None
+        self.process.run(self._close())
+
+    @property
+    def reason(self) -> str:
+        """Why it does not serve, as an operator is told; empty where it does."""
+        return self.engine.report().reason if self.engine is not None else ""
+
+    @property
+    def members(self) -> str:
+        """What it says of each member."""
+        members = self.engine.report().members if self.engine is not None else ()
+        return "; ".join(f"{member.member.address}: {member.reason}" for member in members)
 
     def kill(self) -> None:
         """End it, as SIGKILL does."""
         assert self.process is not None
         self.process.kill()
         self._cluster.network.lost(self.process)
+        self._end()
+
+    def _end(self) -> None:
+        if not self.ended.done():
+            self.ended.set_result(None)
+
+
+def _clock(chance: random.Random) -> tuple[float, float]:
+    """How fast a clock runs, and where it stands; any two are at most a tenth apart."""
+    return chance.choice((1.0, 1.0, chance.uniform(0.95, 1.045))), chance.random() * 1000
 
 
 class Cluster:
@@ -156,20 +224,44 @@ class Cluster:
     def __init__(self, seed: int, loop: SimulatedLoop) -> None:
         self.seed = seed
         self.loop = loop
-        self.chance = random.Random(seed)
-        self.network = Network(loop, self.chance)
+        self.network = Network(loop, random.Random(f"{seed} network"))
         self.trace: list[str] = []
+        self.events: Counter[str] = Counter()
+        self.on_loss_said: Callable[[], None] = lambda: None
+        """Called when a target says that something acknowledged may be gone."""
+        self.on_open: Callable[[], None] = lambda: None
+        """Called when a target has opened the volume."""
         self._uuids = count(1)
         self._targets = count(1)
-        replicas = self.chance.choice((1, 2, 3, 3, 3, 4, 5))
-        self.machines = [
-            Machine(f"node-{number}:7778", self, self.rate()) for number in range(replicas)
-        ]
-        self.write_cache = self.chance.random() < 0.6
+        chance = random.Random(f"{seed} cluster")
+        replicas = chance.choice((1, 2, 3, 3, 3, 4, 5))
+        self.machines = [Machine(f"node-{number}:7778", self) for number in range(replicas)]
+        self.write_cache = chance.random() < 0.6
+        self.quorum = replicas // 2 + 1
+        self.identity = volume_pb2.VolumeIdentity(
+            volume_uuid=self.new_uuid(),
+            name="vol",
+            size_bytes=BLOCKS * BLOCK_BYTES,
+            logical_block_bytes=512,
+            physical_block_bytes=4096,
+            checksum_salt=chance.getrandbits(32),
+            write_cache=self.write_cache,
+        )
 
-    def rate(self) -> float:
-        """How fast a machine's clock runs; any two are at most a tenth apart."""
-        return self.chance.choice((1.0, 1.0, self.chance.uniform(0.95, 1.045)))
+    @property
+    def may_lose(self) -> int:
+        """N - W: so many members may be lost with everything on them."""
+        return len(self.machines) - self.quorum
+
+    def happened(self, who: str, name: str, facts: dict[str, object]) -> None:
+        """A target has told of something."""
+        self.events[name] += 1
+        said = ", ".join(f"{key}: {value}" for key, value in facts.items())
+        self.note(f"{who}: {name} {said}")
+        if name == "loss_possible":
+            self.on_loss_said()
+        if name == "open":
+            self.on_open()
 
     def new_uuid(self) -> str:
         """The next one."""
@@ -185,38 +277,20 @@ class Cluster:
 
     async def found(self) -> None:
         """Start the daemons and found the volume."""
-        identity = volume_pb2.VolumeIdentity(
-            volume_uuid=self.new_uuid(),
-            name="vol",
-            size_bytes=BLOCKS * BLOCK_BYTES,
-            logical_block_bytes=512,
-            physical_block_bytes=4096,
-            checksum_salt=self.chance.getrandbits(32),
-            write_cache=self.write_cache,
-        )
         members = []
         for machine in self.machines:
             machine.start()
             assert machine.process is not None
-            created: list[str] = []
-
-            async def create(machine: Machine = machine, created: list[str] = created) -> None:
-                while machine.host is None:
-                    await machine.clock.sleep(0.001)
-                request = replica_pb2.CreateReplicaRequest(identity=identity)
-                created.append((await machine.host.create_replica(request)).replica.replica_uuid)
-
-            await machine.process.run(create())
-            members.append(volume_pb2.Member(replica_uuid=created[0], address=machine.name))
+            replica_uuid = await machine.process.run(machine.create_replica())
+            members.append(volume_pb2.Member(replica_uuid=replica_uuid, address=machine.name))
         configuration = volume_pb2.Configuration(number=1, members=members)
         founding = replica_pb2.FoundReplicaRequest(
-            volume_uuid=identity.volume_uuid, configuration=configuration
+            volume_uuid=self.identity.volume_uuid, configuration=configuration
         )
         for machine in self.machines:
             assert machine.process is not None
             assert machine.host is not None
             await machine.process.run(machine.host.found_replica(founding))
-        self.identity = identity
 
     def start_target(self) -> Target:
         """Another target process."""

@@ -15,18 +15,25 @@ from pathlib import Path
 from cstor_core.checksums import Buffer
 
 SECTOR_BYTES = 512
+JOURNAL_BYTES = 64 << 10
 ROOM_BYTES = 1 << 40
 FLUSH_S = 0.0005
 READ_S = 0.0002
+COLD = 0.05
+"""So many reads miss the page cache."""
+UNIT_BYTES = 4096
+BLOCKS_FROM = UNIT_BYTES + JOURNAL_BYTES
+"""Where the blocks begin in a data file (docs/format.md)."""
 
 
 class Inode:
     """The content of a file, and what of it no flush has covered."""
 
-    __slots__ = ("content", "covered", "unflushed")
+    __slots__ = ("content", "covered", "has_blocks", "unflushed")
 
-    def __init__(self) -> None:
+    def __init__(self, has_blocks: bool = False) -> None:
         self.content = bytearray()
+        self.has_blocks = has_blocks
         self.unflushed: list[tuple[int, bytes, bytes]] = []
         """(offset, what was there, what was written), in order."""
         self.covered = 0
@@ -45,10 +52,12 @@ class Faults:
         self.is_full = False
         self.slow = 1.0
         """A flush or a read takes so many times as long."""
+        self.next_writes = ""
+        """What happens to the next write of blocks: nothing, `lost` or `misdirected`."""
 
 
 class SimulatedDisk:
-    """A file system; `successor` is the same one for the next process."""
+    """A file system, the same one for each process of its machine."""
 
     def __init__(self, chance: random.Random) -> None:
         self._chance = chance
@@ -61,12 +70,12 @@ class SimulatedDisk:
         """The process is gone."""
         self._locks.clear()
 
-    def lose_power(self) -> None:
+    def lose_power(self, chance: random.Random) -> None:
         """Of what was not flushed only a part is left, some of it torn."""
         self.restart()
-        odds = self._chance.random()
+        odds = chance.random()
         for names, name, before in reversed(self._unflushed_names):
-            if self._chance.random() >= odds:
+            if chance.random() >= odds:
                 if before is None:
                     names.pop(name, None)
                 else:
@@ -74,25 +83,27 @@ class SimulatedDisk:
         self._unflushed_names.clear()
         self._root.pop("run", None)
         for inode in self._inodes(self._root):
-            self._lose(inode, odds)
+            self._lose(inode, odds, chance)
 
-    def _lose(self, inode: Inode, odds: float) -> None:
+    def _lose(self, inode: Inode, odds: float, chance: random.Random) -> None:
         for offset, before, after in reversed(inode.unflushed):
             inode.content[offset : offset + len(after)] = before.ljust(len(after), b"\0")
         for offset, _, after in inode.unflushed:
-            fate = self._chance.random()
+            fate = chance.random()
             if fate < odds:
                 inode.content[offset : offset + len(after)] = after
             elif fate < odds + (1 - odds) / 4:
-                self._tear(inode, offset, after, odds)
+                self._tear(inode, offset, after, odds, chance)
         inode.covered += len(inode.unflushed)
         inode.unflushed.clear()
 
-    def _tear(self, inode: Inode, offset: int, after: bytes, odds: float) -> None:
+    def _tear(
+        self, inode: Inode, offset: int, after: bytes, odds: float, chance: random.Random
+    ) -> None:
         start = 0
         while start < len(after):
             end = min(start + SECTOR_BYTES - (offset + start) % SECTOR_BYTES, len(after))
-            if self._chance.random() < odds:
+            if chance.random() < odds:
                 inode.content[offset + start : offset + end] = after[start:end]
             start = end
 
@@ -102,13 +113,14 @@ class SimulatedDisk:
             found += self._inodes(entry) if isinstance(entry, dict) else [entry]
         return found
 
-    def rot(self) -> str:
+    def rot(self, chance: random.Random) -> str:
         """Flip a bit of some block of some data file; where, or nothing where there is none."""
-        files = [(path, inode) for path, inode in self._data_files(self._root, "")]
-        path, inode = self._chance.choice(files)
-        units = len(inode.content) // 4096
-        at = self._chance.randrange(units // 2, units) * 4096 + self._chance.randrange(4096)
-        inode.content[at] ^= 1 << self._chance.randrange(8)
+        files = self._data_files(self._root, "")
+        if not files:
+            return ""
+        path, inode = chance.choice(files)
+        at = chance.randrange(BLOCKS_FROM, len(inode.content))
+        inode.content[at] ^= 1 << chance.randrange(8)
         return f"{path} at {at}"
 
     def _data_files(self, names: Directory, path: str) -> list[tuple[str, Inode]]:
@@ -116,9 +128,21 @@ class SimulatedDisk:
         for name, entry in names.items():
             if isinstance(entry, dict):
                 found += self._data_files(entry, f"{path}/{name}")
-            elif name == "data":
+            elif entry.has_blocks and len(entry.content) > BLOCKS_FROM:
                 found.append((f"{path}/{name}", entry))
         return found
+
+    def misses_cache(self) -> bool:
+        """Whether the next read has to wait for the disk."""
+        return self._chance.random() < COLD
+
+    def write_goes(self, offset: int, length: int, room: int) -> int | None:
+        """Where a write of blocks really goes; nowhere, if it is lost."""
+        what, self.faults.next_writes = self.faults.next_writes, ""
+        units = (room - BLOCKS_FROM - length) // UNIT_BYTES
+        if what == "misdirected" and units > 1:
+            return BLOCKS_FROM + self._chance.randrange(units) * UNIT_BYTES
+        return None if what == "lost" else offset
 
     def open(self, path: Path, *, create: bool = False, read_only: bool = False) -> SimulatedFile:
         names, entry = self._entry(path)
@@ -126,7 +150,7 @@ class SimulatedDisk:
             if entry is not None:
                 raise FileExistsError(errno.EEXIST, "File exists", str(path))
             self._check_room()
-            entry = Inode()
+            entry = Inode(has_blocks=path.name == "data")
             self._rename(names, path.name, entry)
         if not isinstance(entry, Inode):
             raise FileNotFoundError(errno.ENOENT, "No such file or directory", str(path))
@@ -241,6 +265,11 @@ class SimulatedFile:
         if end > len(content):
             self._disk._check_room()
             content.extend(bytes(end - len(content)))
+        if self._disk.faults.next_writes and self._inode.has_blocks and offset >= BLOCKS_FROM:
+            goes = self._disk.write_goes(offset, len(data), len(content))
+            if goes is None:
+                return
+            offset, end = goes, goes + len(data)
         self._inode.unflushed.append((offset, bytes(content[offset:end]), data))
         content[offset:end] = data
 
@@ -250,7 +279,7 @@ class SimulatedFile:
         return bytes(self._inode.content[offset : offset + length])
 
     def pread_cached(self, length: int, offset: int) -> Buffer | None:
-        return self.pread(length, offset)
+        return None if self._disk.misses_cache() else self.pread(length, offset)
 
     async def pread_off_loop(self, length: int, offset: int) -> bytes:
         await asyncio.sleep(READ_S * self._disk.faults.slow)

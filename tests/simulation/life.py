@@ -1,30 +1,43 @@
-"""One seed: a cluster, its clients, and what goes wrong."""
+"""One seed: a cluster, its clients, what goes wrong, and what has to be right in the end."""
 
 from __future__ import annotations
 
 import asyncio
-import random
+import gc
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from heapq import heappop, heappush
+from itertools import count
 
-import numpy as np
-
-from cstor_core.rows import rows_of
+from tests.simulation import coverage
+from tests.simulation.chooser import FAULTS_S, Chooser
 from tests.simulation.clients import Clients
-from tests.simulation.cluster import BLOCKS, Cluster, Machine
+from tests.simulation.cluster import Cluster, Target
+from tests.simulation.deeds import Deed, Deeds
+from tests.simulation.watch import Versions, bad_blocks, differences
 from tests.simulation.world import SimulatedLoop
 
-FAULTS_S = 45.0
-"""Things go wrong until then."""
 HEALED_S_MAX = 30.0
 LIFE_S = 60.0
-
+FLOWS_S = 3.0
+GOOD_WHEN_HEALED = 5
+REFUSES_AFTER_S = 10.0
+"""With more lost than may be, nothing is answered with GOOD from so long after."""
+LOOK_S = 1.0
+ENDED_S = 0.1
 
 COMMANDS_MIN, GOOD_MIN, KINDS_MIN = 500, 300, 3
 OF_THE_DISK = frozenset(
-    ("kill_replica", "lose_power", "lose_all_power", "rot", "fill_disk", "fail_flush")
+    (
+        *("kill_replica", "lose_power", "lose_all_power", "rot", "lie_about_write", "fill_disk"),
+        *("fail_flush", "fail_reads", "wipe", "lose_too_much", "spoil_too_much", "rot_all"),
+    )
 )
+NOT_FAULTS = frozenset(("start_replica", "heal_network", "join"))
+
+Script = Sequence[tuple[float, Deed]]
+"""What is done when, in virtual seconds, instead of what chance would have done."""
 
 
 @dataclass(slots=True)
@@ -37,291 +50,219 @@ class Result:
     good: int = 0
     faults: Counter[str] = field(default_factory=Counter)
     answers: Counter[str] = field(default_factory=Counter)
+    branches: Counter[str] = field(default_factory=Counter)
     trace: list[str] = field(default_factory=list)
+    script: list[tuple[float, Deed]] = field(default_factory=list)
 
     @property
     def counts(self) -> bool:
         """Whether enough happened for the seed to prove something."""
+        kinds = self.faults.keys() - NOT_FAULTS
         return (
             self.commands >= COMMANDS_MIN
             and self.good >= GOOD_MIN
-            and len(self.faults) >= KINDS_MIN
-            and not OF_THE_DISK.isdisjoint(self.faults)
+            and len(kinds) >= KINDS_MIN
+            and not OF_THE_DISK.isdisjoint(kinds)
         )
 
 
 class Life:
     """Drives one seed."""
 
-    def __init__(self, seed: int, loop: SimulatedLoop) -> None:
+    def __init__(self, seed: int, loop: SimulatedLoop, script: Script | None = None) -> None:
         self.cluster = Cluster(seed, loop)
-        self.chance = random.Random(seed + 2)
         self.faults: Counter[str] = Counter()
+        self.script: list[tuple[float, Deed]] = []
+        self._given = script
         self._loop = loop
+        self._coming: list[tuple[float, int, Deed]] = []
+        self._numbers = count()
+        self._versions = Versions(self.cluster)
+        self._healed_s = 0.0
+        self._good_when_shut = 0
 
     async def live(self) -> Result:
         """All of it."""
         cluster = self.cluster
         await cluster.found()
-        self.clients = Clients(cluster, self.chance.choice((4, 6, 8)))
+        self.clients = Clients(cluster)
+        self.deeds = Deeds(cluster, self.clients)
+        cluster.on_loss_said = self._loss_said
         self.clients.targets.append(cluster.start_target())
         tasks = self.clients.begin()
-        while self._loop.time() < FAULTS_S:
-            await asyncio.sleep(self.chance.expovariate(1 / 1.5))
-            self._go_wrong()
-            self._replace_deposed()
+        tending = [self._loop.create_task(self._tend()), self._loop.create_task(self._look())]
+        await self._go_wrong()
         self._heal()
         broken = await self._healed()
-        await asyncio.sleep(max(LIFE_S - self._loop.time(), 0))
+        broken += await bad_blocks(cluster)
+        await asyncio.sleep(max(LIFE_S, self._healed_s + FLOWS_S) - self._loop.time())
+        broken += self._flows()
         self.clients.is_over = True
         await asyncio.wait(tasks, timeout=60)
-        broken += self.clients.broken + self.clients.registers.violations()
-        broken += self._loop.errors
+        for task in tending:
+            task.cancel()
+        return self.result(broken)
+
+    def result(self, broken: list[str]) -> Result:
+        """What came of it, beside what is broken."""
+        clients, cluster = self.clients, self.cluster
+        broken = [
+            *(broken + clients.broken + clients.registers.violations()),
+            *(self._versions.broken + self._loop.errors),
+        ]
         return Result(
             cluster.seed,
             broken,
-            self.clients.commands,
-            self.clients.good,
+            clients.commands,
+            clients.good,
             self.faults,
-            self.clients.answers,
+            clients.answers,
+            coverage.taken()
+            + Counter({f"answer {name}": n for name, n in clients.answers.items()}),
             cluster.trace,
+            self.script,
         )
 
-    def _go_wrong(self) -> None:
-        faults: dict[Callable[[], str], int] = {
-            self._kill_replica: 6,
-            self._start_replicas: 8,
-            self._kill_target: 2,
-            self._pause_replica: 3,
-            self._pause_target: 1,
-            self._break_connection: 4,
-            self._cut: 2,
-            self._heal_network: 4,
-            self._lose_power: 2,
-            self._lose_all_power: 0 if self.cluster.write_cache else 1,
-            self._slow_disk: 2,
-            self._slow_link: 2,
-            self._second_target: 1,
-            self._rot: 2,
-            self._fill_disk: 2,
-            self._fail_flush: 1,
-            self._clock_jumps: 2,
-        }
-        fault = self.chance.choices(list(faults), list(faults.values()))[0]
-        said = fault()
+    async def _go_wrong(self) -> None:
+        """Do what chance chooses, or what the script says, until it is enough."""
+        chooser = None if self._given is not None else Chooser(self.cluster, self.clients)
+        for at_s, deed in self._given or ():
+            self._plan(at_s, deed)
+        next_s = chooser.next_s() if chooser is not None else FAULTS_S
+        while True:
+            at_s = min(next_s, self._coming[0][0] if self._coming else FAULTS_S)
+            await self._until(min(at_s, FAULTS_S))
+            if at_s >= FAULTS_S:
+                return
+            if chooser is not None and at_s == next_s:
+                for when_s, planned in chooser.deeds():
+                    self._plan(when_s, planned)
+                next_s = chooser.next_s()
+            while self._coming and self._coming[0][0] <= self._loop.time():
+                self._do(heappop(self._coming)[2])
+
+    async def _until(self, at_s: float) -> None:
+        """Wait for exactly this moment."""
+        if at_s > self._loop.time():
+            reached: asyncio.Future[None] = self._loop.create_future()
+            self._loop.call_at(at_s, reached.set_result, None)
+            await reached
+
+    def _plan(self, at_s: float, deed: Deed) -> None:
+        heappush(self._coming, (at_s, next(self._numbers), deed))
+
+    def _do(self, deed: Deed) -> None:
+        name, arguments = deed
+        said = self.deeds.do(name, arguments)
         if said:
-            self.faults[fault.__name__.strip("_")] += 1
-            self.cluster.note(f"{fault.__name__.strip('_')}: {said}")
+            self.faults[name] += 1
+            self.script.append((self._loop.time(), deed))
+            self.cluster.note(f"{name}: {said}")
 
-    def _some(self, wanted: Callable[[Machine], bool]) -> Machine | None:
-        machines = [machine for machine in self.cluster.machines if wanted(machine)]
-        return self.chance.choice(machines) if machines else None
-
-    def _kill_replica(self) -> str:
-        machine = self._some(lambda machine: machine.is_up)
-        if machine is None:
-            return ""
-        machine.kill()
-        return machine.name
-
-    def _start_replicas(self) -> str:
-        machines = self.cluster.machines
-        down = [machine for machine in machines if not machine.is_up and not machine.is_broken]
-        for machine in down:
-            machine.start()
-        return ", ".join(machine.name for machine in down)
-
-    def _pause_replica(self) -> str:
-        machine = self._some(lambda machine: machine.is_up)
-        if machine is None or machine.process is None:
-            return ""
-        process = machine.process
-        process.pause()
-        pause_s = self.chance.choice((0.2, 2.0, 8.0))
-        self._loop.call_later(pause_s, process.go_on)
-        return f"{machine.name} for {pause_s} s"
-
-    def _pause_target(self) -> str:
-        target = self.clients.targets[-1]
-        if target.process is None or target.process.is_paused:
-            return ""
-        target.process.pause()
-        pause_s = self.chance.choice((0.5, 3.0, 6.0, 9.0))
-        self._loop.call_later(pause_s, target.process.go_on)
-        return f"{target.name} for {pause_s} s"
-
-    def _kill_target(self) -> str:
-        target = self.clients.targets.pop()
-        target.kill()
-        self.clients.targets.append(self.cluster.start_target())
-        return f"{target.name}, and {self.clients.targets[-1].name} is started"
-
-    def _second_target(self) -> str:
-        """The old one may go on; whoever runs it starts a new one when it is deposed."""
-        if len(self.clients.targets) > 1:
-            return ""
-        self.clients.targets.append(self.cluster.start_target())
-        return self.clients.targets[-1].name
-
-    def _break_connection(self) -> str:
-        return "one" if self.cluster.network.break_some() else ""
-
-    def _cut(self) -> str:
-        names = [machine.name for machine in self.cluster.machines]
-        names += [target.name for target in self.clients.targets]
-        if len(names) < 2:
-            return ""
-        source, destination = self.chance.sample(names, 2)
-        self.cluster.network.cut(source, destination)
-        if self.chance.random() < 0.5:
-            self.cluster.network.cut(destination, source)
-            return f"{source} and {destination}"
-        return f"{source} to {destination}"
-
-    def _heal_network(self) -> str:
-        self.cluster.network.heal()
-        return "all"
-
-    def _lose_power(self) -> str:
-        """Never of more members than may be lost, until they are whole again."""
-        if not self._may_lose_one_more():
-            return ""
-        machine = self._some(lambda machine: not machine.may_have_lost)
-        if machine is None:
-            return ""
-        machine.lose_power()
-        return machine.name
-
-    def _lose_all_power(self) -> str:
-        """Without a write cache whatever was answered is on stable storage."""
-        machines = [machine for machine in self.cluster.machines if not machine.is_broken]
-        for machine in machines:
-            machine.lose_power()
-            machine.start()
-        return f"{len(machines)} machines"
-
-    def _may_lose_one_more(self) -> bool:
-        machines = self.cluster.machines
-        return sum(machine.may_have_lost for machine in machines) < (len(machines) - 1) // 2
-
-    def _rot(self) -> str:
-        """On one machine only: the others have good copies."""
-        machine = self.cluster.machines[-1]
-        if not machine.is_up or not (machine.may_have_lost or self._may_lose_one_more()):
-            return ""
-        machine.has_rotted = True
-        return f"{machine.name}{machine.disk.rot()}"
-
-    def _fill_disk(self) -> str:
-        machine = self._some(lambda machine: not machine.disk.faults.is_full)
-        if machine is None:
-            return ""
-        faults = machine.disk.faults
-        faults.is_full = True
-        full_s = self.chance.choice((1.0, 5.0))
-
-        def empty() -> None:
-            faults.is_full = False
-
-        self._loop.call_later(full_s, empty)
-        return f"{machine.name} for {full_s} s"
-
-    def _fail_flush(self) -> str:
-        """The replica is given up for it, and what it had is lost."""
-        machine = self._some(lambda machine: machine.is_up and not machine.may_have_lost)
-        if machine is None or not self._may_lose_one_more():
-            return ""
-        machine.disk.faults.flush_fails = machine.is_broken = True
-        return machine.name
-
-    def _clock_jumps(self) -> str:
-        """As when the machine was asleep."""
-        clocks = [machine.clock for machine in self.cluster.machines]
-        clock = self.chance.choice([*clocks, self.clients.targets[-1].clock])
-        ahead_s = self.chance.choice((0.5, 3.0, 60.0))
-        clock.ahead_s += ahead_s
-        return f"{ahead_s} s"
-
-    def _slow_disk(self) -> str:
-        machine = self._some(lambda machine: True)
-        assert machine is not None
-        machine.disk.faults.slow = self.chance.choice((1.0, 10.0, 100.0))
-        return f"{machine.name} by {machine.disk.faults.slow}"
-
-    def _slow_link(self) -> str:
-        machine = self._some(lambda machine: True)
-        assert machine is not None
-        factor = self.chance.choice((3.0, 10.0, 100.0))
-        self.cluster.network.slow[machine.name] = factor
-        return f"{machine.name} by {factor}"
+    def _loss_said(self) -> None:
+        self.clients.loss_said()
+        self._versions.forget()
+        if not self.deeds.too_much and self.cluster.write_cache:
+            self._versions.broken.append(
+                f"a loss was said to be possible at {self._loop.time():.4f}, and none was"
+            )
 
     def _heal(self) -> None:
         cluster = self.cluster
         cluster.note("everything is healed")
+        self.deeds.no_target_before_s = 0.0
         cluster.network.heal()
-        for machine in cluster.machines:
+        for number, machine in enumerate(cluster.machines):
             machine.disk.faults.slow = 1.0
-            machine.disk.faults.is_full = False
-            if machine.host is not None and machine.host.failed and not machine.is_broken:
-                machine.kill()  # it found no space when it was started
-            if not machine.is_up and not machine.is_broken:
-                machine.start()
+            machine.disk.faults.is_full = machine.disk.faults.reads_fail = False
+            if not machine.is_broken:
+                self.deeds.start_replica(number)
+        self.deeds.end()
+        self._good_before = self.clients.good
 
     async def _healed(self) -> list[str]:
         """W are in sync, and commands are answered, within half a minute."""
         deadline_s = self._loop.time() + HEALED_S_MAX
+        why = ""
         while self._loop.time() < deadline_s:
             await asyncio.sleep(0.5)
-            self._replace_deposed()
-            target = self._serving()
-            if target is not None and len(self.clients.targets) == 1 and self._all_are_equal():
+            why = self._why_not_healed()
+            if not why:
+                self._healed_s = self._loop.time()
+                self._good_before = self.clients.good
                 return []
-        states = [
-            f"{machine.name}: {machine.error or machine.is_up}" for machine in self.cluster.machines
-        ]
-        return [f"not healed within {HEALED_S_MAX} s: {states}"]
+        self.cluster.note(f"not healed: {why}")
+        return self._refuses(why) if self.deeds.too_much else [f"not healed in time: {why}"]
 
-    def _all_are_equal(self) -> bool:
-        """Every replica that is not lost has the same history and the same versions."""
-        found = set()
-        for machine in self.cluster.machines:
-            if machine.is_broken:
-                continue
-            if machine.host is None or not machine.host.nodes:
-                return False
-            (node,) = machine.host.nodes.values()
-            store = node.store
-            if store.rebuilding or store.failed_reason is not None:
-                return False
-            rows = rows_of(store.rows(np.arange(BLOCKS, dtype=np.uint64))).copy()
-            rows["place"] = 0
-            found.add((store.applied_seq, rows.tobytes()))
-        return len(found) == 1
+    def _why_not_healed(self) -> str:
+        targets = self.clients.targets
+        if len(targets) != 1:
+            return f"{len(targets)} targets are there"
+        (target,) = targets
+        if not target.is_up or target.engine is None or not target.engine._roster.has_quorum:
+            return f"{target.name} does not serve: {target.reason} ({target.members})"
+        if self.deeds.too_much == "rot":
+            return ""  # a block without a good copy cannot be given to a member that lacks it
+        return differences(self.cluster)
 
-    def _serving(self) -> object | None:
+    def _refuses(self, why: str) -> list[str]:
+        """More is lost than the contract survives: the volume is shut, and says why."""
+        broken = []
         for target in self.clients.targets:
-            if target.is_up and target.engine is not None and target.engine._roster.has_quorum:
-                return target
-        return None
+            serves = target.engine is not None and target.engine._roster.has_quorum
+            if not serves and not target.reason:
+                broken.append(f"{target.name} is shut and does not say why: {why}")
+        return broken
 
-    def _replace_deposed(self) -> None:
-        for target in list(self.clients.targets):
-            if not target.is_up and target.engine is not None:
-                self.clients.targets.remove(target)
-        if not self.clients.targets:
-            self.clients.targets.append(self.cluster.start_target())
+    def _flows(self) -> list[str]:
+        """Commands are answered again, where W are in sync; none is where they cannot be."""
+        good = self.clients.good - self._good_before
+        late = self.clients.good - self._good_when_shut
+        if self._healed_s and good < GOOD_WHEN_HEALED:
+            return [f"{good} commands were answered with GOOD since everything was healed"]
+        if not self._healed_s and self.deeds.too_much == "disks" and late:
+            return [f"{late} commands were answered with GOOD without a quorum"]
+        return []
+
+    async def _tend(self) -> None:
+        """Whoever runs the target starts a new one when it has ended or was deposed."""
+        clients = self.clients
+        while True:
+            for target in list(clients.targets):
+                if _has_ended(target):
+                    clients.targets.remove(target)
+            if not clients.targets and self._loop.time() >= self.deeds.no_target_before_s:
+                clients.targets.append(self.cluster.start_target())
+                self.cluster.note(f"{clients.targets[0].name} is started")
+            await asyncio.sleep(ENDED_S)
+
+    async def _look(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_S)
+            self._versions.look()
+            if self._loop.time() < self.deeds.too_much_s + REFUSES_AFTER_S:
+                self._good_when_shut = self.clients.good
 
 
-def run(seed: int) -> Result:
-    """Live a seed."""
+def _has_ended(target: Target) -> bool:
+    return target.engine is not None and not target.is_up
+
+
+def run(seed: int, script: Script | None = None) -> Result:
+    """Live a seed: with what chance does to it, or with what a script says."""
     loop = SimulatedLoop()
     asyncio.set_event_loop(loop)
+    gc.disable()  # what it throws away, and when, is no part of a life
+    coverage.begin()
     try:
-        life = Life(seed, loop)
+        life = Life(seed, loop, script)
         try:
             return loop.run_until_complete(life.live())
         except Exception as error:  # noqa: BLE001 - whatever is raised is a finding
-            return Result(seed, [f"{type(error).__name__}: {error}"], trace=life.cluster.trace)
+            broken = [f"{type(error).__name__}: {error}"]
+            return Result(seed, broken, trace=life.cluster.trace, script=life.script)
     finally:
         asyncio.set_event_loop(None)
         loop.close()
+        gc.enable()
+        gc.collect()

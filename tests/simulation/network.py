@@ -9,22 +9,15 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from typing import Any, Protocol, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
 
-import grpc
-import grpc.aio
-
-from cstor_core.calls import ERROR_NAME_KEY
 from cstor_core.errors import CstorError, UnavailableError
-from cstor_core.frames import Buffer
-from cstor_core.generated.cstor.v1 import replica_pb2
-from cstor_target.volume.links import MessageStream, OnClosed, OnMessage
+from cstor_target.volume.links import OnClosed, OnMessage
 from replica.host import ReplicaHost
 from replica.sessions import Session
 from tests.simulation.world import Process, SimulatedLoop
 
-T = TypeVar("T")
 KEEPALIVE_S = 4.5
 RETRY_S = 0.2
 """What does not pass is sent again, for as long as the connection lasts."""
@@ -50,10 +43,16 @@ class Network:
         self.slow: dict[str, float] = {}
         """By how much messages to and from a machine take longer."""
         self.connections: dict[Connection, None] = {}
+        self.calls: dict[Call, None] = {}
+        loop.call_later(_HEARD_EVERY_S, self._listen)
 
     def cut(self, source: str, destination: str) -> None:
         """Lose everything on the way from one machine to another."""
         self._cut.add((source, destination))
+
+    def join(self, source: str, destination: str) -> None:
+        """Let it pass again."""
+        self._cut.discard((source, destination))
 
     def heal(self) -> None:
         """Nothing is lost or slow any more."""
@@ -69,18 +68,21 @@ class Network:
         factor = self.slow.get(source, 1.0) * self.slow.get(destination, 1.0)
         return DELAY_S * factor * (0.5 + self._chance.random())
 
-    def break_some(self) -> bool:
-        """Let one connection break, with what was in it; False where there is none."""
+    def break_one(self, number: int) -> str:
+        """Let one connection break, with what was in it; which, or nothing where there is none."""
         if not self.connections:
-            return False
-        self._chance.choice(list(self.connections)).break_off("the connection was reset")
-        return True
+            return ""
+        connection = list(self.connections)[number % len(self.connections)]
+        connection.break_off("the connection was reset")
+        return connection.name
 
     def lost(self, process: Process) -> None:
         """A process has ended: so do its connections, for the other ends."""
         for connection in list(self.connections):
             if process in connection.processes:
                 connection.break_off("the connection was reset")
+        for call in list(self.calls):
+            call.lost(process)
 
     async def call(
         self, caller: Machine, callee: Machine, work: Callable[[ReplicaHost], Awaitable[Any]]
@@ -93,47 +95,91 @@ class Network:
             tried_s += RETRY_S
             if tried_s > KEEPALIVE_S:
                 raise UnavailableError(f"{callee.name} does not answer")
+        call = Call(self, caller, callee)
+        return await call.answer(work)
+
+    def _listen(self) -> None:
+        """What the keepalives of all that wait find out."""
+        self.loop.call_later(_HEARD_EVERY_S, self._listen)
+        for connection in list(self.connections):
+            connection.listen()
+        for call in list(self.calls):
+            call.listen()
+
+    def is_heard(self, caller: Machine, callee: Machine, process: Process) -> bool:
+        """Whether keepalives come back."""
+        return (
+            not process.is_paused
+            and self.passes(caller.name, callee.name)
+            and self.passes(callee.name, caller.name)
+        )
+
+
+class Call:
+    """One call that is under way."""
+
+    def __init__(self, network: Network, caller: Machine, callee: Machine) -> None:
+        """Raises UnavailableError where nobody is there."""
         process, host = callee.process, callee.host
         if process is None or process.is_dead or host is None:
             raise UnavailableError(f"no daemon answers at {callee.name}")
-        answered: asyncio.Future[Any] = self.loop.create_future()
+        self._network = network
+        self._caller, self._callee = caller, callee
+        self._process, self._host = process, host
+        self._answered: asyncio.Future[Any] = network.loop.create_future()
+        self._silent_s = 0.0
 
-        async def serve() -> None:
-            try:
-                result: Any = await work(host)
-                failed: BaseException | None = None
-            except CstorError as error:
-                result, failed = None, error
-            if not answered.done():
-                delay_s = self.delay_s(callee.name, caller.name)
-                self.loop.call_later(delay_s, arrive, result, failed)
+    async def answer(self, work: Callable[[ReplicaHost], Awaitable[Any]]) -> Any:
+        """Have it done; its answer.  Raises UnavailableError, and what the callee raises."""
+        self._network.calls[self] = None
+        self._process.run(self._serve(work))
+        try:
+            return await self._answered
+        finally:
+            self._network.calls.pop(self, None)
 
-        def arrive(result: Any, failed: BaseException | None) -> None:
-            if answered.done():
-                return
-            if not self.passes(callee.name, caller.name):
-                self.loop.call_later(RETRY_S, arrive, result, failed)
-                return
-            if failed is None:
-                answered.set_result(result)
-            else:
-                answered.set_exception(failed)
-                answered.exception()  # it counts as heard: the caller may be dead by now
+    def lost(self, process: Process) -> None:
+        """A process has ended."""
+        if process is self._process:
+            self._fail(f"the connection to {self._callee.name} was lost")
 
-        process.run(serve())
-        waited_s = 0.0
-        while True:
-            done, _ = await asyncio.wait((answered,), timeout=_HEARD_EVERY_S)
-            if done:
-                return answered.result()
-            if process.is_dead:
-                raise UnavailableError(f"the connection to {callee.name} was lost")
-            silent = process.is_paused or not (
-                self.passes(caller.name, callee.name) and self.passes(callee.name, caller.name)
-            )
-            waited_s = waited_s + _HEARD_EVERY_S if silent else 0.0
-            if waited_s > KEEPALIVE_S:
-                raise UnavailableError(f"{callee.name} does not answer")
+    def listen(self) -> None:
+        """The caller's keepalive."""
+        process = self._caller.process
+        if process is None or process.is_dead:
+            self._network.calls.pop(self, None)
+        elif not process.is_paused:
+            is_heard = self._network.is_heard(self._caller, self._callee, self._process)
+            self._silent_s = 0.0 if is_heard else self._silent_s + _HEARD_EVERY_S
+            if self._silent_s > KEEPALIVE_S:
+                self._fail(f"{self._callee.name} does not answer")
+
+    def _fail(self, why: str) -> None:
+        if not self._answered.done():
+            self._answered.set_exception(UnavailableError(why))
+            self._answered.exception()  # it counts as heard: the caller may be dead by now
+
+    async def _serve(self, work: Callable[[ReplicaHost], Awaitable[Any]]) -> None:
+        """In the callee's process."""
+        try:
+            result: Any = await work(self._host)
+            failed: BaseException | None = None
+        except CstorError as error:
+            result, failed = None, error
+        if not self._answered.done():
+            delay_s = self._network.delay_s(self._callee.name, self._caller.name)
+            self._network.loop.call_later(delay_s, self._arrive, result, failed)
+
+    def _arrive(self, result: Any, failed: BaseException | None) -> None:
+        if self._answered.done():
+            return
+        if not self._network.passes(self._callee.name, self._caller.name):
+            self._network.loop.call_later(RETRY_S, self._arrive, result, failed)
+        elif failed is None:
+            self._answered.set_result(result)
+        else:
+            self._answered.set_exception(failed)
+            self._answered.exception()
 
 
 class _Way:
@@ -156,13 +202,13 @@ class _Way:
         delay_s = network.delay_s(self._source, self._destination)
         self._arrives_s = max(network.loop.time() + delay_s, self._arrives_s)
         self._on_its_way.append((arrived, message))
-        network.loop.call_at(self._arrives_s, self._arrive, context=self._process.context())
+        network.loop.call_at(self._arrives_s, self._arrive, context=self._process.context)
 
     def _arrive(self) -> None:
         """As many arrive as there were calls; none while nothing passes."""
         if not self._network.passes(self._source, self._destination):
             assert self._process is not None
-            context = self._process.context()
+            context = self._process.context
             self._network.loop.call_later(RETRY_S, self._arrive, context=context)
         elif self._on_its_way:
             arrived, message = self._on_its_way.popleft()
@@ -197,9 +243,13 @@ class Connection:
         self._silent_s = 0.0
         self._begun = False
         network.connections[self] = None
-        network.loop.call_later(_HEARD_EVERY_S, self._listen, context=self._here.context())
         if self._there is None or self._there.is_dead:
             self._later(lambda: self.break_off(f"no daemon answers at {callee.name}"))
+
+    @property
+    def name(self) -> str:
+        """For a trace."""
+        return f"{self._caller.name} to {self._callee.name}"
 
     @property
     def processes(self) -> tuple[Process | None, ...]:
@@ -278,185 +328,18 @@ class Connection:
 
         self._ways[1].send(closed, b"")
 
-    def _listen(self) -> None:
+    def listen(self) -> None:
         """The caller's keepalive."""
-        if not self._is_open:
+        if self._here.is_dead or self._here.is_paused or self._there is None:
             return
-        there, network = self._there, self._network
-        is_heard = (
-            there is not None
-            and not there.is_paused
-            and network.passes(self._caller.name, self._callee.name)
-            and network.passes(self._callee.name, self._caller.name)
-        )
+        is_heard = self._network.is_heard(self._caller, self._callee, self._there)
         self._silent_s = 0.0 if is_heard else self._silent_s + _HEARD_EVERY_S
         if self._silent_s > KEEPALIVE_S:
             self.break_off("nothing was heard for too long")
-        else:
-            network.loop.call_later(_HEARD_EVERY_S, self._listen, context=self._here.context())
 
     def _later(self, function: Callable[[], None]) -> None:
         self._network.loop.call_later(
             self._network.delay_s(self._caller.name, self._callee.name),
             function,
-            context=self._here.context(),
+            context=self._here.context,
         )
-
-
-class SimulatedLink:
-    """A target's link to the replica daemon of a machine."""
-
-    def __init__(self, network: Network, caller: Machine, callee: Machine) -> None:
-        self.address = callee.name
-        self._network = network
-        self._caller = caller
-        self._callee = callee
-
-    async def inquire(self, volume: str) -> replica_pb2.ReplicaReport:
-        request = replica_pb2.InquireRequest(volume=volume)
-        return (await self._call(lambda host: host.inquire(request))).replica
-
-    async def promise(self, request: replica_pb2.PromiseRequest) -> replica_pb2.PromiseResponse:
-        return await self._call(lambda host: host.promise(request))
-
-    async def lease(self, request: replica_pb2.LeaseRequest) -> replica_pb2.LeaseResponse:
-        return await self._call(lambda host: host.lease(request))
-
-    async def make_whole(self, request: replica_pb2.MakeWholeRequest) -> replica_pb2.ReplicaReport:
-        return (await self._call(lambda host: host.make_whole(request))).replica
-
-    async def repair_blocks(
-        self, request: replica_pb2.RepairBlocksRequest
-    ) -> replica_pb2.RepairBlocksResponse:
-        return await self._call(lambda host: host.repair_blocks(request))
-
-    async def catch_up(self, request: replica_pb2.CatchUpRequest) -> replica_pb2.ReplicaReport:
-        return (await self._call(lambda host: host.catch_up(request))).replica
-
-    async def begin_rebuild(
-        self, request: replica_pb2.BeginRebuildRequest
-    ) -> replica_pb2.ReplicaReport:
-        return (await self._call(lambda host: host.begin_rebuild(request))).replica
-
-    async def stage(
-        self, request: replica_pb2.StageRequest
-    ) -> AsyncGenerator[replica_pb2.StageResponse]:
-        async for message in messages(
-            self._network, self._caller, self._callee, lambda host: host.stage(request)
-        ):
-            yield message
-
-    async def rebuild(
-        self, request: replica_pb2.RebuildRequest
-    ) -> AsyncGenerator[replica_pb2.RebuildResponse]:
-        async for message in messages(
-            self._network, self._caller, self._callee, lambda host: host.rebuild(request)
-        ):
-            yield message
-
-    def open_append(self, on_message: OnMessage, on_closed: OnClosed) -> MessageStream:
-        return self._open(lambda host: host.append_session, on_message, on_closed)
-
-    def open_read(self, on_message: OnMessage, on_closed: OnClosed) -> MessageStream:
-        return self._open(lambda host: host.read_session, on_message, on_closed)
-
-    async def close(self) -> None:
-        pass
-
-    async def _call(self, work: Callable[[ReplicaHost], Awaitable[T]]) -> T:
-        answer: T = await self._network.call(self._caller, self._callee, work)
-        return answer
-
-    def _open(
-        self,
-        make: Callable[[ReplicaHost], Callable[..., Session]],
-        on_message: Callable[[Buffer], None],
-        on_closed: OnClosed,
-    ) -> Connection:
-        return Connection(self._network, self._caller, self._callee, make, on_message, on_closed)
-
-
-async def messages(
-    network: Network,
-    caller: Machine,
-    callee: Machine,
-    begin: Callable[[ReplicaHost], AsyncIterator[Any]],
-) -> AsyncIterator[Any]:
-    """The answers of a call that gives many; each is fetched by a call of its own."""
-    stream: list[AsyncIterator[Any]] = []
-
-    async def next_one(host: ReplicaHost) -> Any:
-        if not stream:
-            stream.append(begin(host))
-        try:
-            return await anext(stream[0])
-        except StopAsyncIteration:
-            return None
-
-    while (message := await network.call(caller, callee, next_one)) is not None:
-        yield message
-
-
-class SimulatedDialler:
-    """A replica's way to its peers: channels with the one kind of call that it makes."""
-
-    def __init__(self, network: Network, caller: Machine, find: Callable[[str], Machine]) -> None:
-        self._network = network
-        self._caller = caller
-        self._find = find
-
-    def channel(self, address: str) -> Any:
-        return _Channel(self._network, self._caller, self._find(address))
-
-
-_PULLS = {
-    "PullEntries": "pull_entries",
-    "PullBlocks": "pull_blocks",
-    "PullStacks": "pull_stacks",
-}
-
-
-class _Channel:
-    def __init__(self, network: Network, caller: Machine, callee: Machine) -> None:
-        self._network = network
-        self._caller = caller
-        self._callee = callee
-
-    def unary_stream(self, method: str, **_serializers: Any) -> Callable[[Any], _Call]:
-        name = _PULLS[method.rpartition("/")[2]]
-
-        def call(request: Any) -> _Call:
-            return _Call(
-                messages(
-                    self._network,
-                    self._caller,
-                    self._callee,
-                    lambda host: getattr(host, name)(request),
-                )
-            )
-
-        return call
-
-    async def close(self) -> None:
-        pass
-
-
-class _Call:
-    def __init__(self, answers: AsyncIterator[Any]) -> None:
-        self._answers = answers
-
-    async def read(self) -> Any:
-        try:
-            return await anext(self._answers)
-        except StopAsyncIteration:
-            return grpc.aio.EOF
-        except CstorError as error:
-            raise grpc.aio.AioRpcError(
-                grpc.StatusCode.UNAVAILABLE,
-                grpc.aio.Metadata(),
-                grpc.aio.Metadata((ERROR_NAME_KEY, type(error).__name__)),
-                str(error),
-            ) from error
-
-    def cancel(self) -> None:
-        pass

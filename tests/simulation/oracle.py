@@ -40,21 +40,53 @@ class Registers:
     """All operations on the blocks of a volume."""
 
     def __init__(self) -> None:
-        self._clusters: dict[int, dict[int, Cluster]] = defaultdict(lambda: defaultdict(Cluster))
+        self._writes: dict[int, dict[int, Operation]] = defaultdict(dict)
+        self._reads: dict[int, list[Operation]] = defaultdict(list)
+        self._losses_s: list[float] = []
 
     def wrote(self, block: int, value: int, start_s: float, end_s: float, who: str) -> None:
         """A write was begun, and answered with GOOD at its end; never, where it was not."""
-        self._clusters[block][value].write = Operation(value, start_s, end_s, who)
+        self._writes[block][value] = Operation(value, start_s, end_s, who)
 
     def read(self, block: int, value: int, start_s: float, end_s: float, who: str) -> None:
         """A read was answered."""
-        self._clusters[block][value].reads.append(Operation(value, start_s, end_s, who))
+        self._reads[block].append(Operation(value, start_s, end_s, who))
+
+    def loss_said(self, now_s: float) -> None:
+        """What was answered before now may be gone: somebody has said so.
+
+        From then on a block may hold any one value that it ever had, and is a register again.
+        """
+        self._losses_s.append(now_s)
 
     def violations(self) -> list[str]:
         """What no linearizable register would have answered, as sentences."""
         found: list[str] = []
-        for block, clusters in sorted(self._clusters.items()):
-            found += _violations(block, clusters)
+        for block in sorted(self._writes.keys() | self._reads.keys()):
+            for begin_s, end_s in pairwise([ALWAYS, *self._losses_s, NEVER]):
+                found += self._between(block, begin_s, end_s)
+        return found
+
+    def _between(self, block: int, begin_s: float, end_s: float) -> list[str]:
+        """The same of one block, between two losses."""
+        clusters: dict[int, Cluster] = defaultdict(Cluster)
+        for read in self._reads[block]:
+            if begin_s <= read.end_s < end_s:
+                clusters[read.value].reads.append(read)
+        before = [ZERO] if begin_s == ALWAYS else []
+        for value, write in self._writes[block].items():
+            if write.end_s < begin_s:
+                before += [value] if value in clusters else []
+            elif write.start_s < end_s:
+                answered_s = write.end_s if write.end_s < end_s else NEVER
+                clusters[value].write = Operation(value, write.start_s, answered_s, write.who)
+        if begin_s != ALWAYS and ZERO in clusters:
+            before.append(ZERO)
+        for value in before:
+            clusters[value].write = Operation(value, ALWAYS, ALWAYS, "nobody")
+        found = _violations(block, clusters)
+        if len(before) > 1:
+            found.append(f"block {block}: after a loss it held {[hex(value) for value in before]}")
         return found
 
 
@@ -63,8 +95,6 @@ def _violations(block: int, clusters: dict[int, Cluster]) -> list[str]:
     forward: list[tuple[float, float, int]] = []
     backward: list[tuple[float, float, int]] = []
     for value, cluster in clusters.items():
-        if value == ZERO:
-            cluster.write = Operation(ZERO, ALWAYS, ALWAYS, "nobody")
         write = cluster.write
         if write is None:
             read = cluster.reads[0]

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import multiprocessing
+import sys
 import warnings
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
 import structlog
 
+from tests.simulation import coverage
+from tests.simulation.deeds import Deeds
 from tests.simulation.life import Result, run
 from tests.simulation.mutants.mistakes import MISTAKES
 
 SEEDS_FOR_COVERAGE = 1000
 FAULTS = frozenset(
-    (
-        *("kill_replica", "start_replicas", "kill_target", "pause_replica", "pause_target"),
-        *("break_connection", "cut", "heal_network", "lose_power", "lose_all_power"),
-        *("slow_disk", "slow_link", "second_target", "rot", "fill_disk", "fail_flush"),
-        "clock_jumps",
-    )
+    name
+    for name, deed in vars(Deeds).items()
+    if callable(deed) and not name.startswith("_") and name not in ("do", "end")
 )
 
 
@@ -35,6 +37,7 @@ class Summary:
     good: int = 0
     faults: Counter[str] = field(default_factory=Counter)
     answers: Counter[str] = field(default_factory=Counter)
+    branches: Counter[str] = field(default_factory=Counter)
     broken: list[Result] = field(default_factory=list)
 
     def add(self, result: Result) -> None:
@@ -45,27 +48,48 @@ class Summary:
         self.good += result.good
         self.faults += result.faults
         self.answers += result.answers
+        self.branches += result.branches
         if result.broken:
             self.broken.append(result)
 
     @property
     def missing(self) -> list[str]:
-        """Faults that were never made, where there were seeds enough for all."""
-        return sorted(FAULTS - self.faults.keys()) if self.seeds >= SEEDS_FOR_COVERAGE else []
+        """Faults and branches that were never taken, where there were seeds enough for all."""
+        if self.seeds < SEEDS_FOR_COVERAGE:
+            return []
+        taken = self.faults + self.branches
+        return sorted((FAULTS | coverage.BRANCHES) - taken.keys())
 
 
 def results(seeds: range, mistake: str = "") -> Iterator[Result]:
     """The results of seeds, in any order; with a mistake that is planted first, if one is named."""
     context = multiprocessing.get_context("fork")
-    with context.Pool(initializer=_begin, initargs=(mistake,)) as pool:
-        yield from pool.imap_unordered(run, seeds)
+    with context.Pool() as pool:
+        yield from pool.imap_unordered(partial(_run, mistake), seeds)
 
 
-def _begin(mistake: str) -> None:
+def _run(mistake: str, seed: int) -> Result:
+    begin(mistake)
+    return run(seed)
+
+
+_ready: list[str] = []
+"""What has been planted in this process, once it is ready."""
+
+
+def begin(mistake: str = "") -> None:
+    """Get a process ready for lives: quiet, and with a mistake planted or with branches counted."""
+    if _ready:
+        return
+    _ready.append(mistake)
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     warnings.simplefilter("ignore")  # a killed process leaves work that is never done
+    sys.unraisablehook = lambda _unraisable: None  # and it is thrown away in the middle
     if mistake:
-        MISTAKES[mistake]()
+        MISTAKES[mistake].plant()
+    else:
+        coverage.install()
+    gc.freeze()
 
 
 def summary_of(seeds: range) -> Summary:

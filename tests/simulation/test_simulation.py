@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
-from tests.simulation.life import run
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cstor_core.units import BLOCK_BYTES
+from tests.simulation.clients import ZEROS, OwnBlocks, content_of
+from tests.simulation.life import Result, run
+from tests.simulation.mutants.mistakes import MISTAKES
 from tests.simulation.oracle import NEVER, Registers
 from tests.simulation.running import SEEDS_FOR_COVERAGE, summary_of
+from tests.simulation.script import read, scripts, shrunk
 
 COUNTED_MIN = 0.8
 """So many of the seeds have enough going on in them to prove something."""
+ROOT = Path(__file__).parents[2]
 
 
 def test_a_thousand_lives_keep_the_contract() -> None:
@@ -17,22 +29,85 @@ def test_a_thousand_lives_keep_the_contract() -> None:
     assert summary.counted >= COUNTED_MIN * summary.seeds
 
 
-def test_a_seed_lives_the_same_life_again() -> None:
-    first, again = run(7), run(7)
-    assert first.trace == again.trace
-    assert (first.commands, first.good, first.answers) == (
-        again.commands,
-        again.good,
-        again.answers,
+@pytest.mark.parametrize("seed", [7, 10])
+def test_a_seed_lives_the_same_life_again_whatever_the_hash_seed(seed: int) -> None:
+    code = (
+        "from tests.simulation.life import run; import hashlib;"
+        f"r = run({seed}); print(hashlib.sha256(repr((r.trace, r.answers, r.script)).encode())"
+        ".hexdigest())"
     )
+    said = {
+        subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", code],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONHASHSEED": hash_seed},
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout.splitlines()[-1]
+        for hash_seed in ("1", "2")
+    }
+    assert len(said) == 1
+
+
+def test_a_life_written_down_is_lived_again() -> None:
+    whole = run(9)
+    again = run(9, whole.script)
+    assert len(whole.script) > 10
+    assert again.script == whole.script
+    assert again.trace == [line for line in whole.trace if "storm: " not in line]
+    assert (again.commands, again.answers) == (whole.commands, whole.answers)
+
+
+@pytest.mark.parametrize("path", scripts(), ids=lambda path: path.stem)
+def test_what_was_once_found_stays_right(path: Path) -> None:
+    script = read(path)
+    assert script.taught
+    assert script.live().broken == []
+    assert script.text() == path.read_text()
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path in scripts() if read(path).mistake],
+    ids=lambda path: path.stem,
+)
+def test_a_script_sees_the_mistake_that_it_was_made_for(path: Path) -> None:
+    planted = subprocess.run(
+        [sys.executable, "-m", "tests.simulation.replay", str(path), "planted"],
+        cwd=ROOT,
+        check=False,
+        capture_output=True,
+    )
+    assert planted.returncode == 1
+
+
+def test_shrinking_leaves_only_what_is_needed() -> None:
+    deeds = [(float(at), ("heal_network", (at,))) for at in range(20)]
+
+    def is_broken(result: Result) -> bool:
+        return {3.0, 11.0} <= {at_s for at_s, _ in result.script}
+
+    def live(seed: int, script: object) -> Result:
+        return Result(seed, [], script=list(script))  # type: ignore[call-overload]
+
+    assert [at_s for at_s, _ in shrunk(1, deeds, is_broken, live)] == [3.0, 11.0]
+
+
+def test_there_is_a_mistake_for_each_rule() -> None:
+    assert len(MISTAKES) >= 25
+    sentences = [mistake.sentence for mistake in MISTAKES.values()]
+    assert len(set(sentences)) == len(sentences)
 
 
 def registers(*operations: tuple[str, int, float, float]) -> list[str]:
-    """What is wrong with operations on one block: (kind, value, start, end)."""
+    """What is wrong with operations on one block: (kind, value, start, end); l is a loss."""
     found = Registers()
     for kind, value, start_s, end_s in operations:
         if kind == "w":
             found.wrote(0, value, start_s, end_s, "w")
+        elif kind == "l":
+            found.loss_said(start_s)
         else:
             found.read(0, value, start_s, end_s, "r")
     return found.violations()
@@ -55,3 +130,39 @@ def test_the_oracle_sees_what_a_register_never_does() -> None:
     assert registers(  # two reads at odds about the order of two writes
         ("w", 1, 0, 9), ("w", 2, 0, 9), ("r", 1, 1, 2), ("r", 2, 3, 4), ("r", 1, 5, 6)
     )
+
+
+def test_after_a_loss_that_was_said_a_block_is_a_register_again() -> None:
+    both = (("w", 1, 0, 1), ("w", 2, 2, 3), ("l", 0, 5, 5))
+    assert registers(*both, ("r", 1, 6, 7), ("r", 1, 8, 9)) == []
+    assert registers(*both, ("r", 0, 6, 7), ("w", 3, 8, 9), ("r", 3, 10, 11)) == []
+    assert registers(*both, ("r", 1, 6, 7), ("r", 2, 8, 9))  # it held two
+    assert registers(*both, ("w", 3, 6, 7), ("r", 1, 8, 9))  # lost without a word
+    assert registers(*both, ("r", 7, 6, 7))  # invented
+
+
+def test_a_block_of_one_client_holds_what_was_answered() -> None:
+    own = OwnBlocks(range(1))
+    first, second = content_of(1 << 8), content_of(2 << 8)
+    own.begin(0, lambda _: first)
+    own.done(0)
+    assert own.read(0, first) == ""
+    own.begin(0, lambda content: content[:512] + second[512:])  # not answered
+    assert own.read(0, first[:512] + second[512:]) == ""
+    assert own.read(0, first)  # there and back
+    assert own.read(0, bytes(BLOCK_BYTES))
+
+
+def test_a_block_of_one_client_keeps_what_was_flushed_through_a_loss() -> None:
+    own = OwnBlocks(range(1))
+    first, second = content_of(1 << 8), content_of(2 << 8)
+    own.begin(0, lambda _: first)
+    own.done(0)
+    own.durable([0])
+    own.begin(0, lambda _: second)
+    own.done(0)
+    assert own.read(0, first)
+    own.lost()
+    assert own.read(0, ZEROS)
+    assert own.read(0, first) == ""
+    assert own.read(0, second)

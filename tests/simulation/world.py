@@ -9,12 +9,47 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import heapq
 from collections import deque
 from collections.abc import Callable, Coroutine
-from typing import Any
+from heapq import heappop, heappush
+from itertools import count
+from typing import Any, TypeVarTuple
 
 from cstor_core.clock import Timer
+
+Ts = TypeVarTuple("Ts")
+TICK_S = 0.02
+
+
+class Handle(asyncio.TimerHandle):
+    """A callback that is to run; the loop's own are checked for what nobody here needs."""
+
+    __slots__ = ("arguments", "callback", "context", "is_cancelled", "when_s")
+
+    def __init__(
+        self,
+        callback: Callable[..., Any],
+        arguments: tuple[Any, ...],
+        context: contextvars.Context | None,
+        when_s: float = 0.0,
+    ) -> None:
+        self.callback = callback
+        self.arguments = arguments
+        self.context = context if context is not None else contextvars.copy_context()
+        self.when_s = when_s
+        self.is_cancelled = False
+
+    def cancel(self) -> None:
+        self.is_cancelled = True
+
+    def cancelled(self) -> bool:
+        return self.is_cancelled
+
+    def when(self) -> float:
+        return self.when_s
+
+    def __repr__(self) -> str:
+        return f"Handle({self.callback!r} at {self.when_s})"
 
 
 class Process:
@@ -24,22 +59,19 @@ class Process:
         self.name = name
         self.is_dead = False
         self.is_paused = False
+        self.context = contextvars.copy_context()
+        """What is begun in it is a part of this process."""
+        self.context.run(_RUNNING.set, self)
         self._loop = loop
-        self._put_off: deque[asyncio.Handle] = deque()
+        self._put_off: deque[Handle] = deque()
 
     def run(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """Start work that is a part of this process."""
-        return self.context().run(self._loop.create_task, work)
+        return self._loop.create_task(work, context=self.context)
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> None:
         """Have a function called soon, as a part of this process."""
-        self._loop.call_soon(function, *arguments, context=self.context())
-
-    def context(self) -> contextvars.Context:
-        """A context of its own: what is begun in it is a part of this process."""
-        context = contextvars.copy_context()
-        context.run(_RUNNING.set, self)
-        return context
+        self._loop.call_soon(function, *arguments, context=self.context)
 
     def kill(self) -> None:
         """End it, whatever it was doing."""
@@ -56,7 +88,7 @@ class Process:
         self._loop.put_first(self._put_off)
         self._put_off = deque()
 
-    def put_off(self, handle: asyncio.Handle) -> None:
+    def put_off(self, handle: Handle) -> None:
         """Keep what is to run for when it goes on."""
         self._put_off.append(handle)
 
@@ -69,11 +101,14 @@ class Stalled(AssertionError):
 
 
 class SimulatedLoop(asyncio.BaseEventLoop):
-    """An event loop in virtual time."""
+    """An event loop in virtual time; of what is due at a time the first asked for runs first."""
 
     def __init__(self) -> None:
         super().__init__()
         self._now_s = 0.0
+        self._soon: deque[Handle] = deque()
+        self._later: list[tuple[float, int, Handle]] = []
+        self._numbers = count()
         self.errors: list[str] = []
         """What callbacks and tasks have raised and nobody has taken."""
         self.set_exception_handler(self._keep_error)
@@ -83,36 +118,79 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         """Virtual seconds since the world began."""
         return self._now_s
 
-    def put_first(self, handles: deque[asyncio.Handle]) -> None:
+    def call_soon(
+        self,
+        callback: Callable[[*Ts], object],
+        *args: *Ts,
+        context: contextvars.Context | None = None,
+    ) -> asyncio.Handle:
+        handle = Handle(callback, args, context)
+        self._soon.append(handle)
+        return handle
+
+    def call_soon_threadsafe(
+        self,
+        callback: Callable[[*Ts], object],
+        *args: *Ts,
+        context: contextvars.Context | None = None,
+    ) -> asyncio.Handle:
+        return self.call_soon(callback, *args, context=context)
+
+    def call_at(
+        self,
+        when: float,
+        callback: Callable[[*Ts], object],
+        *args: *Ts,
+        context: contextvars.Context | None = None,
+    ) -> asyncio.TimerHandle:
+        handle = Handle(callback, args, context, when)
+        heappush(self._later, (when, next(self._numbers), handle))
+        return handle
+
+    def call_later(
+        self,
+        delay: float,
+        callback: Callable[[*Ts], object],
+        *args: *Ts,
+        context: contextvars.Context | None = None,
+    ) -> asyncio.TimerHandle:
+        return self.call_at(self._now_s + delay, callback, *args, context=context)
+
+    def put_first(self, handles: deque[Handle]) -> None:
         """Run these before anything else."""
-        self._ready.extendleft(reversed(handles))  # type: ignore[attr-defined]
+        self._soon.extendleft(reversed(handles))
 
     def _run_once(self) -> None:
-        ready: deque[asyncio.Handle] = self._ready  # type: ignore[attr-defined]
-        scheduled: list[asyncio.TimerHandle] = self._scheduled  # type: ignore[attr-defined]
-        if not ready:
-            while scheduled and scheduled[0]._cancelled:
-                heapq.heappop(scheduled)._scheduled = False  # type: ignore[attr-defined]
-            if not scheduled:
-                raise Stalled("somebody waits, and nothing is left that may happen")
-            self._now_s = max(self._now_s, scheduled[0].when())
-        while scheduled and scheduled[0].when() <= self._now_s:
-            handle = heapq.heappop(scheduled)
-            handle._scheduled = False  # type: ignore[attr-defined]
-            ready.append(handle)
-        for _ in range(len(ready)):
-            handle_ = ready.popleft()
-            if handle_._cancelled:
-                continue
-            process = handle_._context.get(_RUNNING)  # type: ignore[attr-defined]
-            if process is not None and (process.is_dead or process.is_paused):
-                if not process.is_dead:
-                    process.put_off(handle_)
-                continue
-            handle_._run()
+        """Run until the loop is stopped: all that is ready, then time goes on to what is next."""
+        soon, later = self._soon, self._later
+        while not self._stopping:  # type: ignore[attr-defined]
+            if not soon:
+                self._go_on(later)
+            for _ in range(len(soon)):
+                handle = soon.popleft()
+                if handle.is_cancelled:
+                    continue
+                process = handle.context.get(_RUNNING)
+                if process is not None and (process.is_dead or process.is_paused):
+                    if not process.is_dead:
+                        process.put_off(handle)
+                    continue
+                try:
+                    handle.context.run(handle.callback, *handle.arguments)
+                except Exception as error:  # noqa: BLE001 - it is a finding
+                    self.errors.append(f"{handle.callback}: {error!r}")
+            while later and later[0][0] <= self._now_s:
+                soon.append(heappop(later)[2])
 
-    def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
-        """Cancelled timers are thrown away when their time comes."""
+    def _go_on(self, later: list[tuple[float, int, Handle]]) -> None:
+        """Let time go on to the next moment at which something is due."""
+        while later and later[0][2].is_cancelled:
+            heappop(later)
+        if not later:
+            raise Stalled("somebody waits, and nothing is left that may happen")
+        self._now_s = max(self._now_s, later[0][0])
+        while later and later[0][0] <= self._now_s:
+            self._soon.append(heappop(later)[2])
 
     def _process_events(self, event_list: Any) -> None:
         """There are none."""
@@ -155,4 +233,5 @@ class ProcessClock:
         return self._loop.call_later(delay_s / self.rate, callback)
 
     async def sleep(self, delay_s: float) -> None:
-        await asyncio.sleep(delay_s / self.rate)
+        """The clock of a simulated machine is a coarse one: what polls, polls less often."""
+        await asyncio.sleep(max(delay_s, TICK_S) / self.rate)

@@ -29,7 +29,8 @@ def main() -> int:
         found = caught(name)
         survived += found is None
         seeds, seen = found or (SEEDS_MAX, "SURVIVES")
-        print(f"{name:40} {seeds:5}  {seen[:120]}", flush=True)
+        print(f"{name}: {MISTAKES[name].sentence}\n    {seeds} seeds: {seen[:160]}", flush=True)
+    print(f"{survived} survived")
     return int(bool(survived))
 
 

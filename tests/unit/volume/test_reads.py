@@ -110,6 +110,22 @@ def test_answer_is_held_until_a_quorum_has_the_version_in_it(reading: Reading) -
     assert reading.heard == [(None, TWO)]
 
 
+@pytest.mark.parametrize("completed_first", [False, True])
+def test_without_a_write_cache_an_answer_is_held_until_a_quorum_has_flushed_it(
+    reading: Reading, completed_first: bool
+) -> None:
+    reading.reads.start(OPENING, SALT, write_cache=False)
+    reading.read(4)
+    reading.write(4)
+    if completed_first:
+        reading.order.advance(11, 10)
+    reading.links[0].stream.answer(1, 4, [(11, TWO)])
+    reading.order.advance(11, 10)
+    assert reading.heard == []
+    reading.order.advance(11, 11)
+    assert reading.heard == [(None, TWO)]
+
+
 def test_held_answer_ends_with_busy_where_no_quorum_comes(reading: Reading) -> None:
     reading.read(4)
     reading.write(4)

@@ -1,0 +1,285 @@
+"""Which branches of the rules were taken: counted from outside, by wrappers around the product.
+
+A branch that is never taken in many lives is a rule that the lives do not test.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+from cstor_core.errors import CorruptError, CstorError, NoSpaceError
+from cstor_target.volume import opener, opening
+from cstor_target.volume.backing import Failure
+from cstor_target.volume.engine import Engine
+from cstor_target.volume.lease import Lease
+from cstor_target.volume.members import Standing
+from cstor_target.volume.membership import Membership
+from cstor_target.volume.order import Order
+from cstor_target.volume.readers import Reader
+from cstor_target.volume.reads import Reads
+from cstor_target.volume.returning import Returning
+from cstor_target.volume.room import Room
+from cstor_target.volume.roster import Roster
+from replica.host import ReplicaHost
+from replica.leases import LeaseGiven
+from replica.promises import Fence
+from replica.replica_node import ReplicaNode
+from replica.sessions import ReadSession
+from replica.store import standing
+from replica.store.reader import Reader as StoreReader
+from replica.store.rebuild import Rebuild
+from replica.store.replica_store import ReplicaStore
+
+_taken: Counter[str] = Counter()
+
+Tell = Callable[..., list[str]]
+"""Says, of the arguments and the outcome of a call, which branches it took."""
+
+BRANCHES = frozenset(
+    (
+        *("opening: enough whole", "opening: short ones count without a cache"),
+        *("opening: all are here and too few are whole", "opening: waits for whole ones"),
+        *("opening: one behind", "opening: one parted", "opening: one being rebuilt"),
+        *("opening: too few promised", "opening: finishes a rebuild", "opening: loss possible"),
+        *("opening: given up on the way", "return: backlog too short", "return: in order"),
+        *("promise: given", "promise: refused", "promise: an earlier lease runs"),
+        *("fence: refuses", "fence: ends what is under way"),
+        *("lease: renewed", "lease: refused", "lease: given back", "lease: may have been given"),
+        *("lease: lapsed when an answer came", "lease: held answer let go"),
+        *("lease: held answer ends", "read: waits for a write", "read: waits until W hold it"),
+        *(
+            "read: waits until W have flushed it",
+            "read: asked again",
+            "read: bad copy",
+            "read: the disk fails",
+        ),
+        *("read: waits for entries", "gate: passed late", "gate: busy", "write: busy in flight"),
+        *("merge", "member: fell too far behind", "member: recorded as out of date"),
+        *("read: asked of two", "bad copy: replaced", "write: no room"),
+        *("member: no space", "return: a failed one stays out"),
+        *("return: from a tail", "return: staged", "return: rebuilt", "return: rebuild broken off"),
+        *("rebuild: foreign blocks", "rebuild: ends with its stream", "opening: staged"),
+        *("short: after a power loss", "short: made whole", "flush: failed", "deposed"),
+        *("answer GOOD", "answer BUSY", "answer MEDIUM_ERROR"),
+    )
+)
+
+
+def begin() -> None:
+    """Count from zero."""
+    _taken.clear()
+
+
+def taken() -> Counter[str]:
+    """How often each was taken since then."""
+    return Counter(_taken)
+
+
+def _watch(owner: Any, name: str, tell: Tell) -> None:
+    """Have `tell` told of every call: (outcome or error, arguments)."""
+    call = getattr(owner, name)
+
+    @wraps(call)
+    def watched(*arguments: Any, **named: Any) -> Any:
+        try:
+            outcome = call(*arguments, **named)
+        except CstorError as error:
+            _taken.update(tell(error, *arguments, **named))
+            raise
+        _taken.update(tell(outcome, *arguments, **named))
+        return outcome
+
+    setattr(owner, name, watched)
+
+
+def _watch_async(owner: Any, name: str, tell: Tell) -> None:
+    """The same for a coroutine."""
+    call = getattr(owner, name)
+
+    @wraps(call)
+    async def watched(*arguments: Any, **named: Any) -> Any:
+        try:
+            outcome = await call(*arguments, **named)
+        except CstorError as error:
+            _taken.update(tell(error, *arguments, **named))
+            raise
+        _taken.update(tell(outcome, *arguments, **named))
+        return outcome
+
+    setattr(owner, name, watched)
+
+
+def _if(name: str, condition: Callable[..., object]) -> Tell:
+    return lambda *call, **named: [name] if condition(*call, **named) else []
+
+
+def install() -> None:
+    """Put the wrappers in place, once for a process."""
+    _watch_openings()
+    _watch_members()
+    _watch_commands()
+    _watch_returns()
+
+
+def _watch_openings() -> None:
+    def whole(
+        outcome: Any, reports: Any, members: int, *, write_cache: bool, **_: Any
+    ) -> list[str]:
+        if isinstance(outcome, CstorError):
+            return ["opening: waits for whole ones"]
+        short = any(report.short for report in reports)
+        if not write_cache:
+            return ["opening: short ones count without a cache"] if short else []
+        return [
+            "opening: enough whole" if outcome else "opening: all are here and too few are whole"
+        ]
+
+    def chosen(outcome: Any, *_: Any, **__: Any) -> list[str]:
+        if isinstance(outcome, CstorError):
+            sentence = str(outcome)
+            told = {"promised and": "too few promised", "being rebuilt:": "newest known to a "
+                    "rebuild only"}  # fmt: skip
+            return [f"opening: {name}" for words, name in told.items() if words in sentence]
+        found = {"one behind": outcome.behind, "one parted": outcome.parted}
+        found |= {"one being rebuilt": outcome.others, "loss possible": outcome.loss_possible}
+        return [f"opening: {name}" for name, taken in found.items() if taken]
+
+    _watch(opening, "are_enough_whole", whole)
+    opener.are_enough_whole = opening.are_enough_whole  # type: ignore[attr-defined]
+    _watch(opener, "choose", chosen)
+    _watch(Membership, "_give_up_opening", lambda *_: ["opening: given up on the way"])
+    _watch(Membership, "_depose", lambda *_: ["deposed"])
+    _watch(opener.Opener, "_stage", lambda *_: ["opening: staged"])
+    _watch(opener.Opener, "_finish_rebuild", lambda *_: ["opening: finishes a rebuild"])
+
+
+def _watch_members() -> None:
+    def leased(outcome: Any, _host: Any, request: Any) -> list[str]:
+        if isinstance(outcome, CstorError):
+            return []
+        given_back = outcome.granted and not request.duration_ms
+        renewed = "lease: renewed" if outcome.granted else "lease: refused"
+        return ["lease: given back" if given_back else renewed]
+
+    _watch_async(
+        Fence,
+        "promise",
+        lambda outcome, *_: ["promise: given" if outcome is True else "promise: refused"],
+    )
+    _watch_async(
+        ReplicaHost,
+        "promise",
+        _if("promise: an earlier lease runs", lambda out, *_: getattr(out, "lease_left_ms", 0)),
+    )
+    _watch(Fence, "check", _if("fence: refuses", lambda outcome, *_: outcome is not None))
+    _watch(Fence, "_refusal", lambda *_: ["fence: ends what is under way"])
+    _watch_async(ReplicaHost, "lease", leased)
+    _watch(
+        LeaseGiven,
+        "__init__",
+        _if("lease: may have been given", lambda *_, may_be_given, **__: may_be_given),
+    )
+    _watch(
+        ReplicaNode,
+        "__init__",
+        _if("short: after a power loss", lambda _out, _node, store, *_: store.short),
+    )
+    _watch_async(ReplicaStore, "made_whole", lambda *_: ["short: made whole"])
+    _watch_async(
+        ReplicaNode, "flush", _if("flush: failed", lambda out, *_: isinstance(out, CorruptError))
+    )
+    _watch_async(ReplicaNode, "reached", lambda *_: ["rebuild: ends with its stream"])
+    _watch_async(
+        Rebuild, "foreign_blocks", _if("rebuild: foreign blocks", lambda out, *_: len(out))
+    )
+    _watch(Rebuild, "replace_bad", _if("bad copy: replaced", lambda out, *_: out))
+
+
+def _watch_commands() -> None:
+    def waits(_outcome: Any, _order: Any, _seq: int, callback: Any) -> list[str]:
+        answered = callback.func.__name__ == "_settled"
+        return ["read: waits until W hold it" if answered else "read: waits for a write"]
+
+    def held(_outcome: Any, reads: Reads, _question: Any, error: Failure | None, *_: Any) -> Any:
+        lapsed = error is None and not reads._lease.holds
+        return ["lease: lapsed when an answer came"] if lapsed else []
+
+    def retried(_outcome: Any, _reads: Reads, question: Any, member: Any) -> list[str]:
+        is_bad = member in question.bad
+        return ["read: asked again", *(["read: bad copy"] if is_bad else [])]
+
+    _watch(Order, "when_completed", waits)
+    _watch(Order, "when_durable", lambda *_: ["read: waits until W have flushed it"])
+    _watch(Reads, "_hand_on", held)
+    _watch(Reads, "_retry", retried)
+    _watch(ReadSession, "_park", lambda *_: ["read: waits for entries"])
+    _watch(ReplicaNode, "serves_reads", _if("read: refused", lambda serves, *_: not serves))
+    _watch(StoreReader, "_unreadable", lambda *_: ["read: the disk fails"])
+    _watch(Engine, "_place_merged", lambda *_: ["merge"])
+    _watch(Reader, "overdue", _if("read: asked of two", lambda found, *_: found))
+    _watch(Room, "has", _if("write: no room", lambda has, *_: not has))
+    _watch(
+        standing.Standing, "reconfigure", _if("member: recorded as out of date", lambda *_: True)
+    )
+    _watch(Order, "expire", _if("write: busy in flight", lambda told, *_: told))
+    _watch_ends(Lease, "when_renewed", 1, "lease: held answer let go", "lease: held answer ends")
+    _watch_ends(Engine, "_pass_gate", 2, "gate: failed", "gate: busy")
+    open_gate = Engine._open_gate
+
+    def opened(self: Engine) -> None:
+        _taken["gate: passed late"] += len(self._gate)
+        open_gate(self)
+
+    Engine._open_gate = opened  # type: ignore[method-assign]
+
+
+def _watch_ends(owner: Any, name: str, at: int, passed: str, ended: str) -> None:
+    """Count how what had to wait has ended: its listener is argument number `at`."""
+    call = getattr(owner, name)
+
+    @wraps(call)
+    def watched(*arguments: Any) -> Any:
+        listener = arguments[at]
+
+        def told(error: Failure | None) -> None:
+            _taken[passed if error is None else ended] += 1
+            listener(error)
+
+        return call(*arguments[:at], told, *arguments[at + 1 :])
+
+    setattr(owner, name, watched)
+
+
+def _watch_returns() -> None:
+    def lost(_outcome: Any, _roster: Any, _member: Any, error: CstorError) -> list[str]:
+        told = {"fell too far": "fell too far behind", "stood still": "stood still on its way back"}
+        found = [f"member: {name}" for words, name in told.items() if words in str(error)]
+        return found + (["member: no space"] if isinstance(error, NoSpaceError) else [])
+
+    def fetched(outcome: Any, _returning: Any, _member: Any, before: Any) -> list[str]:
+        return ["return: from a tail"] if outcome != before else []
+
+    def done(name: str) -> Tell:
+        return _if(name, lambda outcome, *_: not isinstance(outcome, CstorError))
+
+    _watch(Roster, "lost", lost)
+    _watch_async(
+        Returning,
+        "_fence",
+        _if("return: a failed one stays out", lambda _, __, one: one.standing is Standing.FAILED),
+    )
+    _watch_async(Returning, "_fetch_tail", fetched)
+    _watch(Returning, "_rejoin", _if("return: backlog too short", lambda joined, *_: not joined))
+    _watch_async(Returning, "_rejoined", _if("return: in order", lambda joined, *_: joined is True))
+    _watch_async(Returning, "_stage", done("return: staged"))
+    _watch_async(Returning, "_rebuild", lambda out, *_, **__: [
+        "return: rebuild broken off" if isinstance(out, CstorError) else "return: rebuilt"
+    ])  # fmt: skip
+    _watch_async(
+        Returning,
+        "_until_others_hold",
+        _if("return: too few hold it to flag", lambda out, *_: isinstance(out, CstorError)),
+    )

@@ -1,0 +1,301 @@
+"""What may go wrong, deed by deed: each has a name and plain values, and does the same again.
+
+A deed that cannot be done now, or that would take more than the contract survives, is not done.
+Only `lose_too_much`, `spoil_too_much` and `rot_all` take more; from then on the volume may refuse,
+or say that something may be gone, and that is all it may do.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import random
+from collections.abc import Callable
+
+from tests.simulation.clients import Clients
+from tests.simulation.cluster import Cluster, Machine, Target
+
+Value = str | int | float
+Deed = tuple[str, tuple[Value, ...]]
+"""Its name and arguments."""
+
+FIRST, LAST = "first target", "last target"
+"""Of those that somebody may still talk to."""
+
+
+class Deeds:
+    """Does them to one cluster."""
+
+    def __init__(self, cluster: Cluster, clients: Clients) -> None:
+        self._cluster = cluster
+        self._clients = clients
+        self.no_target_before_s = 0.0
+        """Whoever runs the target starts none until then."""
+        self.too_much = ""
+        """What was done that the contract does not survive."""
+        self.too_much_s = 0.0
+        self._nobody = contextvars.copy_context()
+        """What is done in it goes on whoever dies."""
+        self._is_over = False
+        self._when_open: list[tuple[float, Deed]] = []
+        cluster.on_open = self._opened
+
+    def do(self, name: str, arguments: tuple[Value, ...]) -> str:
+        """Do it; a few words on what was done, or nothing where it was not."""
+        deed: Callable[..., str] = getattr(self, name)
+        return deed(*arguments)
+
+    def when_open(self, after_s: float, name: str, *arguments: Value) -> str:
+        """Do another deed so long after the next target has opened the volume."""
+        self._when_open.append((after_s, (name, arguments)))
+        return f"{name} {arguments} after {after_s} s"
+
+    def end(self) -> None:
+        """Do nothing of what is planned any more."""
+        self._when_open.clear()
+        self._is_over = True
+
+    def _opened(self) -> None:
+        planned, self._when_open = self._when_open, []
+        for after_s, (name, arguments) in planned:
+            self._cluster.loop.call_later(
+                after_s, self._do_then, name, arguments, context=self._nobody.copy()
+            )
+
+    def _do_then(self, name: str, arguments: tuple[Value, ...]) -> None:
+        said = "" if self._is_over else self.do(name, arguments)
+        self._cluster.note(f"{name}: {said or 'not now'}")
+
+    def kill_replica(self, at: int) -> str:
+        """End a daemon, as SIGKILL does."""
+        machine = self._machine(at)
+        if not machine.is_up:
+            return ""
+        machine.kill()
+        return machine.name
+
+    def start_replica(self, at: int) -> str:
+        """Start a daemon that does not run, or one again whose replica it could not open."""
+        machine = self._machine(at)
+        failed = machine.host is not None and machine.host.failed
+        if machine.is_broken or (machine.is_up and not failed):
+            return ""
+        machine.kill()
+        machine.start()
+        return machine.name
+
+    def pause_replica(self, at: int, pause_s: float) -> str:
+        """Let a daemon stand still."""
+        process = self._machine(at).process
+        if process is None or process.is_paused:
+            return ""
+        process.pause()
+        self._cluster.loop.call_later(pause_s, process.go_on)
+        return f"{process.name} for {pause_s} s"
+
+    def pause_target(self, which: str, pause_s: float) -> str:
+        """Let a target stand still."""
+        target = self._target(which)
+        if target is None or target.process is None or target.process.is_paused:
+            return ""
+        target.process.pause()
+        self._cluster.loop.call_later(pause_s, target.process.go_on)
+        return f"{target.name} for {pause_s} s"
+
+    def kill_target(self, which: str, away_s: float) -> str:
+        """End a target, as SIGKILL does; another one is started some time later."""
+        target = self._target(which)
+        if target is None:
+            return ""
+        self._clients.targets.remove(target)
+        target.kill()
+        self.no_target_before_s = self._cluster.loop.time() + away_s
+        return f"{target.name}, away for {away_s} s"
+
+    def close_target(self, which: str, away_s: float) -> str:
+        """Stop a target cleanly; another one is started when it has ended."""
+        target = self._target(which)
+        if target is None:
+            return ""
+        target.close()
+        self.no_target_before_s = self._cluster.loop.time() + away_s
+        return f"{target.name}, away for {away_s} s"
+
+    def start_target(self) -> str:
+        """Start one, beside another one perhaps, of which nobody knows whether it still runs."""
+        if len(self._clients.targets) > 1:
+            return ""
+        self._clients.targets.append(self._cluster.start_target())
+        return self._clients.targets[-1].name
+
+    def break_connection(self, number: int) -> str:
+        """Break one, with what is in it."""
+        return self._cluster.network.break_one(number)
+
+    def cut(self, source: Value, destination: Value) -> str:
+        """Let nothing pass any more, one way."""
+        source_name, destination_name = self._name(source), self._name(destination)
+        if source_name == destination_name or not (source_name and destination_name):
+            return ""
+        self._cluster.network.cut(source_name, destination_name)
+        return f"{source_name} to {destination_name}"
+
+    def join(self, source: Value, destination: Value) -> str:
+        """Let it pass again."""
+        source_name, destination_name = self._name(source), self._name(destination)
+        self._cluster.network.join(source_name, destination_name)
+        return f"{source_name} to {destination_name}"
+
+    def heal_network(self) -> str:
+        """Let everything pass, and fast."""
+        self._cluster.network.heal()
+        return "all"
+
+    def slow_link(self, at: int, factor: float) -> str:
+        """Let what a machine sends and gets take longer."""
+        machine = self._machine(at)
+        self._cluster.network.slow[machine.name] = factor
+        return f"{machine.name} by {factor}"
+
+    def slow_disk(self, at: int, factor: float) -> str:
+        """Let flushes and reads take longer."""
+        machine = self._machine(at)
+        machine.disk.faults.slow = factor
+        return f"{machine.name} by {factor}"
+
+    def fill_disk(self, at: int, full_s: float) -> str:
+        """Leave no space for a while."""
+        machine = self._machine(at)
+        faults = machine.disk.faults
+        if faults.is_full:
+            return ""
+        faults.is_full = True
+
+        def empty() -> None:
+            faults.is_full = False
+
+        self._cluster.loop.call_later(full_s, empty)
+        return f"{machine.name} for {full_s} s"
+
+    def fail_reads(self, at: int, failing_s: float) -> str:
+        """Let reads of a disk end with EIO for a while."""
+        machine = self._machine(at)
+        faults = machine.disk.faults
+        if faults.reads_fail or not (machine.is_up or self._may_lose(machine)):
+            return ""
+        faults.reads_fail = True
+
+        def read_again() -> None:
+            faults.reads_fail = False
+
+        self._cluster.loop.call_later(failing_s, read_again)
+        return f"{machine.name} for {failing_s} s"
+
+    def fail_flush(self, at: int) -> str:
+        """Let a disk fail for good: its replica is given up, and what it had is lost."""
+        machine = self._machine(at)
+        if not machine.is_up or machine.may_have_lost or not self._may_lose(machine):
+            return ""
+        machine.disk.faults.flush_fails = machine.is_broken = True
+        return machine.name
+
+    def wipe(self, at: int) -> str:
+        """Put an empty disk in a disk's place, with a new replica on it."""
+        machine = self._machine(at)
+        if machine.may_have_lost or not self._may_lose(machine):
+            return ""
+        machine.wipe()
+        return machine.name
+
+    def lose_power(self, at: int, seed: int) -> str:
+        """Let a machine lose power, and of what was not flushed a part that the seed decides."""
+        machine = self._machine(at)
+        if machine.may_have_lost or not self._may_lose(machine):
+            return ""
+        machine.lose_power(seed)
+        return machine.name
+
+    def lose_all_power(self, seed: int) -> str:
+        """Let all lose power: without a write cache whatever was answered is on stable storage."""
+        if self._cluster.write_cache:
+            return ""
+        machines = [machine for machine in self._cluster.machines if not machine.is_broken]
+        for number, machine in enumerate(machines):
+            machine.lose_power(seed + number)
+            machine.start()
+        return f"{len(machines)} machines"
+
+    def rot(self, seed: int) -> str:
+        """Flip a bit, on one machine only: the others have good copies."""
+        machine = self._cluster.machines[-1]
+        if not machine.is_up or not self._may_lose(machine):
+            return ""
+        machine.has_rotted = True
+        where = machine.disk.rot(random.Random(seed))
+        return where and f"{machine.name}{where}"
+
+    def lie_about_write(self, what: str) -> str:
+        """Let the next write of blocks be `lost` or `misdirected`, on that one machine as well."""
+        machine = self._cluster.machines[-1]
+        if not machine.is_up or not self._may_lose(machine):
+            return ""
+        machine.has_rotted = True
+        machine.disk.faults.next_writes = what
+        return f"{what} on {machine.name}"
+
+    def jump(self, who: Value, ahead_s: float) -> str:
+        """Let a clock jump ahead, as when its machine was asleep."""
+        clock = self._machine(who).clock if isinstance(who, int) else None
+        if clock is None:
+            target = self._target(str(who))
+            if target is None:
+                return ""
+            clock = target.clock
+        clock.ahead_s += ahead_s
+        return f"{self._name(who)} by {ahead_s} s"
+
+    def lose_too_much(self, seed: int) -> str:
+        """Let all lose power though the write cache is on: acknowledged writes may be gone."""
+        if not self._cluster.write_cache:
+            return ""
+        self.too_much = "power"
+        for number, machine in enumerate(self._cluster.machines):
+            if not machine.is_broken:
+                machine.lose_power(seed + number)
+        return f"{len(self._cluster.machines)} machines"
+
+    def spoil_too_much(self, seed: int) -> str:
+        """Wipe so many that no quorum is left."""
+        self.too_much, self.too_much_s = "disks", self._cluster.loop.time()
+        machines = self._cluster.machines
+        for machine in random.Random(seed).sample(machines, self._cluster.may_lose + 1):
+            machine.wipe()
+        return f"{self._cluster.may_lose + 1} machines"
+
+    def rot_all(self, seed: int) -> str:
+        """Damage many blocks everywhere: of some no good copy may be left."""
+        chance = random.Random(seed)
+        self.too_much = "rot"
+        for machine in self._cluster.machines:
+            machine.has_rotted = True
+            for _ in range(30):
+                machine.disk.rot(chance)
+        return "all machines"
+
+    def _machine(self, at: Value) -> Machine:
+        return self._cluster.machines[int(at)]
+
+    def _target(self, which: str) -> Target | None:
+        targets = self._clients.targets
+        return targets[0 if which == FIRST else -1] if targets else None
+
+    def _name(self, who: Value) -> str:
+        """The name of a machine by its number, or of a target by which it is."""
+        if isinstance(who, str):
+            target = self._target(who)
+            return target.name if target is not None else ""
+        return self._machine(who).name
+
+    def _may_lose(self, one: Machine) -> bool:
+        """Whether a machine may be lost, or is already, without too many being lost at a time."""
+        others = sum(other.may_have_lost for other in self._cluster.machines if other is not one)
+        return others < self._cluster.may_lose

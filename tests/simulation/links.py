@@ -1,0 +1,179 @@
+"""What a target has of a replica, and a replica of its peers, on the simulated network."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from typing import Any, TypeVar
+
+import grpc
+import grpc.aio
+
+from cstor_core.calls import ERROR_NAME_KEY
+from cstor_core.errors import CstorError
+from cstor_core.frames import Buffer
+from cstor_core.generated.cstor.v1 import replica_pb2
+from cstor_target.volume.links import MessageStream, OnClosed, OnMessage
+from replica.host import ReplicaHost
+from replica.sessions import Session
+from tests.simulation.network import Connection, Machine, Network
+
+T = TypeVar("T")
+
+
+class SimulatedLink:
+    """A target's link to the replica daemon of a machine."""
+
+    def __init__(self, network: Network, caller: Machine, callee: Machine) -> None:
+        self.address = callee.name
+        self._network = network
+        self._caller = caller
+        self._callee = callee
+
+    async def inquire(self, volume: str) -> replica_pb2.ReplicaReport:
+        request = replica_pb2.InquireRequest(volume=volume)
+        return (await self._call(lambda host: host.inquire(request))).replica
+
+    async def promise(self, request: replica_pb2.PromiseRequest) -> replica_pb2.PromiseResponse:
+        return await self._call(lambda host: host.promise(request))
+
+    async def lease(self, request: replica_pb2.LeaseRequest) -> replica_pb2.LeaseResponse:
+        return await self._call(lambda host: host.lease(request))
+
+    async def make_whole(self, request: replica_pb2.MakeWholeRequest) -> replica_pb2.ReplicaReport:
+        return (await self._call(lambda host: host.make_whole(request))).replica
+
+    async def repair_blocks(
+        self, request: replica_pb2.RepairBlocksRequest
+    ) -> replica_pb2.RepairBlocksResponse:
+        return await self._call(lambda host: host.repair_blocks(request))
+
+    async def catch_up(self, request: replica_pb2.CatchUpRequest) -> replica_pb2.ReplicaReport:
+        return (await self._call(lambda host: host.catch_up(request))).replica
+
+    async def begin_rebuild(
+        self, request: replica_pb2.BeginRebuildRequest
+    ) -> replica_pb2.ReplicaReport:
+        return (await self._call(lambda host: host.begin_rebuild(request))).replica
+
+    async def stage(
+        self, request: replica_pb2.StageRequest
+    ) -> AsyncGenerator[replica_pb2.StageResponse]:
+        async for message in messages(
+            self._network, self._caller, self._callee, lambda host: host.stage(request)
+        ):
+            yield message
+
+    async def rebuild(
+        self, request: replica_pb2.RebuildRequest
+    ) -> AsyncGenerator[replica_pb2.RebuildResponse]:
+        async for message in messages(
+            self._network, self._caller, self._callee, lambda host: host.rebuild(request)
+        ):
+            yield message
+
+    def open_append(self, on_message: OnMessage, on_closed: OnClosed) -> MessageStream:
+        return self._open(lambda host: host.append_session, on_message, on_closed)
+
+    def open_read(self, on_message: OnMessage, on_closed: OnClosed) -> MessageStream:
+        return self._open(lambda host: host.read_session, on_message, on_closed)
+
+    async def close(self) -> None:
+        pass
+
+    async def _call(self, work: Callable[[ReplicaHost], Awaitable[T]]) -> T:
+        answer: T = await self._network.call(self._caller, self._callee, work)
+        return answer
+
+    def _open(
+        self,
+        make: Callable[[ReplicaHost], Callable[..., Session]],
+        on_message: Callable[[Buffer], None],
+        on_closed: OnClosed,
+    ) -> Connection:
+        return Connection(self._network, self._caller, self._callee, make, on_message, on_closed)
+
+
+async def messages(
+    network: Network,
+    caller: Machine,
+    callee: Machine,
+    begin: Callable[[ReplicaHost], AsyncIterator[Any]],
+) -> AsyncIterator[Any]:
+    """The answers of a call that gives many; each is fetched by a call of its own."""
+    stream: list[AsyncIterator[Any]] = []
+
+    async def next_one(host: ReplicaHost) -> Any:
+        if not stream:
+            stream.append(begin(host))
+        try:
+            return await anext(stream[0])
+        except StopAsyncIteration:
+            return None
+
+    while (message := await network.call(caller, callee, next_one)) is not None:
+        yield message
+
+
+class SimulatedDialler:
+    """A replica's way to its peers: channels with the one kind of call that it makes."""
+
+    def __init__(self, network: Network, caller: Machine, find: Callable[[str], Machine]) -> None:
+        self._network = network
+        self._caller = caller
+        self._find = find
+
+    def channel(self, address: str) -> Any:
+        return _Channel(self._network, self._caller, self._find(address))
+
+
+_PULLS = {
+    "PullEntries": "pull_entries",
+    "PullBlocks": "pull_blocks",
+    "PullStacks": "pull_stacks",
+}
+
+
+class _Channel:
+    def __init__(self, network: Network, caller: Machine, callee: Machine) -> None:
+        self._network = network
+        self._caller = caller
+        self._callee = callee
+
+    def unary_stream(self, method: str, **_serializers: Any) -> Callable[[Any], _Call]:
+        name = _PULLS[method.rpartition("/")[2]]
+
+        def call(request: Any) -> _Call:
+            return _Call(
+                messages(
+                    self._network,
+                    self._caller,
+                    self._callee,
+                    lambda host: getattr(host, name)(request),
+                )
+            )
+
+        return call
+
+    async def close(self) -> None:
+        pass
+
+
+class _Call:
+    def __init__(self, answers: AsyncIterator[Any]) -> None:
+        self._answers = answers
+
+    async def read(self) -> Any:
+        try:
+            return await anext(self._answers)
+        except StopAsyncIteration:
+            return grpc.aio.EOF
+        except CstorError as error:
+            raise grpc.aio.AioRpcError(
+                grpc.StatusCode.UNAVAILABLE,
+                grpc.aio.Metadata(),
+                grpc.aio.Metadata((ERROR_NAME_KEY, type(error).__name__)),
+                str(error),
+            ) from error
+
+    def cancel(self) -> None:
+        pass

@@ -1,0 +1,254 @@
+"""Mistakes in acknowledgements, in reads and in leases."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cstor_core.units import BLOCK_BYTES
+from cstor_target.volume import lease, membership
+from cstor_target.volume.backing import Failure
+from cstor_target.volume.engine import Engine
+from cstor_target.volume.lease import Lease
+from cstor_target.volume.opener import Opener
+from cstor_target.volume.order import InFlight, Order
+from cstor_target.volume.quorum import held_by
+from cstor_target.volume.readers import Question
+from cstor_target.volume.reads import Reads
+from cstor_target.volume.roster import Roster
+from replica.host import ReplicaHost
+from replica.leases import LeaseGiven
+from tests.simulation.mutants.planting import Mistakes
+
+_found = Mistakes()
+MISTAKES = _found.all
+
+
+@_found.breaks("GOOD for a write: W in-sync members have applied it.")
+def acknowledge_before_w() -> None:
+    """One member fewer than W is enough."""
+
+    def progressed(self: Roster) -> None:
+        in_sync = self.in_sync
+        if len(in_sync) >= self.quorum:
+            count = max(self.quorum - 1, 1)
+            self._order.advance(
+                held_by(count, [member.applied_seq for member in in_sync]),
+                held_by(count, [member.durable_seq for member in in_sync]),
+            )
+
+    Roster.progressed = progressed  # type: ignore[method-assign]
+
+
+@_found.breaks("A rebuilding replica never acknowledges data.")
+def count_those_being_rebuilt() -> None:
+    """Whoever has a stream counts."""
+
+    def progressed(self: Roster) -> None:
+        streaming = [member for member in self.members if member.append_stream is not None]
+        if len(self.in_sync) >= self.quorum:
+            self._order.advance(
+                held_by(self.quorum, [member.applied_seq for member in streaming]),
+                held_by(self.quorum, [member.durable_seq for member in streaming]),
+            )
+
+    Roster.progressed = progressed  # type: ignore[method-assign]
+
+
+@_found.breaks("Without a write cache GOOD for a write: W members have it on stable storage.")
+def acknowledge_before_the_flush() -> None:
+    """GOOD does not wait for stable storage."""
+    add = Order._add
+
+    def careless(self: Order, entry: InFlight) -> None:
+        entry.durable = False
+        add(self, entry)
+
+    Order._add = careless  # type: ignore[method-assign]
+
+
+@_found.breaks("GOOD for SYNCHRONIZE CACHE: W members have it on stable storage.")
+def flush_nothing() -> None:
+    """It is answered when all is applied."""
+
+    def flush(self: Engine, done: Any) -> None:
+        if self._order.completed_seq >= self._order.last_seq:
+            done(None)
+        else:
+            self._order.when_completed(self._order.last_seq, done)
+
+    Engine._flush = flush  # type: ignore[method-assign]
+
+
+@_found.breaks("A target serves only under a lease.")
+def ignore_the_lease() -> None:
+    """Answers are handed on whether it holds or not."""
+    Lease.holds = property(lambda self: True)  # type: ignore[method-assign, assignment]
+
+
+@_found.breaks("A lease that W members renew.")
+def take_one_member_for_a_lease() -> None:
+    """Any member's is enough."""
+    begin = Lease.begin
+
+    def careless(self: Lease, members: Any, quorum: int) -> None:
+        begin(self, members, min(quorum, 1))
+
+    Lease.begin = careless  # type: ignore[method-assign]
+
+
+@_found.breaks("The lease is counted from sending at the target.")
+def renew_from_the_time_of_receipt() -> None:
+    """It counts from when a member's answer came."""
+    renewed = Lease.renewed
+
+    def later(self: Lease, member: str, asked_s: float) -> None:
+        renewed(self, member, max(asked_s, self._clock.monotonic()))
+
+    Lease.renewed = later  # type: ignore[method-assign]
+
+
+@_found.breaks("With a margin of 20 %.")
+def leave_no_margin() -> None:
+    """Clocks that run apart are not thought of."""
+    patched: Any = (lease, membership)
+    for module in patched:
+        module.MARGIN = -0.1
+
+
+@_found.breaks("Reads check the lease when what they answer with has arrived.")
+def check_the_lease_when_a_read_is_asked() -> None:
+    """It is not looked at again when the answer comes."""
+    read_blocks = Reads.read_blocks
+
+    def checked(self: Reads, block: int, count: int, done: Any) -> None:
+        if self._lease.holds:
+            read_blocks(self, block, count, done)
+        else:
+            self._lease.when_renewed(lambda _: read_blocks(self, block, count, done))
+
+    def hand_on(self: Reads, question: Question, error: Failure | None, pieces: Any) -> None:
+        question.finish(error, pieces)
+
+    Reads.read_blocks = checked  # type: ignore[method-assign]
+    Reads._hand_on = hand_on  # type: ignore[method-assign]
+
+
+@_found.breaks("The new target serves only after the longest of the earlier leases.")
+def wait_for_no_earlier_lease() -> None:
+    """It serves at once."""
+    Opener.lease_left_s = property(  # type: ignore[assignment]
+        lambda self: 0.0, lambda self, value: None
+    )
+
+
+@_found.breaks("A member that has just started may have given a whole lease.")
+def forget_leases_at_a_restart() -> None:
+    """A daemon that has just started says that it has given none."""
+    begin = LeaseGiven.__init__
+
+    def careless(self: LeaseGiven, clock: Any, *, may_be_given: bool) -> None:
+        begin(self, clock, may_be_given=False)
+
+    LeaseGiven.__init__ = careless  # type: ignore[method-assign]
+
+
+@_found.breaks("It refuses the leases of every lower epoch.")
+def grant_a_lease_to_anybody() -> None:
+    """A member renews the lease of a target whose epoch is over."""
+    give = ReplicaHost.lease
+
+    async def careless(self: ReplicaHost, request: Any) -> Any:
+        answer = await give(self, request)
+        answer.granted, answer.promised_epoch = True, request.orders.epoch
+        return answer
+
+    ReplicaHost.lease = careless  # type: ignore[method-assign]
+
+
+@_found.breaks("A read carries the seq that it must not be older than.")
+def read_from_a_lagging_member() -> None:
+    """It does not say so."""
+    begin = Question.__init__
+
+    def careless(self: Question, number: int, block: int, count: int, _min: int, done: Any) -> None:
+        begin(self, number, block, count, 0, done)
+
+    Question.__init__ = careless  # type: ignore[method-assign, assignment]
+
+
+def _hand_on_whatever_came() -> None:
+    answer = Reads._answer
+
+    def careless(self: Reads, *more: Any) -> int:
+        completed, self._order.completed_seq = self._order.completed_seq, 1 << 62
+        try:
+            return answer(self, *more)
+        finally:
+            self._order.completed_seq = completed
+
+    Reads._answer = careless  # type: ignore[method-assign, assignment]
+
+
+@_found.breaks("Once a read has returned a write, no later read returns an older one.")
+def hand_on_what_no_quorum_has() -> None:
+    """A version is answered that W members do not have yet."""
+    _hand_on_whatever_came()
+
+
+@_found.breaks("What a read has returned stays, also where all lose power without a write cache.")
+def hand_on_what_is_not_flushed() -> None:
+    """Without a write cache a version is answered that W members have, but not durably."""
+
+    def start(self: Reads, opening: Any, salt: int, *, write_cache: bool = True) -> None:
+        self._opening, self._salt, self._write_cache = opening, salt, True
+
+    Reads.start = start  # type: ignore[method-assign]
+
+
+@_found.breaks("A read that overlaps a write in flight waits for that write.")
+def read_beside_a_write_in_flight() -> None:
+    """It neither waits before it is sent nor when its answer has come: either alone is enough."""
+    Order.blocking_seq = lambda self, first, count: 0  # type: ignore[method-assign]
+    _hand_on_whatever_came()
+
+
+@_found.breaks("Bytes that fail their checksum never reach an initiator.")
+def believe_any_bytes() -> None:
+    """Checksums of answers are not looked at."""
+    from cstor_target.volume import reads  # noqa: PLC0415 - patched where it is used
+
+    class Anything(int):
+        def __eq__(self, other: object) -> bool:
+            return True
+
+        def __ne__(self, other: object) -> bool:
+            return False
+
+        __hash__ = int.__hash__
+
+    patched: Any = reads
+    patched.crc32c = lambda piece, seed: Anything(0)
+
+
+@_found.breaks("No good copy left: MEDIUM ERROR, never zeros.")
+def answer_zeros_for_a_bad_block() -> None:
+    """What nobody can read is answered as if it had never been written."""
+    give_up = Reads._give_up
+
+    def careless(self: Reads, batch: list[Question]) -> bool:
+        for question in batch:
+            done, zeros = question.done, [bytes(BLOCK_BYTES)] * question.count
+            question.done = _zeros_instead(done, zeros)
+        return give_up(self, batch)
+
+    Reads._give_up = careless  # type: ignore[method-assign]
+
+
+def _zeros_instead(done: Any, zeros: list[bytes]) -> Any:
+    def told(error: Failure | None, pieces: Any) -> None:
+        if error is Failure.MEDIUM_ERROR:
+            done(None, zeros)
+        else:
+            done(error, pieces)
+
+    return told

@@ -1,0 +1,201 @@
+"""Storms: what goes wrong in a row, in the order in which it harms most.
+
+Each is aimed at a rule that chance alone would hardly ever test: a slow member, a partition, a
+restart or a loss of power, one after the other within a few seconds.  The deeds are those of
+`deeds`, with a moment for each, counted from the start of the storm.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+
+from tests.simulation.deeds import FIRST, LAST, Deed
+
+Plan = list[tuple[float, Deed]]
+VERY_SLOW = 4000.0
+"""A message takes about a second then."""
+LEASE_S = 4.0
+
+
+class Cast:
+    """Which machines play which part: drawn anew for each storm."""
+
+    def __init__(self, machines: int, chance: random.Random) -> None:
+        self.chance = chance
+        self.all = list(range(machines))
+        chance.shuffle(self.all)
+        self.quorum = machines // 2 + 1
+        self.may_lose = machines - self.quorum
+
+    def seed(self) -> int:
+        """For a deed that leaves something to chance."""
+        return self.chance.randrange(1 << 30)
+
+
+def short_voters(cast: Cast) -> Plan:
+    """Those that lost power, and those that lagged, open without the one that holds everything."""
+    lagging, holding = cast.all[: cast.may_lose], cast.all[cast.may_lose :]
+    unlucky, away = holding[: cast.may_lose], holding[cast.may_lose :]
+    lost_s = cast.chance.uniform(0.6, 1.2)
+    plan: Plan = [(0.0, ("slow_link", (at, VERY_SLOW))) for at in lagging]
+    plan += [(lost_s, ("lose_power", (at, cast.seed()))) for at in unlucky]
+    plan += [(lost_s, ("kill_replica", (at,))) for at in away]
+    plan += [(lost_s, ("kill_target", (FIRST, 0.1))), (lost_s + 0.01, ("heal_network", ()))]
+    plan += [(lost_s + 0.02, ("start_replica", (at,))) for at in unlucky]
+    back_s = lost_s + cast.chance.choice((0.5, 7.0))
+    return plan + [(back_s, ("start_replica", (at,))) for at in away]
+
+
+def _parted(cast: Cast, who: str, others: Sequence[int]) -> list[Deed]:
+    """A target and some members, which hear nothing of each other."""
+    pairs = [pair for at in others for pair in ((who, at), (at, who))]
+    return [("cut", pair) for pair in pairs]
+
+
+def _joined(who: str, others: Sequence[int]) -> list[Deed]:
+    pairs = [pair for at in others for pair in ((who, at), (at, who))]
+    return [("join", pair) for pair in pairs]
+
+
+def forgetful_members(cast: Cast) -> Plan:
+    """A new target opens; then some that promised are restarted, and meet the old one first."""
+    few, many = cast.all[: cast.may_lose], cast.all[cast.may_lose :]
+    restarted = many[: cast.quorum - len(few)]
+    taken_s = cast.chance.uniform(5.5, 8.0)
+    plan: Plan = [(0.0, deed) for deed in _parted(cast, LAST, many)]
+    plan.append((0.02, ("start_target", ())))
+    plan += [(0.03, deed) for deed in _parted(cast, LAST, few)]
+    plan += [(taken_s, deed) for deed in _parted(cast, LAST, restarted)]
+    plan += [(taken_s, ("kill_replica", (at,))) for at in restarted]
+    plan += [(taken_s + 0.01, deed) for deed in _joined(FIRST, restarted)]
+    plan += [(taken_s + 0.02, ("start_replica", (at,))) for at in restarted]
+    return [*plan, (taken_s + cast.chance.choice((1.5, 4.0)), ("heal_network", ()))]
+
+
+def stale_holder(cast: Cast) -> Plan:
+    """The old target still reads from a member that the new one does not reach."""
+    few, many = cast.all[: cast.may_lose], cast.all[cast.may_lose :]
+    plan: Plan = [(0.0, deed) for deed in _parted(cast, LAST, many)]
+    if cast.chance.random() < 0.5:
+        plan += [(0.01, ("kill_replica", (at,))) for at in many]
+        plan += [(0.02, ("start_replica", (at,))) for at in many]
+    plan.append((0.03, ("start_target", ())))
+    plan += [(0.03, deed) for deed in _parted(cast, LAST, few)]
+    return [*plan, (cast.chance.uniform(5.5, 8.0), ("heal_network", ()))]
+
+
+def late_leases(cast: Cast) -> Plan:
+    """What members said about the lease reaches the old target long after they said it."""
+    few, many = cast.all[: cast.may_lose], cast.all[cast.may_lose :]
+    plan: Plan = [(0.0, ("cut", (at, LAST))) for at in many]
+    plan.append((1.2, ("start_target", ())))
+    plan += [(1.2, deed) for deed in _parted(cast, LAST, few)]
+    late_s = cast.chance.uniform(3.0, 3.8)
+    plan += [(late_s, ("join", (at, FIRST))) for at in many]
+    plan += [(late_s, ("cut", (FIRST, at))) for at in many]
+    plan += [(late_s + 0.25, ("cut", (at, FIRST))) for at in many]
+    return [*plan, (late_s + 6.0, ("heal_network", ()))]
+
+
+def asleep(cast: Cast) -> Plan:
+    """The old target wakes up when another one has served for a while."""
+    few = cast.all[: cast.may_lose]
+    plan: Plan = [(0.0, ("pause_target", (LAST, cast.chance.uniform(6.0, 9.0))))]
+    plan.append((0.1, ("start_target", ())))
+    plan += [(0.1, deed) for deed in _parted(cast, LAST, few)]
+    return [*plan, (10.0, ("heal_network", ()))]
+
+
+def dark_opening(cast: Cast) -> Plan:
+    """All lose power right after a target has opened, before slow disks have flushed its record."""
+    plan: Plan = [(0.0, ("slow_link", (at, VERY_SLOW))) for at in cast.all[1:]]
+    dead_s = cast.chance.uniform(0.3, 0.9)
+    plan += [(dead_s, ("kill_target", (LAST, LEASE_S * 1.3))), (dead_s + 0.1, ("heal_network", ()))]
+    slow_s = dead_s + 1.0
+    plan += [(slow_s, ("slow_disk", (at, 600.0))) for at in cast.all]
+    dark_s = cast.chance.uniform(0.02, 0.25)
+    plan.append((slow_s, ("when_open", (dark_s, "lose_all_power", cast.seed()))))
+    plan.append((slow_s, ("when_open", (dark_s, "kill_target", FIRST, 0.5))))
+    return plan + [(slow_s + LEASE_S * 1.3 + 2.0, ("slow_disk", (at, 1.0))) for at in cast.all]
+
+
+def dead_end(cast: Cast) -> Plan:
+    """One member takes much that nobody else has; others go on with less, and meet it again."""
+    few, many = cast.all[: cast.may_lose], cast.all[cast.may_lose :]
+    plan: Plan = [(0.0, deed) for deed in _parted(cast, LAST, many)]
+    taken_s = cast.chance.uniform(2.0, 3.5)
+    plan += [(taken_s, ("kill_target", (LAST, 20.0))), (taken_s, ("heal_network", ()))]
+    plan += [(taken_s, ("kill_replica", (at,))) for at in few]
+    plan.append((taken_s + 0.1, ("start_target", ())))
+    if cast.chance.random() < 0.5:
+        back_s = cast.chance.choice((0.05, 0.5, 2.0))
+        back: Plan = [(taken_s + 0.1, ("when_open", (back_s, "start_replica", at))) for at in few]
+        return [*plan, *back, (taken_s + 6.0, ("heal_network", ()))]
+    end_s = cast.chance.choice((0.003, 0.006, 0.02, 0.2))
+    plan.append((taken_s + 0.1, ("when_open", (end_s, "kill_target", LAST, 0.2))))
+    plan += [
+        (taken_s + 0.1, ("when_open", (end_s, "kill_replica", at))) for at in many[: cast.may_lose]
+    ]
+    plan += [(taken_s + 0.1, ("when_open", (end_s + 0.02, "start_replica", at))) for at in few]
+    return [*plan, *((taken_s + 9.0, ("start_replica", (at,))) for at in many[: cast.may_lose])]
+
+
+def last_copy(cast: Cast) -> Plan:
+    """Those that were away for long come back while others leave, and then a disk is lost."""
+    long_away, others = cast.all[: cast.may_lose], cast.all[cast.may_lose :]
+    lost, back = others[: cast.may_lose], others[cast.may_lose :]
+    away_s = cast.chance.uniform(12.0, 15.0)
+    plan: Plan = [(0.0, ("kill_replica", (at,))) for at in long_away]
+    plan += [(away_s, ("kill_replica", (at,))) for at in back]
+    plan += [(away_s, ("slow_link", (at, VERY_SLOW / 4))) for at in long_away]
+    plan += [(away_s, ("start_replica", (at,))) for at in long_away]
+    lost_s = away_s + cast.chance.uniform(0.8, 3.0)
+    plan += [(lost_s, ("wipe", (at,))) for at in lost]
+    plan += [(lost_s, ("kill_target", (LAST, 0.2))), (lost_s + 0.1, ("heal_network", ()))]
+    return plan + [(lost_s + 0.2, ("start_replica", (at,))) for at in back]
+
+
+def two_claims(cast: Cast) -> Plan:
+    """Two targets ask for the same epoch; the second one stops between question and promise."""
+    asked_s = 1.0 + cast.chance.uniform(0.0001, 0.0006)
+    return [
+        (0.0, ("close_target", (LAST, 20.0))),
+        (1.0, ("start_target", ())),
+        (1.0, ("start_target", ())),
+        (asked_s, ("pause_target", (LAST, cast.chance.uniform(0.1, 0.9)))),
+    ]
+
+
+def one_after_the_other(cast: Cast) -> Plan:
+    """Targets die young, each with other members, and what they wrote is on few."""
+    plan: Plan = []
+    at_s = 0.0
+    for _ in range(3):
+        cast.chance.shuffle(cast.all)
+        away = cast.all[: cast.may_lose]
+        plan += [(at_s, ("slow_link", (at, VERY_SLOW))) for at in cast.all[cast.may_lose :][1:]]
+        plan.append((at_s + cast.chance.uniform(0.1, 0.6), ("kill_target", (LAST, 0.1))))
+        plan += [(at_s + 0.65, ("heal_network", ()))]
+        plan += [(at_s + 0.65, ("kill_replica", (at,))) for at in away]
+        at_s += cast.chance.choice((5.5, 6.5))
+        plan += [(at_s - 0.1, ("start_replica", (at,))) for at in away]
+    return plan
+
+
+STORMS: Sequence[Callable[[Cast], Plan]] = (
+    *(short_voters, forgetful_members, stale_holder, late_leases, asleep, dark_opening),
+    *(dead_end, last_copy, two_claims, one_after_the_other),
+)
+
+
+def needs_write_cache(storm: Callable[[Cast], Plan]) -> bool | None:
+    """Whether a storm harms only with a write cache, only without one, or either way."""
+    return {"short_voters": True, "dark_opening": False}.get(storm.__name__)
+
+
+def storm(cast: Cast, *, write_cache: bool) -> tuple[str, Plan]:
+    """Some storm; its name, and what it does when."""
+    fitting = [one for one in STORMS if needs_write_cache(one) in (None, write_cache)]
+    chosen = cast.chance.choice(fitting)
+    return chosen.__name__, chosen(cast)
