@@ -71,9 +71,7 @@ class Standing:
         if not operation.HasField("loss_told"):
             block_map.begin_layer(self.operations.head)
 
-    def begin_rebuild(
-        self, block_map: BlockMap, freed: list[int], *, loss_possible: bool
-    ) -> None:
+    def begin_rebuild(self, block_map: BlockMap, freed: list[int], *, loss_possible: bool) -> None:
         """Set the flag.  Where it is set and ranges to discard have piled up, discard them.
 
         No copy is under way then, so none can bring back what they discard.
