@@ -3,59 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-import socket
 import time
 from pathlib import Path
 
 import pytest
 
-from cstor_target.iscsi.constants import LoginStatus, Stage
-from cstor_target.iscsi.pdu import LOGIN_REQUEST, LOGIN_RESPONSE
-from cstor_target.iscsi.text import encode
+from cstor_target.iscsi.constants import LoginStatus
 from tests.system.cluster import IQN_PREFIX, Cluster
 from tests.system.hosts import THIS_MACHINE, DaemonByHand, Settings
 from tests.system.pauses import stopped
+from tests.system.plain_initiator import ANSWER_S_MAX, PlainInitiator
 from tests.system.tools import free_port
 
 pytestmark = [pytest.mark.system, pytest.mark.long]
 
 VOLUME = "test"
-HEADER_BYTES = 48
-ANSWER_S_MAX = 60.0
-"""When an answer is given up; no promise of the product."""
 SOON_S = 0.5
-
-
-def log_in(portal: tuple[str, int]) -> socket.socket:
-    """Send a whole login in one request (RFC 7143, 11.12); its answer may take a while."""
-    text = encode(
-        [
-            ("InitiatorName", "iqn.2016-09.com.openebs.cstor.tests:early"),
-            ("TargetName", IQN_PREFIX + VOLUME),
-            ("SessionType", "Normal"),
-        ]
-    )
-    header = LOGIN_REQUEST.build(
-        {
-            "immediate": True,
-            "transit": True,
-            "csg": Stage.OPERATIONAL_NEGOTIATION,
-            "nsg": Stage.FULL_FEATURE,
-            "data_segment_length": len(text),
-            "isid": b"\x80\0\0\0\0\x01",
-            "cmd_sn": 1,
-        }
-    )
-    connection = socket.create_connection(portal, timeout=ANSWER_S_MAX)
-    connection.sendall(header + text + bytes(-len(text) % 4))
-    return connection
-
-
-def status_of_answer(connection: socket.socket) -> LoginStatus:
-    """Wait for the Login Response; AssertionError where the connection ends without one."""
-    header = connection.recv(HEADER_BYTES, socket.MSG_WAITALL)
-    assert len(header) == HEADER_BYTES, "the connection was closed without an answer"
-    return LoginStatus(LOGIN_RESPONSE.parse(header).status)
 
 
 def test_a_login_is_held_until_the_volume_is_open_or_refused_when_that_takes_too_long(
@@ -63,6 +26,7 @@ def test_a_login_is_held_until_the_volume_is_open_or_refused_when_that_takes_too
 ) -> None:
     replicas = [replica["address"] for replica in cluster.wait_until_in_sync().document["replicas"]]
     cluster.kill()
+    iqn = IQN_PREFIX + VOLUME
     portal = (THIS_MACHINE.address, free_port())
     flags = {"volume": VOLUME, "portal": f"{portal[0]}:{portal[1]}", "replica": replicas}
     with contextlib.ExitStack() as stack, contextlib.ExitStack() as silence:
@@ -73,15 +37,18 @@ def test_a_login_is_held_until_the_volume_is_open_or_refused_when_that_takes_too
         )
         stack.callback(target.kill)
         target.wait_until_ready()
-        with log_in(portal) as connection:
+        with PlainInitiator(portal) as initiator:
             start_s = time.monotonic()
-            assert status_of_answer(connection) is LoginStatus.SERVICE_UNAVAILABLE
+            initiator.ask_for_login(iqn)
+            assert initiator.login_status() is LoginStatus.SERVICE_UNAVAILABLE
             print(f"refused after {time.monotonic() - start_s:.1f} s")
-            assert connection.recv(1) == b"", "the connection ends with the login"
-        with log_in(portal) as connection:
-            connection.settimeout(SOON_S)
+            assert initiator.connection.recv(1) == b"", "the connection ends with the login"
+        with PlainInitiator(portal) as initiator:
+            initiator.ask_for_login(iqn)
+            initiator.connection.settimeout(SOON_S)
             with pytest.raises(TimeoutError):
-                connection.recv(1)
-            connection.settimeout(ANSWER_S_MAX)
+                initiator.connection.recv(1)
+            initiator.connection.settimeout(ANSWER_S_MAX)
             silence.close()
-            assert status_of_answer(connection) is LoginStatus.SUCCESS
+            assert initiator.login_status() is LoginStatus.SUCCESS
+            initiator.write_until_good()
