@@ -9,10 +9,7 @@ printed; `benchmarks/one_slow_replica.py` measures it.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -22,39 +19,12 @@ import pytest
 from tests.system.bridge import exported
 from tests.system.cluster import Cluster
 from tests.system.load import Load
-from tests.system.pauses import slowed, stopped
 from tests.system.stamps import BLOCK_BYTES, Ledger
+from tests.system.troubles import Trouble, killed, standing_still, ten_times_slower
 
 pytestmark = pytest.mark.system
 
 REGION_BYTES = 64 * 1024 * 1024
-
-Trouble = Callable[[Cluster, int], AbstractAsyncContextManager[None]]
-"""What happens to a replica, by its index, for as long as a block of code lasts."""
-
-
-@contextlib.asynccontextmanager
-async def killed(cluster: Cluster, index: int) -> AsyncIterator[None]:
-    """`kill -9`, and a new process at the end."""
-    await asyncio.to_thread(cluster.kill_replica, index)
-    try:
-        yield
-    finally:
-        await asyncio.to_thread(cluster.start)
-
-
-@contextlib.asynccontextmanager
-async def standing_still(cluster: Cluster, index: int) -> AsyncIterator[None]:
-    """SIGSTOP: its connections stay open, and nothing comes from it."""
-    with stopped(cluster.replica(index).pid):
-        yield
-
-
-@contextlib.asynccontextmanager
-async def ten_times_slower(cluster: Cluster, index: int) -> AsyncIterator[None]:
-    """It runs for a tenth of the time."""
-    with slowed(cluster.replica(index).pid):
-        yield
 
 
 async def go_through(cluster: Cluster, scratch: Path, index: int, trouble: Trouble) -> None:
