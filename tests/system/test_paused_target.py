@@ -53,7 +53,6 @@ EXIT_DEPOSED = 3
 def test_a_paused_target_that_nobody_replaced_goes_on_without_an_error(
     shared_cluster: Cluster, tmp_path: Path, pause_s: float
 ) -> None:
-    shared_cluster.start()
     shared_cluster.wait_until_in_sync()
     asyncio.run(pause_and_go_on(shared_cluster, tmp_path, pause_s))
     shared_cluster.wait_until_in_sync()
@@ -112,11 +111,14 @@ class Targets:
 
 
 @pytest.fixture
-def targets(shared_cluster: Cluster, tmp_path: Path) -> Iterator[Targets]:
-    """The replicas of a volume whose own target has been stopped; logs are printed."""
-    shared_cluster.start()
-    status = shared_cluster.wait_until_in_sync()
-    own = shared_cluster.target().pid
+def targets(cluster: Cluster, tmp_path: Path) -> Iterator[Targets]:
+    """The replicas of a volume whose own target has been stopped; logs are printed.
+
+    The volume is a fresh one: a write that is given up leaves what was there before, which must
+    not be another test's.
+    """
+    status = cluster.wait_until_in_sync()
+    own = cluster.target().pid
     os.kill(own, signal.SIGTERM)
     wait_for_end([own])
     addresses = [str(replica["address"]) for replica in status.document["replicas"]]
@@ -136,19 +138,19 @@ def targets(shared_cluster: Cluster, tmp_path: Path) -> Iterator[Targets]:
     "is_paused", [True, pytest.param(False, marks=pytest.mark.long)], ids=["paused", "running"]
 )
 def test_a_deposed_target_answers_nothing_stale_and_ends_with_exit_code_3(
-    shared_cluster: Cluster, targets: Targets, tmp_path: Path, is_paused: bool
+    cluster: Cluster, targets: Targets, tmp_path: Path, is_paused: bool
 ) -> None:
     asyncio.run(depose(targets, tmp_path, is_paused=is_paused))
-    all_are_equal(shared_cluster)
+    all_are_equal(cluster)
 
 
 def test_a_replica_that_knows_of_no_other_target_makes_no_stale_answer(
-    shared_cluster: Cluster, targets: Targets, tmp_path: Path
+    cluster: Cluster, targets: Targets, tmp_path: Path
 ) -> None:
     """It was silent when the volume was taken over, and gladly answers what the old one asks."""
-    asyncio.run(depose(targets, tmp_path, is_paused=True, silent=shared_cluster.replica(2).pid))
+    asyncio.run(depose(targets, tmp_path, is_paused=True, silent=cluster.replica(2).pid))
     targets.wait_until_in_sync()
-    all_are_equal(shared_cluster)
+    all_are_equal(cluster)
 
 
 async def depose(
