@@ -10,10 +10,10 @@ DEVELOPMENT := $(VENV)/.installed-development
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help run setup setup-dev test unit long system simulate mutants bench bench-store proto lint types lock wheel clean
+.PHONY: help run setup setup-dev test unit long system simulate mutants bench bench-failure bench-store proto lint types lock wheel clean
 
 help:  ## list these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 
 run: setup  ## set up, then serve a volume on 127.0.0.1:3260 until Ctrl-C
 	@$(BIN)/cstor up
@@ -48,6 +48,10 @@ mutants: setup-dev  ## plant mistakes in the engine, and see each of them caught
 bench: setup-dev  ## side by side with tgt: writes tables to benchmarks/results
 	@tools/system-packages test
 	@$(BIN)/python benchmarks/side_by_side.py
+
+bench-failure: setup-dev  ## one replica killed, stopped or slow: writes tables to benchmarks/results
+	@tools/system-packages test
+	@$(BIN)/python -m benchmarks.one_slow_replica
 
 bench-store: setup-dev  ## the store alone: writes its figures to benchmarks/results
 	@for name in store large snapshots map_shapes; do \

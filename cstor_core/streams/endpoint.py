@@ -17,10 +17,11 @@ from cstor_core.http2.connection import Connection
 from cstor_core.http2.wire import ErrorCode
 from cstor_core.units import MIB
 
-TICK_S = 1.0
+TICK_S = 0.9
 SILENT_TICKS_BEFORE_PING = 2
 SILENT_TICKS_MAX = 4
-"""One tick may pass before the first silent one begins: five seconds in all."""
+"""One tick may pass before the first silent one begins: five seconds in all, with ticks that are
+late."""
 IDLE_TICKS_MAX = 5
 OUTPUT_BYTES_HIGH = 4 * MIB
 

@@ -103,6 +103,29 @@ class Cluster:
         )
         return Status.parse(answer.stdout)
 
+    def events(self) -> list[dict[str, Any]]:
+        """What `cstor events` tells of the target that runs now, oldest first."""
+        command = [cstor_command(), "events", f"--dir={self.directory}", "--output", "json"]
+        return [json.loads(line) for line in check(command, timeout_s=COMMAND_S_MAX).splitlines()]
+
+    def wait_for_event(
+        self, name: str, *, after: int = 0, timeout_s: float = 60.0, **facts: str
+    ) -> dict[str, Any]:
+        """The first event of that name and with these facts after a number.
+
+        Raises HarnessError with all events when it does not come within `timeout_s`.
+        """
+        deadline = time.monotonic() + timeout_s
+        while True:
+            events = self.events()
+            for event in events:
+                is_it = event["number"] > after and event["name"] == name
+                if is_it and facts.items() <= event["facts"].items():
+                    return event
+            if time.monotonic() > deadline:
+                raise HarnessError(f"no event {name} {facts} after {after}: {events}")
+            time.sleep(0.2)
+
     def compare(self) -> subprocess.CompletedProcess[str]:
         """Run `cstor volume compare`: 0 equal, 1 with the blocks that differ, 3 not all read."""
         return run(

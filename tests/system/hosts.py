@@ -41,7 +41,10 @@ Setting = str | Sequence[str]
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """One host: a namespace with an address, and its port of the switch."""
+    """One host: a namespace with an address, and its port of the switch.
+
+    Without a namespace it is this machine, which has no cable to be pulled.
+    """
 
     name: str
     namespace: str
@@ -50,7 +53,8 @@ class Host:
 
     def command(self, *words: str | Path) -> list[str]:
         """The words as a command line that runs on this host."""
-        return [program("ip"), "netns", "exec", self.namespace, *map(str, words)]
+        there = [program("ip"), "netns", "exec", self.namespace] if self.namespace else []
+        return [*there, *map(str, words)]
 
     def run(self, *words: str | Path) -> subprocess.CompletedProcess[str]:
         """Run a command on this host to its end, whatever its status; as `tools.run`."""
@@ -70,6 +74,9 @@ class Host:
 
     def _set_port(self, state: str) -> None:
         _ip("-n", self.switch, "link", "set", self.name, state)
+
+
+THIS_MACHINE = Host("this-machine", namespace="", address="127.0.0.1", switch="")
 
 
 def _ip(*words: str) -> None:
@@ -186,6 +193,11 @@ class DaemonByHand:
                 stderr=out,
                 env=inherited | settings.variables(prefix),
             )
+
+    @property
+    def pid(self) -> int:
+        """The process."""
+        return self._process.pid
 
     @property
     def runs(self) -> bool:

@@ -12,8 +12,10 @@ error).  A block that was never acknowledged may also still be zeros.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from random import Random
 from typing import Self
@@ -22,6 +24,7 @@ BLOCK_BYTES = 4096
 MAGIC = b"cStorStm"
 HEADER = struct.Struct(">8sQQQ")
 ZEROS = bytes(BLOCK_BYTES)
+AT_REST_TRIES = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +96,23 @@ class Ledger:
         self._in_flight.remove(stamp.block)
         self._blocks[stamp.block].open.append(stamp)
 
+    @contextlib.contextmanager
+    def at_rest(self) -> Iterator[int | None]:
+        """A block that was written before and is not written within the block of code.
+
+        None where there is none: nothing was written yet, or all of it is being written.
+        """
+        free = (block for block in self._tries() if block not in self._in_flight)
+        block = next(free, None)
+        if block is None:
+            yield None
+            return
+        self._in_flight.add(block)
+        try:
+            yield block
+        finally:
+            self._in_flight.remove(block)
+
     def written(self) -> list[int]:
         """The blocks that were ever written, in order."""
         return sorted(self._blocks)
@@ -112,6 +132,11 @@ class Ledger:
         if stamp == state.acknowledged or stamp in state.open:
             return None
         return f"block {block} holds {stamp}; acknowledged was {state.acknowledged}"
+
+    def _tries(self) -> Iterator[int]:
+        """Some of the blocks that were written before, by chance."""
+        if self._order:
+            yield from (self._random.choice(self._order) for _ in range(AT_REST_TRIES))
 
     def _choose(self) -> int:
         if self._order and self._random.random() < 0.5:

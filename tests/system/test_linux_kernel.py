@@ -12,8 +12,11 @@ import pytest
 
 from tests.system.cluster import Cluster
 from tests.system.linux_initiator.guest import Job, Outcome, run_guest
+from tests.system.linux_initiator.hook import Hook
 
 pytestmark = [pytest.mark.system, pytest.mark.linux_kernel]
+
+ABSENCE_S = "60"
 
 FILE_SYSTEM = r"""
 set -eu
@@ -67,6 +70,40 @@ wait %1
 echo "went on: $(cat /sys/class/iscsi_session/*/state)"
 """
 
+ABSENCE = r"""
+set -eu
+mkfs.ext4 -q -F $DISK
+mkdir -p /mnt/disk
+mount -o errors=remount-ro $DISK /mnt/disk
+cd /mnt/disk
+echo before >before
+sync
+host kill
+write_and_sync() {
+    for i in $(seq 200); do head -c $((i * 317)) /dev/urandom >file$i; done
+    sha256sum file* >/tmp/sums
+    sync
+}
+write_and_sync &
+sleep $1
+kill -0 $! || { echo "it ended without a disk"; exit 1; }
+host start
+wait $!
+echo after >after
+sync
+grep " /mnt/disk ext4 rw," /proc/mounts
+cd /
+umount /mnt/disk
+echo 3 >/proc/sys/vm/drop_caches
+fsck.ext4 -f -n $DISK
+mount -o ro $DISK /mnt/disk
+cd /mnt/disk
+cat before after
+sha256sum --quiet -c /tmp/sums
+! dmesg | grep -E "I/O error|EXT4-fs error|Remounting"
+echo "went on: $(cat /sys/class/iscsi_session/*/state)"
+"""
+
 
 def show(outcome: Outcome, out: Path) -> str:
     """What a failed assertion should say: the script's output and the kernel's messages."""
@@ -104,17 +141,35 @@ def test_header_and_data_digests_agree_with_the_kernels(
     assert "digests agree" in outcome.output
 
 
+def killing(cluster: Cluster) -> Hook:
+    """What `host kill` and `host start` do in the guest's script."""
+
+    def hook(words: list[str]) -> tuple[int, str]:
+        if words == ["kill"]:
+            cluster.kill()
+        else:
+            cluster.start()
+        return 0, f"did {words}"
+
+    return hook
+
+
 def test_the_kernel_goes_on_when_a_killed_target_is_started_again(
     shared_cluster: Cluster, tmp_path: Path
 ) -> None:
-    def hook(words: list[str]) -> tuple[int, str]:
-        if words == ["kill"]:
-            shared_cluster.kill()
-        else:
-            shared_cluster.start()
-        return 0, f"did {words}"
-
+    hook = killing(shared_cluster)
     job = Job(TARGET_RESTART, shared_cluster.iqn, shared_cluster.portal, hook=hook)
+    outcome = run_guest(job, tmp_path)
+    assert outcome.status == 0, show(outcome, tmp_path)
+    assert "went on: LOGGED_IN" in outcome.output
+
+
+@pytest.mark.long
+def test_ext4_stays_writable_over_a_minute_without_a_target(
+    shared_cluster: Cluster, tmp_path: Path
+) -> None:
+    hook = killing(shared_cluster)
+    job = Job(ABSENCE, shared_cluster.iqn, shared_cluster.portal, hook=hook, arguments=(ABSENCE_S,))
     outcome = run_guest(job, tmp_path)
     assert outcome.status == 0, show(outcome, tmp_path)
     assert "went on: LOGGED_IN" in outcome.output

@@ -88,3 +88,18 @@ def test_no_block_has_two_writes_in_flight_and_half_of_them_overwrite() -> None:
         if len(in_flight) == 16:
             ledger.acknowledge(in_flight.pop(0))
     assert 1800 < fresh < 2200
+
+
+def test_a_block_at_rest_is_not_chosen_for_a_write(ledger: Ledger) -> None:
+    with ledger.at_rest() as block:
+        assert block is None, "nothing was written yet"
+    known = ledger.next()
+    with ledger.at_rest() as block:
+        assert block is None, "it is being written"
+    ledger.acknowledge(known)
+    with ledger.at_rest() as block:
+        assert block == known.block
+        others = [ledger.next() for _ in range(BLOCK_COUNT - 1)]
+        assert known.block not in {stamp.block for stamp in others}
+        ledger.acknowledge(others[0])
+    assert rewrite(ledger, known.block).block == known.block

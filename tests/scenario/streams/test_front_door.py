@@ -311,8 +311,9 @@ async def test_a_silent_server_is_given_up(monkeypatch: pytest.MonkeyPatch) -> N
     assert "nothing was heard" in str(error)
 
 
-async def test_a_silent_peer_is_noticed_within_five_seconds() -> None:
-    assert endpoint.TICK_S * (endpoint.SILENT_TICKS_MAX + 1) <= 5.0
+async def test_a_silent_peer_is_noticed_within_five_seconds_by_timers_that_are_late() -> None:
+    late_s = 0.1
+    assert (endpoint.TICK_S + late_s) * (endpoint.SILENT_TICKS_MAX + 1) <= 5.0
 
 
 async def test_more_than_may_be_queued_ends_the_stream() -> None:
