@@ -30,6 +30,8 @@ from replica.store.limits import StoreLimits
 from replica.store.pool import MARKS, Pool
 
 SIZE_BYTES_MAX = 1 << 50
+TRY_AGAIN_S = 1.0
+"""So often replicas are opened again that found no space."""
 EPOCH_MAX = (1 << 32) - 1
 """A version has 32 bits for the epoch."""
 
@@ -47,6 +49,7 @@ class ReplicaHost:
         self._dialler = dialler
         self.stream_errors: dict[str, int] = {}
         self.nodes: dict[str, ReplicaNode] = {}
+        self._try_again_s = 0.0
         self._space = PoolSpace(pool, clock, self.nodes)
         for volume_uuid in pool.replicas:
             self._add(volume_uuid)
@@ -232,6 +235,10 @@ class ReplicaHost:
 
     async def inquire(self, request: replica_pb2.InquireRequest) -> replica_pb2.InquireResponse:
         """What a replica says of itself, by name or UUID of its volume."""
+        if self._pool.found_full and self._clock.monotonic() > self._try_again_s:
+            self._try_again_s = self._clock.monotonic() + TRY_AGAIN_S
+            for volume_uuid in await self._pool.try_again():
+                self._add(volume_uuid).log.info("replica_opened", reason="there is space again")
         for node in self.nodes.values():
             if node.store.identity.name == request.volume:
                 return replica_pb2.InquireResponse(replica=node.report())

@@ -7,6 +7,7 @@ reason and harms no other.
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import Callable
 from pathlib import Path
 from uuid import UUID
@@ -60,6 +61,12 @@ class Pool:
         self._creating = asyncio.Lock()
         self._family = Family()
         self._orphans: dict[str, Orphan] = {}
+        self._found_full: set[str] = set()
+
+    @property
+    def found_full(self) -> bool:
+        """Whether some replica could not be opened because there was no space."""
+        return bool(self._found_full)
 
     @classmethod
     async def open(
@@ -248,19 +255,36 @@ class Pool:
             else:
                 names.append(name)
         for name in sorted(names, key=lambda name: -len(self._bases(name))):
-            try:
-                replica = await self._open_replica(name)
-            except CstorError as error:
-                self._failed(name, str(error))
-            except OSError as error:
-                self._failed(name, f"{volumes / name} cannot be opened: {error.strerror}")
-            else:
-                self.replicas[replica.identity.volume_uuid] = replica
+            await self._open_or_fail(name)
         await self._tend_orphans()
 
-    def _failed(self, name: str, why: str) -> None:
+    async def try_again(self) -> list[str]:
+        """Open those that found no space before; the UUIDs of the volumes of which some is open."""
+        async with self._creating:
+            tried = [await self._open_or_fail(name) for name in list(self._found_full)]
+        return [volume_uuid for volume_uuid in tried if volume_uuid is not None]
+
+    async def _open_or_fail(self, name: str) -> str | None:
+        """Open a replica, or note why it cannot be; the UUID of its volume."""
+        self.failed.pop(name, None)
+        self._found_full.discard(name)
+        try:
+            replica = await self._open_replica(name)
+        except CstorError as error:
+            self._failed(name, str(error), is_full=isinstance(error, NoSpaceError))
+        except OSError as error:
+            why = f"{self.path / 'volumes' / name} cannot be opened: {error.strerror}"
+            self._failed(name, why, is_full=error.errno == errno.ENOSPC)
+        else:
+            self.replicas[replica.identity.volume_uuid] = replica
+            return replica.identity.volume_uuid
+        return None
+
+    def _failed(self, name: str, why: str, *, is_full: bool) -> None:
         """A replica could not be opened: whatever it may need of others stays."""
         self.failed[name] = why
+        if is_full:
+            self._found_full.add(name)
         for base in self._bases(name):
             path = self.path / "volumes" / name / base_name(base)
             everything = Bits()

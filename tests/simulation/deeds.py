@@ -74,9 +74,12 @@ class Deeds:
         return machine.name
 
     def start_replica(self, at: int) -> str:
-        """Start a daemon that does not run, or one again whose replica it could not open."""
+        """Start a daemon that does not run, or one again that could not open its replica; it tries
+        that again by itself where there was no space.
+        """
         machine = self._machine(at)
-        failed = machine.host is not None and machine.host.failed
+        host = machine.host
+        failed = host is not None and host.failed and not host._pool.found_full
         if machine.is_broken or (machine.is_up and not failed):
             return ""
         machine.kill()

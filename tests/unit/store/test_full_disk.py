@@ -18,6 +18,7 @@ from tests.unit.store.volumes import (
     content_of,
     entries_of,
     kill_and_open,
+    kill_tasks,
     open_pool,
     open_store,
     run_of,
@@ -129,6 +130,26 @@ async def test_on_a_full_disk_there_is_room_to_discard_and_to_delete_a_snapshot(
     found = await kill_and_open(filesystem, limits)
     assert content_of(found, 1059) == block_of(59)
     assert content_of(found, 50) is None
+
+
+async def test_a_replica_that_found_no_space_to_open_is_opened_when_there_is_some() -> None:
+    filesystem = MemoryFilesystem()
+    store = await open_store(filesystem)
+    store.append(writes(2, 1, (1, block_of(7))))
+    await kill_tasks()
+    filesystem.restart()
+    room_bytes, filesystem.room_bytes = filesystem.room_bytes, 0
+    pool = await open_pool(filesystem, "boot-2")
+    assert "No space left" in pool.failed[VOLUME]
+    assert pool.found_full
+    assert await pool.try_again() == []
+    filesystem.room_bytes = room_bytes
+    assert await pool.try_again() == [VOLUME]
+    assert not pool.failed
+    assert not pool.found_full
+    assert await pool.try_again() == []
+    assert content_of(pool.replicas[VOLUME], 1) == block_of(7)
+    assert pool.replicas[VOLUME].short
 
 
 async def test_a_checkpoint_that_finds_no_space_is_made_later() -> None:
