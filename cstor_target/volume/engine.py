@@ -32,6 +32,8 @@ from cstor_target.volume.roster import Roster
 from cstor_target.volume.settings import EngineSettings
 
 _TICK_S = 1.0
+_STOOD_STILL_S = 3.0
+"""So long without a tick, and this process was paused: that does not count as waiting."""
 
 
 class Engine:
@@ -83,6 +85,8 @@ class Engine:
         self._gate: deque[tuple[float, Callable[[], None], Done]] = deque()
         self._tick: Timer | None = None
         self._lease_lapsed = False
+        self._ticked_s = clock.monotonic()
+        self._patient_until_s = float("-inf")
         self._roster.on_quorum = self._open_gate
 
     def start(self) -> None:
@@ -353,18 +357,25 @@ class Engine:
         """Once a second: end what has waited too long, and let laggards go."""
         self._tick = self._clock.call_later(_TICK_S, self._ticked)
         now_s = self._clock.monotonic()
-        before_s = now_s - self._settings.write_timeout_s
-        self._order.expire(before_s)
-        self._reads.expire(before_s)
-        self._lease.expire(before_s)
+        if now_s - self._ticked_s > _STOOD_STILL_S:
+            self._patient_until_s = now_s + self._settings.write_timeout_s
+        self._ticked_s = now_s
+        if now_s >= self._patient_until_s:
+            self._expire(now_s - self._settings.write_timeout_s)
         self._look_at_lease()
         self._reads.drop_stuck(now_s - self._settings.read_retry_s)
-        while self._gate and self._gate[0][0] < before_s:
-            self._gate.popleft()[2](Failure.BUSY)
         self._roster.drop_laggards()
         if self._room.is_tight:
             self._order.ask_for_word()
         self.kick()
+
+    def _expire(self, before_s: float) -> None:
+        """End with BUSY what has waited since before a moment."""
+        self._order.expire(before_s)
+        self._reads.expire(before_s)
+        self._lease.expire(before_s)
+        while self._gate and self._gate[0][0] < before_s:
+            self._gate.popleft()[2](Failure.BUSY)
 
     def _look_at_lease(self) -> None:
         """Say when it has lapsed while the volume is served, and when it holds again."""

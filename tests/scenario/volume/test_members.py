@@ -11,7 +11,7 @@ from cstor_core.units import BLOCK_BYTES, KIB
 from cstor_target.volume.backing import Failure
 from cstor_target.volume.settings import EngineSettings
 from tests.scenario.volume.cluster import Cluster, Target, block_of, until
-from tests.scenario.volume.virtual_time import play
+from tests.scenario.volume.virtual_time import play, stand_still
 
 
 async def write_blocks(target: Target, first: int, count: int, stamp: int) -> None:
@@ -236,6 +236,31 @@ def test_writes_end_with_busy_where_no_quorum_comes() -> None:
         assert await flush is Failure.BUSY
         assert read.done(), "a read of a block in doubt may wait, but not for ever"
         assert read.result() is Failure.BUSY
+
+    play(scenario())
+
+
+def test_time_in_which_the_target_stood_still_does_not_count_as_waiting() -> None:
+    async def scenario() -> None:
+        cluster = Cluster()
+        target = await cluster.serving_target()
+        await target.healthy()
+        for replica in cluster.replicas:
+            replica.stalled = True
+        write = target.write(0, block_of(1))
+        flush = target.flush()
+        await asyncio.sleep(1)
+        stand_still(100.0)
+        await asyncio.sleep(5)
+        assert not write.done()
+        for replica in cluster.replicas:
+            replica.stalled = False
+        assert await write is None
+        assert await flush is None
+        for replica in cluster.replicas:
+            replica.stalled = True
+        stand_still(100.0)
+        assert await target.write(0, block_of(2)) is Failure.BUSY
 
     play(scenario())
 

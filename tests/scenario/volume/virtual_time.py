@@ -43,8 +43,19 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         return self._jumping.now_s
 
+    def pass_time(self, duration_s: float) -> None:
+        """Jump ahead."""
+        self._jumping.now_s += duration_s
+
     def _keep_error(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         self.errors.append(f"{context['message']}: {context.get('exception')!r}")
+
+
+def stand_still(duration_s: float) -> None:
+    """Let time pass in which nothing runs, as while a process is paused."""
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualTimeLoop)
+    loop.pass_time(duration_s)
 
 
 class VirtualClock:
