@@ -153,6 +153,18 @@ KINDS: dict[str, Kind] = {
         "the replica at {address} has failed, and is recorded as out of date: {reason}; replace it "
         "by a new one",
     ),
+    "learner_added": Kind(
+        Severity.INFO,
+        "the new replica at {address} is brought to what the others hold",
+    ),
+    "member_added": Kind(
+        Severity.INFO,
+        "the replica at {address} is a member of the volume now",
+    ),
+    "member_removed": Kind(
+        Severity.INFO,
+        "the replica at {address} is no member of the volume any more: it can be deleted",
+    ),
     "rebuild_started": Kind(
         Severity.INFO,
         "the replica at {address} is being rebuilt from another one, while the volume serves",

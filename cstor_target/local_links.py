@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Callable
 from typing import Protocol
 
 from cstor_core.errors import CstorError
-from cstor_core.generated.cstor.v1 import replica_pb2
+from cstor_core.generated.cstor.v1 import replica_pb2, volume_pb2
 from cstor_target.volume.links import LinkFactory, MessageStream, OnClosed, OnMessage
 from replica.host import ReplicaHost
 
@@ -85,6 +85,11 @@ class LocalLink:
         """As `ReplicaLink.inquire`."""
         request = replica_pb2.InquireRequest(volume=volume)
         return (await self._host.inquire(request)).replica
+
+    async def create(self, identity: volume_pb2.VolumeIdentity) -> replica_pb2.ReplicaReport:
+        """As `ReplicaLink.create`."""
+        request = replica_pb2.CreateReplicaRequest(identity=identity)
+        return (await self._host.create_replica(request)).replica
 
     async def promise(self, request: replica_pb2.PromiseRequest) -> replica_pb2.PromiseResponse:
         """As `ReplicaLink.promise`."""

@@ -18,7 +18,7 @@ from cstor_core.calls import called, error_of
 from cstor_core.clock import Clock
 from cstor_core.dialling import Connector, Dialler
 from cstor_core.errors import CstorError, UnavailableError
-from cstor_core.generated.cstor.v1 import replica_pb2, replica_pb2_grpc
+from cstor_core.generated.cstor.v1 import replica_pb2, replica_pb2_grpc, volume_pb2
 from cstor_core.streams.client import ClientStream
 from cstor_target.volume.links import LinkFactory, MessageStream, OnClosed, OnMessage
 
@@ -103,6 +103,12 @@ class GrpcLink:
         """As `ReplicaLink.inquire`."""
         request = replica_pb2.InquireRequest(volume=volume)
         call = self._questions.Inquire(request, timeout=_CALL_TIMEOUT_S)
+        return (await called(call, self.address)).replica
+
+    async def create(self, identity: volume_pb2.VolumeIdentity) -> replica_pb2.ReplicaReport:
+        """As `ReplicaLink.create`."""
+        request = replica_pb2.CreateReplicaRequest(identity=identity)
+        call = self._orders.CreateReplica(request, timeout=_CALL_TIMEOUT_S)
         return (await called(call, self.address)).replica
 
     async def promise(self, request: replica_pb2.PromiseRequest) -> replica_pb2.PromiseResponse:

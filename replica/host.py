@@ -247,7 +247,7 @@ class ReplicaHost:
     async def promise(self, request: replica_pb2.PromiseRequest) -> replica_pb2.PromiseResponse:
         """Promise an epoch to a target instance; everything of lower epochs ends at once."""
         node = self.node(request.volume_uuid, request.replica_uuid)
-        node.check_usable()
+        node.check_usable(founded=False)
         if not 0 < request.epoch <= EPOCH_MAX or not request.target_instance:
             raise InputError(f"a promise needs an epoch from 1 to {EPOCH_MAX} and an instance")
         promised = await node.fence.promise(request.epoch, request.target_instance)

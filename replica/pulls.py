@@ -157,6 +157,7 @@ class Rebuild:
             raise
         session.rebuilt()
         self._progress.complete = True
+        self._progress.applied_seq = store.applied_seq
         node.counters.rebuilds_completed += 1
         node.log.info(
             "rebuild_complete",

@@ -84,14 +84,17 @@ class ReplicaNode:
         self._awaited: list[tuple[int, asyncio.Future[None]]] = []
         self._stream_awaited: list[asyncio.Future[None]] = []
 
-    def check_usable(self) -> None:
-        """Raise CorruptError where the store has failed, OrderError where it is not founded."""
+    def check_usable(self, *, founded: bool = True) -> None:
+        """Raise CorruptError where the store has failed, OrderError where it is not founded.
+
+        A new replica of a volume that is open is `founded` by what it is brought to.
+        """
         if self.store.failed_reason is not None:
             raise CorruptError(
                 f"replica {self.store.replica_uuid} of volume {self.store.identity.name} is "
                 f"closed: {self.store.failed_reason}"
             )
-        if self.store.configuration is None:
+        if founded and self.store.configuration is None:
             raise OrderError(
                 f"replica {self.store.replica_uuid} of volume {self.store.identity.name} has no "
                 "founding configuration: found the volume first"
@@ -109,11 +112,11 @@ class ReplicaNode:
                 "a wiped replica is a new one"
             )
 
-    def check_orders(self, orders: replica_pb2.Orders) -> None:
+    def check_orders(self, orders: replica_pb2.Orders, *, founded: bool = True) -> None:
         """Whether an order may be carried out: raises what the checks above and the fence raise."""
         self.check_identity(orders.volume_uuid, orders.replica_uuid)
         self.fence.check(orders.epoch, orders.target_instance)
-        self.check_usable()
+        self.check_usable(founded=founded)
 
     def serves_reads(self, epoch: int) -> bool:
         """Whether a read of this epoch may be answered: complete, and the epoch adopted."""

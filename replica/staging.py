@@ -33,7 +33,7 @@ class Staging:
 
     def __init__(self, node: ReplicaNode, request: replica_pb2.StageRequest) -> None:
         """Check the order.  Raises what the fence raises, InputError."""
-        node.check_orders(request.orders)
+        node.check_orders(request.orders, founded=False)
         self._node = node
         self._request = request
         self._history = history_from(request.history)

@@ -13,9 +13,11 @@ from collections import deque
 from collections.abc import Callable, Collection, Sequence
 
 from cstor_core.clock import Clock, Timer
+from cstor_core.errors import UnavailableError
 from cstor_core.generated.cstor.v1 import control_pb2, volume_pb2
 from cstor_core.units import BLOCK_BYTES
 from cstor_target.volume.backing import Buffer, Done, Failure, ReadDone
+from cstor_target.volume.changes import Changes
 from cstor_target.volume.counters import Counters, Histogram
 from cstor_target.volume.events import EventSink
 from cstor_target.volume.lease import Lease
@@ -143,6 +145,14 @@ class Engine:
     def force(self, replicas: Collection[str]) -> None:
         """Open the volume with these replicas, whatever others held: `Membership.force`."""
         self._membership.force(replicas)
+
+    @property
+    def changes(self) -> Changes:
+        """Changes of the membership.  Raises UnavailableError where the volume is not open."""
+        changes = self._membership.changes
+        if changes is None or not self.serving:
+            raise UnavailableError("the volume is not open: its members cannot be changed now")
+        return changes
 
     def when_serving(self, callback: Callable[[], None]) -> None:
         """Call back once the volume is open; at once if it is."""
@@ -346,7 +356,7 @@ class Engine:
         self.counters.batches += 1
         first_seq = self._order.backlog.first_seq
         overrun = False
-        for member in self._roster.members:
+        for member in self._roster.receivers:
             if member.append_stream is not None:
                 member.append_stream.send(message)
                 overrun |= member.applied_seq + 1 < first_seq

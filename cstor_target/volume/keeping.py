@@ -52,7 +52,7 @@ class Keeping:
 
     async def keep(self, member: Member) -> None:
         """Bring a member back whenever it is out, until another target reigns."""
-        while not self._deposed.done():
+        while not self._deposed.done() and member in self._roster.receivers:
             pause_s = self._settings.retry_s
             await self._make_whole(member)
             if member.append_stream is None:
@@ -84,9 +84,9 @@ class Keeping:
     def _record_failed(self, member: Member) -> None:
         """Have the configuration say that a member is out of date, if it does not."""
         tenure = self._returning.tenure
-        if self._is_changing or tenure.is_out_of_date(member.replica_uuid):
+        if self._is_changing or self._roster.is_changing or not self._roster.has_quorum:
             return
-        if not self._roster.has_quorum:
+        if tenure.is_out_of_date(member.replica_uuid):
             return
         configuration = volume_pb2.Configuration()
         configuration.CopyFrom(tenure.configuration)

@@ -10,7 +10,7 @@ have renewed it, which they do only if nobody else could serve before that.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from cstor_core.clock import Clock
 from cstor_target.volume.backing import Done, Failure
@@ -21,21 +21,34 @@ MARGIN = 0.2
 """Clocks may run apart by less than that."""
 
 
+Group = tuple[Sequence[str], int]
+"""Members by UUID, and how many of them make a quorum."""
+
+
 class Lease:
     """Of one target over one volume; times are of the target's clock."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._quorum = 1
+        self._groups: Sequence[Group] = ()
         self._asked_s: dict[str, float] = {}
         self._waiting: deque[tuple[float, Done]] = deque()
         self._since_s = float("-inf")
 
     def begin(self, members: Iterable[str], quorum: int) -> None:
         """An attempt to open begins: no member has given one yet."""
-        self._quorum = quorum
-        self._asked_s = dict.fromkeys(members, float("-inf"))
+        self._groups = [(tuple(members), quorum)]
+        self._asked_s = dict.fromkeys(self._groups[0][0], float("-inf"))
         self._since_s = float("-inf")
+
+    def change(self, groups: Sequence[Group]) -> None:
+        """From now on each of these groups has to give one; what has been given stays."""
+        self._groups = groups
+        known = {member for members, _ in groups for member in members}
+        self._asked_s = {
+            member: self._asked_s.get(member, float("-inf")) for member in sorted(known)
+        }
+        self._since_s = self._since()
 
     @property
     def until_s(self) -> float:
@@ -56,9 +69,16 @@ class Lease:
         """A member has given one that was asked for at this time."""
         if asked_s > self._asked_s.get(member, float("inf")):
             self._asked_s[member] = asked_s
-            self._since_s = sorted(self._asked_s.values(), reverse=True)[self._quorum - 1]
+            self._since_s = self._since()
             while self._waiting and self._waiting[0][0] <= self._since_s:
                 self._waiting.popleft()[1](None)
+
+    def _since(self) -> float:
+        """When all that was asked for by then has been given."""
+        return min(
+            sorted((self._asked_s[member] for member in members), reverse=True)[quorum - 1]
+            for members, quorum in self._groups
+        )
 
     def when_renewed(self, done: Done) -> None:
         """Call back when W members have renewed it from now on, or with BUSY in the end."""

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from cstor_core.errors import CstorError
 from cstor_core.frames import Buffer
-from cstor_core.generated.cstor.v1 import replica_pb2
+from cstor_core.generated.cstor.v1 import replica_pb2, volume_pb2
 
 OnMessage = Callable[[Buffer], None]
 OnClosed = Callable[[CstorError], None]
@@ -36,6 +36,9 @@ class ReplicaLink(Protocol):
 
     async def inquire(self, volume: str) -> replica_pb2.ReplicaReport:
         """A question without effect, by name or UUID of the volume."""
+
+    async def create(self, identity: volume_pb2.VolumeIdentity) -> replica_pb2.ReplicaReport:
+        """Have the daemon make an empty replica, or find the one that it has of the volume."""
 
     async def promise(self, request: replica_pb2.PromiseRequest) -> replica_pb2.PromiseResponse:
         """Ask for a promise."""

@@ -23,6 +23,7 @@ class Standing(Enum):
     IN_SYNC = control_pb2.MEMBER_STATUS_IN_SYNC
     FULL = control_pb2.MEMBER_STATUS_FULL
     FAILED = control_pb2.MEMBER_STATUS_FAILED
+    LEARNER = control_pb2.MEMBER_STATUS_LEARNER
 
 
 class Member:
@@ -38,6 +39,10 @@ class Member:
         """Where it was when it was last looked at, and since when it has been there."""
         self.applied_seq = 0
         self.durable_seq = 0
+        self.is_learner = False
+        """It is on its way to be a member, and counts for nothing."""
+        self.is_caught_up = False
+        """Of a learner: it has everything, and takes what comes."""
         self.found_full = 0
         """How often in a row its disk had no space."""
         self.granted_bytes = 0

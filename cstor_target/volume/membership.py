@@ -12,6 +12,7 @@ from cstor_core.errors import (
     UnavailableError,
 )
 from cstor_core.generated.cstor.v1 import replica_pb2
+from cstor_target.volume.changes import Changes
 from cstor_target.volume.events import EventSink
 from cstor_target.volume.forcing import forced
 from cstor_target.volume.keeping import Keeping
@@ -63,6 +64,8 @@ class Membership:
             None
         )
         """Told, before anything is served, what a member says that holds the history."""
+        self.changes: Changes | None = None
+        """Of the membership; None until the volume is open."""
         self._when_serving: list[Callable[[], None]] = []
         self.tenure: Tenure | None = None
         self.loss_possible = False
@@ -165,6 +168,21 @@ class Membership:
         )
         for member in self._roster.members:
             self._spawn(keeping.keep(member))
+
+        def keep(member: Member) -> None:
+            self._spawn(keeping.keep(member))
+            self._spawn(self._renew(member, tenure))
+
+        self._roster.on_groups = self._lease.change
+        self.changes = Changes(
+            tenure,
+            self._roster,
+            self._order,
+            self._clock,
+            self._events,
+            self._opener.link_to,
+            keep,
+        )
         self._spawn(self._repairs.work(tenure))
 
     def _came_to_nothing(self, reason: str) -> None:

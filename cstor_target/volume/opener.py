@@ -63,6 +63,7 @@ class Opener:
         self._to_be_asked: volume_pb2.Configuration | None = None
         """The configuration in the history that was found, where another one's members had been
         asked."""
+        self._attempts = 0
         self.lease_left_s = 0.0
         """How long leases of earlier targets may run, by what came with the promises."""
 
@@ -178,9 +179,9 @@ class Opener:
         """
         by_uuid = {member.replica_uuid: member for member in self.members}
         ready = [by_uuid[uuid] for uuid in opening.holders]
-        source = replica_pb2.Source(
-            address=ready[0].link.address, replica_uuid=ready[0].replica_uuid
-        )
+        chosen = ready[self._attempts % len(ready)]  # one may have a bad block: they take turns
+        self._attempts += 1
+        source = replica_pb2.Source(address=chosen.link.address, replica_uuid=chosen.replica_uuid)
         through_seq = opening.history.end.last_seq
         answers = await self._all(
             {

@@ -11,6 +11,7 @@ ended.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from contextlib import aclosing
 
@@ -47,6 +48,8 @@ class Returning:
         """`loss_possible` says whether the entries so far leave that to be told."""
         self.tenure = tenure
         self._loss_possible = loss_possible
+        self._turns: Counter[str] = Counter()
+        """How often each member has been a source."""
         self._roster = roster
         self._order = order
         self._clock = clock
@@ -69,7 +72,7 @@ class Returning:
             history = await self._fetch_tail(member, history)
             if await self._rejoined(member, history):
                 return
-        if self._needs_steps(history, is_flagged=not complete):
+        if member.is_learner or self._needs_steps(history, is_flagged=not complete):
             await self._stage(member)
         else:
             await self._rebuild(member, history, is_flagged=not complete)
@@ -169,10 +172,10 @@ class Returning:
         target_seq = self._order.sent_seq
         self._order.ask_for_flush()
         member.standing = Standing.REBUILDING
-        while member.applied_seq < target_seq:
+        while member.applied_seq < target_seq and member.append_stream is not None:
             await self._clock.sleep(_POLL_S)
-            if member.append_stream is None:
-                raise member.error or UnavailableError(member.reason)
+        if member.append_stream is None:
+            raise member.error or UnavailableError(member.reason)
 
     async def _rebuild(self, member: Member, history: History, *, is_flagged: bool) -> None:
         """Flag the member, stream new entries to it, and have it copy the older blocks."""
@@ -198,9 +201,9 @@ class Returning:
                 member.rebuild_done = progress.blocks_done
                 if progress.complete:
                     # Until now its stream may have told of entries that the history dropped.
-                    member.applied_seq, member.durable_seq = through_seq, 0
-                    self._order.ask_for_flush()
+                    member.applied_seq, member.durable_seq = progress.applied_seq, 0
                     self._roster.promote(member)
+                    self._order.ask_for_flush()
                     return
         raise UnavailableError(f"replica {member.name} ended its rebuild without a word")
 
@@ -220,11 +223,16 @@ class Returning:
             await self._clock.sleep(_POLL_S)
 
     async def _source_at(self, member: Member, seq: int, *, needs_stream: bool = True) -> Member:
-        """An in-sync member that holds everything up to `seq`."""
+        """An in-sync member that holds everything up to `seq`.
+
+        They take turns, since one may have a bad block or be slow.
+        """
         while True:
-            for other in self._roster.in_sync:
-                if other.applied_seq >= seq:
-                    return other
+            able = [other for other in self._roster.in_sync if other.applied_seq >= seq]
+            if able:
+                source = min(able, key=lambda other: self._turns[other.replica_uuid])
+                self._turns[source.replica_uuid] += 1
+                return source
             if not self._roster.in_sync or (needs_stream and member.append_stream is None):
                 raise UnavailableError("no in-sync member is left to copy from")
             await self._clock.sleep(_POLL_S)

@@ -145,8 +145,14 @@ class Reader:
         return await self.with_data_of(self._parts.block_map.gather(blocks))
 
     async def bad_among(self, blocks: Blocks) -> Blocks:
-        """Those blocks whose data do not match their checksum or cannot be read."""
-        return await self._bad_blocks(self._parts.block_map.gather(blocks), ())
+        """Those blocks whose data do not match their checksum or cannot be read.
+
+        Raises CorruptError where the map cannot be read.
+        """
+        try:
+            return await self._bad_blocks(self._parts.block_map.gather(blocks), ())
+        except OSError as error:
+            raise self.map_unreadable(error) from error
 
     async def read_view(self, view: View, block: int, count: int) -> RunView:
         """The rows that a view has of consecutive blocks, and their data, verified."""

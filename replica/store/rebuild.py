@@ -49,7 +49,7 @@ class Rebuild:
         if not parts.standing.rebuilding:
             raise ProtocolError(f"{parts.what} is not being rebuilt and takes no copies")
         theirs = self._checked(run)
-        own = parts.block_map.gather(theirs["block"])
+        own = self._own(theirs)
         taken = history.foreign(own) | _newer(theirs, own)
         equal = (theirs["seq"] == own["seq"]) & (theirs["epoch"] == own["epoch"])
         for index in np.flatnonzero(equal & ~taken & with_data(own)):
@@ -64,11 +64,18 @@ class Rebuild:
         Raises as `copy_in`.  Returns how many were taken.
         """
         theirs = self._checked(run)
-        own = self._parts.block_map.gather(theirs["block"])
+        own = self._own(theirs)
         equal = (theirs["seq"] == own["seq"]) & (theirs["epoch"] == own["epoch"])
         taken = equal & with_data(own) & _writes(theirs)
         self._take(theirs, taken, run.data)
         return int(taken.sum())
+
+    def _own(self, theirs: Rows) -> Rows:
+        """The own rows of the same blocks.  Raises CorruptError where the map cannot be read."""
+        try:
+            return self._parts.block_map.gather(theirs["block"])
+        except OSError as error:
+            raise self._reader.map_unreadable(error) from error
 
     def _take(self, theirs: Rows, taken: npt.NDArray[np.bool_], data: Buffer) -> None:
         """Put copied rows and their data in the place of the own ones."""

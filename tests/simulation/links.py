@@ -11,7 +11,7 @@ import grpc.aio
 from cstor_core.calls import ERROR_NAME_KEY
 from cstor_core.errors import CstorError
 from cstor_core.frames import Buffer
-from cstor_core.generated.cstor.v1 import replica_pb2
+from cstor_core.generated.cstor.v1 import replica_pb2, volume_pb2
 from cstor_target.volume.links import MessageStream, OnClosed, OnMessage
 from replica.host import ReplicaHost
 from replica.sessions import Session
@@ -32,6 +32,10 @@ class SimulatedLink:
     async def inquire(self, volume: str) -> replica_pb2.ReplicaReport:
         request = replica_pb2.InquireRequest(volume=volume)
         return (await self._call(lambda host: host.inquire(request))).replica
+
+    async def create(self, identity: volume_pb2.VolumeIdentity) -> replica_pb2.ReplicaReport:
+        request = replica_pb2.CreateReplicaRequest(identity=identity)
+        return (await self._call(lambda host: host.create_replica(request))).replica
 
     async def promise(self, request: replica_pb2.PromiseRequest) -> replica_pb2.PromiseResponse:
         return await self._call(lambda host: host.promise(request))

@@ -150,6 +150,11 @@ class SimulatedLink:
         self.replica.check_reachable()
         return self.replica.report()
 
+    async def create(self, identity: volume_pb2.VolumeIdentity) -> replica_pb2.ReplicaReport:
+        await self._travel()
+        self.replica.check_reachable()
+        return self.replica.report()
+
     async def promise(self, request: replica_pb2.PromiseRequest) -> replica_pb2.PromiseResponse:
         await self._travel()
         answer = self.replica.promise(request)
@@ -264,6 +269,15 @@ class Cluster:
         """Something has happened; people must be able to be told of it."""
         assert KINDS[name].facts <= facts.keys(), (name, facts)
         self.events.append((name, facts))
+
+    def new_replica(self, host: str = "") -> Replica:
+        """A daemon with an empty pool, which makes a replica when it is asked to."""
+        number = len(self.replicas)
+        identity = self.replicas[0].disk.identity
+        disk = Disk(str(UUID(int=number + 1)), identity, volume_pb2.Configuration())
+        replica = Replica(f"{host or f'replica-{number}'}:{7778 + number * bool(host)}", disk)
+        self.replicas.append(replica)
+        return replica
 
     def start_target(self) -> Target:
         """Start a new target instance over all replicas."""

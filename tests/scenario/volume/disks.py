@@ -66,5 +66,6 @@ class Disk:
         self.history, self.applied_seq = other.history, other.applied_seq
         self.operations_seq, self.size_bytes = other.operations_seq, other.size_bytes
         self.snapshots = dict(other.snapshots)
+        self.configuration = other.configuration
         self.rebuilding = False
         self.tail.clear()

@@ -85,7 +85,9 @@ class Replica:
         """What it says of itself."""
         disk = self.disk
         state = replica_pb2.REPLICA_STATE_COMPLETE
-        if disk.rebuilding:
+        if not disk.configuration.members:
+            state = replica_pb2.REPLICA_STATE_UNFOUNDED
+        elif disk.rebuilding:
             state = replica_pb2.REPLICA_STATE_REBUILDING
         if self.failed:
             state = replica_pb2.REPLICA_STATE_FAILED
@@ -290,7 +292,7 @@ class Replica:
         disk.history = session.history(base).extended(disk.applied_seq)
         disk.rebuilding = False
         self.durable_seq = disk.applied_seq
-        yield replica_pb2.RebuildResponse(complete=True)
+        yield replica_pb2.RebuildResponse(complete=True, applied_seq=disk.applied_seq)
 
     def _session(self) -> AppendSession:
         if self.appending is None or not self.appending.rebuilding:

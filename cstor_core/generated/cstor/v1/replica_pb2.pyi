@@ -732,11 +732,14 @@ class RebuildResponse(_message.Message):
     BLOCKS_DONE_FIELD_NUMBER: _builtins.int
     BYTES_COPIED_FIELD_NUMBER: _builtins.int
     COMPLETE_FIELD_NUMBER: _builtins.int
+    APPLIED_SEQ_FIELD_NUMBER: _builtins.int
     blocks_total: _builtins.int
     blocks_done: _builtins.int
     bytes_copied: _builtins.int
     complete: _builtins.bool
     """Set in the last message, when the flag has been cleared."""
+    applied_seq: _builtins.int
+    """In the last message: the last entry that it has applied."""
     def __init__(
         self,
         *,
@@ -744,10 +747,11 @@ class RebuildResponse(_message.Message):
         blocks_done: _builtins.int = ...,
         bytes_copied: _builtins.int = ...,
         complete: _builtins.bool = ...,
+        applied_seq: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["blocks_done", b"blocks_done", "blocks_total", b"blocks_total", "bytes_copied", b"bytes_copied", "complete", b"complete"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_seq", b"applied_seq", "blocks_done", b"blocks_done", "blocks_total", b"blocks_total", "bytes_copied", b"bytes_copied", "complete", b"complete"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

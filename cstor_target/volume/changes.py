@@ -1,0 +1,178 @@
+"""Changes of the membership while the volume is open: members are added and removed one at a time.
+
+A new replica is a learner first: it is brought to what the others hold and takes new entries, and
+counts for nothing.  When it is there, an entry of the order makes it a member.  What was ordered
+before that entry counts the quorum of the configuration before; what comes after is acknowledged
+only when the change is done: when W members of the new configuration have the entry on stable
+storage.  The next change waits for that.  A removal is the same without a learner.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from cstor_core.clock import Clock
+from cstor_core.errors import InputError, UnavailableError
+from cstor_core.generated.cstor.v1 import replica_pb2, volume_pb2
+from cstor_target.volume.events import EventSink
+from cstor_target.volume.links import ReplicaLink
+from cstor_target.volume.members import Member, Standing
+from cstor_target.volume.order import Order
+from cstor_target.volume.quorum import write_quorum
+from cstor_target.volume.roster import Roster
+from cstor_target.volume.tenure import Tenure
+
+MEMBERS_MAX = 5
+_POLL_S = 0.05
+
+Configuration = volume_pb2.Configuration
+
+
+class Changes:
+    """Of one volume, while it is open."""
+
+    def __init__(
+        self,
+        tenure: Tenure,
+        roster: Roster,
+        order: Order,
+        clock: Clock,
+        events: EventSink,
+        link_to: Callable[[str], ReplicaLink],
+        keep: Callable[[Member], None],
+    ) -> None:
+        """`keep` has a member looked after from now on, for as long as the roster knows it."""
+        self._tenure = tenure
+        self._roster = roster
+        self._order = order
+        self._clock = clock
+        self._events = events
+        self._link_to = link_to
+        self._keep = keep
+        self._one_at_a_time = asyncio.Lock()
+
+    async def add(self, address: str, *, same_host: bool = False) -> str:
+        """Make the replica at an address a member, which is made there if need be; its UUID.
+
+        Done already, it is found done.  Raises InputError where it cannot be one, UnavailableError
+        where it cannot be brought in sync.
+        """
+        async with self._one_at_a_time:
+            for member in self._tenure.configuration.members:
+                if member.address == address:
+                    return member.replica_uuid
+            self._check_place(address, same_host=same_host)
+            learner = await self._learner(address)
+            self._roster.add_learner(learner)
+            self._events("learner_added", learner.facts())
+            self._keep(learner)
+            try:
+                await self._until_in_sync(learner)
+                configuration = self._next()
+                configuration.members.add(replica_uuid=learner.replica_uuid, address=address)
+                await self._change(configuration, learner)
+            except BaseException:
+                if learner.is_learner:
+                    self._roster.forget(learner)
+                raise
+            self._events("member_added", learner.facts())
+            return learner.replica_uuid
+
+    async def remove(self, replica: str) -> None:
+        """Let a member go, which is named by UUID or address; done already, it is found done.
+
+        Raises InputError where none would be left, UnavailableError where those left could not go
+        on by themselves.
+        """
+        async with self._one_at_a_time:
+            leaving = next(
+                (
+                    member
+                    for member in self._roster.members
+                    if replica in (member.replica_uuid, member.link.address)
+                ),
+                None,
+            )
+            if leaving is None:
+                return
+            configuration = self._next()
+            left = [
+                one for one in configuration.members if one.replica_uuid != leaving.replica_uuid
+            ]
+            if not left:
+                raise InputError("it is the volume's only replica: delete the volume instead")
+            needed = write_quorum(len(left))
+            in_sync = [member for member in self._roster.in_sync if member is not leaving]
+            if len(in_sync) < needed:
+                raise UnavailableError(
+                    f"of the {len(left)} replicas that would be left {len(in_sync)} are in sync, "
+                    f"and {needed} are needed: wait until they are, or start them"
+                )
+            del configuration.members[:]
+            configuration.members.extend(left)
+            await self._change(configuration, None)
+            self._events("member_removed", leaving.facts())
+
+    def _check_place(self, address: str, *, same_host: bool) -> None:
+        """Raise InputError where no replica may be added there."""
+        members = self._tenure.configuration.members
+        if len(members) >= MEMBERS_MAX:
+            raise InputError(f"the volume has {len(members)} replicas, and may have {MEMBERS_MAX}")
+        host = address.rpartition(":")[0]
+        beside = [m.address for m in members if m.address.rpartition(":")[0] == host]
+        if beside and not same_host:
+            raise InputError(
+                f"the replica at {beside[0]} is on the same host, and would be lost with it: name "
+                "another host, or say that it may be"
+            )
+
+    async def _learner(self, address: str) -> Member:
+        """The new, empty replica at an address, as a learner.  Raises what `add` raises."""
+        link = self._link_to(address)
+        report = await link.create(self._tenure.identity)
+        if report.state != replica_pb2.REPLICA_STATE_UNFOUNDED:
+            raise InputError(
+                f"at {address} there is a replica of this volume that holds something, and is none "
+                "of its members: delete it there, and it comes back as a new one"
+            )
+        learner = Member(link)
+        learner.replica_uuid = report.replica_uuid
+        learner.is_learner = True
+        learner.standing, learner.reason = Standing.LEARNER, "it is being made"
+        return learner
+
+    async def _until_in_sync(self, learner: Member) -> None:
+        """Wait until a learner has everything and takes what comes."""
+        while not learner.is_caught_up:
+            if learner not in self._roster.learners or not self._roster.serving:
+                raise UnavailableError("the volume is not open any more")
+            await self._clock.sleep(_POLL_S)
+
+    def _next(self) -> Configuration:
+        """A copy of the configuration, with the next number."""
+        configuration = Configuration()
+        configuration.CopyFrom(self._tenure.configuration)
+        configuration.number += 1
+        return configuration
+
+    async def _change(self, configuration: Configuration, learner: Member | None) -> None:
+        """Order a change, and wait until it is done.  It rolls forward, whatever comes."""
+        if not self._roster.has_quorum:
+            raise UnavailableError("too few replicas are in sync: start them first")
+        tenure = self._tenure
+        change = volume_pb2.ConfigurationChange(configuration=configuration)
+
+        def message_of(seq: int, completed_seq: int) -> bytes:
+            change.seq = seq
+            tenure.operations_seq = seq
+            members = {member.replica_uuid for member in configuration.members}
+            self._roster.begin_change(seq, members, learner)
+            return tenure.entry(volume_pb2.Entry(configuration_change=change), completed_seq)
+
+        self._order.operate(message_of, None)
+        while self._roster.is_changing:
+            if not self._roster.serving:
+                raise UnavailableError("the volume is not open any more: ask its next target")
+            await self._clock.sleep(_POLL_S)
+        tenure.configuration = configuration

@@ -1,0 +1,228 @@
+"""Replicas added and removed while the volume is used: nothing waits, and nothing is lost."""
+
+from __future__ import annotations
+
+import asyncio
+from random import Random
+
+import pytest
+
+from cstor_core.errors import CstorError, InputError, UnavailableError
+from cstor_core.generated.cstor.v1 import control_pb2
+from cstor_core.units import BLOCK_BYTES, KIB
+from cstor_target.volume.settings import EngineSettings
+from tests.scenario.volume.cluster import Cluster, Target, block_of, until
+from tests.scenario.volume.test_members import assert_equal_replicas
+from tests.scenario.volume.virtual_time import play
+
+SMALL = EngineSettings(backlog_bytes_max=64 * KIB, batch_bytes_max=16 * KIB, write_timeout_s=5.0)
+BLOCKS = 16
+
+
+class Writers:
+    """Write growing stamps to blocks of their own, and know what was acknowledged."""
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self.issued = [0] * BLOCKS
+        self.acknowledged = [0] * BLOCKS
+        self._over = False
+        self._tasks = [asyncio.ensure_future(self._write(block)) for block in range(BLOCKS)]
+
+    async def _write(self, block: int) -> None:
+        while not self._over:
+            target = self.target
+            self.issued[block] += 1
+            stamp = self.issued[block]
+            write = target.write(block * BLOCK_BYTES, block_of(stamp))
+            if await target.answers(write) and write.result() is None:
+                self.acknowledged[block] = stamp
+            await asyncio.sleep(0.001)
+
+    async def end(self) -> None:
+        """No more; and everything that was acknowledged is there."""
+        self._over = True
+        await asyncio.gather(*self._tasks)
+        for block in range(BLOCKS):
+            read = await self.target.read(block * BLOCK_BYTES, BLOCK_BYTES)
+            assert isinstance(read, bytes)
+            stamp = int.from_bytes(read[:8], "little")
+            assert self.acknowledged[block] <= stamp <= self.issued[block]
+
+
+def uuids(target: Target) -> list[str]:
+    return [member.member.replica_uuid[-1] for member in target.engine.report().members]
+
+
+def test_replicas_are_added_and_removed_under_load() -> None:
+    async def scenario() -> None:
+        cluster = Cluster(settings=SMALL, tail_entries_max=50)
+        target = await cluster.serving_target()
+        await target.healthy()
+        writers = Writers(target)
+        for _ in range(2):
+            await asyncio.sleep(0.5)
+            await target.engine.changes.add(cluster.new_replica().address)
+        assert uuids(target) == ["1", "2", "3", "4", "5"]
+        await target.healthy()
+        for replica in (0, 2, 1, 4):
+            await asyncio.sleep(0.5)
+            await target.healthy()
+            await target.engine.changes.remove(cluster.replicas[replica].address)
+        assert uuids(target) == ["4"]
+        before = sum(writers.acknowledged)
+        await asyncio.sleep(1)
+        assert sum(writers.acknowledged) > before
+        await writers.end()
+        assert target.status == control_pb2.VOLUME_STATUS_HEALTHY
+        target.kill()
+        target = await cluster.serving_target()
+        assert uuids(target) == ["4"]
+        assert cluster.replicas[3].disk.configuration.number == 7
+
+    play(scenario())
+
+
+def test_lost_replica_is_replaced() -> None:
+    async def scenario() -> None:
+        cluster = Cluster(settings=SMALL)
+        target = await cluster.serving_target()
+        await target.healthy()
+        writers = Writers(target)
+        lost = cluster.replicas[2]
+        lost.kill()
+        fresh = cluster.new_replica()
+        await target.engine.changes.add(fresh.address)
+        await target.engine.changes.remove(lost.disk.replica_uuid)
+        await target.healthy()
+        assert uuids(target) == ["1", "2", "4"]
+        lost.restart()
+        await asyncio.sleep(5)
+        await writers.end()
+        await target.healthy()
+        assert uuids(target) == ["1", "2", "4"]
+        assert lost.disk.promised_epoch == target.engine.report().epoch
+        await asyncio.sleep(1)
+        cluster.replicas.remove(lost)
+        assert_equal_replicas(cluster)
+
+    play(scenario())
+
+
+def test_changes_may_be_asked_for_again() -> None:
+    async def scenario() -> None:
+        cluster = Cluster()
+        target = await cluster.serving_target()
+        fresh = cluster.new_replica()
+        added = [await target.engine.changes.add(fresh.address) for _ in range(2)]
+        assert added[0] == added[1] == fresh.disk.replica_uuid
+        for _ in range(2):
+            await target.engine.changes.remove(fresh.address)
+        assert len(target.engine.report().members) == 3
+
+    play(scenario())
+
+
+def test_what_cannot_be_is_refused_with_a_sentence() -> None:
+    async def scenario() -> None:
+        cluster = Cluster(replicas=1)
+        target = cluster.start_target()
+        with pytest.raises(UnavailableError, match="is not open"):
+            await target.engine.changes.add("somewhere:1")
+        await until(lambda: target.engine.serving)
+        changes = target.engine.changes
+        with pytest.raises(InputError, match="only replica"):
+            await changes.remove(cluster.replicas[0].address)
+        beside = cluster.new_replica(host="replica-0")
+        with pytest.raises(InputError, match="on the same host"):
+            await changes.add(beside.address)
+        await changes.add(beside.address, same_host=True)
+        beside.kill()
+        await asyncio.sleep(1)
+        with pytest.raises(UnavailableError, match="are in sync, and 1 are needed"):
+            await changes.remove(cluster.replicas[0].address)
+        beside.restart()
+        await target.healthy()
+        stranger = cluster.new_replica()
+        stranger.disk.configuration = cluster.replicas[0].disk.configuration
+        with pytest.raises(InputError, match="holds something"):
+            await changes.add(stranger.address)
+        away = cluster.new_replica()
+        away.kill()
+        with pytest.raises(UnavailableError):
+            await changes.add(away.address)
+        assert uuids(target) == ["1", "2"]
+
+    play(scenario())
+
+
+def test_write_behind_a_change_is_acknowledged_by_the_new_quorum_only() -> None:
+    async def scenario() -> None:
+        cluster = Cluster(replicas=1)
+        target = await cluster.serving_target()
+        fresh = cluster.new_replica()
+        adding = asyncio.ensure_future(target.engine.changes.add(fresh.address))
+        await until(lambda: bool(target.engine._roster.learners))
+        await until(lambda: target.engine._roster.learners[0].is_caught_up)
+        fresh.stalled = True
+        await until(lambda: target.engine._roster.is_changing)
+        write = target.write(0, block_of(1))
+        await asyncio.sleep(2)
+        assert not write.done()
+        assert not adding.done()
+        fresh.stalled = False
+        await adding
+        assert await write is None
+        assert fresh.disk.blocks.keys() == {0}
+
+    play(scenario())
+
+
+@pytest.mark.parametrize(
+    "seed", [*range(6), *(pytest.param(seed, marks=pytest.mark.long) for seed in range(6, 60))]
+)
+def test_nothing_is_lost_where_targets_and_replicas_die_during_changes(seed: int) -> None:
+    async def scenario() -> None:
+        random = Random(seed)
+        cluster = Cluster(settings=SMALL, seed=seed, tail_entries_max=20)
+        target = await cluster.serving_target()
+        await target.healthy()
+        writers = Writers(target)
+        wanted = 0
+        for _ in range(5):
+            changing = asyncio.ensure_future(change(writers.target, cluster, random))
+            await asyncio.sleep(random.uniform(0, 0.4))
+            if random.random() < 0.6:
+                writers.target.kill()
+                writers.target = cluster.start_target()
+            elif len(writers.target.engine.report().members) > 2:
+                victim = random.choice(cluster.replicas)
+                victim.kill()
+                await asyncio.sleep(random.uniform(0, 0.5))
+                victim.restart()
+            await asyncio.wait((changing,), timeout=20)
+            changing.cancel()
+            await until(lambda: writers.target.engine.serving)
+            await writers.target.healthy()
+            wanted += 1
+        await writers.end()
+        await writers.target.healthy()
+        assert wanted == 5
+        members = {member.member.replica_uuid for member in writers.target.engine.report().members}
+        cluster.replicas = [one for one in cluster.replicas if one.disk.replica_uuid in members]
+        await asyncio.sleep(1)
+        assert_equal_replicas(cluster)
+
+    play(scenario())
+
+
+async def change(target: Target, cluster: Cluster, random: Random) -> None:
+    """Add or remove somebody, if that may be."""
+    members = target.engine.report().members
+    try:
+        if len(members) < 2 or (len(members) < 5 and random.random() < 0.5):
+            await target.engine.changes.add(cluster.new_replica().address)
+        else:
+            await target.engine.changes.remove(random.choice(members).member.replica_uuid)
+    except CstorError:
+        return  # it may not be now
