@@ -276,9 +276,7 @@ class Membership:
         await self._record_epoch(tenure, end_seq + 1, loss_possible=opening.loss_possible)
         tenure.history = opening.history.adopted(tenure.epoch, end_seq + 1)
         await self._until_it_may_serve(serve_at_s)
-        holder = next(m for m in opener.members if m.replica_uuid == opening.holders[0])
-        assert holder.report is not None, "a holder has been asked"
-        self.on_open(tenure, holder.report)
+        self.on_open(tenure, opener.reported(opening.sources[0]))
         self._events("open", {"epoch": tenure.epoch, "after_seq": end_seq})
         self.loss_possible = opening.loss_possible
         if tenure.forced_from is not None:

@@ -63,6 +63,8 @@ class Opener:
         self._to_be_asked: volume_pb2.Configuration | None = None
         """The configuration in the history that was found, where another one's members had been
         asked."""
+        self._others: list[Member] = []
+        """Replicas of the volume that answer and are no members, by this configuration."""
         self._attempts = 0
         self.lease_left_s = 0.0
         """How long leases of earlier targets may run, by what came with the promises."""
@@ -102,6 +104,8 @@ class Opener:
         voting = [member.report for member in self.members if _votes(member) and member.report]
         if before is None:
             self._check_quorum(voting, _out_of_date(configuration))
+        else:
+            self._others = []  # what those hold that were left out is given up
         epoch = next_epoch(list(reports.values()))
         identity = voting[0].identity
         return Tenure(
@@ -124,6 +128,13 @@ class Opener:
                 member.report = None
                 member.standing, member.reason = Standing.FAILED, OUT_OF_DATE
             self.members.append(member)
+        of_members = {member.replica_uuid for member in self.members}
+        self._others = []
+        for uuid, report in self.seen[1].items():
+            if uuid not in of_members:
+                other = Member(found[uuid])
+                other.replica_uuid, other.report = uuid, report
+                self._others.append(other)
 
     def _check_quorum(self, voting: list[replica_pb2.ReplicaReport], out_of_date: int) -> None:
         """Raise UnavailableError where those that answer cannot open the volume."""
@@ -139,9 +150,16 @@ class Opener:
             voting, len(self.members), write_cache=write_cache, out_of_date=out_of_date
         )
 
+    def reported(self, replica_uuid: str) -> replica_pb2.ReplicaReport:
+        """What a replica said that has been asked for a promise."""
+        for member in (*self.members, *self._others):
+            if member.replica_uuid == replica_uuid and member.report is not None:
+                return member.report
+        raise UnavailableError(f"replica {replica_uuid} has not been asked")
+
     async def promises(self, tenure: Tenure) -> Opening:
         """Ask all that answered for a promise, and choose the history to build on."""
-        asked = [member for member in self.members if _votes(member)]
+        asked = [member for member in (*self.members, *self._others) if _votes(member)]
         answers = await self._all(
             {
                 member: member.link.promise(tenure.promise_request(member.replica_uuid))
@@ -167,7 +185,7 @@ class Opener:
             self._to_be_asked = opening.configuration
             raise UnavailableError("the configuration has changed meanwhile: its members are asked")
         tenure.history = opening.history
-        tenure.operations_seq = max(promised[uuid].operations_seq for uuid in opening.holders)
+        tenure.operations_seq = max(promised[uuid].operations_seq for uuid in opening.sources)
         return opening
 
     async def bring_in_order(self, tenure: Tenure, opening: Opening) -> list[Member]:
@@ -177,9 +195,10 @@ class Opener:
 
         Returns the members, at least a quorum, that are at the end of the history.
         """
-        by_uuid = {member.replica_uuid: member for member in self.members}
+        by_uuid = {member.replica_uuid: member for member in (*self.members, *self._others)}
         ready = [by_uuid[uuid] for uuid in opening.holders]
-        chosen = ready[self._attempts % len(ready)]  # one may have a bad block: they take turns
+        at = self._attempts % len(opening.sources)  # one may have a bad block: they take turns
+        chosen = by_uuid[opening.sources[at]]
         self._attempts += 1
         source = replica_pb2.Source(address=chosen.link.address, replica_uuid=chosen.replica_uuid)
         through_seq = opening.history.end.last_seq

@@ -97,8 +97,11 @@ class Opening:
     history: History
     configuration: volume_pb2.Configuration
     """In that history."""
+    sources: tuple[str, ...]
+    """Complete replicas that are at the end of the history, members first: the others may have it
+    from any of them."""
     holders: tuple[str, ...]
-    """Complete replicas that are at the end of the history: sources for the others."""
+    """Those of them that are members."""
     behind: tuple[str, ...]
     """Complete replicas whose history is a prefix: they are caught up in order."""
     parted: tuple[str, ...]
@@ -119,8 +122,10 @@ def choose(
 ) -> Opening:
     """What to open with, given the reports that came with the promises.
 
-    Where it is forced all of them are needed, and nothing is proven.  Raises UnavailableError, with
-    a sentence that says what is missing, when a quorum cannot be reached with those that promised.
+    `promised` may have others than members, such as one whose removal only it has heard of: they
+    count for nothing, and what they hold counts.  Where it is forced all members are needed, and
+    nothing is proven.  Raises UnavailableError, with a sentence that says what is missing, when a
+    quorum cannot be reached with those that promised.
     """
     voters = {uuid: promised[uuid] for uuid in members if uuid in promised}
     needed = len(members) if is_forced else write_quorum(len(members))
@@ -132,9 +137,16 @@ def choose(
     is_proven = not is_forced and are_enough_whole(
         list(voters.values()), len(members), write_cache=write_cache, out_of_date=out_of_date
     )
-    highest = max(voters.values(), key=position_of)
+    highest = max(promised.values(), key=position_of)
     history = history_from(highest.history)
     holders, behind, parted, others = [], [], [], []
+    elsewhere = [
+        uuid
+        for uuid, report in promised.items()
+        if uuid not in voters
+        and report.state == replica_pb2.REPLICA_STATE_COMPLETE
+        and history_from(report.history) == history
+    ]
     for uuid, report in voters.items():
         own = history_from(report.history)
         if report.state != replica_pb2.REPLICA_STATE_COMPLETE:
@@ -145,17 +157,19 @@ def choose(
             behind.append(uuid)
         else:
             parted.append(uuid)
-    if not holders:
+    sources = (*holders, *elsewhere)
+    if not sources:
         raise UnavailableError(
             f"the newest entries (up to {history.end.epoch}:{history.end.last_seq}) are known only "
             "to a replica that is being rebuilt: start another member that holds them"
         )
     return Opening(
         history,
-        max((voters[uuid].configuration for uuid in holders), key=configuration_number),
+        max((promised[uuid].configuration for uuid in sources), key=configuration_number),
+        sources,
         tuple(holders),
         tuple(behind),
         tuple(parted),
         tuple(others),
-        loss_possible=not is_proven or voters[holders[0]].loss_possible,
+        loss_possible=not is_proven or promised[sources[0]].loss_possible,
     )

@@ -120,6 +120,19 @@ def test_opening_that_cannot_be_proved_safe_is_refused_with_a_sentence(
         choose(list(members), reports, write_cache=True)
 
 
+def test_history_may_be_held_by_a_replica_whose_removal_only_it_has_heard_of() -> None:
+    removed = report([(1, 22)], number=2)
+    reports = {"a": report([(1, 6)]), "b": report([(1, 4)]), "x": removed}
+    opening = choose("abc", reports, write_cache=True)
+    assert opening.history == history_of([(1, 22)])
+    assert (opening.sources, opening.holders) == (("x",), ())
+    assert set(opening.behind) == {"a", "b"}
+    assert opening.configuration.number == 2
+    rebuilding = report([(1, 22)], REBUILDING)
+    with pytest.raises(UnavailableError, match="being rebuilt"):
+        choose("abc", {**reports, "x": rebuilding}, write_cache=True)
+
+
 def test_configuration_is_the_one_in_the_history_whatever_others_have() -> None:
     dropped = report([(1, 9)], number=2)
     reports = {"a": report([(1, 5), (2, 7)]), "b": dropped, "c": report([(1, 5), (2, 7)])}
