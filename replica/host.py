@@ -235,10 +235,7 @@ class ReplicaHost:
 
     async def inquire(self, request: replica_pb2.InquireRequest) -> replica_pb2.InquireResponse:
         """What a replica says of itself, by name or UUID of its volume."""
-        if self._pool.found_full and self._clock.monotonic() > self._try_again_s:
-            self._try_again_s = self._clock.monotonic() + TRY_AGAIN_S
-            for volume_uuid in await self._pool.try_again():
-                self._add(volume_uuid).log.info("replica_opened", reason="there is space again")
+        await self._open_again()
         for node in self.nodes.values():
             if node.store.identity.name == request.volume:
                 return replica_pb2.InquireResponse(replica=node.report())
@@ -246,6 +243,7 @@ class ReplicaHost:
 
     async def promise(self, request: replica_pb2.PromiseRequest) -> replica_pb2.PromiseResponse:
         """Promise an epoch to a target instance; everything of lower epochs ends at once."""
+        await self._open_again()
         node = self.node(request.volume_uuid, request.replica_uuid)
         node.check_usable(founded=False)
         if not 0 < request.epoch <= EPOCH_MAX or not request.target_instance:
@@ -375,6 +373,13 @@ class ReplicaHost:
     async def close(self) -> None:
         """The clean stop: flush, checkpoint and mark every replica as cleanly stopped."""
         await self._pool.close()
+
+    async def _open_again(self) -> None:
+        """Open replicas that found no space before, when a target asks for one."""
+        if self._pool.found_full and self._clock.monotonic() > self._try_again_s:
+            self._try_again_s = self._clock.monotonic() + TRY_AGAIN_S
+            for volume_uuid in await self._pool.try_again():
+                self._add(volume_uuid).log.info("replica_opened", reason="there is space again")
 
     def _check_new(self, identity: volume_pb2.VolumeIdentity) -> None:
         """Raise InputError where no replica can be made for this identity."""
