@@ -11,6 +11,7 @@ from cstor_core.generated.cstor.v1 import control_pb2, volume_pb2
 
 ASK_S_MAX = 3.0
 OPERATION_S_MAX = 30.0
+COPY_S_MAX = 7 * 86400.0
 """Longer than a target waits for a quorum by default."""
 
 Status = control_pb2.VolumeStatus
@@ -107,6 +108,26 @@ class ControlClient:
             control_pb2.ResizeVolumeResponse,
             OPERATION_S_MAX,
         ).size_bytes
+
+    def add_replica(self, volume: str, address: str, *, same_host: bool) -> str:
+        """Make the replica at an address a member; its UUID.  It may take as long as copying all
+        data does.
+        """
+        return self._connection.ask(
+            "AddReplica",
+            control_pb2.AddReplicaRequest(volume=volume, address=address, same_host=same_host),
+            control_pb2.AddReplicaResponse,
+            COPY_S_MAX,
+        ).replica_uuid
+
+    def remove_replica(self, volume: str, replica: str) -> None:
+        """Let a member go, by UUID or address."""
+        self._connection.ask(
+            "RemoveReplica",
+            control_pb2.RemoveReplicaRequest(volume=volume, replica=replica),
+            control_pb2.RemoveReplicaResponse,
+            OPERATION_S_MAX,
+        )
 
     def force_open(self, volume: str, replicas: list[str], *, confirmed: bool) -> str:
         """Force an opening, or say what it would lose; the sentence.  InputError where it cannot be

@@ -9,6 +9,7 @@ import typer
 from rich import box
 from rich.table import Table
 
+from cstor_cli.asking import agree
 from cstor_cli.events import target_of
 from cstor_cli.options import (
     AnyDirectoryOption,
@@ -19,7 +20,6 @@ from cstor_cli.options import (
     YesOption,
 )
 from cstor_cli.printing import console, print_json
-from cstor_core.errors import InputError
 from cstor_core.generated.cstor.v1 import volume_pb2
 from cstor_core.units import format_size
 
@@ -80,7 +80,7 @@ def delete(
 
     with target_of(directory, target) as client:
         named = client.named(volume)
-        _agree(f"{named}: what only snapshot {name} holds is lost", yes=yes)
+        agree(f"{named}: what only snapshot {name} holds is lost", yes=yes)
         client.delete_snapshot(named, name)
     typer.echo(f"{named}: snapshot {name} is deleted")
 
@@ -100,16 +100,9 @@ def revert(
 
     with target_of(directory, target) as client:
         named = client.named(volume)
-        _agree(f"{named}: what was written since snapshot {name} is lost", yes=yes)
+        agree(f"{named}: what was written since snapshot {name} is lost", yes=yes)
         client.revert(named, name, in_use=force)
     typer.echo(f"{named} holds again what snapshot {name} holds")
-
-
-def _agree(sentence: str, *, yes: bool) -> None:
-    """Have somebody agree.  Raises InputError where he does not."""
-    typer.echo(sentence, err=True)
-    if not (yes or typer.confirm("Go on?", err=True)):
-        raise InputError("nothing was done")
 
 
 def _taken(snapshot: volume_pb2.Snapshot) -> str:

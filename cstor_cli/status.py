@@ -124,7 +124,7 @@ def volume_document(report: control_pb2.VolumeReport) -> Document:
         "size_bytes": report.size_bytes,
         **_standing(report),
         "members": [
-            {"address": member.member.address} | _seen_by_target(member)
+            {"address": member.member.address} | member_document(member)
             for member in report.members
         ],
     }
@@ -186,11 +186,11 @@ def _members(look: Look, report: control_pb2.VolumeReport) -> list[Document]:
             document["reason"] = "the volume does not count it among its members"
         else:
             left.remove(member)
-            document |= _seen_by_target(member) | {"uuid": member.member.replica_uuid or place.uuid}
+            document |= member_document(member) | {"uuid": member.member.replica_uuid or place.uuid}
         documents.append(document)
     for index, member in enumerate(left, len(documents)):
         elsewhere = ReplicaPlace(member.member.replica_uuid, member.member.address, "")
-        documents.append(_replica(look, index, elsewhere) | _seen_by_target(member))
+        documents.append(_replica(look, index, elsewhere) | member_document(member))
     return documents
 
 
@@ -201,7 +201,8 @@ def _is_at(member: volume_pb2.Member, place: ReplicaPlace) -> bool:
     return member.address == place.address
 
 
-def _seen_by_target(member: control_pb2.MemberReport) -> Document:
+def member_document(member: control_pb2.MemberReport) -> Document:
+    """A replica as its target sees it."""
     rebuild = None
     if member.status == control_pb2.MEMBER_STATUS_REBUILDING:
         rebuild = {

@@ -146,6 +146,35 @@ class ControlServicer(control_pb2_grpc.ControlServiceServicer):
             await abort(context, error)
         return control_pb2.ResizeVolumeResponse(size_bytes=operations.size_bytes)
 
+    async def AddReplica(  # noqa: N802 - the name of the call
+        self,
+        request: control_pb2.AddReplicaRequest,
+        context: grpc.aio.ServicerContext[
+            control_pb2.AddReplicaRequest, control_pb2.AddReplicaResponse
+        ],
+    ) -> control_pb2.AddReplicaResponse:
+        """Make a replica a member; answered when it is one, which may take long."""
+        try:
+            changes = self._called(request.volume).engine.changes
+            uuid = await changes.add(request.address, same_host=request.same_host)
+        except CstorError as error:
+            await abort(context, error)
+        return control_pb2.AddReplicaResponse(replica_uuid=uuid)
+
+    async def RemoveReplica(  # noqa: N802 - the name of the call
+        self,
+        request: control_pb2.RemoveReplicaRequest,
+        context: grpc.aio.ServicerContext[
+            control_pb2.RemoveReplicaRequest, control_pb2.RemoveReplicaResponse
+        ],
+    ) -> control_pb2.RemoveReplicaResponse:
+        """Let a member go."""
+        try:
+            await self._called(request.volume).engine.changes.remove(request.replica)
+        except CstorError as error:
+            await abort(context, error)
+        return control_pb2.RemoveReplicaResponse()
+
     async def WatchEvents(  # noqa: N802 - the name of the call
         self,
         request: control_pb2.WatchEventsRequest,

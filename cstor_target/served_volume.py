@@ -17,6 +17,7 @@ from cstor_target.scsi.identity import Identity
 from cstor_target.scsi.target_device import TargetDevice
 from cstor_target.settings import is_uuid
 from cstor_target.volume.backing import Volume
+from cstor_target.volume.changes import Changes
 from cstor_target.volume.counters import Counters
 from cstor_target.volume.operations import Operations
 
@@ -41,6 +42,10 @@ class VolumeEngine(Volume, Protocol):
     @property
     def identity(self) -> volume_pb2.VolumeIdentity | None:
         """What the volume is; None until a replica has answered."""
+
+    @property
+    def changes(self) -> Changes:
+        """Changes of the membership; raises UnavailableError where the volume is not open."""
 
     @property
     def loss_possible(self) -> bool:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 
+from cstor_core.errors import UnavailableError
 from cstor_core.generated.cstor.v1 import control_pb2, volume_pb2
 from cstor_target.served_volume import ServedVolume
 from cstor_target.volume.backing import Buffer, Done, Failure, ReadDone
+from cstor_target.volume.changes import Changes
 from cstor_target.volume.counters import Counters
 from cstor_target.volume.operations import Operations
 from cstor_target.volume.order import Order
@@ -87,6 +89,10 @@ class StandInEngine:
 
     def force(self, replicas: Collection[str]) -> None:
         self.forced_with = list(replicas)
+
+    @property
+    def changes(self) -> Changes:
+        raise UnavailableError("the volume is not open")
 
     def loss_told(self) -> None:
         self.told += 1

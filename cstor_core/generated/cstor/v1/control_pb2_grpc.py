@@ -74,6 +74,16 @@ class ControlServiceStub:
                 request_serializer=cstor_dot_v1_dot_control__pb2.ResizeVolumeRequest.SerializeToString,
                 response_deserializer=cstor_dot_v1_dot_control__pb2.ResizeVolumeResponse.FromString,
                 _registered_method=True)
+        self.AddReplica = channel.unary_unary(
+                '/cstor.v1.ControlService/AddReplica',
+                request_serializer=cstor_dot_v1_dot_control__pb2.AddReplicaRequest.SerializeToString,
+                response_deserializer=cstor_dot_v1_dot_control__pb2.AddReplicaResponse.FromString,
+                _registered_method=True)
+        self.RemoveReplica = channel.unary_unary(
+                '/cstor.v1.ControlService/RemoveReplica',
+                request_serializer=cstor_dot_v1_dot_control__pb2.RemoveReplicaRequest.SerializeToString,
+                response_deserializer=cstor_dot_v1_dot_control__pb2.RemoveReplicaResponse.FromString,
+                _registered_method=True)
         self.WatchEvents = channel.unary_stream(
                 '/cstor.v1.ControlService/WatchEvents',
                 request_serializer=cstor_dot_v1_dot_control__pb2.WatchEventsRequest.SerializeToString,
@@ -137,6 +147,19 @@ class ControlServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def AddReplica(self, request, context):
+        """Changes of the membership, one at a time; what has been done is found done.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RemoveReplica(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WatchEvents(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -185,6 +208,16 @@ def add_ControlServiceServicer_to_server(servicer, server):
                     servicer.ResizeVolume,
                     request_deserializer=cstor_dot_v1_dot_control__pb2.ResizeVolumeRequest.FromString,
                     response_serializer=cstor_dot_v1_dot_control__pb2.ResizeVolumeResponse.SerializeToString,
+            ),
+            'AddReplica': grpc.unary_unary_rpc_method_handler(
+                    servicer.AddReplica,
+                    request_deserializer=cstor_dot_v1_dot_control__pb2.AddReplicaRequest.FromString,
+                    response_serializer=cstor_dot_v1_dot_control__pb2.AddReplicaResponse.SerializeToString,
+            ),
+            'RemoveReplica': grpc.unary_unary_rpc_method_handler(
+                    servicer.RemoveReplica,
+                    request_deserializer=cstor_dot_v1_dot_control__pb2.RemoveReplicaRequest.FromString,
+                    response_serializer=cstor_dot_v1_dot_control__pb2.RemoveReplicaResponse.SerializeToString,
             ),
             'WatchEvents': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchEvents,
@@ -408,6 +441,60 @@ class ControlService:
             '/cstor.v1.ControlService/ResizeVolume',
             cstor_dot_v1_dot_control__pb2.ResizeVolumeRequest.SerializeToString,
             cstor_dot_v1_dot_control__pb2.ResizeVolumeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AddReplica(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cstor.v1.ControlService/AddReplica',
+            cstor_dot_v1_dot_control__pb2.AddReplicaRequest.SerializeToString,
+            cstor_dot_v1_dot_control__pb2.AddReplicaResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RemoveReplica(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cstor.v1.ControlService/RemoveReplica',
+            cstor_dot_v1_dot_control__pb2.RemoveReplicaRequest.SerializeToString,
+            cstor_dot_v1_dot_control__pb2.RemoveReplicaResponse.FromString,
             options,
             channel_credentials,
             insecure,

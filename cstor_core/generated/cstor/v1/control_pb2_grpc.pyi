@@ -45,6 +45,9 @@ class ControlServiceStub:
     RevertVolume: _grpc.UnaryUnaryMultiCallable[_control_pb2.RevertVolumeRequest, _control_pb2.RevertVolumeResponse]
     ResizeVolume: _grpc.UnaryUnaryMultiCallable[_control_pb2.ResizeVolumeRequest, _control_pb2.ResizeVolumeResponse]
     """It only grows."""
+    AddReplica: _grpc.UnaryUnaryMultiCallable[_control_pb2.AddReplicaRequest, _control_pb2.AddReplicaResponse]
+    """Changes of the membership, one at a time; what has been done is found done."""
+    RemoveReplica: _grpc.UnaryUnaryMultiCallable[_control_pb2.RemoveReplicaRequest, _control_pb2.RemoveReplicaResponse]
     WatchEvents: _grpc.UnaryStreamMultiCallable[_control_pb2.WatchEventsRequest, _control_pb2.WatchEventsResponse]
 
 @_typing.type_check_only
@@ -64,6 +67,9 @@ class ControlServiceAsyncStub(ControlServiceStub):
     RevertVolume: _aio.UnaryUnaryMultiCallable[_control_pb2.RevertVolumeRequest, _control_pb2.RevertVolumeResponse]  # type: ignore[assignment]
     ResizeVolume: _aio.UnaryUnaryMultiCallable[_control_pb2.ResizeVolumeRequest, _control_pb2.ResizeVolumeResponse]  # type: ignore[assignment]
     """It only grows."""
+    AddReplica: _aio.UnaryUnaryMultiCallable[_control_pb2.AddReplicaRequest, _control_pb2.AddReplicaResponse]  # type: ignore[assignment]
+    """Changes of the membership, one at a time; what has been done is found done."""
+    RemoveReplica: _aio.UnaryUnaryMultiCallable[_control_pb2.RemoveReplicaRequest, _control_pb2.RemoveReplicaResponse]  # type: ignore[assignment]
     WatchEvents: _aio.UnaryStreamMultiCallable[_control_pb2.WatchEventsRequest, _control_pb2.WatchEventsResponse]  # type: ignore[assignment]
 
 class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -128,6 +134,21 @@ class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_control_pb2.ResizeVolumeResponse, _abc.Awaitable[_control_pb2.ResizeVolumeResponse]]:
         """It only grows."""
+
+    @_abc_1.abstractmethod
+    def AddReplica(
+        self,
+        request: _control_pb2.AddReplicaRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.AddReplicaResponse, _abc.Awaitable[_control_pb2.AddReplicaResponse]]:
+        """Changes of the membership, one at a time; what has been done is found done."""
+
+    @_abc_1.abstractmethod
+    def RemoveReplica(
+        self,
+        request: _control_pb2.RemoveReplicaRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.RemoveReplicaResponse, _abc.Awaitable[_control_pb2.RemoveReplicaResponse]]: ...
 
     @_abc_1.abstractmethod
     def WatchEvents(

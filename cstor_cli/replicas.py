@@ -1,0 +1,123 @@
+"""`cstor replica`: which there are, and more, fewer or other ones."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from rich import box
+from rich.table import Table
+
+from cstor_cli.addresses import parse_address
+from cstor_cli.asking import agree
+from cstor_cli.events import target_of
+from cstor_cli.interrupts import interruptible
+from cstor_cli.options import (
+    AnyDirectoryOption,
+    Output,
+    OutputOption,
+    TargetOption,
+    VolumeOption,
+    YesOption,
+)
+from cstor_cli.printing import console, print_json
+from cstor_cli.status import member_document
+
+app = typer.Typer(help="Add, remove and replace replicas of a volume.", no_args_is_help=True)
+
+AddressArgument = Annotated[
+    str, typer.Argument(help="HOST:PORT of a replica daemon.", metavar="ADDRESS")
+]
+ReplicaArgument = Annotated[
+    str, typer.Argument(help="UUID or HOST:PORT of a replica.", metavar="REPLICA")
+]
+SameHostOption = Annotated[
+    bool,
+    typer.Option("--same-host", help="Although another replica of the volume is on that host."),
+]
+
+
+@app.command("list")
+def list_replicas(
+    volume: VolumeOption = "",
+    directory: AnyDirectoryOption = None,
+    target: TargetOption = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """List the replicas of a volume, and those that are on their way to be some."""
+
+    with target_of(directory, target) as client:
+        members = client.show_volume(client.named(volume)).members
+    documents: list[dict[str, Any]] = [
+        member_document(member) | {"address": member.member.address} for member in members
+    ]
+    if output is Output.JSON:
+        print_json(documents)
+        return
+    table = Table("replica", "address", "status", "applied", "", box=box.SIMPLE)
+    for found in documents:
+        table.add_row(
+            found["uuid"],
+            found["address"],
+            found["status"],
+            str(found["applied_seq"]),
+            found["reason"],
+        )
+    console.print(table)
+
+
+@app.command()
+def add(
+    address: AddressArgument,
+    volume: VolumeOption = "",
+    directory: AnyDirectoryOption = None,
+    target: TargetOption = None,
+    same_host: SameHostOption = False,
+) -> None:
+    """Have a daemon keep one more copy of the volume; returns when it counts.
+
+    If it is broken off, the same command goes on.
+    """
+
+    with interruptible(), target_of(directory, target) as client:
+        named = client.named(volume)
+        uuid = client.add_replica(named, str(parse_address(address)), same_host=same_host)
+    typer.echo(f"{named}: replica {uuid} at {address} is a member")
+
+
+@app.command()
+def remove(
+    replica: ReplicaArgument,
+    volume: VolumeOption = "",
+    directory: AnyDirectoryOption = None,
+    target: TargetOption = None,
+    yes: YesOption = False,
+) -> None:
+    """Let a replica go: from then on it counts for nothing, and can be deleted."""
+
+    with target_of(directory, target) as client:
+        named = client.named(volume)
+        count = len(client.show_volume(named).members)
+        agree(f"{named}: it has {max(count - 1, 0)} replicas then", yes=yes)
+        client.remove_replica(named, replica)
+    typer.echo(f"{named}: replica {replica} is no member any more")
+
+
+@app.command()
+def replace(
+    old: ReplicaArgument,
+    address: AddressArgument,
+    volume: VolumeOption = "",
+    directory: AnyDirectoryOption = None,
+    target: TargetOption = None,
+    same_host: SameHostOption = False,
+    yes: YesOption = False,
+) -> None:
+    """Put a new replica in the place of one that is lost: add, then remove."""
+
+    with interruptible(), target_of(directory, target) as client:
+        named = client.named(volume)
+        agree(f"{named}: what replica {old} holds is given up", yes=yes)
+        uuid = client.add_replica(named, str(parse_address(address)), same_host=same_host)
+        client.remove_replica(named, old)
+    typer.echo(f"{named}: replica {uuid} at {address} has taken the place of {old}")
