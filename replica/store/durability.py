@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import asyncio
 
-from cstor_core.errors import CorruptError, CstorError
+from cstor_core.errors import CorruptError, CstorError, UnavailableError
 from replica.store.checkpointing import Checkpointing
-from replica.store.pace import AT_ONCE, finished
+from replica.store.pace import AT_ONCE, UnreadableError, finished
 from replica.store.parts import Parts
 from replica.store.records import Kind
 
@@ -80,12 +80,15 @@ class Durability:
     async def checkpoint(self) -> None:
         """Write a checkpoint beside whatever else goes on; one after another.
 
-        Raises NoSpaceError where there is no room for it, CorruptError where the disk failed or
-        the map is damaged; the earlier checkpoint stays then.
+        Raises NoSpaceError where there is no room for it, UnavailableError where the disk cannot
+        read the map, CorruptError where it failed or the map is damaged; the earlier checkpoint
+        stays then.
         """
         async with self._one_checkpoint:
             try:
                 await self._making.checkpoint(self.flush)
+            except UnreadableError as error:
+                raise _not_now(self._parts, error) from error
             except OSError as error:
                 raise self._parts.gave_up(error, "a checkpoint") from error
             except CorruptError as error:
@@ -95,7 +98,8 @@ class Durability:
     def checkpoint_blocking(self) -> None:
         """Flush and write a checkpoint now.
 
-        Raises NoSpaceError where there is no room for it, CorruptError where the disk failed.
+        Raises NoSpaceError where there is no room for it, UnavailableError where the disk cannot
+        read the map, CorruptError where it failed.
         """
         parts = self._parts
         number, seq, mark = parts.journal.number, parts.standing.applied_seq, parts.journal.mark
@@ -109,6 +113,8 @@ class Durability:
 
         try:
             finished(self._making.checkpoint(flush, AT_ONCE))
+        except UnreadableError as error:
+            raise _not_now(parts, error) from error
         except OSError as error:
             raise parts.gave_up(error, "a checkpoint") from error
         except CorruptError as error:
@@ -194,6 +200,8 @@ class Durability:
         try:
             while self._making.is_tidying_due:  # of what came while it was done, too
                 await self._making.tidy()
+        except UnreadableError as error:
+            self.checkpoint_error = str(_not_now(parts, error))
         except OSError as error:
             self.checkpoint_error = str(parts.gave_up(error, "merging the map"))
         except CorruptError as error:
@@ -204,3 +212,10 @@ class Durability:
         self._relief.discard(task)
         if not task.cancelled():
             task.exception()
+
+
+def _not_now(parts: Parts, error: UnreadableError) -> UnavailableError:
+    """The error of a checkpoint or a merge that a read has ended: that has changed nothing."""
+    return UnavailableError(
+        f"{parts.what}: the disk cannot read the map ({error.strerror}); it is tried again"
+    )

@@ -7,7 +7,8 @@ the coroutine never waits and `finished` runs it to its end.
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Generator, Sequence
+from collections.abc import Coroutine, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import coroutine
 from typing import Any, Protocol, TypeVar
@@ -17,8 +18,12 @@ from cstor_core.files import Buffer, File, Filesystem
 T = TypeVar("T")
 
 
+class UnreadableError(OSError):
+    """A read failed, which has changed nothing: it may be tried again."""
+
+
 class Pace(Protocol):
-    """Calls of files; every one may raise OSError."""
+    """Calls of files; every one may raise OSError, and `read` UnreadableError."""
 
     async def read(self, file: File, length: int, offset: int) -> bytes:
         """Read."""
@@ -40,8 +45,9 @@ class Background:
     """Beside everything else."""
 
     async def read(self, file: File, length: int, offset: int) -> bytes:
-        cached = file.pread_cached(length, offset)
-        return await file.pread_off_loop(length, offset) if cached is None else bytes(cached)
+        with _reading():
+            cached = file.pread_cached(length, offset)
+            return await file.pread_off_loop(length, offset) if cached is None else bytes(cached)
 
     async def write(self, file: File, pieces: Sequence[Buffer], offset: int) -> None:
         await file.pwritev_off_loop(pieces, offset)
@@ -60,7 +66,8 @@ class AtOnce:
     """Everything waits."""
 
     async def read(self, file: File, length: int, offset: int) -> bytes:
-        return file.pread(length, offset)
+        with _reading():
+            return file.pread(length, offset)
 
     async def write(self, file: File, pieces: Sequence[Buffer], offset: int) -> None:
         file.pwritev(pieces, offset)
@@ -73,6 +80,15 @@ class AtOnce:
 
     async def turn(self) -> None:
         pass
+
+
+@contextmanager
+def _reading() -> Iterator[None]:
+    """Tell a read that fails from everything else that may."""
+    try:
+        yield
+    except OSError as error:
+        raise UnreadableError(error.errno, error.strerror) from error
 
 
 @coroutine

@@ -347,8 +347,8 @@ class ReplicaStore(StoreFacts):
     async def close(self) -> None:
         """Stop cleanly: flush, checkpoint, mark.  A replica that was given up is only closed.
 
-        Raises NoSpaceError, CorruptError where that could not be done; the files are closed then
-        too, and the next opening finds everything as after a kill.
+        Raises NoSpaceError, UnavailableError, CorruptError where that cannot be done; the files are
+        closed then too, and the next opening finds everything as after a kill.
         """
         parts = self._parts
         await self._durability.settle()

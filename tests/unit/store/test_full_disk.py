@@ -224,6 +224,33 @@ async def test_a_replica_whose_disk_failed_is_given_up_for_good(failing: str) ->
     assert "replace this replica" in pool.failed[VOLUME]
 
 
+async def test_a_merge_that_cannot_read_the_map_is_made_later() -> None:
+    filesystem = MemoryFilesystem()
+    store = await open_store(filesystem)
+    filesystem.before = _refuse_reads
+    seq = 2
+    while not store.checkpoint_error:
+        store.append(writes(seq, 1, (seq, block_of(seq))))
+        store._durability.checkpoint_soon()
+        await store._durability.settle()
+        seq += 1
+    assert "cannot read the map" in store.checkpoint_error
+    filesystem.before = lambda call: None
+    store.append(writes(seq, 1, (1, block_of(1))))
+    store._durability.checkpoint_soon()
+    await store._durability.settle()
+    assert store.checkpoint_error == ""
+    found = await kill_and_open(filesystem)
+    assert [content_of(found, block) for block in range(2, seq)] == [
+        block_of(block) for block in range(2, seq)
+    ]
+
+
+def _refuse_reads(call: str) -> None:
+    if call.startswith("pread"):
+        raise OSError(errno.EIO, "Input/output error")
+
+
 def _refuse_create(call: str) -> None:
     if call == "create":
         raise OSError(errno.ENOSPC, "No space left on device")
