@@ -47,6 +47,8 @@ class Operations:
         self._when_unlocked = when_unlocked
         self._tenure: Tenure | None = None
         self._snapshots: dict[str, volume_pb2.Snapshot] = {}
+        self._ordered_bytes = 0
+        """The size when all that has been ordered is done."""
         self.size_bytes = 0
         self.on_resized: Callable[[], None] = lambda: None
         self.on_reverted: Callable[[], None] = lambda: None
@@ -54,7 +56,7 @@ class Operations:
     def begin(self, tenure: Tenure, report: replica_pb2.ReplicaReport) -> None:
         """The volume is open; a member that holds its history has said this."""
         self._tenure = tenure
-        self.size_bytes = report.size_bytes
+        self.size_bytes = self._ordered_bytes = report.size_bytes
         self._snapshots = {snapshot.name: snapshot for snapshot in report.snapshots}
 
     @property
@@ -83,7 +85,7 @@ class Operations:
                 name=name,
                 seq=operation.seq,
                 created_unix_s=created_unix_s,
-                size_bytes=self.size_bytes,
+                size_bytes=self._ordered_bytes,
             )
             return True
 
@@ -140,10 +142,14 @@ class Operations:
 
         def ordered(operation: volume_pb2.Operation) -> bool:
             operation.resize.size_bytes = size_bytes
-            return size_bytes > self.size_bytes
+            if size_bytes <= self._ordered_bytes:
+                return False
+            self._ordered_bytes = size_bytes
+            return True
 
-        if await self._order_operation(ordered):
-            self.size_bytes = max(self.size_bytes, size_bytes)
+        await self._order_operation(ordered)
+        if size_bytes > self.size_bytes:
+            self.size_bytes = size_bytes
             self._events("resized", {"size": format_size(size_bytes)})
             self.on_resized()
 
@@ -180,7 +186,7 @@ class Operations:
                 self._order.operate(
                     lambda _, completed_seq: tenure.entry(entry, completed_seq),
                     finished,
-                    blocks=self.size_bytes // BLOCK_BYTES if changes_all else 0,
+                    blocks=self._ordered_bytes // BLOCK_BYTES if changes_all else 0,
                 )
             elif self._order.all_durable:
                 finished(None)

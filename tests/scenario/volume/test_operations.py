@@ -144,6 +144,23 @@ def test_what_was_ordered_is_known_to_the_next_target() -> None:
     play(scenario())
 
 
+def test_of_several_sizes_asked_for_at_a_time_the_volume_gets_the_largest() -> None:
+    async def scenario() -> None:
+        cluster = Cluster()
+        target = await cluster.serving_target()
+        operations = target.engine.operations
+        sizes = [(VOLUME_BLOCKS + blocks) * BLOCK_BYTES for blocks in (6, 5, 6, 7)]
+        snapshot, *_ = await asyncio.gather(
+            operations.create_snapshot("before"), *map(operations.resize, sizes)
+        )
+        assert operations.size_bytes == sizes[-1]
+        assert snapshot.size_bytes < sizes[0]
+        await asyncio.sleep(1)
+        assert all(replica.disk.size_bytes == sizes[-1] for replica in cluster.replicas)
+
+    play(scenario())
+
+
 def test_member_that_was_away_over_a_snapshot_has_it_when_it_is_back() -> None:
     async def scenario() -> None:
         cluster = Cluster(tail_entries_max=5, settings=SMALL)
