@@ -129,6 +129,23 @@ class ControlClient:
             OPERATION_S_MAX,
         )
 
+    def list_sessions(self, volume: str) -> list[control_pb2.Session]:
+        """The sessions with one volume, or with all where it is empty."""
+        answer = self._connection.ask(
+            "ListSessions",
+            control_pb2.ListSessionsRequest(volume=volume),
+            control_pb2.ListSessionsResponse,
+            ASK_S_MAX,
+        )
+        return list(answer.sessions)
+
+    def drop_session(self, request: control_pb2.DropSessionRequest) -> list[control_pb2.Session]:
+        """End sessions, or with `dry_run` only say which are meant; they as they were."""
+        answer = self._connection.ask(
+            "DropSession", request, control_pb2.DropSessionResponse, ASK_S_MAX
+        )
+        return list(answer.sessions)
+
     def force_open(self, volume: str, replicas: list[str], *, confirmed: bool) -> str:
         """Force an opening, or say what it would lose; the sentence.  InputError where it cannot be
         forced.

@@ -54,6 +54,12 @@ class UnknownVolumeError(CstorError):
     status = grpc.StatusCode.NOT_FOUND
 
 
+class UnknownSessionError(CstorError):
+    """No initiator has the named session with the volume."""
+
+    status = grpc.StatusCode.NOT_FOUND
+
+
 class ForeignReplicaError(CstorError):
     """The replica belongs to another volume, another configuration or another format."""
 

@@ -175,6 +175,35 @@ class ControlServicer(control_pb2_grpc.ControlServiceServicer):
             await abort(context, error)
         return control_pb2.RemoveReplicaResponse()
 
+    async def ListSessions(  # noqa: N802 - the name of the call
+        self,
+        request: control_pb2.ListSessionsRequest,
+        context: grpc.aio.ServicerContext[
+            control_pb2.ListSessionsRequest, control_pb2.ListSessionsResponse
+        ],
+    ) -> control_pb2.ListSessionsResponse:
+        """The sessions of one volume, or of all; NOT_FOUND as `ShowVolume`."""
+        try:
+            volumes = [self._called(request.volume)] if request.volume else self._volumes
+        except UnknownVolumeError as error:
+            await abort(context, error)
+        sessions = [session for volume in volumes for session in volume.sessions.listed()]
+        return control_pb2.ListSessionsResponse(sessions=sessions)
+
+    async def DropSession(  # noqa: N802 - the name of the call
+        self,
+        request: control_pb2.DropSessionRequest,
+        context: grpc.aio.ServicerContext[
+            control_pb2.DropSessionRequest, control_pb2.DropSessionResponse
+        ],
+    ) -> control_pb2.DropSessionResponse:
+        """End sessions of a volume; NOT_FOUND where there is none that is meant."""
+        try:
+            dropped = self._called(request.volume).sessions.drop(request)
+        except CstorError as error:
+            await abort(context, error)
+        return control_pb2.DropSessionResponse(sessions=dropped)
+
     async def WatchEvents(  # noqa: N802 - the name of the call
         self,
         request: control_pb2.WatchEventsRequest,

@@ -24,7 +24,7 @@ from cstor_core.clock import SystemClock
 from cstor_core.dialling import GrpcDialler, TcpConnector
 from cstor_core.errors import InputError
 from cstor_core.files import OsFilesystem
-from cstor_core.generated.cstor.v1 import control_pb2, control_pb2_grpc
+from cstor_core.generated.cstor.v1 import control_pb2_grpc
 from cstor_core.serving import (
     Health,
     bind_port,
@@ -195,7 +195,7 @@ class TargetDaemon:
             settings.volume, addresses, links, self._clock, settings.engine, instance, event
         )
         volume = ServedVolume(
-            settings.volume, engine, lambda: self._sessions(volume), portal, self._version
+            settings.volume, engine, self._iscsi.sessions, event, portal, self._version
         )
         self._volumes.append(volume)
         self._happened("target_starting", {"instance": instance, "replicas": ", ".join(addresses)})
@@ -208,16 +208,6 @@ class TargetDaemon:
         """Something has happened to this process, and so to each of its volumes."""
         for volume in self._volumes:
             self._events.add(volume.volume_name, name, facts, error)
-
-    def _sessions(self, volume: ServedVolume) -> list[control_pb2.SessionReport]:
-        return [
-            control_pb2.SessionReport(
-                initiator_name=session.initiator_name,
-                address=session.connection.peer if session.connection is not None else "",
-                tsih=session.tsih,
-            )
-            for session in self._iscsi.sessions.of_target(volume.name)
-        ]
 
     async def _answer(self, stack: AsyncExitStack, listeners: Listeners) -> None:
         """Begin to answer on every port, and say so."""

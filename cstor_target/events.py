@@ -115,6 +115,12 @@ KINDS: dict[str, Kind] = {
         Severity.INFO,
         "the volume has {size} now: initiators see it after a rescan",
     ),
+    # Its initiators
+    "session_dropped": Kind(
+        Severity.WARNING,
+        "an operator has dropped session {tsih} of {initiator} at {peer}, with {commands} of its "
+        "commands unanswered: the initiator may log in again",
+    ),
     # Its members
     "member_in_sync": Kind(
         Severity.INFO,

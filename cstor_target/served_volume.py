@@ -12,6 +12,7 @@ from typing import Protocol
 from uuid import UUID
 
 from cstor_core.generated.cstor.v1 import control_pb2, volume_pb2
+from cstor_target.iscsi.sessions import SessionTable
 from cstor_target.scsi.geometry import Geometry
 from cstor_target.scsi.identity import Identity
 from cstor_target.scsi.target_device import TargetDevice
@@ -19,7 +20,9 @@ from cstor_target.settings import is_uuid
 from cstor_target.volume.backing import Volume
 from cstor_target.volume.changes import Changes
 from cstor_target.volume.counters import Counters
+from cstor_target.volume.events import EventSink
 from cstor_target.volume.operations import Operations
+from cstor_target.volume_sessions import VolumeSessions
 
 IQN_PREFIX = "iqn.2016-09.com.openebs.cstor:"
 PORTAL_GROUP_TAG = 1
@@ -29,8 +32,6 @@ SERVING_STATUSES = (
     control_pb2.VOLUME_STATUS_DEGRADED,
     control_pb2.VOLUME_STATUS_REBUILDING,
 )
-
-Sessions = Callable[[], Sequence[control_pb2.SessionReport]]
 
 
 class VolumeEngine(Volume, Protocol):
@@ -72,21 +73,28 @@ class VolumeEngine(Volume, Protocol):
 
 
 class ServedVolume:
-    """A volume, its target node and its sessions; `wanted` is the name or UUID that was asked for.
+    """A volume, its target node and its sessions; `wanted` is the name or UUID that was asked for,
+    `table` has the sessions of the whole process.
 
     It is a `Target` of the iSCSI side's directory.
     """
 
     def __init__(
-        self, wanted: str, engine: VolumeEngine, sessions: Sessions, portal: str, revision: str
+        self,
+        wanted: str,
+        engine: VolumeEngine,
+        table: SessionTable,
+        events: EventSink,
+        portal: str,
+        revision: str,
     ) -> None:
         self.engine = engine
         self.portal = portal
         self.stopping = False
         """The daemon is about to end: what is open is served to its end, but is not ready."""
+        self.sessions = VolumeSessions(lambda: (self.volume_name, self.name), table, events)
         self._revision = revision
         self._wanted = wanted
-        self._sessions = sessions
         self._device: TargetDevice | None = None
         engine.when_serving(self._opened)
 
@@ -145,7 +153,7 @@ class ServedVolume:
             report.identity.name = self.volume_name
         report.iqn = self.name
         report.portal = self.portal
-        report.sessions.extend(self._sessions())
+        report.sessions.extend(self.sessions.reports())
         return report
 
     def _opened(self) -> None:

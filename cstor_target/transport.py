@@ -40,7 +40,7 @@ class IscsiServer:
         self.clock = clock
         self.limits = limits if limits is not None else Limits()
         self.counters = Counters()
-        self.sessions = SessionTable(self.limits, self.counters)
+        self.sessions = SessionTable(self.limits, self.counters, clock.wall)
         self._connections: set[_IscsiProtocol] = set()
         self._server: asyncio.Server | None = None
         self._timer: Timer | None = None

@@ -18,7 +18,7 @@ from cstor_target.iscsi.directory import Target
 from cstor_target.iscsi.errors import LoginRefused
 from cstor_target.iscsi.limits import Limits
 
-_TSIH_MAX = 0xFFFF
+TSIH_MAX = 0xFFFF
 
 
 class SessionConnection(Protocol):
@@ -28,8 +28,15 @@ class SessionConnection(Protocol):
     def peer(self) -> str:
         """HOST:PORT of the initiator."""
 
+    @property
+    def tasks_in_flight(self) -> int:
+        """Commands that the volume may still be working on."""
+
     def drop(self) -> None:
         """Close at once; the tasks lose their answers."""
+
+    def announce_drop(self) -> None:
+        """Say that the session may come back at once, and close as `close` does."""
 
     def close(self) -> None:
         """Close when what was queued is sent."""
@@ -99,6 +106,7 @@ class Session:
         "leading_values",
         "nexus",
         "on_end",
+        "since_unix_s",
         "target",
         "tsih",
         "window",
@@ -111,6 +119,7 @@ class Session:
         target: Target | None,
         tsih: int,
         window: CommandWindow,
+        since_unix_s: int,
     ) -> None:
         self.initiator_name = initiator_name
         self.initiator_alias = ""
@@ -119,6 +128,7 @@ class Session:
         self.target = target
         self.tsih = tsih
         self.window = window
+        self.since_unix_s = since_unix_s
         self.cid = 0
         self.leading_values: dict[str, str] = {}
         self.connection: SessionConnection | None = None
@@ -131,11 +141,15 @@ class Session:
 
 
 class SessionTable:
-    """All sessions, shared by the connections of a process."""
+    """All sessions, shared by the connections of a process.
 
-    def __init__(self, limits: Limits, counters: Counters) -> None:
+    `wall_s` gives seconds since 1970, which people are told.
+    """
+
+    def __init__(self, limits: Limits, counters: Counters, wall_s: Callable[[], float]) -> None:
         self._limits = limits
         self._counters = counters
+        self._wall_s = wall_s
         self._sessions: dict[tuple[str, bytes, str], Session] = {}
         self._used_tsihs: set[int] = set()
         self._last_tsih = 0
@@ -162,7 +176,7 @@ class SessionTable:
         Raises LoginRefused (Out of resources) when there are too many.
         """
         window = CommandWindow(cmd_sn, self._limits.command_window_of(len(self._sessions) + 1))
-        session = Session(initiator_name, isid, target, 0, window)
+        session = Session(initiator_name, isid, target, 0, window, int(self._wall_s()))
         old = self._sessions.get(session.key)
         if old is not None:
             self._counters.sessions_reinstated += 1
@@ -200,6 +214,14 @@ class SessionTable:
         session.window.parked.clear()
         return session
 
+    def drop(self, session: Session) -> None:
+        """End a session because somebody wants it so; its initiator is told that it may log in
+        again at once (11.9.1, event 3), and its tasks lose their answers (7.6).
+        """
+        if session.connection is not None:
+            session.connection.announce_drop()
+        self.end(session)
+
     def end(self, session: Session) -> None:
         """Forget a session and drop its connection; `on_end` is called once."""
         if self._sessions.get(session.key) is not session:
@@ -224,7 +246,7 @@ class SessionTable:
         """The next number after the last one, so that one is not used again soon."""
         tsih = self._last_tsih
         while True:
-            tsih = tsih % _TSIH_MAX + 1
+            tsih = tsih % TSIH_MAX + 1
             if tsih not in self._used_tsihs:
                 break
         self._used_tsihs.add(tsih)

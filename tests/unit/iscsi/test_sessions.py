@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cstor_target.iscsi.connection import Phase
-from cstor_target.iscsi.constants import LoginStatus
+from cstor_target.iscsi.constants import AsyncEvent, LoginStatus
 from cstor_target.iscsi.events import LoggedIn
 from tests.unit.iscsi.trace import (
     INITIATOR,
@@ -111,6 +111,26 @@ def test_a_session_ends_with_its_connection() -> None:
     initiator.core.drop()
     assert ended == [True]
     assert len(process.sessions) == 0
+
+
+def test_a_dropped_session_is_told_loses_its_answers_and_may_come_back() -> None:
+    process = Process(wall_s=1795851000.5)
+    old = logged_in(process)
+    session = old.core.session
+    assert session is not None
+    assert session.since_unix_s == 1795851000
+    ended: list[bool] = []
+    session.on_end = lambda: ended.append(True)
+    task = only_task(old.write(8, bytes(8)))
+    process.sessions.drop(session)
+    process.sessions.drop(session)
+    assert old.answer().fields.async_event == AsyncEvent.SESSION_WILL_DROP
+    assert old.core.closing
+    assert ended == [True]
+    assert len(process.sessions) == 0
+    old.core.complete(task, 0)
+    assert old.answers() == []
+    assert logged_in(process).tsih != old.tsih
 
 
 def test_tsihs_are_not_used_again_soon_and_never_zero() -> None:

@@ -95,9 +95,10 @@ class Process:
     directory: StandInDirectory = field(default_factory=StandInDirectory)
     limits: Limits = field(default_factory=Limits)
     counters: Counters = field(default_factory=Counters)
+    wall_s: float = 0.0
 
     def __post_init__(self) -> None:
-        self.sessions = SessionTable(self.limits, self.counters)
+        self.sessions = SessionTable(self.limits, self.counters, lambda: self.wall_s)
 
     def connect(self) -> Initiator:
         """A new TCP connection."""

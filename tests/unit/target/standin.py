@@ -6,7 +6,11 @@ from collections.abc import Callable, Collection, Sequence
 
 from cstor_core.errors import UnavailableError
 from cstor_core.generated.cstor.v1 import control_pb2, volume_pb2
-from cstor_target.served_volume import ServedVolume
+from cstor_target.iscsi.connection import Connection
+from cstor_target.iscsi.counters import Counters as IscsiCounters
+from cstor_target.iscsi.limits import Limits
+from cstor_target.iscsi.sessions import SessionTable
+from cstor_target.served_volume import Directory, ServedVolume
 from cstor_target.volume.backing import Buffer, Done, Failure, ReadDone
 from cstor_target.volume.changes import Changes
 from cstor_target.volume.counters import Counters
@@ -115,10 +119,15 @@ class StandInEngine:
 
 def served(engine: StandInEngine, wanted: str = "vol1") -> ServedVolume:
     """That engine's volume with one session."""
-    session = control_pb2.SessionReport(
-        initiator_name="iqn.host", address="127.0.0.1:50000", tsih=1
+    portal, limits, counters = "127.0.0.1:3260", Limits(), IscsiCounters()
+    table = SessionTable(limits, counters, lambda: 0.0)
+    volume = ServedVolume(wanted, engine, table, lambda name, facts: None, portal, "0.1.0")
+    session = table.create("iqn.host", bytes(6), volume, 0)
+    directory, peer = Directory([volume]), "127.0.0.1:50000"
+    session.connection = Connection(
+        table, directory, portal, lambda: None, 0.0, limits, counters, peer
     )
-    return ServedVolume(wanted, engine, lambda: [session], "127.0.0.1:3260", "0.1.0")
+    return volume
 
 
 def stand_in_operations() -> Operations:

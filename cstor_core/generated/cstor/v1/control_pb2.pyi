@@ -629,6 +629,170 @@ class RemoveReplicaResponse(_message.Message):
 Global___RemoveReplicaResponse: _TypeAlias = RemoveReplicaResponse  # noqa: Y015
 
 @_typing.final
+class Session(_message.Message):
+    """An iSCSI session of an initiator with a volume (RFC 7143, 4.4.3)."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VOLUME_FIELD_NUMBER: _builtins.int
+    INITIATOR_NAME_FIELD_NUMBER: _builtins.int
+    ISID_FIELD_NUMBER: _builtins.int
+    TSIH_FIELD_NUMBER: _builtins.int
+    CONNECTIONS_FIELD_NUMBER: _builtins.int
+    SINCE_UNIX_S_FIELD_NUMBER: _builtins.int
+    COMMANDS_OUTSTANDING_FIELD_NUMBER: _builtins.int
+    volume: _builtins.str
+    """Name of the volume."""
+    initiator_name: _builtins.str
+    isid: _builtins.bytes
+    """Six bytes."""
+    tsih: _builtins.int
+    """Of one session of the target only, whatever its volume is."""
+    since_unix_s: _builtins.int
+    """Since when its initiator has been logged in; a new connection of it changes nothing."""
+    commands_outstanding: _builtins.int
+    """Commands that were received, and are not answered or still worked on."""
+    @_builtins.property
+    def connections(self) -> _containers.RepeatedCompositeFieldContainer[Global___SessionConnection]: ...
+    def __init__(
+        self,
+        *,
+        volume: _builtins.str = ...,
+        initiator_name: _builtins.str = ...,
+        isid: _builtins.bytes = ...,
+        tsih: _builtins.int = ...,
+        connections: _abc.Iterable[Global___SessionConnection] | None = ...,
+        since_unix_s: _builtins.int = ...,
+        commands_outstanding: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["commands_outstanding", b"commands_outstanding", "connections", b"connections", "initiator_name", b"initiator_name", "isid", b"isid", "since_unix_s", b"since_unix_s", "tsih", b"tsih", "volume", b"volume"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Session: _TypeAlias = Session  # noqa: Y015
+
+@_typing.final
+class SessionConnection(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CID_FIELD_NUMBER: _builtins.int
+    PEER_ADDRESS_FIELD_NUMBER: _builtins.int
+    cid: _builtins.int
+    peer_address: _builtins.str
+    """HOST:PORT of the initiator."""
+    def __init__(
+        self,
+        *,
+        cid: _builtins.int = ...,
+        peer_address: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cid", b"cid", "peer_address", b"peer_address"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SessionConnection: _TypeAlias = SessionConnection  # noqa: Y015
+
+@_typing.final
+class ListSessionsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VOLUME_FIELD_NUMBER: _builtins.int
+    volume: _builtins.str
+    """Name or UUID; sessions with all volumes of the target where it is empty."""
+    def __init__(
+        self,
+        *,
+        volume: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["volume", b"volume"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListSessionsRequest: _TypeAlias = ListSessionsRequest  # noqa: Y015
+
+@_typing.final
+class ListSessionsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSIONS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def sessions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Session]: ...
+    def __init__(
+        self,
+        *,
+        sessions: _abc.Iterable[Global___Session] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["sessions", b"sessions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListSessionsResponse: _TypeAlias = ListSessionsResponse  # noqa: Y015
+
+@_typing.final
+class DropSessionRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VOLUME_FIELD_NUMBER: _builtins.int
+    TSIH_FIELD_NUMBER: _builtins.int
+    INITIATOR_NAME_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    volume: _builtins.str
+    """Name or UUID."""
+    tsih: _builtins.int
+    """The session that has it."""
+    initiator_name: _builtins.str
+    """All sessions of that initiator with the volume."""
+    dry_run: _builtins.bool
+    """Only say which sessions are meant."""
+    def __init__(
+        self,
+        *,
+        volume: _builtins.str = ...,
+        tsih: _builtins.int = ...,
+        initiator_name: _builtins.str = ...,
+        dry_run: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["initiator_name", b"initiator_name", "tsih", b"tsih", "which", b"which"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "initiator_name", b"initiator_name", "tsih", b"tsih", "volume", b"volume", "which", b"which"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_which: _TypeAlias = _typing.Literal["tsih", "initiator_name"]  # noqa: Y015
+    _WhichOneofArgType_which: _TypeAlias = _typing.Literal["which", b"which"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_which) -> _WhichOneofReturnType_which | None: ...
+
+Global___DropSessionRequest: _TypeAlias = DropSessionRequest  # noqa: Y015
+
+@_typing.final
+class DropSessionResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSIONS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def sessions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Session]:
+        """Those that are meant, as they were."""
+
+    def __init__(
+        self,
+        *,
+        sessions: _abc.Iterable[Global___Session] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["sessions", b"sessions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DropSessionResponse: _TypeAlias = DropSessionResponse  # noqa: Y015
+
+@_typing.final
 class ForceOpenRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

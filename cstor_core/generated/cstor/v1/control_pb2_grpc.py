@@ -84,6 +84,16 @@ class ControlServiceStub:
                 request_serializer=cstor_dot_v1_dot_control__pb2.RemoveReplicaRequest.SerializeToString,
                 response_deserializer=cstor_dot_v1_dot_control__pb2.RemoveReplicaResponse.FromString,
                 _registered_method=True)
+        self.ListSessions = channel.unary_unary(
+                '/cstor.v1.ControlService/ListSessions',
+                request_serializer=cstor_dot_v1_dot_control__pb2.ListSessionsRequest.SerializeToString,
+                response_deserializer=cstor_dot_v1_dot_control__pb2.ListSessionsResponse.FromString,
+                _registered_method=True)
+        self.DropSession = channel.unary_unary(
+                '/cstor.v1.ControlService/DropSession',
+                request_serializer=cstor_dot_v1_dot_control__pb2.DropSessionRequest.SerializeToString,
+                response_deserializer=cstor_dot_v1_dot_control__pb2.DropSessionResponse.FromString,
+                _registered_method=True)
         self.WatchEvents = channel.unary_stream(
                 '/cstor.v1.ControlService/WatchEvents',
                 request_serializer=cstor_dot_v1_dot_control__pb2.WatchEventsRequest.SerializeToString,
@@ -160,6 +170,20 @@ class ControlServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListSessions(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DropSession(self, request, context):
+        """Its commands that are not answered end without an answer; their effect stays.  The initiator
+        may log in again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WatchEvents(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -218,6 +242,16 @@ def add_ControlServiceServicer_to_server(servicer, server):
                     servicer.RemoveReplica,
                     request_deserializer=cstor_dot_v1_dot_control__pb2.RemoveReplicaRequest.FromString,
                     response_serializer=cstor_dot_v1_dot_control__pb2.RemoveReplicaResponse.SerializeToString,
+            ),
+            'ListSessions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSessions,
+                    request_deserializer=cstor_dot_v1_dot_control__pb2.ListSessionsRequest.FromString,
+                    response_serializer=cstor_dot_v1_dot_control__pb2.ListSessionsResponse.SerializeToString,
+            ),
+            'DropSession': grpc.unary_unary_rpc_method_handler(
+                    servicer.DropSession,
+                    request_deserializer=cstor_dot_v1_dot_control__pb2.DropSessionRequest.FromString,
+                    response_serializer=cstor_dot_v1_dot_control__pb2.DropSessionResponse.SerializeToString,
             ),
             'WatchEvents': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchEvents,
@@ -495,6 +529,60 @@ class ControlService:
             '/cstor.v1.ControlService/RemoveReplica',
             cstor_dot_v1_dot_control__pb2.RemoveReplicaRequest.SerializeToString,
             cstor_dot_v1_dot_control__pb2.RemoveReplicaResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSessions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cstor.v1.ControlService/ListSessions',
+            cstor_dot_v1_dot_control__pb2.ListSessionsRequest.SerializeToString,
+            cstor_dot_v1_dot_control__pb2.ListSessionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DropSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cstor.v1.ControlService/DropSession',
+            cstor_dot_v1_dot_control__pb2.DropSessionRequest.SerializeToString,
+            cstor_dot_v1_dot_control__pb2.DropSessionResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -48,6 +48,11 @@ class ControlServiceStub:
     AddReplica: _grpc.UnaryUnaryMultiCallable[_control_pb2.AddReplicaRequest, _control_pb2.AddReplicaResponse]
     """Changes of the membership, one at a time; what has been done is found done."""
     RemoveReplica: _grpc.UnaryUnaryMultiCallable[_control_pb2.RemoveReplicaRequest, _control_pb2.RemoveReplicaResponse]
+    ListSessions: _grpc.UnaryUnaryMultiCallable[_control_pb2.ListSessionsRequest, _control_pb2.ListSessionsResponse]
+    DropSession: _grpc.UnaryUnaryMultiCallable[_control_pb2.DropSessionRequest, _control_pb2.DropSessionResponse]
+    """Its commands that are not answered end without an answer; their effect stays.  The initiator
+    may log in again.
+    """
     WatchEvents: _grpc.UnaryStreamMultiCallable[_control_pb2.WatchEventsRequest, _control_pb2.WatchEventsResponse]
 
 @_typing.type_check_only
@@ -70,6 +75,11 @@ class ControlServiceAsyncStub(ControlServiceStub):
     AddReplica: _aio.UnaryUnaryMultiCallable[_control_pb2.AddReplicaRequest, _control_pb2.AddReplicaResponse]  # type: ignore[assignment]
     """Changes of the membership, one at a time; what has been done is found done."""
     RemoveReplica: _aio.UnaryUnaryMultiCallable[_control_pb2.RemoveReplicaRequest, _control_pb2.RemoveReplicaResponse]  # type: ignore[assignment]
+    ListSessions: _aio.UnaryUnaryMultiCallable[_control_pb2.ListSessionsRequest, _control_pb2.ListSessionsResponse]  # type: ignore[assignment]
+    DropSession: _aio.UnaryUnaryMultiCallable[_control_pb2.DropSessionRequest, _control_pb2.DropSessionResponse]  # type: ignore[assignment]
+    """Its commands that are not answered end without an answer; their effect stays.  The initiator
+    may log in again.
+    """
     WatchEvents: _aio.UnaryStreamMultiCallable[_control_pb2.WatchEventsRequest, _control_pb2.WatchEventsResponse]  # type: ignore[assignment]
 
 class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -149,6 +159,23 @@ class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _control_pb2.RemoveReplicaRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_control_pb2.RemoveReplicaResponse, _abc.Awaitable[_control_pb2.RemoveReplicaResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def ListSessions(
+        self,
+        request: _control_pb2.ListSessionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.ListSessionsResponse, _abc.Awaitable[_control_pb2.ListSessionsResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def DropSession(
+        self,
+        request: _control_pb2.DropSessionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.DropSessionResponse, _abc.Awaitable[_control_pb2.DropSessionResponse]]:
+        """Its commands that are not answered end without an answer; their effect stays.  The initiator
+        may log in again.
+        """
 
     @_abc_1.abstractmethod
     def WatchEvents(
