@@ -12,6 +12,8 @@ from tests.simulation.storms import Cast, storm
 FAULTS_S = 45.0
 """Things go wrong until then."""
 PAUSE_S = 1.5
+ORDER_PAUSE_S = 6.0
+"""Between what operators ask for, in the mean."""
 TOO_MUCH = 0.15
 """So many lives lose more than the contract survives."""
 
@@ -40,6 +42,19 @@ class Chooser:
         self._too_much_s = (
             self._chance.uniform(30.0, 42.0) if self._chance.random() < TOO_MUCH else FAULTS_S
         )
+
+    def orders(self) -> list[tuple[float, Deed]]:
+        """What operators ask for in this life, with a moment for each; it is no fault."""
+        chance = random.Random(f"{self._cluster.seed} operators")
+        planned: list[tuple[float, Deed]] = []
+        at_s = 1.0
+        while (at_s := at_s + chance.expovariate(1 / ORDER_PAUSE_S)) < FAULTS_S:
+            number = len(planned)
+            name = chance.choice(("snapshot", "snapshot", "delete_snapshot", "grow"))
+            if name == "delete_snapshot":
+                number = chance.randrange(number + 1)
+            planned.append((at_s, (name, (number,))))
+        return planned
 
     def next_s(self) -> float:
         """When something goes wrong next."""

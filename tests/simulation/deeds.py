@@ -11,8 +11,10 @@ import contextvars
 import random
 from collections.abc import Callable
 
+from cstor_core.units import BLOCK_BYTES
 from tests.simulation.clients import Clients
-from tests.simulation.cluster import Cluster, Machine, Target
+from tests.simulation.cluster import BLOCKS, Cluster, Machine, Target
+from tests.simulation.snapshots import Snapshots
 
 Value = str | int | float
 Deed = tuple[str, tuple[Value, ...]]
@@ -28,6 +30,7 @@ class Deeds:
     def __init__(self, cluster: Cluster, clients: Clients) -> None:
         self._cluster = cluster
         self._clients = clients
+        self.snapshots = Snapshots(clients)
         self.no_target_before_s = 0.0
         """Whoever runs the target starts none until then."""
         self.too_much = ""
@@ -283,6 +286,21 @@ class Deeds:
             for _ in range(30):
                 machine.disk.rot(chance)
         return "all machines"
+
+    def snapshot(self, number: int) -> str:
+        """Let somebody take a snapshot."""
+        name = f"snapshot-{number}"
+        return name if self.snapshots.take(name) else ""
+
+    def delete_snapshot(self, number: int) -> str:
+        """Let somebody delete a snapshot."""
+        name = f"snapshot-{number}"
+        return name if self.snapshots.delete(name) else ""
+
+    def grow(self, blocks: int) -> str:
+        """Let somebody make the volume larger by so many blocks than it was at first."""
+        self.snapshots.grow((BLOCKS + blocks) * BLOCK_BYTES)
+        return f"by {blocks} blocks"
 
     def _machine(self, at: Value) -> Machine:
         return self._cluster.machines[int(at)]

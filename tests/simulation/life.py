@@ -34,7 +34,9 @@ OF_THE_DISK = frozenset(
         *("fail_flush", "fail_reads", "wipe", "lose_too_much", "spoil_too_much", "rot_all"),
     )
 )
-NOT_FAULTS = frozenset(("start_replica", "heal_network", "join"))
+NOT_FAULTS = frozenset(
+    ("start_replica", "heal_network", "join", "snapshot", "delete_snapshot", "grow")
+)
 
 Script = Sequence[tuple[float, Deed]]
 """What is done when, in virtual seconds, instead of what chance would have done."""
@@ -95,6 +97,8 @@ class Life:
         self._heal()
         broken = await self._healed()
         broken += await bad_blocks(cluster)
+        if self._healed_s and self.deeds.too_much != "rot":
+            broken += await self.deeds.snapshots.look()
         await asyncio.sleep(max(LIFE_S, self._healed_s + FLOWS_S) - self._loop.time())
         broken += self._flows()
         self.clients.is_over = True
@@ -126,7 +130,7 @@ class Life:
     async def _go_wrong(self) -> None:
         """Do what chance chooses, or what the script says, until it is enough."""
         chooser = None if self._given is not None else Chooser(self.cluster, self.clients)
-        for at_s, deed in self._given or ():
+        for at_s, deed in chooser.orders() if chooser is not None else self._given or ():
             self._plan(at_s, deed)
         next_s = chooser.next_s() if chooser is not None else FAULTS_S
         while True:

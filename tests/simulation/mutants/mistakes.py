@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from tests.simulation.mutants import histories, opening, serving
+from tests.simulation.mutants import histories, opening, operations, serving
 from tests.simulation.mutants.planting import Mistake
 
 MISTAKES: dict[str, Mistake] = {
-    mistake.name: mistake for mistake in (*opening.MISTAKES, *serving.MISTAKES, *histories.MISTAKES)
+    mistake.name: mistake
+    for mistake in (
+        *opening.MISTAKES,
+        *serving.MISTAKES,
+        *histories.MISTAKES,
+        *operations.MISTAKES,
+    )
 }

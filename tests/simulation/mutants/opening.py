@@ -144,18 +144,6 @@ def choose_any_history() -> None:
     opening.position_of = lambda report: Position(0, 0, 0)
 
 
-@_found.breaks("The epoch's record is the next entry, and W members flush it.")
-def serve_before_the_record_is_flushed() -> None:
-    """The epoch's record is sent, and nobody waits for it."""
-
-    async def record(self: Membership, tenure: Any, seq: int, *, loss_possible: bool) -> None:
-        self._order.operate(
-            lambda seq, _: tenure.epoch_record(seq, loss_possible=loss_possible), None
-        )
-
-    Membership._record_epoch = record  # type: ignore[method-assign]
-
-
 @_found.breaks("Where an opening cannot prove that nothing was lost, that is recorded and said.")
 def keep_silent_about_a_loss() -> None:
     """All members are short, and the volume opens as if nothing had been."""

@@ -1,0 +1,193 @@
+"""What operators ask of the volume beside its clients: snapshots, and a larger size.
+
+A snapshot reads all blocks at one moment between the first time it was asked for and the answer:
+each of its blocks is a read of that block's register, and no replica has another one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from cstor_core.errors import UnavailableError
+from cstor_core.rows import ROW_BYTES, UNMAP, rows_of
+from cstor_core.units import BLOCK_BYTES
+from cstor_target.volume.operations import Operations
+from replica.replica_node import ReplicaNode
+from replica.store.operations import Snapshot
+from tests.simulation.clients import SHARED_BLOCKS, ZEROS, Clients, stamp_of
+from tests.simulation.cluster import BLOCKS
+from tests.simulation.oracle import NEVER
+from tests.simulation.watch import rows_of_node
+
+AGAIN_S = 0.3
+
+Ask = Callable[[Operations], Awaitable[object]]
+Content = dict[int, tuple[int, bytes]]
+"""The seq of the version and the data of each block that has some."""
+
+
+@dataclass(slots=True)
+class Asked:
+    """A snapshot that somebody has asked for."""
+
+    start_s: float
+    end_s: float = NEVER
+    """When it was answered."""
+    is_clouded: bool = False
+    """Meanwhile somebody said that something may be gone."""
+    may_be_gone: bool = False
+    """Somebody has asked to delete it, too."""
+    is_gone: bool = False
+
+
+class Snapshots:
+    """Of one life."""
+
+    def __init__(self, clients: Clients) -> None:
+        self._clients = clients
+        self._loop = clients.cluster.loop
+        self._asked: dict[str, Asked] = {}
+        self._size_bytes = BLOCKS * BLOCK_BYTES
+
+    def take(self, name: str) -> bool:
+        """Ask for a snapshot until it is there; False where it was asked for before."""
+        if name in self._asked:
+            return False
+        asked = self._asked[name] = Asked(self._loop.time())
+        losses = self._clients.losses
+
+        def answered() -> None:
+            asked.end_s = self._loop.time()
+            asked.is_clouded = losses != self._clients.losses
+
+        self._begin(lambda operations: operations.create_snapshot(name), answered)
+        return True
+
+    def delete(self, name: str) -> bool:
+        """Ask to delete one that is there until it is not; False where it was asked for before."""
+        asked = self._asked.get(name)
+        if asked is None or asked.end_s == NEVER or asked.may_be_gone:
+            return False
+        asked.may_be_gone = True
+
+        def answered() -> None:
+            asked.is_gone = True
+
+        self._begin(lambda operations: operations.delete_snapshot(name), answered)
+        return True
+
+    def grow(self, size_bytes: int) -> None:
+        """Ask for a larger volume until it has the size, or a larger one."""
+
+        def answered() -> None:
+            self._size_bytes = max(self._size_bytes, size_bytes)
+
+        self._begin(
+            lambda operations: operations.resize(max(size_bytes, operations.size_bytes)), answered
+        )
+
+    async def look(self) -> list[str]:
+        """What is wrong with what is there, when all replicas that are not lost should be equal."""
+        found: dict[str, tuple[str, dict[str, Content]]] = {}
+        broken: list[str] = []
+        for machine in self._clients.cluster.machines:
+            node = machine.node
+            if machine.is_broken or node is None:
+                continue
+            broken += self._missing(machine.name, node)
+            if machine.has_rotted:
+                continue
+            contents = {}
+            for snapshot in node.store.snapshots:
+                contents[snapshot.name] = content = await _content_of(node, snapshot.name)
+                broken += _torn(machine.name, node, snapshot, content)
+            shape = repr([(one.name, one.seq, one.size_bytes) for one in node.store.snapshots])
+            found[machine.name] = shape, contents
+        for name, same in found.items():
+            if same != next(iter(found.values())):
+                broken.append(f"{name} has other snapshots than {next(iter(found))}")
+        for _, contents in list(found.values())[:1]:
+            for snapshot_name, content in contents.items():
+                self._read(snapshot_name, content)
+        return broken
+
+    def _begin(self, ask: Ask, answered: Callable[[], None]) -> None:
+        self._loop.create_task(self._until_done(ask, answered))
+
+    async def _until_done(self, ask: Ask, answered: Callable[[], None]) -> None:
+        """Ask one target after the other until one says that it is done."""
+        while not self._clients.is_over:
+            targets = [target for target in self._clients.targets if target.is_up]
+            if not targets:
+                await asyncio.sleep(AGAIN_S)
+                continue
+            target = targets[-1]
+            engine, process = target.engine, target.process
+            assert engine is not None
+            assert process is not None
+            task = process.run(_asked(ask, engine.operations))
+            await asyncio.wait([task, target.ended], return_when=asyncio.FIRST_COMPLETED)
+            if task.done() and task.result():
+                answered()
+                return
+            await asyncio.sleep(AGAIN_S)
+
+    def _missing(self, who: str, node: ReplicaNode) -> list[str]:
+        """What somebody was told to be done, and a replica has not done."""
+        broken = []
+        there = {snapshot.name for snapshot in node.store.snapshots}
+        for name, asked in self._asked.items():
+            if asked.end_s != NEVER and not asked.may_be_gone and name not in there:
+                broken.append(f"{who} does not have {name}, which was taken at {asked.end_s:.4f}")
+            if asked.is_gone and name in there:
+                broken.append(f"{who} has {name}, which was deleted")
+        if node.store.size_bytes < self._size_bytes:
+            broken.append(f"{who} has {node.store.size_bytes} bytes, of {self._size_bytes}")
+        return broken
+
+    def _read(self, name: str, content: Content) -> None:
+        """What a snapshot holds of blocks that anybody writes was read at its moment."""
+        asked = self._asked[name]
+        if asked.is_clouded:
+            return
+        for block in range(SHARED_BLOCKS):
+            stamp = stamp_of(content.get(block, (0, ZEROS))[1])
+            self._clients.registers.read(block, stamp, asked.start_s, asked.end_s, name)
+
+
+async def _asked(ask: Ask, operations: Operations) -> bool:
+    """Whether an operation is done."""
+    try:
+        await ask(operations)
+    except UnavailableError:
+        return False
+    return True
+
+
+async def _content_of(node: ReplicaNode, name: str) -> Content:
+    run = await node.store.read_snapshot(name, 0, BLOCKS)
+    data = bytes(run.data)
+    rows = rows_of(bytes(run.table))
+    assert len(run.table) == ROW_BYTES * len(rows)
+    with_data = [row for row in rows.tolist() if row[1] and not row[1] & UNMAP]
+    return {
+        row[0]: (row[2], data[at * BLOCK_BYTES : (at + 1) * BLOCK_BYTES])
+        for at, row in enumerate(with_data)
+    }
+
+
+def _torn(who: str, node: ReplicaNode, snapshot: Snapshot, content: Content) -> list[str]:
+    """Where a snapshot holds what came after it, or not what was there before it."""
+    broken = [
+        f"{who}: {snapshot.name} of {snapshot.seq} holds block {block} of {seq}"
+        for block, (seq, _) in content.items()
+        if seq >= snapshot.seq
+    ]
+    for row in rows_of_node(node).tolist():
+        block, place, seq = row[:3]
+        held = 0 if place & UNMAP else seq
+        if seq < snapshot.seq and held != content.get(block, (0,))[0]:
+            broken.append(f"{who}: {snapshot.name} of {snapshot.seq} lacks block {block} of {seq}")
+    return broken
