@@ -129,6 +129,15 @@ class ControlClient:
             OPERATION_S_MAX,
         )
 
+    def delete_replica(self, volume: str, address: str) -> str:
+        """Have a daemon delete a replica that is no member; its UUID."""
+        return self._connection.ask(
+            "DeleteRemovedReplica",
+            control_pb2.DeleteRemovedReplicaRequest(volume=volume, address=address),
+            control_pb2.DeleteRemovedReplicaResponse,
+            OPERATION_S_MAX,
+        ).replica_uuid
+
     def list_sessions(self, volume: str) -> list[control_pb2.Session]:
         """The sessions with one volume, or with all where it is empty."""
         answer = self._connection.ask(

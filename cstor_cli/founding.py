@@ -17,11 +17,9 @@ from cstor_cli.addresses import parse_address
 from cstor_cli.replica_client import Dial, ReplicaClient
 from cstor_core.errors import CstorError, InputError, UnavailableError
 from cstor_core.generated.cstor.v1 import replica_pb2, volume_pb2
-from cstor_core.units import BLOCK_BYTES, MIB, format_size
+from cstor_core.limits import REPLICAS_MAX, SIZE_BYTES_MAX, SIZE_BYTES_MIN
+from cstor_core.units import BLOCK_BYTES, format_size
 
-REPLICAS_MAX = 9
-SIZE_BYTES_MIN = MIB
-SIZE_BYTES_MAX = 1 << 60
 LOGICAL_BLOCK_BYTES = (512, 4096)
 NAME_LENGTH_MAX = 128
 _NAME = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?")

@@ -104,6 +104,23 @@ def remove(
 
 
 @app.command()
+def delete(
+    address: AddressArgument,
+    volume: VolumeOption = "",
+    directory: AnyDirectoryOption = None,
+    target: TargetOption = None,
+    yes: YesOption = False,
+) -> None:
+    """Delete a replica that is no member any more, with what it holds."""
+
+    with target_of(directory, target) as client:
+        named = client.named(volume)
+        agree(f"{named}: what the replica at {address} holds is given up", yes=yes)
+        uuid = client.delete_replica(named, str(parse_address(address)))
+    typer.echo(f"{named}: replica {uuid} at {address} is deleted")
+
+
+@app.command()
 def replace(
     old: ReplicaArgument,
     address: AddressArgument,

@@ -175,6 +175,20 @@ class ControlServicer(control_pb2_grpc.ControlServiceServicer):
             await abort(context, error)
         return control_pb2.RemoveReplicaResponse()
 
+    async def DeleteRemovedReplica(  # noqa: N802 - the name of the call
+        self,
+        request: control_pb2.DeleteRemovedReplicaRequest,
+        context: grpc.aio.ServicerContext[
+            control_pb2.DeleteRemovedReplicaRequest, control_pb2.DeleteRemovedReplicaResponse
+        ],
+    ) -> control_pb2.DeleteRemovedReplicaResponse:
+        """Have a daemon delete a replica that is no member."""
+        try:
+            uuid = await self._called(request.volume).engine.changes.delete(request.address)
+        except CstorError as error:
+            await abort(context, error)
+        return control_pb2.DeleteRemovedReplicaResponse(replica_uuid=uuid)
+
     async def ListSessions(  # noqa: N802 - the name of the call
         self,
         request: control_pb2.ListSessionsRequest,

@@ -171,6 +171,10 @@ KINDS: dict[str, Kind] = {
         Severity.INFO,
         "the replica at {address} is no member of the volume any more: it can be deleted",
     ),
+    "replica_deleted": Kind(
+        Severity.INFO,
+        "the replica at {address}, which was no member of the volume, has been deleted",
+    ),
     "rebuild_started": Kind(
         Severity.INFO,
         "the replica at {address} is being rebuilt from another one, while the volume serves",

@@ -91,6 +91,10 @@ class LocalLink:
         request = replica_pb2.CreateReplicaRequest(identity=identity)
         return (await self._host.create_replica(request)).replica
 
+    async def delete(self, request: replica_pb2.DeleteReplicaRequest) -> None:
+        """As `ReplicaLink.delete`."""
+        await self._host.delete_replica(request)
+
     async def promise(self, request: replica_pb2.PromiseRequest) -> replica_pb2.PromiseResponse:
         """As `ReplicaLink.promise`."""
         return await self._host.promise(request)

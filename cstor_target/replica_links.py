@@ -111,6 +111,11 @@ class GrpcLink:
         call = self._orders.CreateReplica(request, timeout=_CALL_TIMEOUT_S)
         return (await called(call, self.address)).replica
 
+    async def delete(self, request: replica_pb2.DeleteReplicaRequest) -> None:
+        """As `ReplicaLink.delete`."""
+        call = self._orders.DeleteReplica(request, timeout=_CALL_TIMEOUT_S)
+        await called(call, self.address)
+
     async def promise(self, request: replica_pb2.PromiseRequest) -> replica_pb2.PromiseResponse:
         """As `ReplicaLink.promise`."""
         call = self._questions.Promise(request, timeout=_CALL_TIMEOUT_S)

@@ -25,7 +25,7 @@ HTTP_PORT = 6060
 METRICS_PORT = 9500
 REPLICA_GRPC_PORT = 7778
 REPLICA_METRICS_PORT = 9501
-REPLICAS_MAX = 15
+ADDRESSES_MAX = 15
 
 
 def _addresses(value: object) -> object:
@@ -58,7 +58,7 @@ class TargetSettings(DaemonSettings):
 
     state_dir: Path
     volume: str = Field(min_length=1, max_length=200)
-    replica: Annotated[ReplicaAddresses, Field(max_length=REPLICAS_MAX)] = ()
+    replica: Annotated[ReplicaAddresses, Field(max_length=ADDRESSES_MAX)] = ()
     pool: Path | None = None
     portal: AddressSetting = Address(LOCAL_HOST, None)
     control: AddressSetting = Address(LOCAL_HOST, None)

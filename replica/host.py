@@ -20,6 +20,7 @@ from cstor_core.dialling import Dialler
 from cstor_core.errors import CorruptError, CstorError, InputError, UnknownVolumeError
 from cstor_core.files import Filesystem
 from cstor_core.generated.cstor.v1 import replica_pb2, volume_pb2
+from cstor_core.limits import SIZE_BYTES_MAX
 from cstor_core.units import BLOCK_BYTES
 from replica import pulls, repairs, sources, staging
 from replica.errors import OrderError
@@ -29,7 +30,6 @@ from replica.sessions import AppendSession, Closed, ReadSession, Wake
 from replica.store.limits import StoreLimits
 from replica.store.pool import MARKS, Pool
 
-SIZE_BYTES_MAX = 1 << 50
 TRY_AGAIN_S = 1.0
 """So often replicas are opened again that found no space."""
 EPOCH_MAX = (1 << 32) - 1

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from cstor_core.clock import Clock
 from cstor_core.errors import InputError, UnavailableError
 from cstor_core.generated.cstor.v1 import replica_pb2, volume_pb2
+from cstor_core.limits import REPLICAS_MAX
 from cstor_target.volume.events import EventSink
 from cstor_target.volume.links import ReplicaLink
 from cstor_target.volume.members import Member, Standing
@@ -23,7 +24,6 @@ from cstor_target.volume.quorum import write_quorum
 from cstor_target.volume.roster import Roster
 from cstor_target.volume.tenure import Tenure
 
-MEMBERS_MAX = 5
 _POLL_S = 0.05
 
 Configuration = volume_pb2.Configuration
@@ -114,11 +114,32 @@ class Changes:
             await self._change(configuration, None)
             self._events("member_removed", leaving.facts())
 
+    async def delete(self, address: str) -> str:
+        """Have a daemon delete the replica of this volume that it has; its UUID.
+
+        Raises InputError where it is a member or on its way to be one, UnknownVolumeError where
+        there is none, UnavailableError where nobody answers.
+        """
+        async with self._one_at_a_time:
+            link, volume_uuid = self._link_to(address), self._tenure.identity.volume_uuid
+            uuid = (await link.inquire(volume_uuid)).replica_uuid
+            if any(uuid == one.replica_uuid for one in self._tenure.configuration.members):
+                raise InputError(
+                    f"the replica at {address} is a member of the volume: remove it first"
+                )
+            await link.delete(
+                replica_pb2.DeleteReplicaRequest(volume_uuid=volume_uuid, replica_uuid=uuid)
+            )
+            self._events("replica_deleted", {"replica": uuid, "address": address})
+            return uuid
+
     def _check_place(self, address: str, *, same_host: bool) -> None:
         """Raise InputError where no replica may be added there."""
         members = self._tenure.configuration.members
-        if len(members) >= MEMBERS_MAX:
-            raise InputError(f"the volume has {len(members)} replicas, and may have {MEMBERS_MAX}")
+        if len(members) >= REPLICAS_MAX:
+            raise InputError(
+                f"the volume has {len(members)} replicas, and no more may be: remove one first"
+            )
         host = address.rpartition(":")[0]
         beside = [m.address for m in members if m.address.rpartition(":")[0] == host]
         if beside and not same_host:
@@ -134,7 +155,8 @@ class Changes:
         if report.state != replica_pb2.REPLICA_STATE_UNFOUNDED:
             raise InputError(
                 f"at {address} there is a replica of this volume that holds something, and is none "
-                "of its members: delete it there, and it comes back as a new one"
+                f"of its members: `cstor replica delete {address}` gives up what it holds, and it "
+                "can be added as a new one then"
             )
         learner = Member(link)
         learner.replica_uuid = report.replica_uuid

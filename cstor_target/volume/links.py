@@ -40,6 +40,9 @@ class ReplicaLink(Protocol):
     async def create(self, identity: volume_pb2.VolumeIdentity) -> replica_pb2.ReplicaReport:
         """Have the daemon make an empty replica, or find the one that it has of the volume."""
 
+    async def delete(self, request: replica_pb2.DeleteReplicaRequest) -> None:
+        """Have the daemon delete the replica that it has of the volume."""
+
     async def promise(self, request: replica_pb2.PromiseRequest) -> replica_pb2.PromiseResponse:
         """Ask for a promise."""
 

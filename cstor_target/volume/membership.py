@@ -209,8 +209,14 @@ class Membership:
         return self.deposed.done()
 
     async def _renew(self, member: Member, tenure: Tenure) -> None:
-        """Have a member renew the lease, every second, for as long as this target lives."""
-        while not self.deposed.done() and self.tenure is tenure:
+        """Have a member renew the lease, every second, for as long as this target lives and the
+        member is one.
+        """
+        while (
+            not self.deposed.done()
+            and self.tenure is tenure
+            and (member in self._roster.members or member in self._roster.learners)
+        ):
             asked_s = self._clock.monotonic()
             await self._ask_for_lease(member, tenure)
             spent_s = self._clock.monotonic() - asked_s

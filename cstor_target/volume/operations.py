@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from cstor_core.clock import Clock
 from cstor_core.errors import InputError, UnavailableError
 from cstor_core.generated.cstor.v1 import replica_pb2, volume_pb2
+from cstor_core.limits import SIZE_BYTES_MAX
 from cstor_core.units import BLOCK_BYTES, format_size
 from cstor_target.volume.backing import Done, Failure
 from cstor_target.volume.events import EventSink
@@ -22,7 +23,6 @@ from cstor_target.volume.tenure import Tenure
 
 SNAPSHOTS_MAX = 4096
 NAME_BYTES_MAX = 255
-SIZE_BYTES_MAX = 1 << 50
 WhenPossible = Callable[[Callable[[], None], Done], None]
 """Calls the first when a quorum is there, or the second with a failure."""
 WhenUnlocked = Callable[[Callable[[], None]], bool]

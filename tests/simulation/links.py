@@ -37,6 +37,9 @@ class SimulatedLink:
         request = replica_pb2.CreateReplicaRequest(identity=identity)
         return (await self._call(lambda host: host.create_replica(request))).replica
 
+    async def delete(self, request: replica_pb2.DeleteReplicaRequest) -> None:
+        await self._call(lambda host: host.delete_replica(request))
+
     async def promise(self, request: replica_pb2.PromiseRequest) -> replica_pb2.PromiseResponse:
         return await self._call(lambda host: host.promise(request))
 

@@ -155,6 +155,10 @@ class SimulatedLink:
         self.replica.check_reachable()
         return self.replica.report()
 
+    async def delete(self, request: replica_pb2.DeleteReplicaRequest) -> None:
+        await self._travel()
+        self.replica.delete(request)
+
     async def promise(self, request: replica_pb2.PromiseRequest) -> replica_pb2.PromiseResponse:
         await self._travel()
         answer = self.replica.promise(request)

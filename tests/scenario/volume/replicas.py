@@ -81,6 +81,14 @@ class Replica:
         self.stalled = self.failed = False
         self.durable_seq = self.disk.applied_seq
 
+    def delete(self, request: replica_pb2.DeleteReplicaRequest) -> None:
+        """Delete what is there; the next replica that is asked for is another one, and empty."""
+        self.check_reachable()
+        assert request.replica_uuid == self.disk.replica_uuid
+        self.disk = Disk(
+            f"{request.replica_uuid}-again", self.disk.identity, volume_pb2.Configuration()
+        )
+
     def report(self) -> replica_pb2.ReplicaReport:
         """What it says of itself."""
         disk = self.disk

@@ -123,6 +123,27 @@ def test_changes_may_be_asked_for_again() -> None:
     play(scenario())
 
 
+def test_removed_replica_is_deleted_and_comes_back_as_a_new_one() -> None:
+    async def scenario() -> None:
+        cluster = Cluster()
+        target = await cluster.serving_target()
+        await target.healthy()
+        changes = target.engine.changes
+        gone = cluster.replicas[2]
+        uuid = gone.disk.replica_uuid
+        with pytest.raises(InputError, match="is a member of the volume: remove it first"):
+            await changes.delete(gone.address)
+        await changes.remove(gone.address)
+        with pytest.raises(InputError, match=f"cstor replica delete {gone.address}"):
+            await changes.add(gone.address)
+        assert await changes.delete(gone.address) == uuid
+        assert await changes.add(gone.address) != uuid
+        await target.healthy()
+        assert_equal_replicas(cluster)
+
+    play(scenario())
+
+
 def test_what_cannot_be_is_refused_with_a_sentence() -> None:
     async def scenario() -> None:
         cluster = Cluster(replicas=1)

@@ -154,6 +154,7 @@ def test_of_several_sizes_asked_for_at_a_time_the_volume_gets_the_largest() -> N
             operations.create_snapshot("before"), *map(operations.resize, sizes)
         )
         assert operations.size_bytes == sizes[-1]
+        assert snapshot is not None
         assert snapshot.size_bytes < sizes[0]
         await asyncio.sleep(1)
         assert all(replica.disk.size_bytes == sizes[-1] for replica in cluster.replicas)

@@ -629,6 +629,49 @@ class RemoveReplicaResponse(_message.Message):
 Global___RemoveReplicaResponse: _TypeAlias = RemoveReplicaResponse  # noqa: Y015
 
 @_typing.final
+class DeleteRemovedReplicaRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VOLUME_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    volume: _builtins.str
+    """Name or UUID."""
+    address: _builtins.str
+    """HOST:PORT of its daemon."""
+    def __init__(
+        self,
+        *,
+        volume: _builtins.str = ...,
+        address: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "volume", b"volume"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteRemovedReplicaRequest: _TypeAlias = DeleteRemovedReplicaRequest  # noqa: Y015
+
+@_typing.final
+class DeleteRemovedReplicaResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REPLICA_UUID_FIELD_NUMBER: _builtins.int
+    replica_uuid: _builtins.str
+    def __init__(
+        self,
+        *,
+        replica_uuid: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["replica_uuid", b"replica_uuid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteRemovedReplicaResponse: _TypeAlias = DeleteRemovedReplicaResponse  # noqa: Y015
+
+@_typing.final
 class Session(_message.Message):
     """An iSCSI session of an initiator with a volume (RFC 7143, 4.4.3)."""
 

@@ -84,6 +84,11 @@ class ControlServiceStub:
                 request_serializer=cstor_dot_v1_dot_control__pb2.RemoveReplicaRequest.SerializeToString,
                 response_deserializer=cstor_dot_v1_dot_control__pb2.RemoveReplicaResponse.FromString,
                 _registered_method=True)
+        self.DeleteRemovedReplica = channel.unary_unary(
+                '/cstor.v1.ControlService/DeleteRemovedReplica',
+                request_serializer=cstor_dot_v1_dot_control__pb2.DeleteRemovedReplicaRequest.SerializeToString,
+                response_deserializer=cstor_dot_v1_dot_control__pb2.DeleteRemovedReplicaResponse.FromString,
+                _registered_method=True)
         self.ListSessions = channel.unary_unary(
                 '/cstor.v1.ControlService/ListSessions',
                 request_serializer=cstor_dot_v1_dot_control__pb2.ListSessionsRequest.SerializeToString,
@@ -170,6 +175,13 @@ class ControlServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DeleteRemovedReplica(self, request, context):
+        """Of one that is no member any more: what it holds is given up.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListSessions(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -242,6 +254,11 @@ def add_ControlServiceServicer_to_server(servicer, server):
                     servicer.RemoveReplica,
                     request_deserializer=cstor_dot_v1_dot_control__pb2.RemoveReplicaRequest.FromString,
                     response_serializer=cstor_dot_v1_dot_control__pb2.RemoveReplicaResponse.SerializeToString,
+            ),
+            'DeleteRemovedReplica': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteRemovedReplica,
+                    request_deserializer=cstor_dot_v1_dot_control__pb2.DeleteRemovedReplicaRequest.FromString,
+                    response_serializer=cstor_dot_v1_dot_control__pb2.DeleteRemovedReplicaResponse.SerializeToString,
             ),
             'ListSessions': grpc.unary_unary_rpc_method_handler(
                     servicer.ListSessions,
@@ -529,6 +546,33 @@ class ControlService:
             '/cstor.v1.ControlService/RemoveReplica',
             cstor_dot_v1_dot_control__pb2.RemoveReplicaRequest.SerializeToString,
             cstor_dot_v1_dot_control__pb2.RemoveReplicaResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteRemovedReplica(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cstor.v1.ControlService/DeleteRemovedReplica',
+            cstor_dot_v1_dot_control__pb2.DeleteRemovedReplicaRequest.SerializeToString,
+            cstor_dot_v1_dot_control__pb2.DeleteRemovedReplicaResponse.FromString,
             options,
             channel_credentials,
             insecure,

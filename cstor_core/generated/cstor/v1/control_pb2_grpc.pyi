@@ -48,6 +48,8 @@ class ControlServiceStub:
     AddReplica: _grpc.UnaryUnaryMultiCallable[_control_pb2.AddReplicaRequest, _control_pb2.AddReplicaResponse]
     """Changes of the membership, one at a time; what has been done is found done."""
     RemoveReplica: _grpc.UnaryUnaryMultiCallable[_control_pb2.RemoveReplicaRequest, _control_pb2.RemoveReplicaResponse]
+    DeleteRemovedReplica: _grpc.UnaryUnaryMultiCallable[_control_pb2.DeleteRemovedReplicaRequest, _control_pb2.DeleteRemovedReplicaResponse]
+    """Of one that is no member any more: what it holds is given up."""
     ListSessions: _grpc.UnaryUnaryMultiCallable[_control_pb2.ListSessionsRequest, _control_pb2.ListSessionsResponse]
     DropSession: _grpc.UnaryUnaryMultiCallable[_control_pb2.DropSessionRequest, _control_pb2.DropSessionResponse]
     """Its commands that are not answered end without an answer; their effect stays.  The initiator
@@ -75,6 +77,8 @@ class ControlServiceAsyncStub(ControlServiceStub):
     AddReplica: _aio.UnaryUnaryMultiCallable[_control_pb2.AddReplicaRequest, _control_pb2.AddReplicaResponse]  # type: ignore[assignment]
     """Changes of the membership, one at a time; what has been done is found done."""
     RemoveReplica: _aio.UnaryUnaryMultiCallable[_control_pb2.RemoveReplicaRequest, _control_pb2.RemoveReplicaResponse]  # type: ignore[assignment]
+    DeleteRemovedReplica: _aio.UnaryUnaryMultiCallable[_control_pb2.DeleteRemovedReplicaRequest, _control_pb2.DeleteRemovedReplicaResponse]  # type: ignore[assignment]
+    """Of one that is no member any more: what it holds is given up."""
     ListSessions: _aio.UnaryUnaryMultiCallable[_control_pb2.ListSessionsRequest, _control_pb2.ListSessionsResponse]  # type: ignore[assignment]
     DropSession: _aio.UnaryUnaryMultiCallable[_control_pb2.DropSessionRequest, _control_pb2.DropSessionResponse]  # type: ignore[assignment]
     """Its commands that are not answered end without an answer; their effect stays.  The initiator
@@ -159,6 +163,14 @@ class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _control_pb2.RemoveReplicaRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_control_pb2.RemoveReplicaResponse, _abc.Awaitable[_control_pb2.RemoveReplicaResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def DeleteRemovedReplica(
+        self,
+        request: _control_pb2.DeleteRemovedReplicaRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.DeleteRemovedReplicaResponse, _abc.Awaitable[_control_pb2.DeleteRemovedReplicaResponse]]:
+        """Of one that is no member any more: what it holds is given up."""
 
     @_abc_1.abstractmethod
     def ListSessions(
