@@ -19,7 +19,7 @@ from cstor_cli.options import (
     VolumeOption,
     YesOption,
 )
-from cstor_cli.printing import console, print_json
+from cstor_cli.printing import console, print_document
 from cstor_core.generated.cstor.v1 import volume_pb2
 from cstor_core.units import format_size
 
@@ -41,8 +41,8 @@ def create(
     with target_of(directory, target) as client:
         named = client.named(volume)
         snapshot = client.create_snapshot(named, name)
-    if output is Output.JSON:
-        print_json(_document(snapshot))
+    if output is not Output.TABLE:
+        print_document(_document(snapshot), output)
     else:
         typer.echo(f"{named}: snapshot {name} holds everything up to entry {snapshot.seq}")
 
@@ -58,8 +58,8 @@ def list_snapshots(
 
     with target_of(directory, target) as client:
         snapshots = client.list_snapshots(client.named(volume))
-    if output is Output.JSON:
-        print_json([_document(snapshot) for snapshot in snapshots])
+    if output is not Output.TABLE:
+        print_document([_document(snapshot) for snapshot in snapshots], output)
         return
     table = Table("snapshot", "taken", "size", "entry", box=box.SIMPLE)
     for snapshot in snapshots:
