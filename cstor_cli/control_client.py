@@ -91,6 +91,19 @@ class ControlClient:
             OPERATION_S_MAX,
         )
 
+    def compare_snapshots(
+        self, volume: str, older: str, newer: str
+    ) -> Iterator[control_pb2.SnapshotExtent]:
+        """What differs between two snapshots, or a snapshot and the volume as it is where `newer`
+        is empty, ascending.
+        """
+        request = control_pb2.CompareSnapshotsRequest(volume=volume, older=older, newer=newer)
+        answers = self._connection.listen(
+            "CompareSnapshots", request, control_pb2.CompareSnapshotsResponse
+        )
+        for answer in answers:
+            yield from answer.extents
+
     def revert(self, volume: str, snapshot: str, *, in_use: bool) -> None:
         """Go back to a snapshot; InputError while initiators are logged in, unless `in_use`."""
         self._connection.ask(

@@ -133,6 +133,13 @@ class LocalLink:
         async for progress in self._host.rebuild(request):
             yield progress
 
+    async def diff_snapshots(
+        self, request: replica_pb2.DiffSnapshotsRequest
+    ) -> AsyncGenerator[replica_pb2.DiffSnapshotsResponse]:
+        """As `ReplicaLink.diff_snapshots`."""
+        async for response in self._host.diff_snapshots(request):
+            yield response
+
     def open_append(self, on_message: OnMessage, on_closed: OnClosed) -> MessageStream:
         """As `ReplicaLink.open_append`."""
         return LocalStream(self._host.append_session, on_message, on_closed)

@@ -20,6 +20,7 @@ from cstor_target.volume.backing import Volume
 from cstor_target.volume.changes import Changes
 from cstor_target.volume.counters import Counters
 from cstor_target.volume.operations import Operations
+from cstor_target.volume.questions import Questions
 
 IQN_PREFIX = "iqn.2016-09.com.openebs.cstor:"
 PORTAL_GROUP_TAG = 1
@@ -46,6 +47,10 @@ class VolumeEngine(Volume, Protocol):
     @property
     def changes(self) -> Changes:
         """Changes of the membership; raises UnavailableError where the volume is not open."""
+
+    @property
+    def questions(self) -> Questions:
+        """What members are asked."""
 
     @property
     def loss_possible(self) -> bool:

@@ -216,6 +216,16 @@ class SimulatedLink:
             await self._travel()
             yield progress
 
+    async def diff_snapshots(
+        self, request: replica_pb2.DiffSnapshotsRequest
+    ) -> AsyncGenerator[replica_pb2.DiffSnapshotsResponse]:
+        await self._travel()
+        self.replica.asked.append("diff_snapshots")
+        for extent in self.replica.disk.changes(request.older, request.newer):
+            self.replica.check_reachable()
+            yield replica_pb2.DiffSnapshotsResponse(extents=[extent])
+            await self._travel()
+
     def open_append(self, on_message: OnMessage, on_closed: OnClosed) -> MessageStream:
         return SimulatedStream(self, AppendSession, on_message, on_closed)
 

@@ -459,6 +459,82 @@ class DeleteSnapshotResponse(_message.Message):
 Global___DeleteSnapshotResponse: _TypeAlias = DeleteSnapshotResponse  # noqa: Y015
 
 @_typing.final
+class CompareSnapshotsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VOLUME_FIELD_NUMBER: _builtins.int
+    OLDER_FIELD_NUMBER: _builtins.int
+    NEWER_FIELD_NUMBER: _builtins.int
+    volume: _builtins.str
+    """Name or UUID."""
+    older: _builtins.str
+    newer: _builtins.str
+    """Empty for the volume as it is."""
+    def __init__(
+        self,
+        *,
+        volume: _builtins.str = ...,
+        older: _builtins.str = ...,
+        newer: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["newer", b"newer", "older", b"older", "volume", b"volume"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CompareSnapshotsRequest: _TypeAlias = CompareSnapshotsRequest  # noqa: Y015
+
+@_typing.final
+class CompareSnapshotsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXTENTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def extents(self) -> _containers.RepeatedCompositeFieldContainer[Global___SnapshotExtent]:
+        """Ascending, also from one message to the next."""
+
+    def __init__(
+        self,
+        *,
+        extents: _abc.Iterable[Global___SnapshotExtent] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["extents", b"extents"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CompareSnapshotsResponse: _TypeAlias = CompareSnapshotsResponse  # noqa: Y015
+
+@_typing.final
+class SnapshotExtent(_message.Message):
+    """What is written, or is a hole, in the newer snapshot, and was not so in the older one."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OFFSET_BYTES_FIELD_NUMBER: _builtins.int
+    LENGTH_BYTES_FIELD_NUMBER: _builtins.int
+    HOLE_FIELD_NUMBER: _builtins.int
+    offset_bytes: _builtins.int
+    length_bytes: _builtins.int
+    hole: _builtins.bool
+    def __init__(
+        self,
+        *,
+        offset_bytes: _builtins.int = ...,
+        length_bytes: _builtins.int = ...,
+        hole: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hole", b"hole", "length_bytes", b"length_bytes", "offset_bytes", b"offset_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SnapshotExtent: _TypeAlias = SnapshotExtent  # noqa: Y015
+
+@_typing.final
 class RevertVolumeRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
