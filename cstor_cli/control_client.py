@@ -142,6 +142,16 @@ class ControlClient:
             OPERATION_S_MAX,
         )
 
+    def list_pools(self, volume: str) -> list[control_pb2.PoolReport]:
+        """What the pools hold that the replicas of a volume are in."""
+        answer = self._connection.ask(
+            "ListPools",
+            control_pb2.ListPoolsRequest(volume=volume),
+            control_pb2.ListPoolsResponse,
+            OPERATION_S_MAX,
+        )
+        return list(answer.pools)
+
     def force_open(self, volume: str, replicas: list[str], *, confirmed: bool) -> str:
         """Force an opening, or say what it would lose; the sentence.  InputError where it cannot be
         forced.

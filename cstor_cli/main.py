@@ -31,6 +31,7 @@ from cstor_cli.options import (
     VolumeOption,
     YesOption,
 )
+from cstor_cli.pools import app as pool_app
 from cstor_cli.printing import look_line, print_document, print_status, print_volumes, up_lines
 from cstor_cli.replica_client import GrpcReplicaClient
 from cstor_cli.replicas import app as replica_app
@@ -54,6 +55,7 @@ volume_app = typer.Typer(help="Found, show and compare volumes.", no_args_is_hel
 app.add_typer(volume_app, name="volume")
 app.add_typer(snapshot_app, name="snapshot")
 app.add_typer(replica_app, name="replica")
+app.add_typer(pool_app, name="pool")
 
 
 DirectoryOption = Annotated[

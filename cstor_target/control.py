@@ -194,6 +194,20 @@ class ControlServicer(control_pb2_grpc.ControlServiceServicer):
             await abort(context, error)
         return control_pb2.RemoveReplicaResponse()
 
+    async def ListPools(  # noqa: N802 - the name of the call
+        self,
+        request: control_pb2.ListPoolsRequest,
+        context: grpc.aio.ServicerContext[
+            control_pb2.ListPoolsRequest, control_pb2.ListPoolsResponse
+        ],
+    ) -> control_pb2.ListPoolsResponse:
+        """What the pools of a volume's replicas hold."""
+        try:
+            pools = await self._called(request.volume).engine.questions.list_pools()
+        except CstorError as error:
+            await abort(context, error)
+        return control_pb2.ListPoolsResponse(pools=pools)
+
     async def WatchEvents(  # noqa: N802 - the name of the call
         self,
         request: control_pb2.WatchEventsRequest,

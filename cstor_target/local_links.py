@@ -133,6 +133,10 @@ class LocalLink:
         async for progress in self._host.rebuild(request):
             yield progress
 
+    async def describe_pool(self) -> replica_pb2.DescribePoolResponse:
+        """As `ReplicaLink.describe_pool`."""
+        return await self._host.describe_pool(replica_pb2.DescribePoolRequest())
+
     async def diff_snapshots(
         self, request: replica_pb2.DiffSnapshotsRequest
     ) -> AsyncGenerator[replica_pb2.DiffSnapshotsResponse]:

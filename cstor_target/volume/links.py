@@ -70,6 +70,9 @@ class ReplicaLink(Protocol):
     ) -> AsyncGenerator[replica_pb2.RebuildResponse]:
         """Have the replica copy what it lacks from a peer; progress, then `complete`."""
 
+    async def describe_pool(self) -> replica_pb2.DescribePoolResponse:
+        """The pool that the replica is in: its space, and all replicas in it."""
+
     def diff_snapshots(
         self, request: replica_pb2.DiffSnapshotsRequest
     ) -> AsyncGenerator[replica_pb2.DiffSnapshotsResponse]:

@@ -1,12 +1,15 @@
-"""What a target asks its members about and hands on: what differs between snapshots.
+"""What a target asks its members about and hands on: what differs between snapshots, and what their
+pools hold.
 
-The answer is the same from every member that holds the entries that it is about, so one is asked,
+What differs is the same for every member that holds the entries that it is about, so one is asked,
 and the next where that one fails.  Blocks that have been told stay told: whoever goes on for
-another member begins behind them.
+another member begins behind them.  About its pool each is asked, and who does not answer is listed
+with the reason.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import aclosing
 
@@ -60,6 +63,20 @@ class Questions:
         if left := extents.rest():
             yield control_pb2.CompareSnapshotsResponse(extents=left)
 
+    async def list_pools(self) -> list[control_pb2.PoolReport]:
+        """What the pools hold that members and learners are in; those that do not answer say why.
+
+        It is answered without a quorum, too.  Raises UnavailableError where the volume has not been
+        opened yet, since only a quorum of replicas says who the members are.
+        """
+        members = list(self._roster.receivers)
+        if not members:
+            raise UnavailableError(
+                "the volume has not been opened yet, and its members are not known: start their "
+                "daemons"
+            )
+        return await asyncio.gather(*map(_pool_of, members))
+
     async def _told(
         self, request: replica_pb2.DiffSnapshotsRequest, compared: Sequence[int], extents: Extents
     ) -> AsyncGenerator[control_pb2.CompareSnapshotsResponse]:
@@ -88,6 +105,32 @@ class Questions:
     def _holding(self, seq: int) -> list[Member]:
         """The members in sync that have applied everything up to an entry."""
         return [member for member in self._roster.in_sync if member.applied_seq >= seq]
+
+
+async def _pool_of(member: Member) -> control_pb2.PoolReport:
+    report = control_pb2.PoolReport(member=member.describe().member)
+    try:
+        pool = await member.link.describe_pool()
+    except CstorError as error:
+        report.reason = str(error)
+        return report
+    report.pool_uuid, report.path = pool.pool_uuid, pool.path
+    report.capacity_bytes, report.available_bytes = pool.capacity_bytes, pool.available_bytes
+    report.used_bytes, report.reserved_bytes = pool.used_bytes, pool.reserved_bytes
+    report.replicas.extend(
+        control_pb2.PooledReplica(
+            volume=replica.identity.name,
+            volume_uuid=replica.identity.volume_uuid,
+            replica_uuid=replica.replica_uuid,
+            state=replica.state,
+            size_bytes=replica.size_bytes,
+            used_bytes=replica.used_bytes,
+            snapshot_count=len(replica.snapshots),
+            reason=replica.reason,
+        )
+        for replica in pool.replicas
+    )
+    return report
 
 
 class Extents:

@@ -75,6 +75,10 @@ class SimulatedLink:
         ):
             yield message
 
+    async def describe_pool(self) -> replica_pb2.DescribePoolResponse:
+        request = replica_pb2.DescribePoolRequest()
+        return await self._call(lambda host: host.describe_pool(request))
+
     async def diff_snapshots(
         self, request: replica_pb2.DiffSnapshotsRequest
     ) -> AsyncGenerator[replica_pb2.DiffSnapshotsResponse]:

@@ -216,6 +216,13 @@ class SimulatedLink:
             await self._travel()
             yield progress
 
+    async def describe_pool(self) -> replica_pb2.DescribePoolResponse:
+        await self._travel()
+        self.replica.check_reachable()
+        return replica_pb2.DescribePoolResponse(
+            path=f"/pools/{self.address}", replicas=[self.replica.report()]
+        )
+
     async def diff_snapshots(
         self, request: replica_pb2.DiffSnapshotsRequest
     ) -> AsyncGenerator[replica_pb2.DiffSnapshotsResponse]:

@@ -1,4 +1,4 @@
-"""What members are asked about: any that holds it answers, and the next where one fails."""
+"""What members are asked: one that holds it answers, or the next; about pools, each of them."""
 
 from __future__ import annotations
 
@@ -148,3 +148,23 @@ def test_extents_of_a_member_that_goes_on_begin_where_the_one_before_has_ended()
     assert in_blocks(extents.add(other)) == [(8, 3, False)]
     assert in_blocks(extents.rest()) == [(11, 1, True)]
     assert extents.rest() == []
+
+
+def test_pools_are_those_of_all_members_and_who_does_not_answer_says_why() -> None:
+    async def scenario() -> None:
+        cluster = Cluster()
+        target = cluster.start_target()
+        with pytest.raises(UnavailableError, match="has not been opened yet"):
+            await target.engine.questions.list_pools()
+        await until(lambda: target.engine.serving)
+        await target.healthy()
+        for replica in cluster.replicas[1:]:
+            replica.kill()
+        await until(lambda: not target.engine.report().lease_left_ms)
+        there, *lost = await target.engine.questions.list_pools()
+        assert there.path == "/pools/replica-0:7778"
+        assert [held.volume for held in there.replicas] == ["vol"]
+        assert [pool.member.address for pool in lost] == ["replica-1:7778", "replica-2:7778"]
+        assert all("no daemon answers" in pool.reason and not pool.replicas for pool in lost)
+
+    play(scenario())

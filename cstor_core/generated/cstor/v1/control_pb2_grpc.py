@@ -89,6 +89,11 @@ class ControlServiceStub:
                 request_serializer=cstor_dot_v1_dot_control__pb2.RemoveReplicaRequest.SerializeToString,
                 response_deserializer=cstor_dot_v1_dot_control__pb2.RemoveReplicaResponse.FromString,
                 _registered_method=True)
+        self.ListPools = channel.unary_unary(
+                '/cstor.v1.ControlService/ListPools',
+                request_serializer=cstor_dot_v1_dot_control__pb2.ListPoolsRequest.SerializeToString,
+                response_deserializer=cstor_dot_v1_dot_control__pb2.ListPoolsResponse.FromString,
+                _registered_method=True)
         self.WatchEvents = channel.unary_stream(
                 '/cstor.v1.ControlService/WatchEvents',
                 request_serializer=cstor_dot_v1_dot_control__pb2.WatchEventsRequest.SerializeToString,
@@ -172,6 +177,13 @@ class ControlServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListPools(self, request, context):
+        """What the pools hold that the replicas of a volume are in, its own and others.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WatchEvents(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -235,6 +247,11 @@ def add_ControlServiceServicer_to_server(servicer, server):
                     servicer.RemoveReplica,
                     request_deserializer=cstor_dot_v1_dot_control__pb2.RemoveReplicaRequest.FromString,
                     response_serializer=cstor_dot_v1_dot_control__pb2.RemoveReplicaResponse.SerializeToString,
+            ),
+            'ListPools': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListPools,
+                    request_deserializer=cstor_dot_v1_dot_control__pb2.ListPoolsRequest.FromString,
+                    response_serializer=cstor_dot_v1_dot_control__pb2.ListPoolsResponse.SerializeToString,
             ),
             'WatchEvents': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchEvents,
@@ -539,6 +556,33 @@ class ControlService:
             '/cstor.v1.ControlService/RemoveReplica',
             cstor_dot_v1_dot_control__pb2.RemoveReplicaRequest.SerializeToString,
             cstor_dot_v1_dot_control__pb2.RemoveReplicaResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListPools(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cstor.v1.ControlService/ListPools',
+            cstor_dot_v1_dot_control__pb2.ListPoolsRequest.SerializeToString,
+            cstor_dot_v1_dot_control__pb2.ListPoolsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -50,6 +50,8 @@ class ControlServiceStub:
     AddReplica: _grpc.UnaryUnaryMultiCallable[_control_pb2.AddReplicaRequest, _control_pb2.AddReplicaResponse]
     """Changes of the membership, one at a time; what has been done is found done."""
     RemoveReplica: _grpc.UnaryUnaryMultiCallable[_control_pb2.RemoveReplicaRequest, _control_pb2.RemoveReplicaResponse]
+    ListPools: _grpc.UnaryUnaryMultiCallable[_control_pb2.ListPoolsRequest, _control_pb2.ListPoolsResponse]
+    """What the pools hold that the replicas of a volume are in, its own and others."""
     WatchEvents: _grpc.UnaryStreamMultiCallable[_control_pb2.WatchEventsRequest, _control_pb2.WatchEventsResponse]
 
 @_typing.type_check_only
@@ -74,6 +76,8 @@ class ControlServiceAsyncStub(ControlServiceStub):
     AddReplica: _aio.UnaryUnaryMultiCallable[_control_pb2.AddReplicaRequest, _control_pb2.AddReplicaResponse]  # type: ignore[assignment]
     """Changes of the membership, one at a time; what has been done is found done."""
     RemoveReplica: _aio.UnaryUnaryMultiCallable[_control_pb2.RemoveReplicaRequest, _control_pb2.RemoveReplicaResponse]  # type: ignore[assignment]
+    ListPools: _aio.UnaryUnaryMultiCallable[_control_pb2.ListPoolsRequest, _control_pb2.ListPoolsResponse]  # type: ignore[assignment]
+    """What the pools hold that the replicas of a volume are in, its own and others."""
     WatchEvents: _aio.UnaryStreamMultiCallable[_control_pb2.WatchEventsRequest, _control_pb2.WatchEventsResponse]  # type: ignore[assignment]
 
 class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -161,6 +165,14 @@ class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _control_pb2.RemoveReplicaRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_control_pb2.RemoveReplicaResponse, _abc.Awaitable[_control_pb2.RemoveReplicaResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def ListPools(
+        self,
+        request: _control_pb2.ListPoolsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.ListPoolsResponse, _abc.Awaitable[_control_pb2.ListPoolsResponse]]:
+        """What the pools hold that the replicas of a volume are in, its own and others."""
 
     @_abc_1.abstractmethod
     def WatchEvents(
