@@ -91,6 +91,19 @@ class ControlClient:
             OPERATION_S_MAX,
         )
 
+    def compare_snapshots(
+        self, volume: str, older: str, newer: str
+    ) -> Iterator[control_pb2.SnapshotExtent]:
+        """What differs between two snapshots, or a snapshot and the volume as it is where `newer`
+        is empty, ascending.
+        """
+        request = control_pb2.CompareSnapshotsRequest(volume=volume, older=older, newer=newer)
+        answers = self._connection.listen(
+            "CompareSnapshots", request, control_pb2.CompareSnapshotsResponse
+        )
+        for answer in answers:
+            yield from answer.extents
+
     def revert(self, volume: str, snapshot: str, *, in_use: bool) -> None:
         """Go back to a snapshot; InputError while initiators are logged in, unless `in_use`."""
         self._connection.ask(
@@ -154,6 +167,16 @@ class ControlClient:
             "DropSession", request, control_pb2.DropSessionResponse, ASK_S_MAX
         )
         return list(answer.sessions)
+
+    def list_pools(self, volume: str) -> list[control_pb2.PoolReport]:
+        """What the pools hold that the replicas of a volume are in."""
+        answer = self._connection.ask(
+            "ListPools",
+            control_pb2.ListPoolsRequest(volume=volume),
+            control_pb2.ListPoolsResponse,
+            OPERATION_S_MAX,
+        )
+        return list(answer.pools)
 
     def force_open(self, volume: str, replicas: list[str], *, confirmed: bool) -> str:
         """Force an opening, or say what it would lose; the sentence.  InputError where it cannot be

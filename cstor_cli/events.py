@@ -16,7 +16,8 @@ from pathlib import Path
 from cstor_cli.addresses import parse_address
 from cstor_cli.cluster_file import Home
 from cstor_cli.control_client import ControlClient, control
-from cstor_cli.options import DEFAULT_DIRECTORY
+from cstor_cli.options import DEFAULT_DIRECTORY, Output
+from cstor_cli.printing import as_yaml
 from cstor_cli.status import control_address, look_at
 from cstor_core.errors import InputError, UnavailableError
 from cstor_core.generated.cstor.v1 import control_pb2
@@ -77,25 +78,36 @@ def watch(
         time.sleep(RETRY_S)
 
 
-def as_json(told: control_pb2.WatchEventsResponse) -> str:
-    """One JSON object; empty where there is nothing to tell."""
+def as_text(told: control_pb2.WatchEventsResponse, output: Output) -> str:
+    """A line for a person, a line of JSON or a document of a YAML stream; empty where there is
+    nothing to tell.
+    """
+    if output is Output.TABLE:
+        return _line(told)
+    document = _document(told)
+    if document is None:
+        return ""
+    if output is Output.YAML:
+        return f"---\n{as_yaml(document)}"
+    return json.dumps(document)
+
+
+def _document(told: control_pb2.WatchEventsResponse) -> dict[str, object] | None:
     if not told.HasField("event"):
-        return json.dumps({"missed": told.missed}) if told.missed else ""
+        return {"missed": told.missed} if told.missed else None
     event = told.event
-    return json.dumps(
-        {
-            "number": event.number,
-            "unix_ms": event.unix_ms,
-            "volume": event.volume,
-            "name": event.name,
-            "severity": _severity(event).lower(),
-            "sentence": event.sentence,
-            "facts": dict(sorted(event.facts.items())),
-        }
-    )
+    return {
+        "number": event.number,
+        "unix_ms": event.unix_ms,
+        "volume": event.volume,
+        "name": event.name,
+        "severity": _severity(event).lower(),
+        "sentence": event.sentence,
+        "facts": dict(sorted(event.facts.items())),
+    }
 
 
-def as_line(told: control_pb2.WatchEventsResponse) -> str:
+def _line(told: control_pb2.WatchEventsResponse) -> str:
     """A line for a person, with the time of the place; empty where there is nothing to tell."""
     if not told.HasField("event"):
         return f"({told.missed} events are not kept any more)" if told.missed else ""

@@ -16,7 +16,7 @@ from cstor_cli.addresses import parse_address
 from cstor_cli.cluster_file import Home, locked
 from cstor_cli.control_client import control as connect
 from cstor_cli.down import bring_down, stop_all
-from cstor_cli.events import as_json, as_line, finder, target_of
+from cstor_cli.events import as_text, finder, target_of
 from cstor_cli.events import watch as watch_events
 from cstor_cli.exit_codes import ExitCode, exit_code_of
 from cstor_cli.forcing import force_open
@@ -31,7 +31,8 @@ from cstor_cli.options import (
     VolumeOption,
     YesOption,
 )
-from cstor_cli.printing import look_line, print_json, print_status, print_volumes, up_lines
+from cstor_cli.pools import app as pool_app
+from cstor_cli.printing import look_line, print_document, print_status, print_volumes, up_lines
 from cstor_cli.replica_client import GrpcReplicaClient
 from cstor_cli.replicas import app as replica_app
 from cstor_cli.sessions import app as session_app
@@ -56,6 +57,7 @@ app.add_typer(volume_app, name="volume")
 app.add_typer(snapshot_app, name="snapshot")
 app.add_typer(replica_app, name="replica")
 app.add_typer(session_app, name="session")
+app.add_typer(pool_app, name="pool")
 
 
 DirectoryOption = Annotated[
@@ -143,8 +145,8 @@ def status(
     """Say how the volume and each of its replicas are; works while they are down, too."""
 
     document = status_document(look_at(Home.at(directory)), GrpcReplicaClient)
-    if output is Output.JSON:
-        print_json(document)
+    if output is not Output.TABLE:
+        print_document(document, output)
     else:
         print_status(document)
 
@@ -169,17 +171,16 @@ def events(
 ) -> None:
     """Say what has happened to a volume: each event with its time, its severity and a sentence.
 
-    The target keeps its last 1000 events.  With --output json each is one line, with the number
-    that --after takes.
+    The target keeps its last 1000 events.  With --output json each is one line, with --output yaml
+    a document of its own, with the number that --after takes.
     """
 
     find = finder(directory, control, DEFAULT_DIRECTORY)
-    words = as_json if output is Output.JSON else as_line
     with interruptible():
         try:
             for told in watch_events(find, volume, after, _complain, follow=follow):
-                if line := words(told):
-                    _say(line)
+                if text := as_text(told, output):
+                    _say(text)
         except InterruptedByUserError:
             if not follow:
                 raise
@@ -216,8 +217,8 @@ def create(
     if not result.completed:
         raise InputError(f"a volume {name} exists already on these daemons")
     members = result.configuration.members
-    if output is Output.JSON:
-        print_json(
+    if output is not Output.TABLE:
+        print_document(
             {
                 "name": name,
                 "uuid": result.identity.volume_uuid,
@@ -225,7 +226,8 @@ def create(
                 "members": [
                     {"uuid": member.replica_uuid, "address": member.address} for member in members
                 ],
-            }
+            },
+            output,
         )
         return
     _say(f"{name} is founded, with the UUID {result.identity.volume_uuid}:")
@@ -259,8 +261,8 @@ def compare(
 
     name, addresses = _what_to_compare(directory, replica, volume)
     comparison = compare_volume(name, addresses, GrpcReplicaClient)
-    if output is Output.JSON:
-        print_json(comparison_document(comparison))
+    if output is not Output.TABLE:
+        print_document(comparison_document(comparison), output)
     else:
         print_comparison(comparison)
     raise typer.Exit(comparison.exit_code)
@@ -295,8 +297,8 @@ def list_volumes(
 
     with connect(control) as client:
         documents: list[dict[str, Any]] = [volume_document(v) for v in client.list_volumes()]
-    if output is Output.JSON:
-        print_json(documents)
+    if output is not Output.TABLE:
+        print_document(documents, output)
     else:
         print_volumes(documents)
 
@@ -311,8 +313,8 @@ def show_volume(
 
     with connect(control) as client:
         document = volume_document(client.show_volume(volume))
-    if output is Output.JSON:
-        print_json(document)
+    if output is not Output.TABLE:
+        print_document(document, output)
     else:
         print_volumes([document])
 
@@ -331,8 +333,8 @@ def resize(
     with target_of(directory, control) as client:
         name = client.named(volume)
         got_bytes = client.resize(name, size_bytes)
-    if output is Output.JSON:
-        print_json({"name": name, "size_bytes": got_bytes})
+    if output is not Output.TABLE:
+        print_document({"name": name, "size_bytes": got_bytes}, output)
     else:
         _say(f"{name} has {format_size(got_bytes)}")
 
@@ -375,8 +377,8 @@ def open_volume(
     find = finder(directory, control, DEFAULT_DIRECTORY)
     with interruptible():
         report = force_open(find(), volume, replica, agrees)
-    if output is Output.JSON:
-        print_json(volume_document(report))
+    if output is not Output.TABLE:
+        print_document(volume_document(report), output)
     else:
         _say(f"{report.identity.name} is open in epoch {report.epoch}")
 

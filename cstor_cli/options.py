@@ -16,6 +16,7 @@ class Output(enum.StrEnum):
 
     TABLE = "table"
     JSON = "json"
+    YAML = "yaml"
 
 
 OutputOption = Annotated[Output, typer.Option("--output", "-o", help="For people, or for scripts.")]

@@ -1,4 +1,4 @@
-"""What people see: a few lines when a volume is up, tables otherwise, and JSON for scripts."""
+"""What people see: a few lines when a volume is up, tables otherwise; and documents for scripts."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import json
 from typing import Any
 
 import typer
+import yaml
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from cstor_cli.addresses import parse_address
+from cstor_cli.options import Output
 from cstor_cli.status import Look
 from cstor_cli.up import Up
 from cstor_core.units import format_size
@@ -26,13 +28,23 @@ SHORT = (
     "its machine lost power, and what it had not flushed may be gone, until the volume serves and "
     "it is in sync"
 )
+YAML_COLUMNS_MAX = 1 << 20
+"""A sentence stays in its line, so that it can be searched for."""
 POOL_FILLING_PERCENT = 80
 """From here on it is shown how full a replica's pool is."""
 
 
-def print_json(document: object) -> None:
-    """A document on stdout, and nothing else."""
-    typer.echo(json.dumps(document, indent=2))
+def print_document(document: object, output: Output) -> None:
+    """A document on stdout as JSON or YAML, and nothing else."""
+    text = as_yaml(document) if output is Output.YAML else json.dumps(document, indent=2)
+    typer.echo(text)
+
+
+def as_yaml(document: object) -> str:
+    """The same document as in JSON, fields in the same order, without a newline at its end."""
+    # Read back from JSON there are only its own types left, and nothing is there twice.
+    plain = json.loads(json.dumps(document))
+    return yaml.safe_dump(plain, sort_keys=False, width=YAML_COLUMNS_MAX).rstrip("\n")
 
 
 def up_lines(up: Up) -> list[str]:

@@ -20,7 +20,7 @@ from cstor_cli.options import (
     VolumeOption,
     YesOption,
 )
-from cstor_cli.printing import console, print_json
+from cstor_cli.printing import console, print_document
 from cstor_cli.status import member_document
 
 app = typer.Typer(help="Add, remove and replace replicas of a volume.", no_args_is_help=True)
@@ -51,8 +51,8 @@ def list_replicas(
     documents: list[dict[str, Any]] = [
         member_document(member) | {"address": member.member.address} for member in members
     ]
-    if output is Output.JSON:
-        print_json(documents)
+    if output is not Output.TABLE:
+        print_document(documents, output)
         return
     table = Table("replica", "address", "status", "applied", "", box=box.SIMPLE)
     for found in documents:

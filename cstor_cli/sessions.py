@@ -23,7 +23,7 @@ from cstor_cli.options import (
     VolumeOption,
     YesOption,
 )
-from cstor_cli.printing import print_json
+from cstor_cli.printing import print_document
 from cstor_core.errors import InputError
 from cstor_core.generated.cstor.v1 import control_pb2
 
@@ -51,8 +51,8 @@ def list_sessions(
 
     with target_of(directory, target) as client:
         sessions = client.list_sessions(volume)
-    if output is Output.JSON:
-        print_json([_document(session) for session in sessions])
+    if output is not Output.TABLE:
+        print_document([_document(session) for session in sessions], output)
     else:
         print_sessions(sessions)
 
@@ -85,8 +85,8 @@ def drop(
         agree("\n".join(map(_warning, client.drop_session(request))), yes=yes)
         request.dry_run = False
         dropped = client.drop_session(request)
-    if output is Output.JSON:
-        print_json([_document(session) for session in dropped])
+    if output is not Output.TABLE:
+        print_document([_document(session) for session in dropped], output)
         return
     for session in dropped:
         typer.echo(f"{session.volume}: session {session.tsih} of {_initiator(session)} is dropped")

@@ -1,4 +1,4 @@
-"""`cstor snapshot`: taken, listed, deleted and gone back to."""
+"""`cstor snapshot`: taken, listed, compared, deleted and gone back to."""
 
 from __future__ import annotations
 
@@ -19,12 +19,15 @@ from cstor_cli.options import (
     VolumeOption,
     YesOption,
 )
-from cstor_cli.printing import console, print_json
-from cstor_core.generated.cstor.v1 import volume_pb2
+from cstor_cli.printing import console, print_document
+from cstor_core.errors import InputError
+from cstor_core.generated.cstor.v1 import control_pb2, volume_pb2
 from cstor_core.units import format_size
 
 app = typer.Typer(help="Take snapshots of a volume, and go back to them.", no_args_is_help=True)
 
+EXTENT_WORDS = {False: "changed", True: "hole"}
+"""What an extent is called that is a hole, or is none."""
 NameArgument = Annotated[str, typer.Argument(help="Name of the snapshot.", metavar="NAME")]
 
 
@@ -41,8 +44,8 @@ def create(
     with target_of(directory, target) as client:
         named = client.named(volume)
         snapshot = client.create_snapshot(named, name)
-    if output is Output.JSON:
-        print_json(_document(snapshot))
+    if output is not Output.TABLE:
+        print_document(_document(snapshot), output)
     else:
         typer.echo(f"{named}: snapshot {name} holds everything up to entry {snapshot.seq}")
 
@@ -58,14 +61,53 @@ def list_snapshots(
 
     with target_of(directory, target) as client:
         snapshots = client.list_snapshots(client.named(volume))
-    if output is Output.JSON:
-        print_json([_document(snapshot) for snapshot in snapshots])
+    if output is not Output.TABLE:
+        print_document([_document(snapshot) for snapshot in snapshots], output)
         return
     table = Table("snapshot", "taken", "size", "entry", box=box.SIMPLE)
     for snapshot in snapshots:
         size = format_size(snapshot.size_bytes)
         table.add_row(snapshot.name, _taken(snapshot), size, str(snapshot.seq))
     console.print(table)
+
+
+@app.command()
+def diff(
+    older: Annotated[str, typer.Argument(help="Name of a snapshot.", metavar="OLDER")],
+    newer: Annotated[
+        str | None,
+        typer.Argument(
+            help="Name of another; without it, the volume as it is now.", metavar="[NEWER]"
+        ),
+    ] = None,
+    volume: VolumeOption = "",
+    directory: AnyDirectoryOption = None,
+    target: TargetOption = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Say which parts of the volume differ between two snapshots, or one and the volume as it is.
+
+    A changed part is written in the newer one, and not so in the older one; a hole is written in
+    the older one alone.  Parts are of whole blocks of 4 KiB.
+    """
+
+    if newer == "":
+        raise InputError("the name of the newer snapshot is empty: leave it out for the volume")
+    with target_of(directory, target) as client:
+        extents = list(client.compare_snapshots(client.named(volume), older, newer or ""))
+    if output is not Output.TABLE:
+        print_document([_extent_document(extent) for extent in extents], output)
+        return
+    table = Table("offset", "length", "", box=box.SIMPLE)
+    sums = dict.fromkeys(EXTENT_WORDS.values(), 0)
+    for extent in extents:
+        word = EXTENT_WORDS[extent.hole]
+        sums[word] += extent.length_bytes
+        table.add_row(str(extent.offset_bytes), format_size(extent.length_bytes), word)
+    if extents:
+        console.print(table)
+    changed, holes = (format_size(sums[word]) for word in EXTENT_WORDS.values())
+    console.print(f"{len(extents)} parts differ: {changed} changed, {holes} of holes")
 
 
 @app.command()
@@ -117,4 +159,12 @@ def _document(snapshot: volume_pb2.Snapshot) -> dict[str, Any]:
         "seq": snapshot.seq,
         "created_unix_s": snapshot.created_unix_s,
         "size_bytes": snapshot.size_bytes,
+    }
+
+
+def _extent_document(extent: control_pb2.SnapshotExtent) -> dict[str, Any]:
+    return {
+        "offset_bytes": extent.offset_bytes,
+        "length_bytes": extent.length_bytes,
+        "kind": EXTENT_WORDS[extent.hole],
     }

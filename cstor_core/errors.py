@@ -60,6 +60,12 @@ class UnknownSessionError(CstorError):
     status = grpc.StatusCode.NOT_FOUND
 
 
+class UnknownSnapshotError(CstorError):
+    """The volume has no snapshot of that name."""
+
+    status = grpc.StatusCode.NOT_FOUND
+
+
 class ForeignReplicaError(CstorError):
     """The replica belongs to another volume, another configuration or another format."""
 

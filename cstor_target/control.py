@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
 
 import grpc.aio
 
@@ -108,6 +109,24 @@ class ControlServicer(control_pb2_grpc.ControlServiceServicer):
         except CstorError as error:
             await abort(context, error)
         return control_pb2.DeleteSnapshotResponse()
+
+    async def CompareSnapshots(  # noqa: N802 - the name of the call
+        self,
+        request: control_pb2.CompareSnapshotsRequest,
+        context: grpc.aio.ServicerContext[
+            control_pb2.CompareSnapshotsRequest, control_pb2.CompareSnapshotsResponse
+        ],
+    ) -> AsyncIterator[control_pb2.CompareSnapshotsResponse]:
+        """What differs between two snapshots; NOT_FOUND where there is none of a name."""
+        try:
+            questions = self._called(request.volume).engine.questions
+            async with aclosing(
+                questions.compare_snapshots(request.older, request.newer)
+            ) as answers:
+                async for response in answers:
+                    yield response
+        except CstorError as error:
+            await abort(context, error)
 
     async def RevertVolume(  # noqa: N802 - the name of the call
         self,
@@ -217,6 +236,20 @@ class ControlServicer(control_pb2_grpc.ControlServiceServicer):
         except CstorError as error:
             await abort(context, error)
         return control_pb2.DropSessionResponse(sessions=dropped)
+
+    async def ListPools(  # noqa: N802 - the name of the call
+        self,
+        request: control_pb2.ListPoolsRequest,
+        context: grpc.aio.ServicerContext[
+            control_pb2.ListPoolsRequest, control_pb2.ListPoolsResponse
+        ],
+    ) -> control_pb2.ListPoolsResponse:
+        """What the pools of a volume's replicas hold."""
+        try:
+            pools = await self._called(request.volume).engine.questions.list_pools()
+        except CstorError as error:
+            await abort(context, error)
+        return control_pb2.ListPoolsResponse(pools=pools)
 
     async def WatchEvents(  # noqa: N802 - the name of the call
         self,

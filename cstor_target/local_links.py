@@ -137,6 +137,17 @@ class LocalLink:
         async for progress in self._host.rebuild(request):
             yield progress
 
+    async def describe_pool(self) -> replica_pb2.DescribePoolResponse:
+        """As `ReplicaLink.describe_pool`."""
+        return await self._host.describe_pool(replica_pb2.DescribePoolRequest())
+
+    async def diff_snapshots(
+        self, request: replica_pb2.DiffSnapshotsRequest
+    ) -> AsyncGenerator[replica_pb2.DiffSnapshotsResponse]:
+        """As `ReplicaLink.diff_snapshots`."""
+        async for response in self._host.diff_snapshots(request):
+            yield response
+
     def open_append(self, on_message: OnMessage, on_closed: OnClosed) -> MessageStream:
         """As `ReplicaLink.open_append`."""
         return LocalStream(self._host.append_session, on_message, on_closed)

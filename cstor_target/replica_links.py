@@ -170,6 +170,25 @@ class GrpcLink:
         except grpc.aio.AioRpcError as error:
             raise error_of(error, self.address) from error
 
+    async def describe_pool(self) -> replica_pb2.DescribePoolResponse:
+        """As `ReplicaLink.describe_pool`."""
+        request = replica_pb2.DescribePoolRequest()
+        call = self._questions.DescribePool(request, timeout=_CALL_TIMEOUT_S)
+        return await called(call, self.address)
+
+    async def diff_snapshots(
+        self, request: replica_pb2.DiffSnapshotsRequest
+    ) -> AsyncGenerator[replica_pb2.DiffSnapshotsResponse]:
+        """As `ReplicaLink.diff_snapshots`."""
+        call = self._orders.DiffSnapshots(request)
+        try:
+            async for response in call:
+                yield response
+        except grpc.aio.AioRpcError as error:
+            raise error_of(error, self.address) from error
+        finally:
+            call.cancel()
+
     def open_append(self, on_message: OnMessage, on_closed: OnClosed) -> MessageStream:
         """As `ReplicaLink.open_append`."""
         return self._open("Append", on_message, on_closed)

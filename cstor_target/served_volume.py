@@ -22,6 +22,7 @@ from cstor_target.volume.changes import Changes
 from cstor_target.volume.counters import Counters
 from cstor_target.volume.events import EventSink
 from cstor_target.volume.operations import Operations
+from cstor_target.volume.questions import Questions
 from cstor_target.volume_sessions import VolumeSessions
 
 IQN_PREFIX = "iqn.2016-09.com.openebs.cstor:"
@@ -47,6 +48,10 @@ class VolumeEngine(Volume, Protocol):
     @property
     def changes(self) -> Changes:
         """Changes of the membership; raises UnavailableError where the volume is not open."""
+
+    @property
+    def questions(self) -> Questions:
+        """What members are asked."""
 
     @property
     def loss_possible(self) -> bool:

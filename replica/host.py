@@ -153,6 +153,7 @@ class ReplicaHost:
         )
         return replica_pb2.DescribePoolResponse(
             pool_uuid=self.pool_uuid,
+            path=str(self._pool.path),
             capacity_bytes=total,
             available_bytes=available,
             used_bytes=self.used_bytes(),

@@ -27,6 +27,7 @@ from cstor_target.volume.merging import Merger, whole_block_pieces, whole_blocks
 from cstor_target.volume.opener import Opener
 from cstor_target.volume.operations import Operations
 from cstor_target.volume.order import Order
+from cstor_target.volume.questions import Questions
 from cstor_target.volume.reads import Reads, slice_pieces
 from cstor_target.volume.repairs import Repairs
 from cstor_target.volume.room import Room
@@ -84,6 +85,9 @@ class Engine:
             lambda again: self._merger.wait(0, self.size_bytes // BLOCK_BYTES, again),
         )
         self._membership.on_open = self.operations.begin
+        self.questions = Questions(
+            self._roster, self._order, self.operations, lambda: self.identity
+        )
         self._gate: deque[tuple[float, Callable[[], None], Done]] = deque()
         self._tick: Timer | None = None
         self._lease_lapsed = False

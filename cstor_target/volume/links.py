@@ -73,6 +73,14 @@ class ReplicaLink(Protocol):
     ) -> AsyncGenerator[replica_pb2.RebuildResponse]:
         """Have the replica copy what it lacks from a peer; progress, then `complete`."""
 
+    async def describe_pool(self) -> replica_pb2.DescribePoolResponse:
+        """The pool that the replica is in: its space, and all replicas in it."""
+
+    def diff_snapshots(
+        self, request: replica_pb2.DiffSnapshotsRequest
+    ) -> AsyncGenerator[replica_pb2.DiffSnapshotsResponse]:
+        """What differs between two snapshots, or a snapshot and the volume, as the replica is."""
+
     def open_append(self, on_message: OnMessage, on_closed: OnClosed) -> MessageStream:
         """Open the stream of entries; messages as `cstor_core.frames` encodes them."""
 

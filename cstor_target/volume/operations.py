@@ -12,7 +12,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 from cstor_core.clock import Clock
-from cstor_core.errors import InputError, UnavailableError
+from cstor_core.errors import InputError, UnavailableError, UnknownSnapshotError
 from cstor_core.generated.cstor.v1 import replica_pb2, volume_pb2
 from cstor_core.limits import SIZE_BYTES_MAX
 from cstor_core.units import BLOCK_BYTES, format_size
@@ -50,6 +50,8 @@ class Operations:
         self._ordered_bytes = 0
         """The size when all that has been ordered is done."""
         self.size_bytes = 0
+        self.reverted_seq = 0
+        """Where the last revert of this opening is in the order; 0 before one."""
         self.on_resized: Callable[[], None] = lambda: None
         self.on_reverted: Callable[[], None] = lambda: None
 
@@ -63,6 +65,12 @@ class Operations:
     def snapshots(self) -> Sequence[volume_pb2.Snapshot]:
         """In the order of their entries."""
         return list(self._snapshots.values())
+
+    def snapshot(self, name: str) -> volume_pb2.Snapshot:
+        """The one of that name.  Raises UnknownSnapshotError, which says which there are."""
+        if name not in self._snapshots:
+            raise UnknownSnapshotError(f"there is no snapshot {name!r}; there are {self._names()}")
+        return self._snapshots[name]
 
     async def create_snapshot(self, name: str) -> volume_pb2.Snapshot:
         """Take a snapshot, or find the one that was taken.
@@ -117,7 +125,10 @@ class Operations:
 
         def ordered(operation: volume_pb2.Operation) -> bool:
             operation.revert.name = name
-            return name in self._snapshots
+            if name not in self._snapshots:
+                return False
+            self.reverted_seq = operation.seq
+            return True
 
         if not await self._order_operation(ordered, changes_all=True):
             raise InputError(f"snapshot {name!r} has been deleted meanwhile")

@@ -78,6 +78,18 @@ class SimulatedLink:
         ):
             yield message
 
+    async def describe_pool(self) -> replica_pb2.DescribePoolResponse:
+        request = replica_pb2.DescribePoolRequest()
+        return await self._call(lambda host: host.describe_pool(request))
+
+    async def diff_snapshots(
+        self, request: replica_pb2.DiffSnapshotsRequest
+    ) -> AsyncGenerator[replica_pb2.DiffSnapshotsResponse]:
+        async for message in messages(
+            self._network, self._caller, self._callee, lambda host: host.diff_snapshots(request)
+        ):
+            yield message
+
     def open_append(self, on_message: OnMessage, on_closed: OnClosed) -> MessageStream:
         return self._open(lambda host: host.append_session, on_message, on_closed)
 

@@ -236,10 +236,11 @@ async def test_creating_again_gives_the_same_replica_and_founding_otherwise_is_r
     assert error_name(caught.value) == "ForeignReplicaError"
 
 
-async def test_the_pool_is_described_with_its_replicas(three: Three) -> None:
+async def test_the_pool_is_described_with_its_replicas(three: Three, tmp_path: Path) -> None:
     client = three.clients[0]
     pool = await client.stub.DescribePool(replica_pb2.DescribePoolRequest())
     assert pool.pool_uuid == three.hosts[0].pool_uuid
+    assert pool.path == str(tmp_path / "pool-0")
     assert pool.capacity_bytes > pool.available_bytes > 0
     assert [report.replica_uuid for report in pool.replicas] == [client.replica_uuid]
 

@@ -220,6 +220,23 @@ class SimulatedLink:
             await self._travel()
             yield progress
 
+    async def describe_pool(self) -> replica_pb2.DescribePoolResponse:
+        await self._travel()
+        self.replica.check_reachable()
+        return replica_pb2.DescribePoolResponse(
+            path=f"/pools/{self.address}", replicas=[self.replica.report()]
+        )
+
+    async def diff_snapshots(
+        self, request: replica_pb2.DiffSnapshotsRequest
+    ) -> AsyncGenerator[replica_pb2.DiffSnapshotsResponse]:
+        await self._travel()
+        self.replica.asked.append("diff_snapshots")
+        for extent in self.replica.disk.changes(request.older, request.newer):
+            self.replica.check_reachable()
+            yield replica_pb2.DiffSnapshotsResponse(extents=[extent])
+            await self._travel()
+
     def open_append(self, on_message: OnMessage, on_closed: OnClosed) -> MessageStream:
         return SimulatedStream(self, AppendSession, on_message, on_closed)
 

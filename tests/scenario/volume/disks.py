@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from cstor_core.errors import InputError
 from cstor_core.frames import FrameEntry
-from cstor_core.generated.cstor.v1 import volume_pb2
+from cstor_core.generated.cstor.v1 import replica_pb2, volume_pb2
 from cstor_core.history import History
 
 Version = tuple[int, int]
@@ -59,6 +60,24 @@ class Disk:
                 self.size_bytes = operation.resize.size_bytes
             case kind:
                 raise AssertionError(kind)
+
+    def changes(self, older: str, newer: str) -> list[replica_pb2.BlockExtent]:
+        """Each block that differs between two snapshots, or a snapshot and the volume."""
+        for name in filter(None, (older, newer)):
+            if name not in self.snapshots:
+                raise InputError(f"there is no snapshot {name!r} here")
+        before = self.snapshots[older][1]
+        after = self.snapshots[newer][1] if newer else self.blocks
+        nothing = Held((0, 0), None)
+        both = [
+            (block, before.get(block, nothing), after.get(block, nothing))
+            for block in sorted(before.keys() | after.keys())
+        ]
+        return [
+            replica_pb2.BlockExtent(block=block, count=1, hole=now.data is None)
+            for block, old, now in both
+            if old.version != now.version and (old.data is not None or now.data is not None)
+        ]
 
     def become(self, other: Disk) -> None:
         """Hold what another replica holds."""

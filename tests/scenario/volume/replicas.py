@@ -57,6 +57,8 @@ class Replica:
         self.refuses_reads = False
         self.short = False
         self.repairs_fail = False
+        self.asked: list[str] = []
+        """What people have had it asked."""
         self.granted_bytes = 1 << 40
         self.durable_seq = disk.applied_seq
         self.appending: AppendSession | None = None

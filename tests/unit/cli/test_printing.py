@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-import pytest
+import json
 
-from cstor_cli.events import as_json, as_line
-from cstor_cli.printing import LOSS_POSSIBLE, SHORT, print_volumes
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from cstor_cli.events import as_text
+from cstor_cli.main import app
+from cstor_cli.options import Output
+from cstor_cli.printing import LOSS_POSSIBLE, SHORT, print_document, print_volumes
 from cstor_cli.status import volume_document
 from cstor_core.generated.cstor.v1 import control_pb2, volume_pb2
 
@@ -58,9 +64,10 @@ def test_member_that_is_short_says_so_in_its_line(capsys: pytest.CaptureFixture[
 
 def test_events_that_were_missed_are_said_where_there_are_any() -> None:
     none, some = (control_pb2.WatchEventsResponse(missed=count) for count in (0, 12))
-    assert (as_line(none), as_json(none)) == ("", "")
-    assert as_line(some) == "(12 events are not kept any more)"
-    assert as_json(some) == '{"missed": 12}'
+    assert [as_text(none, output) for output in Output] == ["", "", ""]
+    assert as_text(some, Output.TABLE) == "(12 events are not kept any more)"
+    assert as_text(some, Output.JSON) == '{"missed": 12}'
+    assert as_text(some, Output.YAML) == "---\nmissed: 12"
 
 
 def test_an_event_in_one_line_has_its_time_and_its_severity() -> None:
@@ -71,6 +78,49 @@ def test_an_event_in_one_line_has_its_time_and_its_severity() -> None:
         severity=control_pb2.SEVERITY_ERROR,
         sentence="commands wait",
     )
-    time, _, rest = as_line(control_pb2.WatchEventsResponse(event=event)).partition(" ")
+    time, _, rest = as_text(control_pb2.WatchEventsResponse(event=event), Output.TABLE).partition(
+        " "
+    )
     assert rest == "ERROR   disk quorum_lost: commands wait"
     assert ".123" in time
+
+
+def test_yaml_holds_the_same_document_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    volume = report(reason="no: #1 is 'off', " * 20, loss_possible=True, waiting_ms=34_400)
+    volume.identity.name = "0x1F"
+    document = {
+        "volumes": [volume_document(volume)],
+        "none": None,
+        "again": volume_document(volume),
+    }
+    print_document(document, Output.JSON)
+    as_json = capsys.readouterr().out
+    print_document(document, Output.YAML)
+    as_yaml = capsys.readouterr().out
+    assert yaml.safe_load(as_yaml) == json.loads(as_json)
+    assert list(yaml.safe_load(as_yaml)) == list(document)
+    assert f"reason: '{volume.reason.replace(chr(39), 2 * chr(39))}'\n" in as_yaml
+
+
+def test_yaml_of_what_is_there_twice_needs_no_anchors(capsys: pytest.CaptureFixture[str]) -> None:
+    extent = {"offset_bytes": 0}
+    print_document([extent, extent], Output.YAML)
+    assert capsys.readouterr().out == "- offset_bytes: 0\n- offset_bytes: 0\n"
+
+
+def test_events_are_a_stream_of_yaml_documents() -> None:
+    events = [control_pb2.Event(number=at, sentence="a: b", facts={"x": "1"}) for at in (1, 2)]
+    lines = [
+        as_text(control_pb2.WatchEventsResponse(event=event), Output.YAML) + "\n"
+        for event in events
+    ]
+    told = list(yaml.safe_load_all("".join(lines)))
+    assert [event["number"] for event in told] == [1, 2]
+    assert told[0]["facts"] == {"x": "1"}
+
+
+@pytest.mark.parametrize("command", [["status"], ["events"], ["snapshot", "list"]])
+def test_another_output_is_refused_with_those_that_there_are(command: list[str]) -> None:
+    said = CliRunner().invoke(app, [*command, "--output", "xml"])
+    assert said.exit_code == 2
+    assert "'table', 'json', 'yaml'" in said.output

@@ -16,6 +16,7 @@ from cstor_target.volume.changes import Changes
 from cstor_target.volume.counters import Counters
 from cstor_target.volume.operations import Operations
 from cstor_target.volume.order import Order
+from cstor_target.volume.questions import Questions
 from tests.unit.volume.hand_clock import HandClock
 
 UUID = "7a9b4f0e-7c1e-4a57-9d5e-6b8f5a1c2d3e"
@@ -96,6 +97,10 @@ class StandInEngine:
 
     @property
     def changes(self) -> Changes:
+        raise UnavailableError("the volume is not open")
+
+    @property
+    def questions(self) -> Questions:
         raise UnavailableError("the volume is not open")
 
     def loss_told(self) -> None:

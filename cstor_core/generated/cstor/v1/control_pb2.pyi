@@ -4,6 +4,7 @@ isort:skip_file
 What a target answers on its control port."""
 
 from collections import abc as _abc
+from cstor_core.generated.cstor.v1 import replica_pb2 as _replica_pb2
 from cstor_core.generated.cstor.v1 import volume_pb2 as _volume_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -459,6 +460,82 @@ class DeleteSnapshotResponse(_message.Message):
 Global___DeleteSnapshotResponse: _TypeAlias = DeleteSnapshotResponse  # noqa: Y015
 
 @_typing.final
+class CompareSnapshotsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VOLUME_FIELD_NUMBER: _builtins.int
+    OLDER_FIELD_NUMBER: _builtins.int
+    NEWER_FIELD_NUMBER: _builtins.int
+    volume: _builtins.str
+    """Name or UUID."""
+    older: _builtins.str
+    newer: _builtins.str
+    """Empty for the volume as it is."""
+    def __init__(
+        self,
+        *,
+        volume: _builtins.str = ...,
+        older: _builtins.str = ...,
+        newer: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["newer", b"newer", "older", b"older", "volume", b"volume"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CompareSnapshotsRequest: _TypeAlias = CompareSnapshotsRequest  # noqa: Y015
+
+@_typing.final
+class CompareSnapshotsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXTENTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def extents(self) -> _containers.RepeatedCompositeFieldContainer[Global___SnapshotExtent]:
+        """Ascending, also from one message to the next."""
+
+    def __init__(
+        self,
+        *,
+        extents: _abc.Iterable[Global___SnapshotExtent] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["extents", b"extents"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CompareSnapshotsResponse: _TypeAlias = CompareSnapshotsResponse  # noqa: Y015
+
+@_typing.final
+class SnapshotExtent(_message.Message):
+    """What is written, or is a hole, in the newer snapshot, and was not so in the older one."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OFFSET_BYTES_FIELD_NUMBER: _builtins.int
+    LENGTH_BYTES_FIELD_NUMBER: _builtins.int
+    HOLE_FIELD_NUMBER: _builtins.int
+    offset_bytes: _builtins.int
+    length_bytes: _builtins.int
+    hole: _builtins.bool
+    def __init__(
+        self,
+        *,
+        offset_bytes: _builtins.int = ...,
+        length_bytes: _builtins.int = ...,
+        hole: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hole", b"hole", "length_bytes", b"length_bytes", "offset_bytes", b"offset_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SnapshotExtent: _TypeAlias = SnapshotExtent  # noqa: Y015
+
+@_typing.final
 class RevertVolumeRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -834,6 +911,144 @@ class DropSessionResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DropSessionResponse: _TypeAlias = DropSessionResponse  # noqa: Y015
+
+@_typing.final
+class ListPoolsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VOLUME_FIELD_NUMBER: _builtins.int
+    volume: _builtins.str
+    """Name or UUID."""
+    def __init__(
+        self,
+        *,
+        volume: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["volume", b"volume"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListPoolsRequest: _TypeAlias = ListPoolsRequest  # noqa: Y015
+
+@_typing.final
+class ListPoolsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POOLS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def pools(self) -> _containers.RepeatedCompositeFieldContainer[Global___PoolReport]:
+        """One for each member."""
+
+    def __init__(
+        self,
+        *,
+        pools: _abc.Iterable[Global___PoolReport] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["pools", b"pools"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListPoolsResponse: _TypeAlias = ListPoolsResponse  # noqa: Y015
+
+@_typing.final
+class PoolReport(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MEMBER_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    POOL_UUID_FIELD_NUMBER: _builtins.int
+    PATH_FIELD_NUMBER: _builtins.int
+    CAPACITY_BYTES_FIELD_NUMBER: _builtins.int
+    AVAILABLE_BYTES_FIELD_NUMBER: _builtins.int
+    USED_BYTES_FIELD_NUMBER: _builtins.int
+    RESERVED_BYTES_FIELD_NUMBER: _builtins.int
+    REPLICAS_FIELD_NUMBER: _builtins.int
+    reason: _builtins.str
+    """Why nothing else is known, where its daemon does not answer."""
+    pool_uuid: _builtins.str
+    path: _builtins.str
+    """Its directory, on the daemon's machine."""
+    capacity_bytes: _builtins.int
+    """Of the file system that it is in, and what of it is free."""
+    available_bytes: _builtins.int
+    used_bytes: _builtins.int
+    """What the replicas of the pool take."""
+    reserved_bytes: _builtins.int
+    """Of what is free, what data never take."""
+    @_builtins.property
+    def member(self) -> _volume_pb2.Member:
+        """Whose pool it is."""
+
+    @_builtins.property
+    def replicas(self) -> _containers.RepeatedCompositeFieldContainer[Global___PooledReplica]: ...
+    def __init__(
+        self,
+        *,
+        member: _volume_pb2.Member | None = ...,
+        reason: _builtins.str = ...,
+        pool_uuid: _builtins.str = ...,
+        path: _builtins.str = ...,
+        capacity_bytes: _builtins.int = ...,
+        available_bytes: _builtins.int = ...,
+        used_bytes: _builtins.int = ...,
+        reserved_bytes: _builtins.int = ...,
+        replicas: _abc.Iterable[Global___PooledReplica] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["member", b"member"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["available_bytes", b"available_bytes", "capacity_bytes", b"capacity_bytes", "member", b"member", "path", b"path", "pool_uuid", b"pool_uuid", "reason", b"reason", "replicas", b"replicas", "reserved_bytes", b"reserved_bytes", "used_bytes", b"used_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PoolReport: _TypeAlias = PoolReport  # noqa: Y015
+
+@_typing.final
+class PooledReplica(_message.Message):
+    """A replica in a pool, of whatever volume."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VOLUME_FIELD_NUMBER: _builtins.int
+    VOLUME_UUID_FIELD_NUMBER: _builtins.int
+    REPLICA_UUID_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    USED_BYTES_FIELD_NUMBER: _builtins.int
+    SNAPSHOT_COUNT_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    volume: _builtins.str
+    """Without a name where the replica could not be opened."""
+    volume_uuid: _builtins.str
+    replica_uuid: _builtins.str
+    state: _replica_pb2.ReplicaState.ValueType
+    size_bytes: _builtins.int
+    used_bytes: _builtins.int
+    snapshot_count: _builtins.int
+    reason: _builtins.str
+    """Where it has failed."""
+    def __init__(
+        self,
+        *,
+        volume: _builtins.str = ...,
+        volume_uuid: _builtins.str = ...,
+        replica_uuid: _builtins.str = ...,
+        state: _replica_pb2.ReplicaState.ValueType = ...,
+        size_bytes: _builtins.int = ...,
+        used_bytes: _builtins.int = ...,
+        snapshot_count: _builtins.int = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason", "replica_uuid", b"replica_uuid", "size_bytes", b"size_bytes", "snapshot_count", b"snapshot_count", "state", b"state", "used_bytes", b"used_bytes", "volume", b"volume", "volume_uuid", b"volume_uuid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PooledReplica: _TypeAlias = PooledReplica  # noqa: Y015
 
 @_typing.final
 class ForceOpenRequest(_message.Message):

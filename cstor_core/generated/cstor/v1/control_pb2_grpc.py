@@ -64,6 +64,11 @@ class ControlServiceStub:
                 request_serializer=cstor_dot_v1_dot_control__pb2.DeleteSnapshotRequest.SerializeToString,
                 response_deserializer=cstor_dot_v1_dot_control__pb2.DeleteSnapshotResponse.FromString,
                 _registered_method=True)
+        self.CompareSnapshots = channel.unary_stream(
+                '/cstor.v1.ControlService/CompareSnapshots',
+                request_serializer=cstor_dot_v1_dot_control__pb2.CompareSnapshotsRequest.SerializeToString,
+                response_deserializer=cstor_dot_v1_dot_control__pb2.CompareSnapshotsResponse.FromString,
+                _registered_method=True)
         self.RevertVolume = channel.unary_unary(
                 '/cstor.v1.ControlService/RevertVolume',
                 request_serializer=cstor_dot_v1_dot_control__pb2.RevertVolumeRequest.SerializeToString,
@@ -98,6 +103,11 @@ class ControlServiceStub:
                 '/cstor.v1.ControlService/DropSession',
                 request_serializer=cstor_dot_v1_dot_control__pb2.DropSessionRequest.SerializeToString,
                 response_deserializer=cstor_dot_v1_dot_control__pb2.DropSessionResponse.FromString,
+                _registered_method=True)
+        self.ListPools = channel.unary_unary(
+                '/cstor.v1.ControlService/ListPools',
+                request_serializer=cstor_dot_v1_dot_control__pb2.ListPoolsRequest.SerializeToString,
+                response_deserializer=cstor_dot_v1_dot_control__pb2.ListPoolsResponse.FromString,
                 _registered_method=True)
         self.WatchEvents = channel.unary_stream(
                 '/cstor.v1.ControlService/WatchEvents',
@@ -149,6 +159,13 @@ class ControlServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CompareSnapshots(self, request, context):
+        """What differs between two snapshots, or a snapshot and the volume as it is.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def RevertVolume(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -196,6 +213,13 @@ class ControlServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListPools(self, request, context):
+        """What the pools hold that the replicas of a volume are in, its own and others.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WatchEvents(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -235,6 +259,11 @@ def add_ControlServiceServicer_to_server(servicer, server):
                     request_deserializer=cstor_dot_v1_dot_control__pb2.DeleteSnapshotRequest.FromString,
                     response_serializer=cstor_dot_v1_dot_control__pb2.DeleteSnapshotResponse.SerializeToString,
             ),
+            'CompareSnapshots': grpc.unary_stream_rpc_method_handler(
+                    servicer.CompareSnapshots,
+                    request_deserializer=cstor_dot_v1_dot_control__pb2.CompareSnapshotsRequest.FromString,
+                    response_serializer=cstor_dot_v1_dot_control__pb2.CompareSnapshotsResponse.SerializeToString,
+            ),
             'RevertVolume': grpc.unary_unary_rpc_method_handler(
                     servicer.RevertVolume,
                     request_deserializer=cstor_dot_v1_dot_control__pb2.RevertVolumeRequest.FromString,
@@ -269,6 +298,11 @@ def add_ControlServiceServicer_to_server(servicer, server):
                     servicer.DropSession,
                     request_deserializer=cstor_dot_v1_dot_control__pb2.DropSessionRequest.FromString,
                     response_serializer=cstor_dot_v1_dot_control__pb2.DropSessionResponse.SerializeToString,
+            ),
+            'ListPools': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListPools,
+                    request_deserializer=cstor_dot_v1_dot_control__pb2.ListPoolsRequest.FromString,
+                    response_serializer=cstor_dot_v1_dot_control__pb2.ListPoolsResponse.SerializeToString,
             ),
             'WatchEvents': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchEvents,
@@ -438,6 +472,33 @@ class ControlService:
             '/cstor.v1.ControlService/DeleteSnapshot',
             cstor_dot_v1_dot_control__pb2.DeleteSnapshotRequest.SerializeToString,
             cstor_dot_v1_dot_control__pb2.DeleteSnapshotResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CompareSnapshots(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/cstor.v1.ControlService/CompareSnapshots',
+            cstor_dot_v1_dot_control__pb2.CompareSnapshotsRequest.SerializeToString,
+            cstor_dot_v1_dot_control__pb2.CompareSnapshotsResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -627,6 +688,33 @@ class ControlService:
             '/cstor.v1.ControlService/DropSession',
             cstor_dot_v1_dot_control__pb2.DropSessionRequest.SerializeToString,
             cstor_dot_v1_dot_control__pb2.DropSessionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListPools(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cstor.v1.ControlService/ListPools',
+            cstor_dot_v1_dot_control__pb2.ListPoolsRequest.SerializeToString,
+            cstor_dot_v1_dot_control__pb2.ListPoolsResponse.FromString,
             options,
             channel_credentials,
             insecure,

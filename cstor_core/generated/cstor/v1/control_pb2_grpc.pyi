@@ -42,6 +42,8 @@ class ControlServiceStub:
     """Ordered operations.  Each may be asked for again: what has been done is found done."""
     ListSnapshots: _grpc.UnaryUnaryMultiCallable[_control_pb2.ListSnapshotsRequest, _control_pb2.ListSnapshotsResponse]
     DeleteSnapshot: _grpc.UnaryUnaryMultiCallable[_control_pb2.DeleteSnapshotRequest, _control_pb2.DeleteSnapshotResponse]
+    CompareSnapshots: _grpc.UnaryStreamMultiCallable[_control_pb2.CompareSnapshotsRequest, _control_pb2.CompareSnapshotsResponse]
+    """What differs between two snapshots, or a snapshot and the volume as it is."""
     RevertVolume: _grpc.UnaryUnaryMultiCallable[_control_pb2.RevertVolumeRequest, _control_pb2.RevertVolumeResponse]
     ResizeVolume: _grpc.UnaryUnaryMultiCallable[_control_pb2.ResizeVolumeRequest, _control_pb2.ResizeVolumeResponse]
     """It only grows."""
@@ -55,6 +57,8 @@ class ControlServiceStub:
     """Its commands that are not answered end without an answer; their effect stays.  The initiator
     may log in again.
     """
+    ListPools: _grpc.UnaryUnaryMultiCallable[_control_pb2.ListPoolsRequest, _control_pb2.ListPoolsResponse]
+    """What the pools hold that the replicas of a volume are in, its own and others."""
     WatchEvents: _grpc.UnaryStreamMultiCallable[_control_pb2.WatchEventsRequest, _control_pb2.WatchEventsResponse]
 
 @_typing.type_check_only
@@ -71,6 +75,8 @@ class ControlServiceAsyncStub(ControlServiceStub):
     """Ordered operations.  Each may be asked for again: what has been done is found done."""
     ListSnapshots: _aio.UnaryUnaryMultiCallable[_control_pb2.ListSnapshotsRequest, _control_pb2.ListSnapshotsResponse]  # type: ignore[assignment]
     DeleteSnapshot: _aio.UnaryUnaryMultiCallable[_control_pb2.DeleteSnapshotRequest, _control_pb2.DeleteSnapshotResponse]  # type: ignore[assignment]
+    CompareSnapshots: _aio.UnaryStreamMultiCallable[_control_pb2.CompareSnapshotsRequest, _control_pb2.CompareSnapshotsResponse]  # type: ignore[assignment]
+    """What differs between two snapshots, or a snapshot and the volume as it is."""
     RevertVolume: _aio.UnaryUnaryMultiCallable[_control_pb2.RevertVolumeRequest, _control_pb2.RevertVolumeResponse]  # type: ignore[assignment]
     ResizeVolume: _aio.UnaryUnaryMultiCallable[_control_pb2.ResizeVolumeRequest, _control_pb2.ResizeVolumeResponse]  # type: ignore[assignment]
     """It only grows."""
@@ -84,6 +90,8 @@ class ControlServiceAsyncStub(ControlServiceStub):
     """Its commands that are not answered end without an answer; their effect stays.  The initiator
     may log in again.
     """
+    ListPools: _aio.UnaryUnaryMultiCallable[_control_pb2.ListPoolsRequest, _control_pb2.ListPoolsResponse]  # type: ignore[assignment]
+    """What the pools hold that the replicas of a volume are in, its own and others."""
     WatchEvents: _aio.UnaryStreamMultiCallable[_control_pb2.WatchEventsRequest, _control_pb2.WatchEventsResponse]  # type: ignore[assignment]
 
 class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -133,6 +141,14 @@ class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _control_pb2.DeleteSnapshotRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_control_pb2.DeleteSnapshotResponse, _abc.Awaitable[_control_pb2.DeleteSnapshotResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def CompareSnapshots(
+        self,
+        request: _control_pb2.CompareSnapshotsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_control_pb2.CompareSnapshotsResponse], _abc.AsyncIterator[_control_pb2.CompareSnapshotsResponse]]:
+        """What differs between two snapshots, or a snapshot and the volume as it is."""
 
     @_abc_1.abstractmethod
     def RevertVolume(
@@ -188,6 +204,14 @@ class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
         """Its commands that are not answered end without an answer; their effect stays.  The initiator
         may log in again.
         """
+
+    @_abc_1.abstractmethod
+    def ListPools(
+        self,
+        request: _control_pb2.ListPoolsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.ListPoolsResponse, _abc.Awaitable[_control_pb2.ListPoolsResponse]]:
+        """What the pools hold that the replicas of a volume are in, its own and others."""
 
     @_abc_1.abstractmethod
     def WatchEvents(

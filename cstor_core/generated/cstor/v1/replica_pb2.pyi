@@ -155,6 +155,7 @@ class DescribePoolResponse(_message.Message):
     REPLICAS_FIELD_NUMBER: _builtins.int
     RESERVED_BYTES_FIELD_NUMBER: _builtins.int
     LOGICAL_BYTES_FIELD_NUMBER: _builtins.int
+    PATH_FIELD_NUMBER: _builtins.int
     pool_uuid: _builtins.str
     capacity_bytes: _builtins.int
     available_bytes: _builtins.int
@@ -163,6 +164,8 @@ class DescribePoolResponse(_message.Message):
     """What data never take, so that there is room to checkpoint and to delete."""
     logical_bytes: _builtins.int
     """Data of the volumes themselves, without what only snapshots hold."""
+    path: _builtins.str
+    """Its directory, on the daemon's machine."""
     @_builtins.property
     def replicas(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReplicaReport]: ...
     def __init__(
@@ -175,10 +178,11 @@ class DescribePoolResponse(_message.Message):
         replicas: _abc.Iterable[Global___ReplicaReport] | None = ...,
         reserved_bytes: _builtins.int = ...,
         logical_bytes: _builtins.int = ...,
+        path: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["available_bytes", b"available_bytes", "capacity_bytes", b"capacity_bytes", "logical_bytes", b"logical_bytes", "pool_uuid", b"pool_uuid", "replicas", b"replicas", "reserved_bytes", b"reserved_bytes", "used_bytes", b"used_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["available_bytes", b"available_bytes", "capacity_bytes", b"capacity_bytes", "logical_bytes", b"logical_bytes", "path", b"path", "pool_uuid", b"pool_uuid", "replicas", b"replicas", "reserved_bytes", b"reserved_bytes", "used_bytes", b"used_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

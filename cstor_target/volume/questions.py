@@ -1,0 +1,167 @@
+"""What a target asks its members about and hands on: what differs between snapshots, and what their
+pools hold.
+
+What differs is the same for every member that holds the entries that it is about, so one is asked,
+and the next where that one fails.  Blocks that have been told stay told: whoever goes on for
+another member begins behind them.  About its pool each is asked, and who does not answer is listed
+with the reason.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from contextlib import aclosing
+
+from cstor_core.errors import CstorError, UnavailableError
+from cstor_core.generated.cstor.v1 import control_pb2, replica_pb2, volume_pb2
+from cstor_core.units import BLOCK_BYTES
+from cstor_target.volume.members import Member
+from cstor_target.volume.operations import Operations
+from cstor_target.volume.order import Order
+from cstor_target.volume.roster import Roster
+
+Identity = Callable[[], volume_pb2.VolumeIdentity | None]
+"""What the volume is; None until a replica has answered."""
+
+
+class Questions:
+    """Of one volume."""
+
+    def __init__(
+        self, roster: Roster, order: Order, operations: Operations, identity: Identity
+    ) -> None:
+        self._roster = roster
+        self._order = order
+        self._operations = operations
+        self._identity = identity
+
+    async def compare_snapshots(
+        self, older: str, newer: str
+    ) -> AsyncGenerator[control_pb2.CompareSnapshotsResponse]:
+        """What a snapshot holds, or the volume where `newer` is empty, that an older one holds not.
+
+        Extents are ascending, and neighbours of a kind are one.  Of the volume it has all that was
+        acknowledged before; of what is written meanwhile it may have some.
+
+        Raises UnknownSnapshotError, and UnavailableError where the volume is not open, where no
+        member in sync tells, and where what is compared is deleted, or reverted, meanwhile.
+        """
+        identity = self._identity()
+        if identity is None or not self._roster.serving:
+            raise UnavailableError("the volume is not open: it cannot be said what differs now")
+        compared = self._compared(older, newer)
+        request = replica_pb2.DiffSnapshotsRequest(
+            volume_uuid=identity.volume_uuid, older=older, newer=newer
+        )
+        extents = Extents()
+        async with aclosing(self._told(request, compared, extents)) as answers:
+            async for told in answers:
+                yield told
+        if self._compared(older, newer) != compared:
+            raise UnavailableError("what was compared has changed meanwhile: ask again")
+        if left := extents.rest():
+            yield control_pb2.CompareSnapshotsResponse(extents=left)
+
+    async def list_pools(self) -> list[control_pb2.PoolReport]:
+        """What the pools hold that members and learners are in; those that do not answer say why.
+
+        It is answered without a quorum, too.  Raises UnavailableError where the volume has not been
+        opened yet, since only a quorum of replicas says who the members are.
+        """
+        members = list(self._roster.receivers)
+        if not members:
+            raise UnavailableError(
+                "the volume has not been opened yet, and its members are not known: start their "
+                "daemons"
+            )
+        return await asyncio.gather(*map(_pool_of, members))
+
+    async def _told(
+        self, request: replica_pb2.DiffSnapshotsRequest, compared: Sequence[int], extents: Extents
+    ) -> AsyncGenerator[control_pb2.CompareSnapshotsResponse]:
+        """What one member tells, or as many as it takes."""
+        reasons = []
+        for member in self._holding(max(self._order.completed_seq, *compared)):
+            try:
+                async with aclosing(member.link.diff_snapshots(request)) as answers:
+                    async for answer in answers:
+                        if found := extents.add(answer.extents):
+                            yield control_pb2.CompareSnapshotsResponse(extents=found)
+            except CstorError as error:
+                reasons.append(f"{member.name}: {error}")
+            else:
+                return
+        asked = "; ".join(reasons) or "none of them has all that was ordered yet"
+        raise UnavailableError(f"no replica in sync tells what differs: {asked}")
+
+    def _compared(self, older: str, newer: str) -> list[int]:
+        """What tells whether both are what they were: where they are in the order."""
+        before = self._operations.snapshot(older).seq
+        if newer:
+            return [before, self._operations.snapshot(newer).seq]
+        return [before, self._operations.reverted_seq]
+
+    def _holding(self, seq: int) -> list[Member]:
+        """The members in sync that have applied everything up to an entry."""
+        return [member for member in self._roster.in_sync if member.applied_seq >= seq]
+
+
+async def _pool_of(member: Member) -> control_pb2.PoolReport:
+    report = control_pb2.PoolReport(member=member.describe().member)
+    try:
+        pool = await member.link.describe_pool()
+    except CstorError as error:
+        report.reason = str(error)
+        return report
+    report.pool_uuid, report.path = pool.pool_uuid, pool.path
+    report.capacity_bytes, report.available_bytes = pool.capacity_bytes, pool.available_bytes
+    report.used_bytes, report.reserved_bytes = pool.used_bytes, pool.reserved_bytes
+    report.replicas.extend(
+        control_pb2.PooledReplica(
+            volume=replica.identity.name,
+            volume_uuid=replica.identity.volume_uuid,
+            replica_uuid=replica.replica_uuid,
+            state=replica.state,
+            size_bytes=replica.size_bytes,
+            used_bytes=replica.used_bytes,
+            snapshot_count=len(replica.snapshots),
+            reason=replica.reason,
+        )
+        for replica in pool.replicas
+    )
+    return report
+
+
+class Extents:
+    """Extents in ascending order of block, in bytes, as they come from one member or several."""
+
+    def __init__(self) -> None:
+        self._begin = self._end = 0
+        self._hole = False
+
+    def add(self, extents: Iterable[replica_pb2.BlockExtent]) -> list[control_pb2.SnapshotExtent]:
+        """Some more; returns those that nothing joins any more."""
+        whole = []
+        for extent in extents:
+            end = extent.block + extent.count
+            begin = max(extent.block, self._end)
+            if begin >= end:
+                continue  # the member before this one has told of it
+            if begin > self._end or extent.hole != self._hole:
+                whole += self.rest()
+                self._begin, self._hole = begin, extent.hole
+            self._end = end
+        return whole
+
+    def rest(self) -> list[control_pb2.SnapshotExtent]:
+        """The last one, if there is one that has not been returned."""
+        if self._begin == self._end:
+            return []
+        extent = control_pb2.SnapshotExtent(
+            offset_bytes=self._begin * BLOCK_BYTES,
+            length_bytes=(self._end - self._begin) * BLOCK_BYTES,
+            hole=self._hole,
+        )
+        self._begin = self._end
+        return [extent]
