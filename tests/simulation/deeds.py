@@ -20,6 +20,8 @@ Value = str | int | float
 Deed = tuple[str, tuple[Value, ...]]
 """Its name and arguments."""
 
+NEWEST = -1
+"""Instead of the number of a snapshot."""
 FIRST, LAST = "first target", "last target"
 """Of those that somebody may still talk to."""
 
@@ -293,8 +295,8 @@ class Deeds:
         return name if self.snapshots.take(name) else ""
 
     def delete_snapshot(self, number: int) -> str:
-        """Let somebody delete a snapshot."""
-        name = f"snapshot-{number}"
+        """Let somebody delete a snapshot: that of a number, or the newest one there is."""
+        name = self.snapshots.newest() if number == NEWEST else f"snapshot-{number}"
         return name if self.snapshots.delete(name) else ""
 
     def grow(self, blocks: int) -> str:

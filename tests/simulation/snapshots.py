@@ -78,6 +78,15 @@ class Snapshots:
         self._begin(lambda operations: operations.delete_snapshot(name), answered)
         return True
 
+    def newest(self) -> str:
+        """The name of the newest one that nobody has asked to delete; empty where there is none."""
+        there = [
+            name
+            for name, asked in self._asked.items()
+            if asked.end_s != NEVER and not asked.may_be_gone
+        ]
+        return there[-1] if there else ""
+
     def grow(self, size_bytes: int) -> None:
         """Ask for a larger volume until it has the size, or a larger one."""
 

@@ -10,12 +10,14 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 
-from tests.simulation.deeds import FIRST, LAST, Deed
+from tests.simulation.deeds import FIRST, LAST, NEWEST, Deed
 
 Plan = list[tuple[float, Deed]]
 VERY_SLOW = 4000.0
 """A message takes about a second then."""
 LEASE_S = 4.0
+AT_A_DEAD_END = 1000
+"""The number of the snapshot that is taken then."""
 
 
 class Cast:
@@ -124,6 +126,7 @@ def dead_end(cast: Cast) -> Plan:
     """One member takes much that nobody else has; others go on with less, and meet it again."""
     few, many = cast.all[: cast.may_lose], cast.all[cast.may_lose :]
     plan: Plan = [(0.0, deed) for deed in _parted(cast, LAST, many)]
+    plan += [(0.1, ("delete_snapshot", (NEWEST,))), (0.2, ("snapshot", (AT_A_DEAD_END,)))]
     taken_s = cast.chance.uniform(2.0, 3.5)
     plan += [(taken_s, ("kill_target", (LAST, 20.0))), (taken_s, ("heal_network", ()))]
     plan += [(taken_s, ("kill_replica", (at,))) for at in few]

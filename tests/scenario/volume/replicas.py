@@ -55,7 +55,6 @@ class Replica:
         self.rotten_blocks: set[int] = set()
         self.unreadable_blocks: set[int] = set()
         self.refuses_reads = False
-        self.short = False
         self.repairs_fail = False
         self.asked: list[str] = []
         """What people have had it asked."""
