@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from cstor_core.frames import FrameEntry, RunView
 from cstor_core.history import History
 from cstor_target.volume.order import Backlog, Sent
 from cstor_target.volume.returning import Returning
@@ -23,8 +24,8 @@ MISTAKES = _found.all
 
 @_found.breaks("A returning member that holds entries which the history dropped is not a prefix.")
 def take_any_shorter_history_for_a_prefix() -> None:
-    """Only its length is looked at; nor does the member ask whether it has adopted the epoch."""
-    begin = AppendSession._open
+    """Only its length is looked at, and neither stream nor store asks for the epoch's record."""
+    begin, check_order = AppendSession._open, AppendSession._check_order
 
     def is_prefix_of(self: History, other: History) -> bool:
         return self.end.last_seq <= other.end.last_seq
@@ -34,8 +35,14 @@ def take_any_shorter_history_for_a_prefix() -> None:
         self._adopted = True
         return node
 
+    def careless_order(self: AppendSession, node: ReplicaNode, entry: FrameEntry) -> int:
+        if isinstance(entry, RunView) and not self.rebuilding:
+            node.store._parts.standing.epoch = self.epoch
+        return check_order(self, node, entry)
+
     History.is_prefix_of = is_prefix_of  # type: ignore[method-assign]
     AppendSession._open = careless  # type: ignore[method-assign]
+    AppendSession._check_order = careless_order  # type: ignore[method-assign]
 
 
 @_found.breaks("Each block whose version lies outside of the history is foreign and is replaced.")
