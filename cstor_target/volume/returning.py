@@ -72,7 +72,8 @@ class Returning:
             history = await self._fetch_tail(member, history)
             if await self._rejoined(member, history):
                 return
-        if member.is_learner or self._needs_steps(history, is_flagged=not complete):
+        operations_seq = max(self.tenure.operations_seq, report.operations_seq)
+        if member.is_learner or self._needs_steps(history, operations_seq, is_flagged=not complete):
             await self._stage(member)
         else:
             await self._rebuild(member, history, is_flagged=not complete)
@@ -89,10 +90,14 @@ class Returning:
         """Whether there are so many others in sync that one may be flagged as rebuilding."""
         return len(self._roster.in_sync) >= read_overlap(len(self._roster.members))
 
-    def _needs_steps(self, history: History, *, is_flagged: bool) -> bool:
-        """Whether a member cannot be brought back by copies of blocks beside a stream."""
+    def _needs_steps(self, history: History, operations_seq: int, *, is_flagged: bool) -> bool:
+        """Whether a member cannot be brought back by copies of blocks beside a stream.
+
+        `operations_seq` is of the last ordered operation or configuration that it or the volume
+        has: blocks bring none, and take none away that only the member has.
+        """
         shared_seq = history.shared_with(self._history()).last_seq
-        return shared_seq < self.tenure.operations_seq or not (is_flagged or self._may_flag())
+        return shared_seq < operations_seq or not (is_flagged or self._may_flag())
 
     async def _stage(self, member: Member) -> None:
         """Have a member get to what a peer holds, until the rest can be had in order."""

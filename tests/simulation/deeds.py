@@ -14,6 +14,7 @@ from collections.abc import Callable
 from cstor_core.units import BLOCK_BYTES
 from tests.simulation.clients import Clients
 from tests.simulation.cluster import BLOCKS, Cluster, Machine, Target
+from tests.simulation.oracle import NEVER
 from tests.simulation.snapshots import Snapshots
 
 Value = str | int | float
@@ -289,15 +290,15 @@ class Deeds:
                 machine.disk.rot(chance)
         return "all machines"
 
-    def snapshot(self, number: int) -> str:
+    def snapshot(self, number: int, tries: float = NEVER) -> str:
         """Let somebody take a snapshot."""
         name = f"snapshot-{number}"
-        return name if self.snapshots.take(name) else ""
+        return name if self.snapshots.take(name, tries=tries) else ""
 
-    def delete_snapshot(self, number: int) -> str:
+    def delete_snapshot(self, number: int, tries: float = NEVER) -> str:
         """Let somebody delete a snapshot: that of a number, or the newest one there is."""
         name = self.snapshots.newest() if number == NEWEST else f"snapshot-{number}"
-        return name if self.snapshots.delete(name) else ""
+        return name if self.snapshots.delete(name, tries=tries) else ""
 
     def grow(self, blocks: int) -> str:
         """Let somebody make the volume larger by so many blocks than it was at first."""

@@ -51,8 +51,8 @@ class Snapshots:
         self._asked: dict[str, Asked] = {}
         self._size_bytes = BLOCKS * BLOCK_BYTES
 
-    def take(self, name: str) -> bool:
-        """Ask for a snapshot until it is there; False where it was asked for before."""
+    def take(self, name: str, *, tries: float = NEVER) -> bool:
+        """Ask for a snapshot, so often or until it is there; False where that was done before."""
         if name in self._asked:
             return False
         asked = self._asked[name] = Asked(self._loop.time())
@@ -62,11 +62,13 @@ class Snapshots:
             asked.end_s = self._loop.time()
             asked.is_clouded = losses != self._clients.losses
 
-        self._begin(lambda operations: operations.create_snapshot(name), answered)
+        self._begin(lambda operations: operations.create_snapshot(name), answered, tries)
         return True
 
-    def delete(self, name: str) -> bool:
-        """Ask to delete one that is there until it is not; False where it was asked for before."""
+    def delete(self, name: str, *, tries: float = NEVER) -> bool:
+        """Ask to delete one that is there until it is not, or so often; False where it was asked
+        for before.
+        """
         asked = self._asked.get(name)
         if asked is None or asked.end_s == NEVER or asked.may_be_gone:
             return False
@@ -75,7 +77,7 @@ class Snapshots:
         def answered() -> None:
             asked.is_gone = True
 
-        self._begin(lambda operations: operations.delete_snapshot(name), answered)
+        self._begin(lambda operations: operations.delete_snapshot(name), answered, tries)
         return True
 
     def newest(self) -> str:
@@ -122,12 +124,13 @@ class Snapshots:
                 self._read(snapshot_name, content)
         return broken
 
-    def _begin(self, ask: Ask, answered: Callable[[], None]) -> None:
-        self._loop.create_task(self._until_done(ask, answered))
+    def _begin(self, ask: Ask, answered: Callable[[], None], tries: float = NEVER) -> None:
+        self._loop.create_task(self._until_done(ask, answered, tries))
 
-    async def _until_done(self, ask: Ask, answered: Callable[[], None]) -> None:
-        """Ask one target after the other until one says that it is done."""
-        while not self._clients.is_over:
+    async def _until_done(self, ask: Ask, answered: Callable[[], None], tries: float) -> None:
+        """Ask one target after the other, so often, until one says that it is done."""
+        while not self._clients.is_over and tries > 0:
+            tries -= 1
             targets = [target for target in self._clients.targets if target.is_up]
             if not targets:
                 await asyncio.sleep(AGAIN_S)

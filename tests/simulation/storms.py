@@ -126,7 +126,7 @@ def dead_end(cast: Cast) -> Plan:
     """One member takes much that nobody else has; others go on with less, and meet it again."""
     few, many = cast.all[: cast.may_lose], cast.all[cast.may_lose :]
     plan: Plan = [(0.0, deed) for deed in _parted(cast, LAST, many)]
-    plan += [(0.1, ("delete_snapshot", (NEWEST,))), (0.2, ("snapshot", (AT_A_DEAD_END,)))]
+    plan += [(0.1, ("delete_snapshot", (NEWEST, 1))), (0.2, ("snapshot", (AT_A_DEAD_END, 1)))]
     taken_s = cast.chance.uniform(2.0, 3.5)
     plan += [(taken_s, ("kill_target", (LAST, 20.0))), (taken_s, ("heal_network", ()))]
     plan += [(taken_s, ("kill_replica", (at,))) for at in few]

@@ -162,6 +162,32 @@ def test_of_several_sizes_asked_for_at_a_time_the_volume_gets_the_largest() -> N
     play(scenario())
 
 
+def test_member_that_alone_took_a_snapshot_has_it_no_longer_when_it_is_back() -> None:
+    async def scenario() -> None:
+        cluster = Cluster()
+        target = await cluster.serving_target()
+        await target.healthy()
+        alone, *others = cluster.replicas
+        for replica in others:
+            replica.stalled = True
+        asked = asyncio.ensure_future(target.engine.operations.create_snapshot("lost"))
+        await until(lambda: "lost" in alone.disk.snapshots)
+        target.kill()
+        asked.cancel()
+        for replica in cluster.replicas:
+            replica.kill()
+        for replica in others:
+            replica.restart()
+        target = await cluster.serving_target()
+        assert await target.write(0, block_of(1)) is None
+        alone.restart()
+        await target.healthy()
+        assert not any("lost" in replica.disk.snapshots for replica in cluster.replicas)
+        assert_equal_replicas(cluster)
+
+    play(scenario())
+
+
 def test_member_that_was_away_over_a_snapshot_has_it_when_it_is_back() -> None:
     async def scenario() -> None:
         cluster = Cluster(tail_entries_max=5, settings=SMALL)

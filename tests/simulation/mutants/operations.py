@@ -80,10 +80,25 @@ def destroy_at_once() -> None:
 def bring_back_without_the_operations() -> None:
     """Blocks are copied beside a stream that begins behind the operation."""
 
-    def needs_steps(self: Returning, history: History, *, is_flagged: bool) -> bool:
+    def needs_steps(
+        self: Returning, history: History, operations_seq: int, *, is_flagged: bool
+    ) -> bool:
         return not (is_flagged or self._may_flag())
 
     Returning._needs_steps = needs_steps  # type: ignore[method-assign]
+
+
+@_found.breaks("What an operation did that the history dropped is undone where it was done.")
+def keep_operations_of_ones_own() -> None:
+    """Only whether a member lacks an operation is looked at, not whether it has one too many."""
+    needs_steps = Returning._needs_steps
+
+    def careless(
+        self: Returning, history: History, operations_seq: int, *, is_flagged: bool
+    ) -> bool:
+        return needs_steps(self, history, self.tenure.operations_seq, is_flagged=is_flagged)
+
+    Returning._needs_steps = careless  # type: ignore[method-assign]
 
 
 @_found.breaks("A step brings the snapshots and the size of the peer along with its blocks.")
