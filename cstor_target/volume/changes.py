@@ -1,16 +1,18 @@
-"""Changes of the membership while the volume is open: members are added and removed one at a time.
+"""Changes of the configuration while the volume is open: members are added and removed, and are
+recorded as out of date, one change at a time.
 
 A new replica is a learner first: it is brought to what the others hold and takes new entries, and
 counts for nothing.  When it is there, an entry of the order makes it a member.  What was ordered
 before that entry counts the quorum of the configuration before; what comes after is acknowledged
 only when the change is done: when W members of the new configuration have the entry on stable
-storage.  The next change waits for that.  A removal is the same without a learner.
+storage.  The next change waits for that.  A removal is the same without a learner, and so is the
+record that a member's disk has failed: it counts for nothing from then on, whatever it says.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 
 from cstor_core.clock import Clock
 from cstor_core.errors import InputError, UnavailableError
@@ -19,6 +21,7 @@ from cstor_core.limits import REPLICAS_MAX
 from cstor_target.volume.events import EventSink
 from cstor_target.volume.links import ReplicaLink
 from cstor_target.volume.members import Member, Standing
+from cstor_target.volume.opening import configuration_number
 from cstor_target.volume.order import Order
 from cstor_target.volume.quorum import write_quorum
 from cstor_target.volume.roster import Roster
@@ -27,6 +30,8 @@ from cstor_target.volume.tenure import Tenure
 _POLL_S = 0.05
 
 Configuration = volume_pb2.Configuration
+Edit = Callable[[Configuration], None]
+"""Makes the next configuration of a copy of the last one; raises where that cannot be."""
 
 
 class Changes:
@@ -51,6 +56,8 @@ class Changes:
         self._link_to = link_to
         self._keep = keep
         self._one_at_a_time = asyncio.Lock()
+        """What operators ask for, which may take long."""
+        self._one_entry = asyncio.Lock()
 
     async def add(self, address: str, *, same_host: bool = False) -> str:
         """Make the replica at an address a member, which is made there if need be; its UUID.
@@ -69,14 +76,11 @@ class Changes:
             self._keep(learner)
             try:
                 await self._until_in_sync(learner)
-                configuration = self._next()
-                configuration.members.add(replica_uuid=learner.replica_uuid, address=address)
-                await self._change(configuration, learner)
+                await _to_its_end(self._take_in(learner, address))
             except BaseException:
                 if learner.is_learner:
                     self._roster.forget(learner)
                 raise
-            self._events("member_added", learner.facts())
             return learner.replica_uuid
 
     async def remove(self, replica: str) -> None:
@@ -96,36 +100,46 @@ class Changes:
             )
             if leaving is None:
                 return
-            configuration = self._next()
-            left = [
-                one for one in configuration.members if one.replica_uuid != leaving.replica_uuid
-            ]
-            if not left:
-                raise InputError("it is the volume's only replica: delete the volume instead")
-            needed = write_quorum(len(left))
-            in_sync = [member for member in self._roster.in_sync if member is not leaving]
-            if len(in_sync) < needed:
-                raise UnavailableError(
-                    f"of the {len(left)} replicas that would be left {len(in_sync)} are in sync, "
-                    f"and {needed} are needed: wait until they are, or start them"
-                )
-            del configuration.members[:]
-            configuration.members.extend(left)
-            await self._change(configuration, None)
-            self._events("member_removed", leaving.facts())
+            await _to_its_end(self._let_go(leaving))
+
+    async def record_failed(self, member: Member) -> None:
+        """Have the configuration say that a member is out of date, if it does not.
+
+        Raises UnavailableError where no quorum is in sync.
+        """
+        uuid = member.replica_uuid
+
+        def mark(configuration: Configuration) -> None:
+            for one in configuration.members:
+                one.out_of_date |= one.replica_uuid == uuid
+
+        if not self._tenure.is_out_of_date(uuid):
+            await self._change(mark)
+            self._events("member_failed", member.facts(reason=member.reason))
 
     async def delete(self, address: str) -> str:
         """Have a daemon delete the replica of this volume that it has; its UUID.
 
-        Raises InputError where it is a member or on its way to be one, UnknownVolumeError where
-        there is none, UnavailableError where nobody answers.
+        Raises InputError where it is a member, UnknownVolumeError where there is none, and
+        UnavailableError where nobody answers, or it has heard of a later target: it may be one of
+        that one's members.
         """
         async with self._one_at_a_time:
-            link, volume_uuid = self._link_to(address), self._tenure.identity.volume_uuid
-            uuid = (await link.inquire(volume_uuid)).replica_uuid
-            if any(uuid == one.replica_uuid for one in self._tenure.configuration.members):
+            tenure, link = self._tenure, self._link_to(address)
+            volume_uuid = tenure.identity.volume_uuid
+            report = await link.inquire(volume_uuid)
+            uuid = report.replica_uuid
+            if any(uuid == one.replica_uuid for one in tenure.configuration.members):
                 raise InputError(
                     f"the replica at {address} is a member of the volume: remove it first"
+                )
+            if report.promised_epoch > tenure.epoch or (
+                configuration_number(report.configuration)
+                > configuration_number(tenure.configuration)
+            ):
+                raise UnavailableError(
+                    f"the replica at {address} has heard of another target of the volume, and may "
+                    "be one of its members: ask that one"
                 )
             await link.delete(
                 replica_pb2.DeleteReplicaRequest(volume_uuid=volume_uuid, replica_uuid=uuid)
@@ -171,17 +185,50 @@ class Changes:
                 raise UnavailableError("the volume is not open any more")
             await self._clock.sleep(_POLL_S)
 
-    def _next(self) -> Configuration:
-        """A copy of the configuration, with the next number."""
-        configuration = Configuration()
-        configuration.CopyFrom(self._tenure.configuration)
-        configuration.number += 1
-        return configuration
+    async def _take_in(self, learner: Member, address: str) -> None:
+        """Make a learner a member."""
 
-    async def _change(self, configuration: Configuration, learner: Member | None) -> None:
-        """Order a change, and wait until it is done.  It rolls forward, whatever comes."""
-        if not self._roster.has_quorum:
-            raise UnavailableError("too few replicas are in sync: start them first")
+        def edit(configuration: Configuration) -> None:
+            if learner not in self._roster.learners:
+                raise UnavailableError("nobody waits for the new replica any more: add it anew")
+            configuration.members.add(replica_uuid=learner.replica_uuid, address=address)
+
+        await self._change(edit, learner)
+        self._events("member_added", learner.facts())
+
+    async def _let_go(self, leaving: Member) -> None:
+        """Make a member none.  Raises what `remove` raises."""
+
+        def edit(configuration: Configuration) -> None:
+            uuid = leaving.replica_uuid
+            left = [one for one in configuration.members if one.replica_uuid != uuid]
+            if not left:
+                raise InputError("it is the volume's only replica: delete the volume instead")
+            needed = write_quorum(len(left))
+            in_sync = [member for member in self._roster.in_sync if member is not leaving]
+            if len(in_sync) < needed:
+                raise UnavailableError(
+                    f"of the {len(left)} replicas that would be left {len(in_sync)} are in sync, "
+                    f"and {needed} are needed: wait until they are, or start them"
+                )
+            del configuration.members[:]
+            configuration.members.extend(left)
+
+        await self._change(edit)
+        self._events("member_removed", leaving.facts())
+
+    async def _change(self, edit: Edit, learner: Member | None = None) -> None:
+        """Order a change when the one before is done, and wait until it is, too."""
+        async with self._one_entry:
+            configuration = Configuration()
+            configuration.CopyFrom(self._tenure.configuration)
+            configuration.number += 1
+            edit(configuration)
+            if not self._roster.has_quorum:
+                raise UnavailableError("too few replicas are in sync: start them first")
+            await self._order_change(configuration, learner)
+
+    async def _order_change(self, configuration: Configuration, learner: Member | None) -> None:
         tenure = self._tenure
         change = volume_pb2.ConfigurationChange(configuration=configuration)
 
@@ -198,3 +245,10 @@ class Changes:
                 raise UnavailableError("the volume is not open any more: ask its next target")
             await self._clock.sleep(_POLL_S)
         tenure.configuration = configuration
+
+
+async def _to_its_end(change: Coroutine[None, None, None]) -> None:
+    """Wait for a change, which goes on though whoever asked for it may not wait any more."""
+    task = asyncio.ensure_future(change)
+    task.add_done_callback(lambda task: task.cancelled() or task.exception())
+    await asyncio.shield(task)

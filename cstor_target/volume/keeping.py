@@ -1,8 +1,7 @@
 """Keeping the members of an open volume: each is brought back whenever it is out.
 
 What a member is beyond being in or out is dealt with here, too.  One that lost power is told when
-it is whole again.  One whose disk has failed is recorded as out of date, in an entry that W members
-hold, and counts for nothing from then on, whatever it says after a restart of its machine.
+it is whole again.  One whose disk has failed is recorded as out of date (see `changes`).
 """
 
 from __future__ import annotations
@@ -12,11 +11,9 @@ from collections.abc import Callable
 
 from cstor_core.clock import Clock
 from cstor_core.errors import CstorError, FencedError, NoSpaceError
-from cstor_core.generated.cstor.v1 import volume_pb2
-from cstor_target.volume.backing import Failure
+from cstor_target.volume.changes import Changes
 from cstor_target.volume.events import EventSink
 from cstor_target.volume.members import Member, Standing
-from cstor_target.volume.order import Order
 from cstor_target.volume.returning import Returning
 from cstor_target.volume.roster import Roster
 from cstor_target.volume.settings import EngineSettings
@@ -31,7 +28,7 @@ class Keeping:
         self,
         returning: Returning,
         roster: Roster,
-        order: Order,
+        changes: Changes,
         clock: Clock,
         settings: EngineSettings,
         events: EventSink,
@@ -41,14 +38,12 @@ class Keeping:
         """It ends when this target is `deposed`, which a member that says so does by a sentence."""
         self._returning = returning
         self._roster = roster
-        self._order = order
+        self._changes = changes
         self._clock = clock
         self._settings = settings
         self._events = events
         self._deposed = deposed
         self._depose = depose
-        self._is_changing = False
-        """A change of the configuration is on its way; the next one waits for it."""
 
     async def keep(self, member: Member) -> None:
         """Bring a member back whenever it is out, until another target reigns."""
@@ -62,7 +57,7 @@ class Keeping:
                     self._depose(str(error))
                 except CstorError as error:
                     if member.standing is Standing.FAILED:
-                        self._record_failed(member)
+                        await self._record_failed(member)
                     else:
                         self._roster.lost(member, error)
                     if isinstance(error, NoSpaceError):
@@ -81,31 +76,9 @@ class Keeping:
             return  # it is told again
         self._events("member_whole", member.facts())
 
-    def _record_failed(self, member: Member) -> None:
-        """Have the configuration say that a member is out of date, if it does not."""
-        tenure = self._returning.tenure
-        if self._is_changing or self._roster.is_changing or not self._roster.has_quorum:
-            return
-        if tenure.is_out_of_date(member.replica_uuid):
-            return
-        configuration = volume_pb2.Configuration()
-        configuration.CopyFrom(tenure.configuration)
-        configuration.number += 1
-        for named in configuration.members:
-            named.out_of_date |= named.replica_uuid == member.replica_uuid
-
-        change = volume_pb2.ConfigurationChange(configuration=configuration)
-
-        def message_of(seq: int, completed_seq: int) -> bytes:
-            change.seq = seq
-            tenure.operations_seq = seq
-            return tenure.entry(volume_pb2.Entry(configuration_change=change), completed_seq)
-
-        def done(failure: Failure | None) -> None:
-            self._is_changing = False
-            if failure is None:
-                tenure.configuration = configuration
-                self._events("member_failed", member.facts(reason=member.reason))
-
-        self._is_changing = True
-        self._order.operate(message_of, done)
+    async def _record_failed(self, member: Member) -> None:
+        """Record that a member is out of date, for all who open the volume after this."""
+        try:
+            await self._changes.record_failed(member)
+        except CstorError:
+            return  # it is tried again

@@ -6,17 +6,14 @@ import asyncio
 from collections.abc import Callable, Collection, Coroutine
 
 from cstor_core.clock import Clock
-from cstor_core.errors import (
-    CstorError,
-    InputError,
-    UnavailableError,
-)
+from cstor_core.errors import CstorError, InputError, UnavailableError
 from cstor_core.generated.cstor.v1 import replica_pb2
+from cstor_core.limits import LEASE_S
 from cstor_target.volume.changes import Changes
 from cstor_target.volume.events import EventSink
 from cstor_target.volume.forcing import forced
 from cstor_target.volume.keeping import Keeping
-from cstor_target.volume.lease import LEASE_S, MARGIN, RENEW_S, Lease
+from cstor_target.volume.lease import MARGIN, RENEW_S, Lease
 from cstor_target.volume.members import Member
 from cstor_target.volume.opener import Opener
 from cstor_target.volume.order import Order
@@ -60,9 +57,7 @@ class Membership:
         self._events = events
         self._repairs = repairs
         self._tasks: list[asyncio.Task[None]] = []
-        self.on_open: Callable[[Tenure, replica_pb2.ReplicaReport], None] = lambda tenure, report: (
-            None
-        )
+        self.on_open: OnOpen = lambda _tenure, _report: None
         """Told, before anything is served, what a member says that holds the history."""
         self.changes: Changes | None = None
         """Of the membership; None until the volume is open."""
@@ -156,25 +151,12 @@ class Membership:
             self._settings,
             lambda: self.loss_possible,
         )
-        keeping = Keeping(
-            returning,
-            self._roster,
-            self._order,
-            self._clock,
-            self._settings,
-            self._events,
-            self.deposed,
-            self._depose,
-        )
-        for member in self._roster.members:
-            self._spawn(keeping.keep(member))
 
         def keep(member: Member) -> None:
             self._spawn(keeping.keep(member))
             self._spawn(self._renew(member, tenure))
 
-        self._roster.on_groups = self._lease.change
-        self.changes = Changes(
+        changes = Changes(
             tenure,
             self._roster,
             self._order,
@@ -183,6 +165,20 @@ class Membership:
             self._opener.link_to,
             keep,
         )
+        keeping = Keeping(
+            returning,
+            self._roster,
+            changes,
+            self._clock,
+            self._settings,
+            self._events,
+            self.deposed,
+            self._depose,
+        )
+        self._roster.on_groups = self._lease.change
+        for member in self._roster.members:
+            self._spawn(keeping.keep(member))
+        self.changes = changes
         self._spawn(self._repairs.work(tenure))
 
     def _came_to_nothing(self, reason: str) -> None:
@@ -213,9 +209,7 @@ class Membership:
         member is one.
         """
         while (
-            not self.deposed.done()
-            and self.tenure is tenure
-            and (member in self._roster.members or member in self._roster.learners)
+            not self.deposed.done() and self.tenure is tenure and member in self._roster.receivers
         ):
             asked_s = self._clock.monotonic()
             await self._ask_for_lease(member, tenure)

@@ -8,7 +8,7 @@ from random import Random
 import pytest
 
 from cstor_core.errors import CstorError, InputError, UnavailableError
-from cstor_core.generated.cstor.v1 import control_pb2
+from cstor_core.generated.cstor.v1 import control_pb2, volume_pb2
 from cstor_core.units import BLOCK_BYTES, KIB
 from cstor_target.volume.settings import EngineSettings
 from tests.scenario.volume.cluster import Cluster, Target, block_of, until
@@ -48,6 +48,13 @@ class Writers:
             assert isinstance(read, bytes)
             stamp = int.from_bytes(read[:8], "little")
             assert self.acknowledged[block] <= stamp <= self.issued[block]
+
+
+async def next_entry(target: Target) -> None:
+    """Wait until something is ordered: it is on its way then."""
+    last_seq = target.engine.report().last_seq
+    while target.engine.report().last_seq == last_seq:  # noqa: ASYNC110
+        await asyncio.sleep(0.0005)
 
 
 def uuids(target: Target) -> list[str]:
@@ -136,10 +143,34 @@ def test_removed_replica_is_deleted_and_comes_back_as_a_new_one() -> None:
         await changes.remove(gone.address)
         with pytest.raises(InputError, match=f"cstor replica delete {gone.address}"):
             await changes.add(gone.address)
+        known = gone.disk.configuration
+        gone.disk.configuration = volume_pb2.Configuration(number=9, members=known.members)
+        with pytest.raises(UnavailableError, match="another target"):
+            await changes.delete(gone.address)
+        gone.disk.configuration = known
         assert await changes.delete(gone.address) == uuid
         assert await changes.add(gone.address) != uuid
         await target.healthy()
         assert_equal_replicas(cluster)
+
+    play(scenario())
+
+
+def test_change_that_nobody_waits_for_any_more_is_done_all_the_same() -> None:
+    async def scenario() -> None:
+        cluster = Cluster()
+        target = await cluster.serving_target()
+        await target.healthy()
+        changes = target.engine.changes
+        removing = asyncio.ensure_future(changes.remove(cluster.replicas[2].address))
+        await next_entry(target)
+        removing.cancel()
+        await changes.add(cluster.new_replica().address)
+        held = cluster.replicas[0].disk.configuration
+        assert held.number == 3
+        assert [one.replica_uuid[-1] for one in held.members] == ["1", "2", "4"]
+        names = [name for name, _ in cluster.events]
+        assert names.count("member_removed") == names.count("member_added") == 1
 
     play(scenario())
 

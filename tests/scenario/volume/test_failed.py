@@ -6,6 +6,7 @@ import asyncio
 
 from cstor_core.generated.cstor.v1 import control_pb2, volume_pb2
 from tests.scenario.volume.cluster import Cluster, block_of, until
+from tests.scenario.volume.test_changes import next_entry
 from tests.scenario.volume.virtual_time import play
 
 FAILED = control_pb2.MEMBER_STATUS_FAILED
@@ -37,6 +38,23 @@ def test_failed_member_is_recorded_and_does_not_come_back_after_a_boot() -> None
         await asyncio.sleep(5)
         assert target.member(1).status == FAILED
         assert target.status == control_pb2.VOLUME_STATUS_DEGRADED
+        assert [name for name, _ in cluster.events].count("member_failed") == 1
+
+    play(scenario())
+
+
+def test_failed_member_stays_recorded_where_another_one_is_removed_meanwhile() -> None:
+    async def scenario() -> None:
+        cluster = Cluster(replicas=5)
+        target = await cluster.serving_target()
+        await target.healthy()
+        cluster.replicas[1].fail()
+        await next_entry(target)
+        await target.engine.changes.remove(cluster.replicas[4].address)
+        await asyncio.sleep(5)
+        held = cluster.replicas[0].disk.configuration
+        assert held.number == 3
+        assert [member.out_of_date for member in held.members] == [False, True, False, False]
         assert [name for name, _ in cluster.events].count("member_failed") == 1
 
     play(scenario())
