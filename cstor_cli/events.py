@@ -10,14 +10,13 @@ import contextlib
 import json
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 
 from cstor_cli.addresses import parse_address
 from cstor_cli.cluster_file import Home
 from cstor_cli.control_client import ControlClient, control
 from cstor_cli.options import DEFAULT_DIRECTORY, Output
-from cstor_cli.printing import as_yaml
+from cstor_cli.printing import as_yaml, local_time
 from cstor_cli.status import control_address, look_at
 from cstor_core.errors import InputError, UnavailableError
 from cstor_core.generated.cstor.v1 import control_pb2
@@ -112,8 +111,7 @@ def _line(told: control_pb2.WatchEventsResponse) -> str:
     if not told.HasField("event"):
         return f"({told.missed} events are not kept any more)" if told.missed else ""
     event = told.event
-    at = datetime.fromtimestamp(event.unix_ms / 1000, UTC).astimezone()
-    when = at.isoformat(timespec="milliseconds")
+    when = local_time(event.unix_ms / 1000, sep="T", timespec="milliseconds")
     return f"{when} {_severity(event):7} {event.volume} {event.name}: {event.sentence}"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from typing import Any
 
 import typer
@@ -167,3 +168,8 @@ def _rebuilt(rebuild: dict[str, int] | None) -> str:
 def look_line(look: Look) -> str:
     """One line on what runs: for a foreground that begins to wait."""
     return f"running: {', '.join(sorted(look.running))}; Ctrl-C stops it all"
+
+
+def local_time(unix_s: float, *, sep: str = " ", timespec: str = "seconds") -> str:
+    """A time as people at this place write it, with its offset; see `datetime.isoformat`."""
+    return datetime.fromtimestamp(unix_s, UTC).astimezone().isoformat(sep=sep, timespec=timespec)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
@@ -23,7 +22,7 @@ from cstor_cli.options import (
     VolumeOption,
     YesOption,
 )
-from cstor_cli.printing import print_document
+from cstor_cli.printing import local_time, print_document
 from cstor_core.errors import InputError
 from cstor_core.generated.cstor.v1 import control_pb2
 
@@ -103,7 +102,7 @@ def print_sessions(sessions: Sequence[control_pb2.Session]) -> None:
             Text(_initiator(session)),
             _isid(session),
             Text(_peers(session)),
-            _since(session),
+            local_time(session.since_unix_s),
             str(session.commands_outstanding),
         )
     _console.print(table)
@@ -145,12 +144,6 @@ def _isid(session: control_pb2.Session) -> str:
 
 def _peers(session: control_pb2.Session) -> str:
     return ", ".join(found.peer_address for found in session.connections) or "-"
-
-
-def _since(session: control_pb2.Session) -> str:
-    """The time of the login, of the place."""
-    at = datetime.fromtimestamp(session.since_unix_s, UTC).astimezone()
-    return at.isoformat(sep=" ", timespec="seconds")
 
 
 def _document(session: control_pb2.Session) -> dict[str, Any]:

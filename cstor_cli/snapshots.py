@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
@@ -19,7 +18,7 @@ from cstor_cli.options import (
     VolumeOption,
     YesOption,
 )
-from cstor_cli.printing import console, print_document
+from cstor_cli.printing import console, local_time, print_document
 from cstor_core.errors import InputError
 from cstor_core.generated.cstor.v1 import control_pb2, volume_pb2
 from cstor_core.units import format_size
@@ -67,7 +66,7 @@ def list_snapshots(
     table = Table("snapshot", "taken", "size", "entry", box=box.SIMPLE)
     for snapshot in snapshots:
         size = format_size(snapshot.size_bytes)
-        table.add_row(snapshot.name, _taken(snapshot), size, str(snapshot.seq))
+        table.add_row(snapshot.name, local_time(snapshot.created_unix_s), size, str(snapshot.seq))
     console.print(table)
 
 
@@ -145,12 +144,6 @@ def revert(
         agree(f"{named}: what was written since snapshot {name} is lost", yes=yes)
         client.revert(named, name, in_use=force)
     typer.echo(f"{named} holds again what snapshot {name} holds")
-
-
-def _taken(snapshot: volume_pb2.Snapshot) -> str:
-    """The time when it was taken, of the place."""
-    at = datetime.fromtimestamp(snapshot.created_unix_s, UTC).astimezone()
-    return at.isoformat(sep=" ", timespec="seconds")
 
 
 def _document(snapshot: volume_pb2.Snapshot) -> dict[str, Any]:

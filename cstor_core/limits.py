@@ -1,4 +1,4 @@
-"""How large a volume may be, and how many copies it may have."""
+"""Bounds that target, replicas and command line have to agree on."""
 
 from __future__ import annotations
 
@@ -7,3 +7,7 @@ from cstor_core.units import MIB
 REPLICAS_MAX = 9
 SIZE_BYTES_MIN = MIB
 SIZE_BYTES_MAX = 1 << 50
+SNAPSHOTS_MAX = 4096
+SNAPSHOT_NAME_BYTES_MAX = 255
+LEASE_S = 4.0
+"""So long, on its own clock, a member lets no other target serve."""

@@ -8,8 +8,7 @@ are kept in memory only: a daemon that has just started may have given one befor
 from __future__ import annotations
 
 from cstor_core.clock import Clock
-
-LEASE_S = 4.0
+from cstor_core.limits import LEASE_S
 
 
 class LeaseGiven:

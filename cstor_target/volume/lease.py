@@ -13,9 +13,9 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 
 from cstor_core.clock import Clock
+from cstor_core.limits import LEASE_S
 from cstor_target.volume.backing import Done, Failure
 
-LEASE_S = 4.0
 RENEW_S = 1.0
 MARGIN = 0.2
 """Clocks may run apart by less than that."""

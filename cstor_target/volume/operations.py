@@ -14,15 +14,13 @@ from collections.abc import Callable, Sequence
 from cstor_core.clock import Clock
 from cstor_core.errors import InputError, UnavailableError, UnknownSnapshotError
 from cstor_core.generated.cstor.v1 import replica_pb2, volume_pb2
-from cstor_core.limits import SIZE_BYTES_MAX
+from cstor_core.limits import SIZE_BYTES_MAX, SNAPSHOT_NAME_BYTES_MAX, SNAPSHOTS_MAX
 from cstor_core.units import BLOCK_BYTES, format_size
 from cstor_target.volume.backing import Done, Failure
 from cstor_target.volume.events import EventSink
 from cstor_target.volume.order import Order
 from cstor_target.volume.tenure import Tenure
 
-SNAPSHOTS_MAX = 4096
-NAME_BYTES_MAX = 255
 WhenPossible = Callable[[Callable[[], None], Done], None]
 """Calls the first when a quorum is there, or the second with a failure."""
 WhenUnlocked = Callable[[Callable[[], None]], bool]
@@ -118,10 +116,9 @@ class Operations:
     async def revert(self, name: str) -> None:
         """Have the volume hold again what a snapshot holds.
 
-        Raises InputError where there is none of the name, UnavailableError.
+        Raises UnknownSnapshotError where there is none of the name, UnavailableError.
         """
-        if name not in self._snapshots:
-            raise InputError(f"there is no snapshot {name!r}; there are {self._names()}")
+        self.snapshot(name)
 
         def ordered(operation: volume_pb2.Operation) -> bool:
             operation.revert.name = name
@@ -131,7 +128,7 @@ class Operations:
             return True
 
         if not await self._order_operation(ordered, changes_all=True):
-            raise InputError(f"snapshot {name!r} has been deleted meanwhile")
+            raise UnknownSnapshotError(f"snapshot {name!r} has been deleted meanwhile")
         self._events("reverted", {"snapshot": name})
         self.on_reverted()
 
@@ -216,8 +213,12 @@ class Operations:
 
 def _check_name(name: str) -> None:
     """Raise InputError where no snapshot can be called so."""
-    if not 0 < len(name.encode()) <= NAME_BYTES_MAX or not name.isprintable() or "/" in name:
+    if (
+        not 0 < len(name.encode()) <= SNAPSHOT_NAME_BYTES_MAX
+        or not name.isprintable()
+        or "/" in name
+    ):
         raise InputError(
-            f"a snapshot cannot be called {name!r}: write up to {NAME_BYTES_MAX} bytes of "
+            f"a snapshot cannot be called {name!r}: write up to {SNAPSHOT_NAME_BYTES_MAX} bytes of "
             "printable text without a slash"
         )

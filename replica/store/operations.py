@@ -14,11 +14,9 @@ from google.protobuf.message import DecodeError
 
 from cstor_core.errors import CorruptError, ProtocolError
 from cstor_core.generated.cstor.v1 import volume_pb2
+from cstor_core.limits import SNAPSHOT_NAME_BYTES_MAX, SNAPSHOTS_MAX
 from cstor_core.units import BLOCK_BYTES
 from replica.store.views import EVERYTHING, View
-
-SNAPSHOTS_MAX = 4096
-NAME_BYTES_MAX = 255
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +94,7 @@ class Operations:
         match operation.WhichOneof("kind"):
             case "create_snapshot":
                 name = operation.create_snapshot.name
-                if not 0 < len(name.encode()) <= NAME_BYTES_MAX or name in self.snapshots:
+                if not 0 < len(name.encode()) <= SNAPSHOT_NAME_BYTES_MAX or name in self.snapshots:
                     raise ProtocolError(f"a snapshot cannot be called {name!r}")
                 if len(self.snapshots) >= SNAPSHOTS_MAX:
                     raise ProtocolError(f"there are {SNAPSHOTS_MAX} snapshots, and no more may be")

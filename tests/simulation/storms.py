@@ -10,12 +10,12 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 
+from cstor_core.limits import LEASE_S
 from tests.simulation.deeds import FIRST, LAST, NEWEST, Deed
 
 Plan = list[tuple[float, Deed]]
 VERY_SLOW = 4000.0
 """A message takes about a second then."""
-LEASE_S = 4.0
 AT_A_DEAD_END = 1000
 """The number of the snapshot that is taken then."""
 

@@ -8,7 +8,7 @@ import grpc
 import pytest
 
 from cstor_core.generated.cstor.v1 import replica_pb2
-from replica.leases import LEASE_S
+from cstor_core.limits import LEASE_S
 from tests.scenario.replica.clients import Client, found, hosted
 
 

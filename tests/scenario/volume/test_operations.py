@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from cstor_core.errors import InputError, UnavailableError
+from cstor_core.errors import InputError, UnavailableError, UnknownSnapshotError
 from cstor_core.units import BLOCK_BYTES, KIB
 from cstor_target.volume.settings import EngineSettings
 from tests.scenario.volume.cluster import VOLUME_BLOCKS, Cluster, block_of, until
@@ -85,7 +85,7 @@ def test_what_cannot_be_is_refused_before_it_is_ordered() -> None:
         target = await Cluster().serving_target()
         operations = target.engine.operations
         last_seq = target.engine.report().last_seq
-        with pytest.raises(InputError, match="there is no snapshot"):
+        with pytest.raises(UnknownSnapshotError, match="there is no snapshot"):
             await operations.revert("none")
         with pytest.raises(InputError, match="it only grows"):
             await operations.resize(BLOCK_BYTES)

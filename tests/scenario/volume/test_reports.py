@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from cstor_core.generated.cstor.v1 import control_pb2
-from cstor_target.volume.lease import LEASE_S
+from cstor_core.limits import LEASE_S
 from tests.scenario.volume.cluster import Cluster, block_of, until
 from tests.scenario.volume.virtual_time import play
 

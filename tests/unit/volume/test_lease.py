@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from cstor_core.limits import LEASE_S
 from cstor_target.volume.backing import Failure
-from cstor_target.volume.lease import LEASE_S, Lease
+from cstor_target.volume.lease import Lease
 from tests.unit.volume.hand_clock import HandClock
 
 HELD_S = LEASE_S * 0.8
