@@ -22,20 +22,11 @@ TICK_S = 0.02
 
 
 class Handle(asyncio.TimerHandle):
-    """A callback that is to run; the loop's own are checked for what nobody here needs."""
+    """By which a callback is cancelled; the loop's own are checked for what nobody here needs."""
 
-    __slots__ = ("arguments", "callback", "context", "is_cancelled", "when_s")
+    __slots__ = ("is_cancelled", "when_s")
 
-    def __init__(
-        self,
-        callback: Callable[..., Any],
-        arguments: tuple[Any, ...],
-        context: contextvars.Context | None,
-        when_s: float = 0.0,
-    ) -> None:
-        self.callback = callback
-        self.arguments = arguments
-        self.context = context if context is not None else contextvars.copy_context()
+    def __init__(self, when_s: float) -> None:
         self.when_s = when_s
         self.is_cancelled = False
 
@@ -49,7 +40,20 @@ class Handle(asyncio.TimerHandle):
         return self.when_s
 
     def __repr__(self) -> str:
-        return f"Handle({self.callback!r} at {self.when_s})"
+        return f"Handle(at {self.when_s})"
+
+
+class _Soon(Handle):
+    """Of what runs at once: nobody here cancels it, so all have one handle."""
+
+    def cancel(self) -> None:
+        raise NotImplementedError("what was to run soon cannot be cancelled in a simulation")
+
+
+_SOON = _Soon(0.0)
+
+Due = tuple[contextvars.Context, Callable[..., Any], tuple[Any, ...], Handle]
+"""A callback that is to run: where, what, with what, and whether still."""
 
 
 class Process:
@@ -59,11 +63,13 @@ class Process:
         self.name = name
         self.is_dead = False
         self.is_paused = False
+        self.is_still = False
+        """One of both: nothing of it runs."""
         self.context = contextvars.copy_context()
         """What is begun in it is a part of this process."""
         self.context.run(_RUNNING.set, self)
         self._loop = loop
-        self._put_off: deque[Handle] = deque()
+        self._put_off: deque[Due] = deque()
 
     def run(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """Start work that is a part of this process."""
@@ -75,22 +81,23 @@ class Process:
 
     def kill(self) -> None:
         """End it, whatever it was doing."""
-        self.is_dead = True
+        self.is_dead = self.is_still = True
         self._put_off.clear()
 
     def pause(self) -> None:
         """Let it stand still, as SIGSTOP does."""
-        self.is_paused = True
+        self.is_paused = self.is_still = True
 
     def go_on(self) -> None:
         """Let it go on: first with what it would have done meanwhile."""
         self.is_paused = False
+        self.is_still = self.is_dead
         self._loop.put_first(self._put_off)
         self._put_off = deque()
 
-    def put_off(self, handle: Handle) -> None:
+    def put_off(self, due: Due) -> None:
         """Keep what is to run for when it goes on."""
-        self._put_off.append(handle)
+        self._put_off.append(due)
 
 
 _RUNNING: contextvars.ContextVar[Process | None] = contextvars.ContextVar("process", default=None)
@@ -106,8 +113,8 @@ class SimulatedLoop(asyncio.BaseEventLoop):
     def __init__(self) -> None:
         super().__init__()
         self._now_s = 0.0
-        self._soon: deque[Handle] = deque()
-        self._later: list[tuple[float, int, Handle]] = []
+        self._soon: deque[Due] = deque()
+        self._later: list[tuple[float, int, Due]] = []
         self._numbers = count()
         self.errors: list[str] = []
         """What callbacks and tasks have raised and nobody has taken."""
@@ -124,9 +131,10 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         *args: *Ts,
         context: contextvars.Context | None = None,
     ) -> asyncio.Handle:
-        handle = Handle(callback, args, context)
-        self._soon.append(handle)
-        return handle
+        if context is None:
+            context = contextvars.copy_context()
+        self._soon.append((context, callback, args, _SOON))
+        return _SOON
 
     def call_soon_threadsafe(
         self,
@@ -143,8 +151,10 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         *args: *Ts,
         context: contextvars.Context | None = None,
     ) -> asyncio.TimerHandle:
-        handle = Handle(callback, args, context, when)
-        heappush(self._later, (when, next(self._numbers), handle))
+        if context is None:
+            context = contextvars.copy_context()
+        handle = Handle(when)
+        heappush(self._later, (when, next(self._numbers), (context, callback, args, handle)))
         return handle
 
     def call_later(
@@ -156,40 +166,41 @@ class SimulatedLoop(asyncio.BaseEventLoop):
     ) -> asyncio.TimerHandle:
         return self.call_at(self._now_s + delay, callback, *args, context=context)
 
-    def put_first(self, handles: deque[Handle]) -> None:
+    def put_first(self, due: deque[Due]) -> None:
         """Run these before anything else."""
-        self._soon.extendleft(reversed(handles))
+        self._soon.extendleft(reversed(due))
 
     def _run_once(self) -> None:
         """Run until the loop is stopped: all that is ready, then time goes on to what is next."""
-        soon, later = self._soon, self._later
+        soon, later, next_due = self._soon, self._later, self._soon.popleft
         while not self._stopping:  # type: ignore[attr-defined]
             if not soon:
                 self._go_on(later)
             for _ in range(len(soon)):
-                handle = soon.popleft()
+                due = next_due()
+                context, callback, arguments, handle = due
                 if handle.is_cancelled:
                     continue
-                process = handle.context.get(_RUNNING)
-                if process is not None and (process.is_dead or process.is_paused):
+                process = context.get(_RUNNING)
+                if process is not None and process.is_still:
                     if not process.is_dead:
-                        process.put_off(handle)
+                        process.put_off(due)
                     continue
                 try:
-                    handle.context.run(handle.callback, *handle.arguments)
+                    context.run(callback, *arguments)
                 except Exception as error:  # noqa: BLE001 - it is a finding
-                    self.errors.append(f"{handle.callback}: {error!r}")
+                    self.errors.append(f"{callback}: {error!r}")
             while later and later[0][0] <= self._now_s:
                 soon.append(heappop(later)[2])
 
-    def _go_on(self, later: list[tuple[float, int, Handle]]) -> None:
+    def _go_on(self, later: list[tuple[float, int, Due]]) -> None:
         """Let time go on to the next moment at which something is due."""
-        while later and later[0][2].is_cancelled:
+        while later and later[0][2][3].is_cancelled:
             heappop(later)
         if not later:
             raise Stalled("somebody waits, and nothing is left that may happen")
-        self._now_s = max(self._now_s, later[0][0])
-        while later and later[0][0] <= self._now_s:
+        now_s = self._now_s = max(self._now_s, later[0][0])
+        while later and later[0][0] <= now_s:
             self._soon.append(heappop(later)[2])
 
     def _process_events(self, event_list: Any) -> None:
