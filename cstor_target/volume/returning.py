@@ -191,6 +191,9 @@ class Returning:
                 member.replica_uuid, loss_possible=self._loss_possible()
             )
         )
+        if self._needs_steps(history, self.tenure.operations_seq, is_flagged=True):
+            await self._stage(member)  # for an operation that was ordered meanwhile
+            return
         through_seq = self._order.sent_seq
         self._join(member, through_seq, rebuilding=True)
         member.standing, member.reason = Standing.REBUILDING, "it is being rebuilt"

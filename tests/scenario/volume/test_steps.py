@@ -67,6 +67,34 @@ def test_flagged_member_is_brought_back_over_an_operation_too() -> None:
     play(scenario())
 
 
+def test_member_does_not_miss_an_operation_that_is_ordered_while_it_is_flagged() -> None:
+    async def scenario() -> None:
+        cluster = Cluster(tail_entries_max=5, settings=SMALL)
+        target = await cluster.serving_target()
+        await target.healthy()
+        member = cluster.replicas[1]
+        member.kill()
+        await write_blocks(target, 0, 50, 1)
+        flag, operations = member.begin_rebuild, target.engine.operations
+        larger = operations.size_bytes + 64 * KIB
+        resizing: list[asyncio.Future[None]] = []
+
+        def flagged(request: replica_pb2.BeginRebuildRequest) -> None:
+            resizing.append(asyncio.ensure_future(operations.resize(larger)))
+            flag(request)
+
+        member.begin_rebuild = flagged  # type: ignore[method-assign]
+        member.restart()
+        await until(lambda: bool(resizing))
+        await asyncio.gather(*resizing)
+        await target.healthy()
+        assert member.report().size_bytes == larger
+        await asyncio.sleep(1)
+        assert_equal_replicas(cluster)
+
+    play(scenario())
+
+
 def test_member_that_no_step_brings_nearer_is_told_so_and_tried_again() -> None:
     async def scenario() -> None:
         cluster = Cluster(tail_entries_max=5, settings=SMALL)
