@@ -25,7 +25,7 @@ from cstor_core.generated.cstor.v1 import volume_pb2
 from cstor_core.rows import ROW, ROW_BYTES, UNMAP, rows_of
 from cstor_core.units import BLOCK_BYTES
 from cstor_core.words import history_from
-from replica.store.bits import Places
+from replica.store.bits import Places, Units
 from replica.store.block_map import BlockMap
 from replica.store.checkpoint import CheckpointHead, Moment
 from replica.store.journal import Journal, JournalImage, Point, Record
@@ -127,19 +127,27 @@ class Recovery:
     def places_in_use(self) -> PlaceSet:
         """All places that the map, the tail and what the tail superseded refer to.
 
-        A place that the map of the checkpoint no longer has is free once its entry leaves the tail.
+        A place that only the tail refers to is free once the newest entry that does leaves it.
         """
-        placed = self.block_map.placed
-        used = placed.copy()
+        used = self.block_map.placed.copy()
         used.put(self.block_map.places())
-        for entry in self.tail.entries():
+
+        def unclaimed(places: Units) -> Units:
+            fresh: Units = places[~used.holds(places)]
+            used.put(fresh)
+            return fresh
+
+        for entry in reversed(list(self.tail.entries())):
+            if entry.freed:
+                entry.freed = unclaimed(np.array(entry.freed, dtype=np.uint64)).tolist()
             if isinstance(entry.content, bytearray):
                 rows = rows_of(bytes(entry.content))
-                places = rows["place"][rows["place"] & np.uint64(UNMAP) == 0]
-                if entry.point[1] <= self._head.record_number:
-                    entry.freed = places[~placed.holds(places)].tolist()
-                used.put(places)
-            used.put(np.array(entry.freed, dtype=np.uint64))
+                left = unclaimed(rows["place"][rows["place"] & np.uint64(UNMAP) == 0])
+                if len(left):  # superseded by the checkpoint, or by a record that is no entry
+                    number = entry.point[1]
+                    if number > self._head.record_number:
+                        number = self._end[1] - 1
+                    entry.held.append((number, left))
         return used
 
     @property

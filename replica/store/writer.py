@@ -147,7 +147,7 @@ class Writer:
         point = self._write(Kind.COPY, rows, data, data_bytes, parts.standing.applied_seq)
         freed: list[int] = []
         parts.block_map.put(rows, freed)
-        parts.reclaimer.put(freed, point[1])
+        parts.tail.hold(freed, point[1])
 
     def place(self, rows: bytearray, data: Sequence[Buffer], data_bytes: int) -> None:
         """Write data to free places and put these into the rows; nothing refers to them yet.

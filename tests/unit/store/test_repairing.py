@@ -52,6 +52,11 @@ def spoil(store: ReplicaStore, filesystem: MemoryFilesystem, *blocks: int) -> No
         filesystem.inodes[DATA].content[place * BLOCK_BYTES + 99] ^= 4
 
 
+def place_of(store: ReplicaStore, block: int) -> int:
+    place: int = ROW.unpack(store.rows(blocks_of(block)))[1]
+    return place
+
+
 async def snapshot_block(store: ReplicaStore, block: int) -> bytes:
     return bytes((await store.read_snapshot("s", block, 1)).data)
 
@@ -97,6 +102,26 @@ async def test_replaced_blocks_stay_so_through_checkpoints_and_the_end_of_the_sn
     store = await kill_and_open(filesystem)
     assert content_of(store, 7) == block_of(77)
     assert [content_of(store, block) for block in range(4, 7)] == [*map(block_of, range(4, 7))]
+    places_of(store)
+
+
+async def test_the_place_of_a_replaced_block_is_used_again_only_when_its_entry_is_gone() -> None:
+    source, member, filesystem = await two_alike()
+    run = await source.read_verified(blocks_of(2))
+    place = place_of(member, 2)
+    assert member.replace_bad(run) == 1
+    await member._durability._reclaim()
+    await member.checkpoint()
+    member.append(writes(17, 1, (20, block_of(20))))
+    assert place_of(member, 20) != place
+    store = await kill_and_open(filesystem)
+    store._parts.tail.shed(5)
+    await store._durability._reclaim()
+    for block in range(21, 30):
+        store.append(writes(store.applied_seq + 1, 1, (block, block_of(block))))
+    await store.checkpoint()
+    for block in range(20, 30):
+        assert content_of(store, block) == block_of(block)
     places_of(store)
 
 
