@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import Callable
+from itertools import accumulate
 from typing import Any
 
 from cstor_core.units import BLOCK_BYTES
@@ -19,9 +20,11 @@ SPAN_MAX = 4
 SAME_BLOCKS = 12
 SECTOR_BYTES = 512
 ZEROS = bytes(BLOCK_BYTES)
-RATE = 11.0
+RATE = 9.5
 """Commands a second, all clients together, in the mean; some seconds are busy, others calm."""
 PACE_S = 3.0
+_WEIGHTS = list(accumulate((28, 30, 4, 10, 4, 4, 14, 2)))
+"""How often a client does each thing that it can."""
 
 
 def content_of(stamp: int) -> bytes:
@@ -105,17 +108,17 @@ class Client:
     async def live(self) -> None:
         """Until it is over."""
         clients, chance = self._clients, self._chance
+        steps = [
+            *(self._write, self._read, self._flush, self._write_own, self._write_part),
+            *(self._unmap_own, self._read_own, self._write_same),
+        ]
         while not clients.is_over:
             await asyncio.sleep(2 * chance.random() * clients.pause_s())
             targets = [target for target in clients.targets if target.is_up]
             if not targets:
                 continue
             target = chance.choice(targets)
-            step = chance.choices(
-                [self._write, self._read, self._flush, self._write_own, self._write_part,
-                 self._unmap_own, self._read_own, self._write_same],
-                [28, 30, 4, 10, 4, 4, 14, 2],
-            )[0]  # fmt: skip
+            (step,) = chance.choices(steps, cum_weights=_WEIGHTS)
             await step(target)
 
     async def _ask(self, target: Target, ask: Any) -> tuple[Failure | None, Any] | None:

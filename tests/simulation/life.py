@@ -25,7 +25,7 @@ GOOD_WHEN_HEALED = 5
 REFUSES_AFTER_S = 10.0
 """With more lost than may be, nothing is answered with GOOD from so long after."""
 LOOK_S = 1.0
-ENDED_S = 0.1
+ENDED_S = 0.25
 
 COMMANDS_MIN, GOOD_MIN, KINDS_MIN = 500, 300, 3
 OF_THE_DISK = frozenset(

@@ -50,7 +50,7 @@ class Versions:
         nodes = [node for node in nodes if node.store.history.end.epoch == newest]
         if newest == 0 or len(nodes) < len(cluster.machines) - cluster.quorum + 1:
             return
-        versions = np.stack([_versions(rows_of_node(node)) for node in nodes])
+        versions = np.stack([_versions(rows_of(node.store.rows(_ALL))) for node in nodes])
         back = np.flatnonzero(versions.max(axis=0) < self._held)
         if len(back):
             self.broken.append(
