@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
@@ -22,6 +23,8 @@ from cstor_cli.options import (
 )
 from cstor_cli.printing import console, print_document
 from cstor_cli.status import member_document
+from cstor_core.errors import InputError
+from cstor_core.generated.cstor.v1 import control_pb2
 
 app = typer.Typer(help="Add, remove and replace replicas of a volume.", no_args_is_help=True)
 
@@ -134,7 +137,21 @@ def replace(
 
     with interruptible(), target_of(directory, target) as client:
         named = client.named(volume)
+        lost = _uuid_of(old, client.show_volume(named).members)
         agree(f"{named}: what replica {old} holds is given up", yes=yes)
         uuid = client.add_replica(named, str(parse_address(address)), same_host=same_host)
-        client.remove_replica(named, old)
+        if uuid == lost:
+            raise InputError(
+                f"{named}: replica {old} is the one at {address}, where it is or nobody answers: "
+                "name another address, or start the daemon that is to have a new one"
+            )
+        client.remove_replica(named, lost)
     typer.echo(f"{named}: replica {uuid} at {address} has taken the place of {old}")
+
+
+def _uuid_of(replica: str, members: Sequence[control_pb2.MemberReport]) -> str:
+    """The UUID of one that is named by it, or by an address, which a new one may have, too."""
+    for found in members:
+        if found.member.address == replica:
+            return found.member.replica_uuid
+    return replica

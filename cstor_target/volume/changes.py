@@ -15,7 +15,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 
 from cstor_core.clock import Clock
-from cstor_core.errors import InputError, UnavailableError
+from cstor_core.errors import CstorError, InputError, UnavailableError, UnknownVolumeError
 from cstor_core.generated.cstor.v1 import replica_pb2, volume_pb2
 from cstor_core.limits import REPLICAS_MAX
 from cstor_target.volume.events import EventSink
@@ -62,12 +62,13 @@ class Changes:
     async def add(self, address: str, *, same_host: bool = False) -> str:
         """Make the replica at an address a member, which is made there if need be; its UUID.
 
-        Done already, it is found done.  Raises InputError where it cannot be one, UnavailableError
-        where it cannot be brought in sync.
+        Done already, it is found done.  A member whose pool was wiped may still be one, with the
+        same address, until it is removed.  Raises InputError where it cannot be one,
+        UnavailableError where it cannot be brought in sync.
         """
         async with self._one_at_a_time:
             for member in self._tenure.configuration.members:
-                if member.address == address:
+                if member.address == address and not await self._is_gone(member):
                     return member.replica_uuid
             self._check_place(address, same_host=same_host)
             learner = await self._learner(address)
@@ -147,6 +148,16 @@ class Changes:
             self._events("replica_deleted", {"replica": uuid, "address": address})
             return uuid
 
+    async def _is_gone(self, member: volume_pb2.Member) -> bool:
+        """Whether a daemon answers at a member's address and does not have it: its disk is new."""
+        try:
+            report = await self._link_to(member.address).inquire(self._tenure.identity.volume_uuid)
+        except UnknownVolumeError:
+            return True
+        except CstorError:
+            return False  # whoever does not answer may have it
+        return report.replica_uuid != member.replica_uuid
+
     def _check_place(self, address: str, *, same_host: bool) -> None:
         """Raise InputError where no replica may be added there."""
         members = self._tenure.configuration.members
@@ -155,7 +166,11 @@ class Changes:
                 f"the volume has {len(members)} replicas, and no more may be: remove one first"
             )
         host = address.rpartition(":")[0]
-        beside = [m.address for m in members if m.address.rpartition(":")[0] == host]
+        beside = [
+            member.address
+            for member in members
+            if member.address.rpartition(":")[0] == host and member.address != address
+        ]
         if beside and not same_host:
             raise InputError(
                 f"the replica at {beside[0]} is on the same host, and would be lost with it: name "

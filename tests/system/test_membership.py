@@ -1,14 +1,18 @@
 """The number of copies goes up and down, and a lost one is replaced, while the volume is written.
 
 All of it through the command line, under a load of stamped blocks through QEMU's own initiator:
-three replicas, five, one of them killed and replaced, then two, and three again.
+three replicas, five, one of them killed and replaced, then two, and three again, of which one finds
+an empty disk.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-from contextlib import ExitStack
+import shutil
+import signal
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from random import Random
 
@@ -53,10 +57,11 @@ class Replicas:
         await self._load.goes_on(" ".join(words))
 
 
-async def live(cluster: Cluster, scratch: Path, extra: list[tuple[Daemon, str]]) -> list[str]:
+async def live(cluster: Cluster, scratch: Path, stack: ExitStack) -> list[str]:
     """Change the membership step by step; the addresses of the last members."""
+    extra = await daemons(scratch, stack, 3)
     founders = [one["address"] for one in cluster.status().document["replicas"]]
-    (_, fourth), (fifth_daemon, fifth), (_, spare) = extra
+    (_, fourth), (fifth_daemon, fifth), (spare_daemon, spare) = extra
     async with exported(cluster.url, scratch) as disk:
         load = Load(disk, Ledger(REGION_BYTES // BLOCK_BYTES, Random(7)))
         replicas = Replicas(cluster, load)
@@ -75,6 +80,11 @@ async def live(cluster: Cluster, scratch: Path, extra: list[tuple[Daemon, str]])
             assert await replicas.addresses() == [fourth, spare]
             await replicas.change("delete", founders[0], "--yes")
             await replicas.change("add", founders[0], "--same-host")
+            wipe(spare_daemon)
+            empty = stack.enter_context(running(Daemon(spare_daemon.pool, "--listen", spare)))
+            await empty.ready()
+            await replicas.change("replace", spare, spare, "--same-host", "--yes")
+            assert await replicas.addresses() == [fourth, founders[0], spare]
         load.check()
         assert await load.writer.verify() > 0
     return await replicas.addresses()
@@ -84,22 +94,33 @@ async def daemons(scratch: Path, stack: ExitStack, count: int) -> list[tuple[Dae
     """Replica daemons with empty pools, and their addresses."""
     found = []
     for number in range(count):
-        daemon = Daemon(scratch / f"pool-{number}")
-        stack.callback(daemon.process.wait)
-        stack.callback(daemon.process.kill)
+        daemon = stack.enter_context(running(Daemon(scratch / f"pool-{number}")))
         found.append((daemon, (await daemon.ready())["grpc"]))
     return found
+
+
+@contextmanager
+def running(daemon: Daemon) -> Iterator[Daemon]:
+    """A daemon, and its end by SIGKILL."""
+    try:
+        yield daemon
+    finally:
+        daemon.process.kill()
+        daemon.process.wait()
+
+
+def wipe(daemon: Daemon) -> None:
+    """Kill a daemon, and take its pool away."""
+    daemon.end(signal.SIGKILL)
+    shutil.rmtree(daemon.pool)
 
 
 def test_stamps_stay_right_from_three_replicas_to_five_to_two_to_three(
     cluster: Cluster, tmp_path: Path
 ) -> None:
-    async def everything() -> list[str]:
-        return await live(cluster, tmp_path, await daemons(tmp_path, stack, 3))
-
     cluster.wait_until_in_sync()
     with ExitStack() as stack:
-        members = asyncio.run(everything())
+        members = asyncio.run(live(cluster, tmp_path, stack))
         assert len(members) == 3
         named = [f"--replica={address}" for address in members]
         compared = run([cstor_command(), "volume", "compare", "--volume=test", *named])

@@ -29,6 +29,7 @@ class Daemon:
     """One process on a pool directory."""
 
     def __init__(self, pool: Path, *flags: str) -> None:
+        self.pool = pool
         ready = pool.with_name(f"{pool.name}.json")
         ready.unlink(missing_ok=True)
         self.log = pool.with_name(f"{pool.name}.log")

@@ -261,6 +261,7 @@ class Cluster:
         self.settings = settings or EngineSettings()
         self.events: list[tuple[str, dict[str, object]]] = []
         self._instances = 0
+        self._disks = replicas
         uuids = [str(UUID(int=number + 1)) for number in range(replicas)]
         addresses = [f"replica-{number}:7778" for number in range(replicas)]
         identity = volume_pb2.VolumeIdentity(
@@ -294,11 +295,16 @@ class Cluster:
     def new_replica(self, host: str = "") -> Replica:
         """A daemon with an empty pool, which makes a replica when it is asked to."""
         number = len(self.replicas)
-        identity = self.replicas[0].disk.identity
-        disk = Disk(str(UUID(int=number + 1)), identity, volume_pb2.Configuration())
-        replica = Replica(f"{host or f'replica-{number}'}:{7778 + number * bool(host)}", disk)
+        address = f"{host or f'replica-{number}'}:{7778 + number * bool(host)}"
+        replica = Replica(address, self.empty_disk())
         self.replicas.append(replica)
         return replica
+
+    def empty_disk(self) -> Disk:
+        """A disk with a replica that holds nothing."""
+        self._disks += 1
+        identity = self.replicas[0].disk.identity
+        return Disk(str(UUID(int=self._disks)), identity, volume_pb2.Configuration())
 
     def start_target(self) -> Target:
         """Start a new target instance over all replicas."""

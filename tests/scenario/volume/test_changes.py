@@ -116,6 +116,33 @@ def test_lost_replica_is_replaced() -> None:
     play(scenario())
 
 
+def test_wiped_replica_is_replaced_by_a_new_one_at_its_address() -> None:
+    async def scenario() -> None:
+        cluster = Cluster(settings=SMALL)
+        target = await cluster.serving_target()
+        await target.healthy()
+        writers = Writers(target)
+        wiped = cluster.replicas[2]
+        lost = wiped.disk.replica_uuid
+        wiped.kill()
+        assert await target.engine.changes.add(wiped.address) == lost
+        wiped.disk = cluster.empty_disk()
+        wiped.restart()
+        fresh = await target.engine.changes.add(wiped.address)
+        assert fresh == wiped.disk.replica_uuid
+        target.kill()
+        target = writers.target = await cluster.serving_target()
+        assert uuids(target) == ["1", "2", "3", "4"]
+        await target.engine.changes.remove(lost)
+        await target.healthy()
+        assert uuids(target) == ["1", "2", "4"]
+        await writers.end()
+        await asyncio.sleep(1)
+        assert_equal_replicas(cluster)
+
+    play(scenario())
+
+
 def test_changes_may_be_asked_for_again() -> None:
     async def scenario() -> None:
         cluster = Cluster()
