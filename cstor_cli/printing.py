@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
+import shutil
+import sys
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,9 +19,17 @@ from cstor_cli.addresses import parse_address
 from cstor_cli.options import Output
 from cstor_cli.status import Look
 from cstor_cli.up import Up
-from cstor_core.units import format_size
+from cstor_core.units import GIB, KIB, MIB, format_size
 
-console = Console(soft_wrap=True, highlight=False)
+COLUMNS_MAX = 10_000
+
+
+def console_of(columns: int | None) -> Console:
+    """Prints for a terminal of so many columns, or for a pipe, which cuts nothing off."""
+    return Console(soft_wrap=True, highlight=False, width=columns or COLUMNS_MAX)
+
+
+console = console_of(shutil.get_terminal_size().columns if sys.stdout.isatty() else None)
 
 LOSS_POSSIBLE = (
     "LOSS POSSIBLE: it was opened without proof that all acknowledged writes are there, so those "
@@ -100,7 +111,7 @@ def print_status(document: dict[str, Any]) -> None:
             str(replica["pid"] or "-"),
             str(replica["applied_seq"]),
             str(replica["durable_seq"]),
-            _rebuilt(replica["rebuild"]),
+            rebuilt(replica["rebuild"]),
         )
     console.print(table)
     for replica in document["replicas"]:
@@ -158,11 +169,38 @@ def _sentences(member: dict[str, Any]) -> list[str]:
     return [said for said in (member["reason"], member["short"] and SHORT) if said]
 
 
-def _rebuilt(rebuild: dict[str, int] | None) -> str:
+def rebuilt(rebuild: dict[str, Any] | None) -> str:
+    """How far a replica is on its way back, how fast, and how long it still takes."""
     if rebuild is None:
         return "-"
     total = rebuild["blocks_total"]
-    return f"{rebuild['blocks_done']}/{total}" if total else "begins"
+    if not total:
+        return "begins"
+    words = [f"{100 * rebuild['blocks_done'] // total} %", f"{_whole(rebuild['bytes_per_s'])}/s"]
+    if rebuild["left_s"] is not None:
+        words.append(f"{duration(rebuild['left_s'])} left")
+    return ", ".join(words)
+
+
+def duration(seconds: float) -> str:
+    """A time for people, in its two largest units: `45 s`, `3 min 20 s`, `2 h 5 min`."""
+    left = math.ceil(seconds)
+    found: list[str] = []
+    for unit, unit_s in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
+        count, left = divmod(left, unit_s)
+        if count or (unit == "s" and not found):
+            found.append(f"{count} {unit}")
+        elif found:
+            break
+    return " ".join(found[:2])
+
+
+def _whole(size_bytes: int) -> str:
+    """A size without more digits than anybody reads."""
+    for unit in (GIB, MIB, KIB):
+        if size_bytes >= 10 * unit:
+            return format_size(size_bytes // unit * unit)
+    return format_size(size_bytes)
 
 
 def look_line(look: Look) -> str:

@@ -21,7 +21,7 @@ from cstor_cli.options import (
     VolumeOption,
     YesOption,
 )
-from cstor_cli.printing import console, print_document
+from cstor_cli.printing import console, print_document, rebuilt
 from cstor_cli.status import member_document
 from cstor_core.errors import InputError
 from cstor_core.generated.cstor.v1 import control_pb2
@@ -57,13 +57,14 @@ def list_replicas(
     if output is not Output.TABLE:
         print_document(documents, output)
         return
-    table = Table("replica", "address", "status", "applied", "", box=box.SIMPLE)
+    table = Table("replica", "address", "status", "applied", "rebuilt", "", box=box.SIMPLE)
     for found in documents:
         table.add_row(
             found["uuid"],
             found["address"],
             found["status"],
             str(found["applied_seq"]),
+            rebuilt(found["rebuild"]),
             found["reason"],
         )
     console.print(table)

@@ -208,6 +208,9 @@ def member_document(member: control_pb2.MemberReport) -> Document:
         rebuild = {
             "blocks_total": member.rebuild_blocks_total,
             "blocks_done": member.rebuild_blocks_done,
+            "bytes_copied": member.rebuild_bytes_copied,
+            "bytes_per_s": member.rebuild_bytes_per_s,
+            "left_s": member.rebuild_left_ms / 1000 or None,
         }
     return {
         "uuid": member.member.replica_uuid,

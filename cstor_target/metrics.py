@@ -189,13 +189,23 @@ _REPLICA_GAUGES: tuple[_Gauge[control_pb2.MemberReport], ...] = (
     _Gauge("durable_seq", "Last entry on stable storage", lambda member: member.durable_seq),
     _Gauge(
         "rebuild_total_bytes",
-        "Bytes that its rebuild copies in all",
+        "Bytes of the blocks that its way back has to look at",
         lambda member: member.rebuild_blocks_total * BLOCK_BYTES,
     ),
     _Gauge(
-        "rebuild_copied_bytes",
-        "Bytes that its rebuild has copied",
+        "rebuild_done_bytes",
+        "Bytes of those of them that it has, copied or found to be there",
         lambda member: member.rebuild_blocks_done * BLOCK_BYTES,
+    ),
+    _Gauge(
+        "rebuild_copied_bytes",
+        "Bytes that its way back has copied",
+        lambda member: member.rebuild_bytes_copied,
+    ),
+    _Gauge(
+        "rebuild_bytes_per_second",
+        "Bytes that its way back copies in a second at present",
+        lambda member: member.rebuild_bytes_per_s,
     ),
 )
 
@@ -253,3 +263,12 @@ def _replicas(reports: Sequence[control_pb2.VolumeReport]) -> Iterator[Metric]:
         for labels, member in members:
             family.add_metric(labels, gauge.value(member))
         yield family
+    left = GaugeMetricFamily(
+        "cstor_volume_replica_rebuild_left_seconds",
+        "How long its way back still takes; absent where nobody can say",
+        labels=REPLICA_LABELS,
+    )
+    for labels, member in members:
+        if member.rebuild_left_ms:
+            left.add_metric(labels, member.rebuild_left_ms / 1000)
+    yield left

@@ -64,6 +64,9 @@ def report_document(report: control_pb2.VolumeReport) -> dict[str, Any]:
             "rebuild": {
                 "blocks_total": member.rebuild_blocks_total,
                 "blocks_done": member.rebuild_blocks_done,
+                "bytes_copied": member.rebuild_bytes_copied,
+                "bytes_per_s": member.rebuild_bytes_per_s,
+                "left_s": member.rebuild_left_ms / 1000 or None,
             },
             "reason": member.reason,
         }

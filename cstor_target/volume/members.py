@@ -11,6 +11,7 @@ from cstor_core.errors import CstorError, ProtocolError
 from cstor_core.frames import Buffer
 from cstor_core.generated.cstor.v1 import control_pb2, replica_pb2, stream_pb2, volume_pb2
 from cstor_target.volume.links import MessageStream, ReplicaLink
+from cstor_target.volume.progress import Progress
 
 OUT_OF_DATE = "its disk has failed, and it is out of date: replace it by a new, empty replica"
 
@@ -51,8 +52,8 @@ class Member:
         """Of its pool, from 0 to 1."""
         self.warned_at = 0.0
         """The part of its pool from which on was warned the last time."""
-        self.rebuild_total = 0
-        self.rebuild_done = 0
+        self.progress = Progress()
+        """On its way back."""
         self.append_stream: MessageStream | None = None
         self.report: replica_pb2.ReplicaReport | None = None
 
@@ -106,15 +107,24 @@ class Member:
         if stream is not None:
             stream.close()
 
-    def describe(self) -> control_pb2.MemberReport:
-        """What operators are told about it."""
+    def named(self) -> volume_pb2.Member:
+        """Who it is, and where."""
+        return volume_pb2.Member(replica_uuid=self.replica_uuid, address=self.link.address)
+
+    def describe(self, now_s: float) -> control_pb2.MemberReport:
+        """What operators are told about it at a moment of the monotonic clock."""
+        progress = self.progress
+        left_s = progress.left_s(now_s)
         return control_pb2.MemberReport(
-            member=volume_pb2.Member(replica_uuid=self.replica_uuid, address=self.link.address),
+            member=self.named(),
             status=self.standing.value,
             applied_seq=self.applied_seq,
             durable_seq=self.durable_seq,
-            rebuild_blocks_total=self.rebuild_total,
-            rebuild_blocks_done=self.rebuild_done,
+            rebuild_blocks_total=progress.blocks_total,
+            rebuild_blocks_done=progress.blocks_done,
+            rebuild_bytes_copied=progress.bytes_copied,
+            rebuild_bytes_per_s=int(progress.bytes_per_s(now_s)),
+            rebuild_left_ms=int((left_s or 0) * 1000),
             reason="" if self.standing is Standing.IN_SYNC else self.reason,
             short=self.report is not None and self.report.short,
             pool_used_percent=int(100 * self.pool_used),

@@ -108,7 +108,7 @@ class Questions:
 
 
 async def _pool_of(member: Member) -> control_pb2.PoolReport:
-    report = control_pb2.PoolReport(member=member.describe().member)
+    report = control_pb2.PoolReport(member=member.named())
     try:
         pool = await member.link.describe_pool()
     except CstorError as error:

@@ -109,10 +109,10 @@ class Returning:
             bound = self.tenure.history.extended(source.applied_seq)
             request = self.tenure.stage_request(member.replica_uuid, _source(source), bound)
             history = History()
+            member.progress.begin(self._clock.monotonic())
             async with aclosing(member.link.stage(request)) as staging:
                 async for progress in staging:
-                    member.rebuild_total = progress.blocks_total
-                    member.rebuild_done = progress.blocks_done
+                    self._heard(member, progress)
                     if progress.complete:
                         history = history_from(progress.history)
             history = await self._fetch_tail(member, history)
@@ -121,6 +121,16 @@ class Returning:
         raise UnavailableError(
             f"replica {member.name} came no nearer in {_STEPS_MAX} steps: more is written than it "
             "can copy"
+        )
+
+    def _heard(
+        self, member: Member, said: replica_pb2.RebuildResponse | replica_pb2.StageResponse
+    ) -> None:
+        member.progress.heard(
+            self._clock.monotonic(),
+            blocks_total=said.blocks_total,
+            blocks_done=said.blocks_done,
+            bytes_copied=said.bytes_copied,
         )
 
     def _history(self) -> History:
@@ -197,7 +207,6 @@ class Returning:
         through_seq = self._order.sent_seq
         self._join(member, through_seq, rebuilding=True)
         member.standing, member.reason = Standing.REBUILDING, "it is being rebuilt"
-        member.rebuild_total = member.rebuild_done = 0
         source = await self._source_at(member, through_seq)
         request = self.tenure.rebuild_request(member.replica_uuid, _source(source), through_seq)
         self._roster.rebuild_started(member)
@@ -205,8 +214,7 @@ class Returning:
             async for progress in rebuilding:
                 if member.append_stream is None:
                     raise member.error or UnavailableError(member.reason)
-                member.rebuild_total = progress.blocks_total
-                member.rebuild_done = progress.blocks_done
+                self._heard(member, progress)
                 if progress.complete:
                     # Until now its stream may have told of entries that the history dropped.
                     member.applied_seq, member.durable_seq = progress.applied_seq, 0

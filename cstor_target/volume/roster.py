@@ -95,6 +95,7 @@ class Roster:
     def promote(self, member: Member) -> None:
         """A member is in sync from now on."""
         member.found_full = 0
+        member.progress.end()
         if member.is_learner:
             member.is_caught_up = True
             member.reason = "it takes what comes, and is no member yet"
@@ -110,6 +111,7 @@ class Roster:
     def lost(self, member: Member, error: CstorError) -> None:
         """A member's stream has ended: it counts no more, until it is brought back."""
         member.leave()
+        member.progress.end()
         member.standing = Standing.FULL if isinstance(error, NoSpaceError) else Standing.OFFLINE
         member.reason, member.error = str(error), error
         member.found_full = member.found_full + 1 if isinstance(error, NoSpaceError) else 0
@@ -182,7 +184,8 @@ class Roster:
         return held_by(write_quorum(len(members)), seqs)
 
     def rebuild_started(self, member: Member) -> None:
-        """Tell the log."""
+        """A member is on its way back by copies."""
+        member.progress.begin(self._clock.monotonic())
         self._events("rebuild_started", member.facts())
 
     def drop_overrun(self) -> None:
@@ -226,12 +229,13 @@ class Roster:
 
     def report(self) -> control_pb2.VolumeReport:
         """The state of the volume and of its members."""
+        now_s = self._clock.monotonic()
         report = control_pb2.VolumeReport(
-            status=self._status(), members=[member.describe() for member in self.receivers]
+            status=self._status(), members=[member.describe(now_s) for member in self.receivers]
         )
         if not self.has_quorum:
             report.reason = self.reason
-            report.waiting_ms = int((self._clock.monotonic() - self._waits_since_s) * 1000)
+            report.waiting_ms = int((now_s - self._waits_since_s) * 1000)
             report.awaited_addresses.extend(
                 member.link.address
                 for member in self.members

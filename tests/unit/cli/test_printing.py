@@ -6,14 +6,25 @@ import json
 
 import pytest
 import yaml
+from rich import box
+from rich.table import Table
 from typer.testing import CliRunner
 
 from cstor_cli.events import as_text
 from cstor_cli.main import app
 from cstor_cli.options import Output
-from cstor_cli.printing import LOSS_POSSIBLE, SHORT, print_document, print_volumes
+from cstor_cli.printing import (
+    LOSS_POSSIBLE,
+    SHORT,
+    console_of,
+    duration,
+    print_document,
+    print_volumes,
+    rebuilt,
+)
 from cstor_cli.status import volume_document
 from cstor_core.generated.cstor.v1 import control_pb2, volume_pb2
+from cstor_core.units import MIB
 
 
 def report(**fields: object) -> control_pb2.VolumeReport:
@@ -60,6 +71,35 @@ def test_member_that_is_short_says_so_in_its_line(capsys: pytest.CaptureFixture[
     volume = report()
     volume.members[0].short = True
     assert f"  node-a:7778 in-sync, short: {SHORT}\n" in printed(volume, capsys)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        *((0, "0 s"), (0.4, "1 s"), (59.2, "1 min"), (61, "1 min 1 s"), (3600, "1 h")),
+        *((3661, "1 h 1 min"), (3605, "1 h"), (200_000, "2 d 7 h")),
+    ],
+)
+def test_a_time_has_its_two_largest_units(seconds: float, said: str) -> None:
+    assert duration(seconds) == said
+
+
+def test_a_way_back_says_how_far_how_fast_and_how_long() -> None:
+    told = {"blocks_total": 300, "blocks_done": 200, "bytes_per_s": 123 * MIB + 5, "left_s": 61.0}
+    assert rebuilt(None) == "-"
+    assert rebuilt(told | {"blocks_total": 0}) == "begins"
+    assert rebuilt(told | {"left_s": None}) == "66 %, 123MiB/s"
+    assert rebuilt(told) == "66 %, 123MiB/s, 1 min 1 s left"
+
+
+def test_nothing_is_cut_off_in_a_pipe() -> None:
+    table = Table("one", "two", box=box.SIMPLE)
+    table.add_row("x" * 200, "y" * 200)
+    for columns, is_whole in ((None, True), (80, False)):
+        printing = console_of(columns)
+        with printing.capture() as captured:
+            printing.print(table)
+        assert (f"{'x' * 200}   {'y' * 200}" in captured.get()) is is_whole
 
 
 def test_events_that_were_missed_are_said_where_there_are_any() -> None:

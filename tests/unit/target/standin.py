@@ -72,6 +72,11 @@ class StandInEngine:
             applied_seq=17,
             durable_seq=16,
             short=True,
+            rebuild_blocks_total=10,
+            rebuild_blocks_done=5,
+            rebuild_bytes_copied=4096,
+            rebuild_bytes_per_s=2048,
+            rebuild_left_ms=1500,
         )
         return control_pb2.VolumeReport(
             identity=self.identity,

@@ -87,6 +87,13 @@ def test_status_page_is_the_report_in_words_and_numbers() -> None:
     assert replica["applied_seq"] == 17
     assert (found["lease_left_s"], found["loss_possible"], replica["short"]) == (2.5, True, True)
     assert (found["waiting_s"], found["awaited"], found["commands_waiting"]) == (0, [], 0)
+    assert replica["rebuild"] == {
+        "blocks_total": 10,
+        "blocks_done": 5,
+        "bytes_copied": 4096,
+        "bytes_per_s": 2048,
+        "left_s": 1.5,
+    }
     assert found["sessions"] == [
         {"initiator_name": "iqn.host", "address": "127.0.0.1:50000", "tsih": 1}
     ]
@@ -145,6 +152,20 @@ def test_lease_power_loss_and_doubt_are_scraped() -> None:
     assert samples["cstor_volume_loss_possible", "vol1"] == 1
     assert samples["cstor_volume_epoch", "vol1"] == 4
     assert samples["cstor_volume_replica_short", "127.0.0.1:7778", REPLICA, "vol1"] == 1
+
+
+def test_way_back_of_a_replica_is_scraped_with_its_rate_and_the_time_left() -> None:
+    engine = StandInEngine()
+    engine.open()
+    samples = scraped(engine, IscsiCounters())
+    found = {
+        name: samples[f"cstor_volume_replica_rebuild_{name}", "127.0.0.1:7778", REPLICA, "vol1"]
+        for name in (
+            *("total_bytes", "done_bytes", "copied_bytes"),
+            *("bytes_per_second", "left_seconds"),
+        )
+    }
+    assert list(found.values()) == [40960, 20480, 4096, 2048, 1.5]
 
 
 def test_every_kind_of_event_is_scraped_from_the_first_moment() -> None:

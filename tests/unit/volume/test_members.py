@@ -66,7 +66,7 @@ def test_end_of_an_earlier_stream_is_not_the_end_of_the_present_one() -> None:
 def test_reason_is_told_only_of_a_member_that_does_not_count() -> None:
     member = Joined().member
     member.reason = "it was away"
-    assert member.describe().reason == ""
+    assert member.describe(0.0).reason == ""
     member.standing = Standing.OFFLINE
-    report = member.describe()
+    report = member.describe(0.0)
     assert (report.status, report.reason) == (control_pb2.MEMBER_STATUS_OFFLINE, "it was away")

@@ -124,11 +124,16 @@ class MemberReport(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     SHORT_FIELD_NUMBER: _builtins.int
     POOL_USED_PERCENT_FIELD_NUMBER: _builtins.int
+    REBUILD_BYTES_COPIED_FIELD_NUMBER: _builtins.int
+    REBUILD_BYTES_PER_S_FIELD_NUMBER: _builtins.int
+    REBUILD_LEFT_MS_FIELD_NUMBER: _builtins.int
     status: Global___MemberStatus.ValueType
     applied_seq: _builtins.int
     durable_seq: _builtins.int
     rebuild_blocks_total: _builtins.int
-    """While it is rebuilding."""
+    """While it is on its way back: blocks that have to be looked at, and those of them that it has,
+    copied or found to be there.
+    """
     rebuild_blocks_done: _builtins.int
     reason: _builtins.str
     """The last thing that went wrong with it, as a sentence."""
@@ -136,6 +141,11 @@ class MemberReport(_message.Message):
     """Its machine lost power, and what it had not flushed may be gone; until it is whole again."""
     pool_used_percent: _builtins.int
     """Of its pool, as it said last."""
+    rebuild_bytes_copied: _builtins.int
+    """While it is on its way back: bytes that it has copied, and copies in a second at present."""
+    rebuild_bytes_per_s: _builtins.int
+    rebuild_left_ms: _builtins.int
+    """How long that will take if it goes on so; 0 where nobody can say."""
     @_builtins.property
     def member(self) -> _volume_pb2.Member: ...
     def __init__(
@@ -150,10 +160,13 @@ class MemberReport(_message.Message):
         reason: _builtins.str = ...,
         short: _builtins.bool = ...,
         pool_used_percent: _builtins.int = ...,
+        rebuild_bytes_copied: _builtins.int = ...,
+        rebuild_bytes_per_s: _builtins.int = ...,
+        rebuild_left_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["member", b"member"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_seq", b"applied_seq", "durable_seq", b"durable_seq", "member", b"member", "pool_used_percent", b"pool_used_percent", "reason", b"reason", "rebuild_blocks_done", b"rebuild_blocks_done", "rebuild_blocks_total", b"rebuild_blocks_total", "short", b"short", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_seq", b"applied_seq", "durable_seq", b"durable_seq", "member", b"member", "pool_used_percent", b"pool_used_percent", "reason", b"reason", "rebuild_blocks_done", b"rebuild_blocks_done", "rebuild_blocks_total", b"rebuild_blocks_total", "rebuild_bytes_copied", b"rebuild_bytes_copied", "rebuild_bytes_per_s", b"rebuild_bytes_per_s", "rebuild_left_ms", b"rebuild_left_ms", "short", b"short", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
