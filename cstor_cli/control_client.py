@@ -189,6 +189,26 @@ class ControlClient:
             ASK_S_MAX,
         ).sentence
 
+    def rebuild_replicas(self, volume: str, replica: str) -> list[control_pb2.MemberReport]:
+        """Start at once what waits for another try, of one replica or of all; those meant."""
+        answer = self._connection.ask(
+            "RebuildReplicas",
+            control_pb2.RebuildReplicasRequest(volume=volume, replica=replica),
+            control_pb2.RebuildReplicasResponse,
+            ASK_S_MAX,
+        )
+        return list(answer.members)
+
+    def watch_status(self, volume: str) -> Iterator[control_pb2.WatchStatusResponse]:
+        """How one volume is, or all are where it is empty, and each change of that;
+        UnavailableError where the target ends or is lost.
+        """
+        return self._connection.listen(
+            "WatchStatus",
+            control_pb2.WatchStatusRequest(volume=volume),
+            control_pb2.WatchStatusResponse,
+        )
+
     def watch_events(
         self, volume: str, after_number: int, *, follow: bool
     ) -> Iterator[control_pb2.WatchEventsResponse]:

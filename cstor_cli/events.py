@@ -8,24 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import json
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from cstor_cli.addresses import parse_address
 from cstor_cli.cluster_file import Home
 from cstor_cli.control_client import ControlClient, control
+from cstor_cli.following import Find, Say, followed
 from cstor_cli.options import DEFAULT_DIRECTORY, Output
 from cstor_cli.printing import as_yaml, local_time
 from cstor_cli.status import control_address, look_at
-from cstor_core.errors import InputError, UnavailableError
+from cstor_core.errors import InputError
 from cstor_core.generated.cstor.v1 import control_pb2
-
-RETRY_S = 0.5
-
-Find = Callable[[], str]
-"""Where the target's control service is now; UnavailableError where there is none."""
-Say = Callable[[str], None]
 
 
 def finder(directory: Path | None, address: str | None, default: Path) -> Find:
@@ -56,25 +50,19 @@ def watch(
 
     Raises a CstorError where the target cannot be reached at first, or has no such volume.
     """
-    reached, there = False, True
-    while True:
-        try:
-            with control(find()) as client:
-                for told in client.watch_events(volume, after, follow=follow):
-                    if not there:
-                        say("the target answers again")
-                    reached = there = True
-                    if told.HasField("event"):
-                        after = told.event.number
-                    yield told
-            return
-        except UnavailableError as error:
-            if not (follow and reached):
-                raise
-            if there:
-                say(f"{error}; its events go on when it answers again")
-            there = False
-        time.sleep(RETRY_S)
+
+    def listen(client: ControlClient) -> Iterator[control_pb2.WatchEventsResponse]:
+        nonlocal after
+        for told in client.watch_events(volume, after, follow=follow):
+            if told.HasField("event"):
+                after = told.event.number
+            yield told
+
+    if follow:
+        yield from followed(find, listen, say, "its events go on")
+    else:
+        with control(find()) as client:
+            yield from listen(client)
 
 
 def as_text(told: control_pb2.WatchEventsResponse, output: Output) -> str:

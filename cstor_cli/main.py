@@ -5,6 +5,7 @@ Nothing is decided here.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import sys
 from pathlib import Path
@@ -38,6 +39,7 @@ from cstor_cli.replicas import app as replica_app
 from cstor_cli.sessions import app as session_app
 from cstor_cli.snapshots import app as snapshot_app
 from cstor_cli.status import look_at, status_document, volume_document
+from cstor_cli.status_watch import watch_status
 from cstor_cli.up import Options, bring_up, new_salt, new_uuid, require_serving
 from cstor_cli.watching import watch
 from cstor_core.errors import CstorError, InputError
@@ -140,10 +142,22 @@ def up(
 
 @app.command()
 def status(
-    directory: DirectoryOption = DEFAULT_DIRECTORY, output: OutputOption = Output.TABLE
+    directory: DirectoryOption = DEFAULT_DIRECTORY,
+    follow: Annotated[
+        bool, typer.Option("--watch", help="Say it again whenever it changes, until Ctrl-C.")
+    ] = False,
+    output: OutputOption = Output.TABLE,
 ) -> None:
-    """Say how the volume and each of its replicas are; works while they are down, too."""
+    """Say how the volume and each of its replicas are; works while they are down, too.
 
+    With --watch it goes on over restarts of the target; with --output json each is one line then,
+    with --output yaml a document of its own.
+    """
+
+    if follow:
+        with contextlib.suppress(InterruptedByUserError), interruptible():
+            watch_status(Home.at(directory), GrpcReplicaClient, _complain, output)
+        return
     document = status_document(look_at(Home.at(directory)), GrpcReplicaClient)
     if output is not Output.TABLE:
         print_document(document, output)

@@ -52,6 +52,11 @@ def print_document(document: object, output: Output) -> None:
     typer.echo(text)
 
 
+def print_line(document: object, output: Output) -> None:
+    """One document of many on stdout: a line of JSON, or a document of a YAML stream."""
+    typer.echo(f"---\n{as_yaml(document)}" if output is Output.YAML else json.dumps(document))
+
+
 def as_yaml(document: object) -> str:
     """The same document as in JSON, fields in the same order, without a newline at its end."""
     # Read back from JSON there are only its own types left, and nothing is there twice.

@@ -9,11 +9,14 @@ import typer
 from rich import box
 from rich.table import Table
 
+from cstor_cli import rebuilding
 from cstor_cli.addresses import parse_address
 from cstor_cli.asking import agree
-from cstor_cli.events import target_of
+from cstor_cli.control_client import control
+from cstor_cli.events import finder, target_of
 from cstor_cli.interrupts import interruptible
 from cstor_cli.options import (
+    DEFAULT_DIRECTORY,
     AnyDirectoryOption,
     Output,
     OutputOption,
@@ -122,6 +125,47 @@ def delete(
         agree(f"{named}: what the replica at {address} holds is given up", yes=yes)
         uuid = client.delete_replica(named, str(parse_address(address)))
     typer.echo(f"{named}: replica {uuid} at {address} is deleted")
+
+
+@app.command()
+def rebuild(
+    replica: Annotated[
+        str, typer.Argument(help="UUID or HOST:PORT; without it, all.", metavar="[REPLICA]")
+    ] = "",
+    volume: VolumeOption = "",
+    directory: AnyDirectoryOption = None,
+    target: TargetOption = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Show how they come back until they are in sync.")
+    ] = False,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Bring replicas back at once that wait for another try; what comes back already goes on.
+
+    With --watch there is a bar for each, with its rate and the time that is left; with --output
+    json or yaml there is a document for each change.
+    """
+
+    find = finder(directory, target, DEFAULT_DIRECTORY)
+    with interruptible():
+        with control(find()) as client:
+            named = client.named(volume)
+            meant = client.rebuild_replicas(named, replica)
+        if watch:
+            rebuilding.watch(find, named, replica, _complain, output)
+            return
+    documents = [{"address": one.member.address} | member_document(one) for one in meant]
+    if output is not Output.TABLE:
+        print_document(documents, output)
+        return
+    for found in documents:
+        typer.echo(f"{named}: replica {found['uuid']} at {found['address']} is {found['status']}")
+    if not documents:
+        typer.echo(f"{named}: all replicas are in sync")
+
+
+def _complain(line: str) -> None:
+    typer.echo(f"cstor: {line}", err=True)
 
 
 @app.command()

@@ -82,6 +82,13 @@ def ask_target(look: Look) -> tuple[control_pb2.VolumeReport | None, str]:
 def status_document(look: Look, dial: Dial) -> Document:
     """The document that `cstor status --output json` prints."""
     report, reason = ask_target(look)
+    return document_of(look, report, reason, dial)
+
+
+def document_of(
+    look: Look, report: control_pb2.VolumeReport | None, reason: str, dial: Dial
+) -> Document:
+    """The same with what the target has said, or why it has not."""
     if report is None:
         members = _ask_replicas(look, dial)
         word = OFFLINE

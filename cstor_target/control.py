@@ -12,6 +12,7 @@ from cstor_core.generated.cstor.v1 import control_pb2, control_pb2_grpc
 from cstor_core.serving import abort
 from cstor_target.event_log import EventLog
 from cstor_target.served_volume import ServedVolume
+from cstor_target.status_watch import StatusWatch
 
 SERVICE_NAME = control_pb2.DESCRIPTOR.services_by_name["ControlService"].full_name
 WATCHERS_MAX = 64
@@ -20,9 +21,12 @@ WATCHERS_MAX = 64
 class ControlServicer(control_pb2_grpc.ControlServiceServicer):
     """Answers operators about the volumes of this process."""
 
-    def __init__(self, volumes: Sequence[ServedVolume], events: EventLog) -> None:
+    def __init__(
+        self, volumes: Sequence[ServedVolume], events: EventLog, status: StatusWatch
+    ) -> None:
         self._volumes = volumes
         self._events = events
+        self._status = status
         self._watchers = 0
 
     async def ListVolumes(  # noqa: N802 - the name of the call
@@ -208,6 +212,20 @@ class ControlServicer(control_pb2_grpc.ControlServiceServicer):
             await abort(context, error)
         return control_pb2.DeleteRemovedReplicaResponse(replica_uuid=uuid)
 
+    async def RebuildReplicas(  # noqa: N802 - the name of the call
+        self,
+        request: control_pb2.RebuildReplicasRequest,
+        context: grpc.aio.ServicerContext[
+            control_pb2.RebuildReplicasRequest, control_pb2.RebuildReplicasResponse
+        ],
+    ) -> control_pb2.RebuildReplicasResponse:
+        """Bring back now what waits for another try."""
+        try:
+            members = self._called(request.volume).engine.keeping.try_now(request.replica)
+        except CstorError as error:
+            await abort(context, error)
+        return control_pb2.RebuildReplicasResponse(members=members)
+
     async def ListSessions(  # noqa: N802 - the name of the call
         self,
         request: control_pb2.ListSessionsRequest,
@@ -250,6 +268,22 @@ class ControlServicer(control_pb2_grpc.ControlServiceServicer):
         except CstorError as error:
             await abort(context, error)
         return control_pb2.ListPoolsResponse(pools=pools)
+
+    async def WatchStatus(  # noqa: N802 - the name of the call
+        self,
+        request: control_pb2.WatchStatusRequest,
+        context: grpc.aio.ServicerContext[
+            control_pb2.WatchStatusRequest, control_pb2.WatchStatusResponse
+        ],
+    ) -> AsyncIterator[control_pb2.WatchStatusResponse]:
+        """How volumes are and what changes; NOT_FOUND and UNAVAILABLE as `WatchEvents`."""
+        try:
+            volumes = [self._called(request.volume)] if request.volume else list(self._volumes)
+            async with aclosing(self._status.watch(volumes)) as reports:
+                async for response in reports:
+                    yield response
+        except CstorError as error:
+            await abort(context, error)
 
     async def WatchEvents(  # noqa: N802 - the name of the call
         self,

@@ -51,6 +51,7 @@ from cstor_target.settings import (
     METRICS_PORT,
     TargetSettings,
 )
+from cstor_target.status_watch import StatusWatch
 from cstor_target.transport import IscsiServer
 from cstor_target.volume.engine import Engine
 from cstor_target.volume.links import LinkFactory
@@ -72,7 +73,11 @@ class Listeners:
     """The ports of the target itself, held from the start; nothing is answered yet."""
 
     def __init__(
-        self, settings: TargetSettings, volumes: list[ServedVolume], events: EventLog
+        self,
+        settings: TargetSettings,
+        volumes: list[ServedVolume],
+        events: EventLog,
+        status: StatusWatch,
     ) -> None:
         """Raises InputError where a port that was set is taken, or a host is not of this machine;
         then none of them is held."""
@@ -83,7 +88,7 @@ class Listeners:
             self.metrics, self.metrics_address = self._bind(settings.metrics, METRICS_PORT)
             self.control = grpc_server()
             control_pb2_grpc.add_ControlServiceServicer_to_server(
-                ControlServicer(volumes, events), self.control
+                ControlServicer(volumes, events, status), self.control
             )
             self.health = Health(self.control, (SERVICE_NAME,))
             port = listen_grpc(self.control, settings.control, CONTROL_PORT)
@@ -111,6 +116,7 @@ class TargetDaemon:
         self._clock = SystemClock()
         self._version = product_version()
         self._events = EventLog(self._clock)
+        self._status = StatusWatch(self._clock)
         self._volumes: list[ServedVolume] = []
         self._iscsi = IscsiServer(Directory(self._volumes), self._clock)
         self._facts: dict[str, object] = {"pid": os.getpid()}
@@ -126,7 +132,7 @@ class TargetDaemon:
         if self._settings.ready_file is not None:
             self._settings.ready_file.unlink(missing_ok=True)
         async with AsyncExitStack() as stack:
-            listeners = Listeners(self._settings, self._volumes, self._events)
+            listeners = Listeners(self._settings, self._volumes, self._events, self._status)
             stack.callback(listeners.close)
             self._take_directory(stack)
             links = await self._links(stack)
@@ -221,6 +227,7 @@ class TargetDaemon:
         await listeners.control.start()
         stack.push_async_callback(listeners.control.stop, CALLS_END_S)
         stack.callback(self._events.close)
+        stack.callback(self._status.close)
         health = asyncio.ensure_future(self._tell_health(listeners.health))
         stack.callback(health.cancel)
         await self._iscsi.serve(listeners.iscsi)

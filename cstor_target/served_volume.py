@@ -21,6 +21,7 @@ from cstor_target.volume.backing import Volume
 from cstor_target.volume.changes import Changes
 from cstor_target.volume.counters import Counters
 from cstor_target.volume.events import EventSink
+from cstor_target.volume.keeping import Keeping
 from cstor_target.volume.operations import Operations
 from cstor_target.volume.questions import Questions
 from cstor_target.volume_sessions import VolumeSessions
@@ -48,6 +49,10 @@ class VolumeEngine(Volume, Protocol):
     @property
     def changes(self) -> Changes:
         """Changes of the membership; raises UnavailableError where the volume is not open."""
+
+    @property
+    def keeping(self) -> Keeping:
+        """What brings members back; raises UnavailableError where the volume is not open."""
 
     @property
     def questions(self) -> Questions:

@@ -20,6 +20,7 @@ from cstor_target.volume.backing import Buffer, Done, Failure, ReadDone
 from cstor_target.volume.changes import Changes
 from cstor_target.volume.counters import Counters, Histogram
 from cstor_target.volume.events import EventSink
+from cstor_target.volume.keeping import Keeping
 from cstor_target.volume.lease import Lease
 from cstor_target.volume.links import LinkFactory
 from cstor_target.volume.membership import Membership
@@ -157,6 +158,14 @@ class Engine:
         if changes is None or not self.serving:
             raise UnavailableError("the volume is not open: its members cannot be changed now")
         return changes
+
+    @property
+    def keeping(self) -> Keeping:
+        """What brings members back.  Raises UnavailableError where the volume is not open."""
+        keeping = self._membership.keeping
+        if keeping is None or not self.serving:
+            raise UnavailableError("the volume is not open: none of its members is brought back")
+        return keeping
 
     def when_serving(self, callback: Callable[[], None]) -> None:
         """Call back once the volume is open; at once if it is."""

@@ -10,7 +10,8 @@ import asyncio
 from collections.abc import Callable
 
 from cstor_core.clock import Clock
-from cstor_core.errors import CstorError, FencedError, NoSpaceError
+from cstor_core.errors import CstorError, FencedError, InputError, NoSpaceError
+from cstor_core.generated.cstor.v1 import control_pb2
 from cstor_target.volume.changes import Changes
 from cstor_target.volume.events import EventSink
 from cstor_target.volume.members import Member, Standing
@@ -44,6 +45,7 @@ class Keeping:
         self._events = events
         self._deposed = deposed
         self._depose = depose
+        self._pauses: dict[Member, asyncio.Future[None]] = {}
 
     async def keep(self, member: Member) -> None:
         """Bring a member back whenever it is out, until another target reigns."""
@@ -62,7 +64,40 @@ class Keeping:
                         self._roster.lost(member, error)
                     if isinstance(error, NoSpaceError):
                         pause_s = _FULL_RETRY_S
-            await self._clock.sleep(pause_s)
+            await self._pause(member, pause_s)
+
+    def try_now(self, replica: str) -> list[control_pb2.MemberReport]:
+        """Have one be tried at once that waits for another try, by UUID or address, or all that are
+        not in sync where that is empty; those that are meant, as they are.
+
+        Raises InputError where there is none of that name, or its disk has failed.
+        """
+        meant = [
+            member
+            for member in self._roster.receivers
+            if (replica in (member.replica_uuid, member.link.address))
+            or (not replica and member.standing is not Standing.IN_SYNC)
+        ]
+        if replica and not meant:
+            raise InputError(
+                f"the volume has no replica {replica!r}: `cstor replica list` shows those it has"
+            )
+        if replica and meant[0].standing is Standing.FAILED:
+            raise InputError(f"replica {meant[0].name} does not come back: {meant[0].reason}")
+        for member in meant:
+            _end(self._pauses.get(member))
+        now_s = self._clock.monotonic()
+        return [member.describe(now_s) for member in meant]
+
+    async def _pause(self, member: Member, pause_s: float) -> None:
+        """Wait before the next look at a member, unless somebody asks for that now."""
+        paused = self._pauses[member] = asyncio.get_running_loop().create_future()
+        timer = self._clock.call_later(pause_s, lambda: _end(paused))
+        try:
+            await paused
+        finally:
+            timer.cancel()
+            del self._pauses[member]
 
     async def _make_whole(self, member: Member) -> None:
         """A member that lost power and is in sync holds again all that it ever acknowledged."""
@@ -82,3 +117,8 @@ class Keeping:
             await self._changes.record_failed(member)
         except CstorError:
             return  # it is tried again
+
+
+def _end(paused: asyncio.Future[None] | None) -> None:
+    if paused is not None and not paused.done():
+        paused.set_result(None)

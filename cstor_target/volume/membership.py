@@ -61,6 +61,8 @@ class Membership:
         """Told, before anything is served, what a member says that holds the history."""
         self.changes: Changes | None = None
         """Of the membership; None until the volume is open."""
+        self.keeping: Keeping | None = None
+        """Of the members; None until the volume is open."""
         self._when_serving: list[Callable[[], None]] = []
         self.tenure: Tenure | None = None
         self.loss_possible = False
@@ -165,7 +167,7 @@ class Membership:
             self._opener.link_to,
             keep,
         )
-        keeping = Keeping(
+        keeping = self.keeping = Keeping(
             returning,
             self._roster,
             changes,

@@ -20,6 +20,7 @@ from cstor_core.serving import grpc_server, listen_grpc
 from cstor_core.settings import Address
 from cstor_target.control import WATCHERS_MAX, ControlServicer
 from cstor_target.event_log import EventLog
+from cstor_target.status_watch import StatusWatch
 from tests.scenario.target.daemon import NOBODY, WAIT_S, Target, local_ports
 from tests.scenario.target.following import Follower
 
@@ -75,7 +76,8 @@ def until_waiting(stream: Iterator[control_pb2.WatchEventsResponse]) -> list[str
 async def control_of(events: EventLog) -> AsyncIterator[Any]:
     """The control service of a target without volumes, for a client of asyncio's."""
     server = grpc_server()
-    control_pb2_grpc.add_ControlServiceServicer_to_server(ControlServicer([], events), server)
+    servicer = ControlServicer([], events, StatusWatch(SystemClock()))
+    control_pb2_grpc.add_ControlServiceServicer_to_server(servicer, server)
     port = listen_grpc(server, Address("127.0.0.1", 0), 0)
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:

@@ -8,6 +8,7 @@ from cstor_core.errors import InputError
 from cstor_core.frames import FrameEntry
 from cstor_core.generated.cstor.v1 import replica_pb2, volume_pb2
 from cstor_core.history import History
+from cstor_core.units import BLOCK_BYTES
 
 Version = tuple[int, int]
 """(epoch, seq)"""
@@ -88,3 +89,11 @@ class Disk:
         self.configuration = other.configuration
         self.rebuilding = False
         self.tail.clear()
+
+
+def copied_so_far(total: int, blocks: int) -> replica_pb2.RebuildResponse:
+    """What a replica says of its rebuild after so many blocks of all."""
+    done = min(blocks, total)
+    return replica_pb2.RebuildResponse(
+        blocks_total=total, blocks_done=done, bytes_copied=done * BLOCK_BYTES
+    )

@@ -34,7 +34,7 @@ from cstor_core.history import History, Reign
 from cstor_core.rows import ROW, UNMAP
 from cstor_core.units import BLOCK_BYTES
 from cstor_core.words import history_from, history_message
-from tests.scenario.volume.disks import Disk, Held, Version
+from tests.scenario.volume.disks import Disk, Held, Version, copied_so_far
 
 COPY_STEP_BLOCKS = 4
 COPY_STEP_S = 0.01
@@ -290,7 +290,7 @@ class Replica:
             self._check_peer(request.orders, peer)
             for block in wanted[start : start + COPY_STEP_BLOCKS]:
                 copied_seq = max(copied_seq, self._copy(block, block in foreign, peer, reigning))
-            yield replica_pb2.RebuildResponse(blocks_total=len(wanted), blocks_done=start)
+            yield copied_so_far(len(wanted), start + COPY_STEP_BLOCKS)
         if not base.is_prefix_of(peer.disk.history):
             raise UnavailableError("the source lacks entries from before the stream began")
         while self._stream_seq(base) < copied_seq:

@@ -14,6 +14,7 @@ from cstor_target.served_volume import Directory, ServedVolume
 from cstor_target.volume.backing import Buffer, Done, Failure, ReadDone
 from cstor_target.volume.changes import Changes
 from cstor_target.volume.counters import Counters
+from cstor_target.volume.keeping import Keeping
 from cstor_target.volume.operations import Operations
 from cstor_target.volume.order import Order
 from cstor_target.volume.questions import Questions
@@ -102,6 +103,10 @@ class StandInEngine:
 
     @property
     def changes(self) -> Changes:
+        raise UnavailableError("the volume is not open")
+
+    @property
+    def keeping(self) -> Keeping:
         raise UnavailableError("the volume is not open")
 
     @property

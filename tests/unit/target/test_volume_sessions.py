@@ -15,6 +15,7 @@ from cstor_core.settings import Address
 from cstor_target.control import ControlServicer
 from cstor_target.event_log import EventLog
 from cstor_target.served_volume import ServedVolume
+from cstor_target.status_watch import StatusWatch
 from tests.unit.iscsi.trace import (
     INITIATOR,
     ISID,
@@ -83,7 +84,7 @@ async def bench() -> AsyncIterator[Bench]:
     bench = Bench()
     server = grpc_server()
     control_pb2_grpc.add_ControlServiceServicer_to_server(
-        ControlServicer(bench.volumes, bench.events), server
+        ControlServicer(bench.volumes, bench.events, StatusWatch(HandClock())), server
     )
     port = listen_grpc(server, Address("127.0.0.1", 0), 0)
     await server.start()

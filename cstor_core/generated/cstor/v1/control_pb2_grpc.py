@@ -94,6 +94,11 @@ class ControlServiceStub:
                 request_serializer=cstor_dot_v1_dot_control__pb2.DeleteRemovedReplicaRequest.SerializeToString,
                 response_deserializer=cstor_dot_v1_dot_control__pb2.DeleteRemovedReplicaResponse.FromString,
                 _registered_method=True)
+        self.RebuildReplicas = channel.unary_unary(
+                '/cstor.v1.ControlService/RebuildReplicas',
+                request_serializer=cstor_dot_v1_dot_control__pb2.RebuildReplicasRequest.SerializeToString,
+                response_deserializer=cstor_dot_v1_dot_control__pb2.RebuildReplicasResponse.FromString,
+                _registered_method=True)
         self.ListSessions = channel.unary_unary(
                 '/cstor.v1.ControlService/ListSessions',
                 request_serializer=cstor_dot_v1_dot_control__pb2.ListSessionsRequest.SerializeToString,
@@ -108,6 +113,11 @@ class ControlServiceStub:
                 '/cstor.v1.ControlService/ListPools',
                 request_serializer=cstor_dot_v1_dot_control__pb2.ListPoolsRequest.SerializeToString,
                 response_deserializer=cstor_dot_v1_dot_control__pb2.ListPoolsResponse.FromString,
+                _registered_method=True)
+        self.WatchStatus = channel.unary_stream(
+                '/cstor.v1.ControlService/WatchStatus',
+                request_serializer=cstor_dot_v1_dot_control__pb2.WatchStatusRequest.SerializeToString,
+                response_deserializer=cstor_dot_v1_dot_control__pb2.WatchStatusResponse.FromString,
                 _registered_method=True)
         self.WatchEvents = channel.unary_stream(
                 '/cstor.v1.ControlService/WatchEvents',
@@ -199,6 +209,13 @@ class ControlServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RebuildReplicas(self, request, context):
+        """Starts at once what waits for its next try to bring replicas back; may be asked for again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListSessions(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -215,6 +232,13 @@ class ControlServiceServicer:
 
     def ListPools(self, request, context):
         """What the pools hold that the replicas of a volume are in, its own and others.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchStatus(self, request, context):
+        """How volumes are, and each change of that.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -289,6 +313,11 @@ def add_ControlServiceServicer_to_server(servicer, server):
                     request_deserializer=cstor_dot_v1_dot_control__pb2.DeleteRemovedReplicaRequest.FromString,
                     response_serializer=cstor_dot_v1_dot_control__pb2.DeleteRemovedReplicaResponse.SerializeToString,
             ),
+            'RebuildReplicas': grpc.unary_unary_rpc_method_handler(
+                    servicer.RebuildReplicas,
+                    request_deserializer=cstor_dot_v1_dot_control__pb2.RebuildReplicasRequest.FromString,
+                    response_serializer=cstor_dot_v1_dot_control__pb2.RebuildReplicasResponse.SerializeToString,
+            ),
             'ListSessions': grpc.unary_unary_rpc_method_handler(
                     servicer.ListSessions,
                     request_deserializer=cstor_dot_v1_dot_control__pb2.ListSessionsRequest.FromString,
@@ -303,6 +332,11 @@ def add_ControlServiceServicer_to_server(servicer, server):
                     servicer.ListPools,
                     request_deserializer=cstor_dot_v1_dot_control__pb2.ListPoolsRequest.FromString,
                     response_serializer=cstor_dot_v1_dot_control__pb2.ListPoolsResponse.SerializeToString,
+            ),
+            'WatchStatus': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchStatus,
+                    request_deserializer=cstor_dot_v1_dot_control__pb2.WatchStatusRequest.FromString,
+                    response_serializer=cstor_dot_v1_dot_control__pb2.WatchStatusResponse.SerializeToString,
             ),
             'WatchEvents': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchEvents,
@@ -645,6 +679,33 @@ class ControlService:
             _registered_method=True)
 
     @staticmethod
+    def RebuildReplicas(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cstor.v1.ControlService/RebuildReplicas',
+            cstor_dot_v1_dot_control__pb2.RebuildReplicasRequest.SerializeToString,
+            cstor_dot_v1_dot_control__pb2.RebuildReplicasResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def ListSessions(request,
             target,
             options=(),
@@ -715,6 +776,33 @@ class ControlService:
             '/cstor.v1.ControlService/ListPools',
             cstor_dot_v1_dot_control__pb2.ListPoolsRequest.SerializeToString,
             cstor_dot_v1_dot_control__pb2.ListPoolsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchStatus(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/cstor.v1.ControlService/WatchStatus',
+            cstor_dot_v1_dot_control__pb2.WatchStatusRequest.SerializeToString,
+            cstor_dot_v1_dot_control__pb2.WatchStatusResponse.FromString,
             options,
             channel_credentials,
             insecure,

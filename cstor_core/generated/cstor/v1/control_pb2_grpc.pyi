@@ -52,6 +52,8 @@ class ControlServiceStub:
     RemoveReplica: _grpc.UnaryUnaryMultiCallable[_control_pb2.RemoveReplicaRequest, _control_pb2.RemoveReplicaResponse]
     DeleteRemovedReplica: _grpc.UnaryUnaryMultiCallable[_control_pb2.DeleteRemovedReplicaRequest, _control_pb2.DeleteRemovedReplicaResponse]
     """Of one that is no member any more: what it holds is given up."""
+    RebuildReplicas: _grpc.UnaryUnaryMultiCallable[_control_pb2.RebuildReplicasRequest, _control_pb2.RebuildReplicasResponse]
+    """Starts at once what waits for its next try to bring replicas back; may be asked for again."""
     ListSessions: _grpc.UnaryUnaryMultiCallable[_control_pb2.ListSessionsRequest, _control_pb2.ListSessionsResponse]
     DropSession: _grpc.UnaryUnaryMultiCallable[_control_pb2.DropSessionRequest, _control_pb2.DropSessionResponse]
     """Its commands that are not answered end without an answer; their effect stays.  The initiator
@@ -59,6 +61,8 @@ class ControlServiceStub:
     """
     ListPools: _grpc.UnaryUnaryMultiCallable[_control_pb2.ListPoolsRequest, _control_pb2.ListPoolsResponse]
     """What the pools hold that the replicas of a volume are in, its own and others."""
+    WatchStatus: _grpc.UnaryStreamMultiCallable[_control_pb2.WatchStatusRequest, _control_pb2.WatchStatusResponse]
+    """How volumes are, and each change of that."""
     WatchEvents: _grpc.UnaryStreamMultiCallable[_control_pb2.WatchEventsRequest, _control_pb2.WatchEventsResponse]
 
 @_typing.type_check_only
@@ -85,6 +89,8 @@ class ControlServiceAsyncStub(ControlServiceStub):
     RemoveReplica: _aio.UnaryUnaryMultiCallable[_control_pb2.RemoveReplicaRequest, _control_pb2.RemoveReplicaResponse]  # type: ignore[assignment]
     DeleteRemovedReplica: _aio.UnaryUnaryMultiCallable[_control_pb2.DeleteRemovedReplicaRequest, _control_pb2.DeleteRemovedReplicaResponse]  # type: ignore[assignment]
     """Of one that is no member any more: what it holds is given up."""
+    RebuildReplicas: _aio.UnaryUnaryMultiCallable[_control_pb2.RebuildReplicasRequest, _control_pb2.RebuildReplicasResponse]  # type: ignore[assignment]
+    """Starts at once what waits for its next try to bring replicas back; may be asked for again."""
     ListSessions: _aio.UnaryUnaryMultiCallable[_control_pb2.ListSessionsRequest, _control_pb2.ListSessionsResponse]  # type: ignore[assignment]
     DropSession: _aio.UnaryUnaryMultiCallable[_control_pb2.DropSessionRequest, _control_pb2.DropSessionResponse]  # type: ignore[assignment]
     """Its commands that are not answered end without an answer; their effect stays.  The initiator
@@ -92,6 +98,8 @@ class ControlServiceAsyncStub(ControlServiceStub):
     """
     ListPools: _aio.UnaryUnaryMultiCallable[_control_pb2.ListPoolsRequest, _control_pb2.ListPoolsResponse]  # type: ignore[assignment]
     """What the pools hold that the replicas of a volume are in, its own and others."""
+    WatchStatus: _aio.UnaryStreamMultiCallable[_control_pb2.WatchStatusRequest, _control_pb2.WatchStatusResponse]  # type: ignore[assignment]
+    """How volumes are, and each change of that."""
     WatchEvents: _aio.UnaryStreamMultiCallable[_control_pb2.WatchEventsRequest, _control_pb2.WatchEventsResponse]  # type: ignore[assignment]
 
 class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -189,6 +197,14 @@ class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
         """Of one that is no member any more: what it holds is given up."""
 
     @_abc_1.abstractmethod
+    def RebuildReplicas(
+        self,
+        request: _control_pb2.RebuildReplicasRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.RebuildReplicasResponse, _abc.Awaitable[_control_pb2.RebuildReplicasResponse]]:
+        """Starts at once what waits for its next try to bring replicas back; may be asked for again."""
+
+    @_abc_1.abstractmethod
     def ListSessions(
         self,
         request: _control_pb2.ListSessionsRequest,
@@ -212,6 +228,14 @@ class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_control_pb2.ListPoolsResponse, _abc.Awaitable[_control_pb2.ListPoolsResponse]]:
         """What the pools hold that the replicas of a volume are in, its own and others."""
+
+    @_abc_1.abstractmethod
+    def WatchStatus(
+        self,
+        request: _control_pb2.WatchStatusRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_control_pb2.WatchStatusResponse], _abc.AsyncIterator[_control_pb2.WatchStatusResponse]]:
+        """How volumes are, and each change of that."""
 
     @_abc_1.abstractmethod
     def WatchEvents(

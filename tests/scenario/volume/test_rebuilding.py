@@ -1,0 +1,95 @@
+"""Members on their way back: told of as they go, and hurried where somebody asks."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from cstor_core.errors import InputError, UnavailableError
+from cstor_core.generated.cstor.v1 import control_pb2
+from cstor_core.units import KIB
+from cstor_target.volume.settings import EngineSettings
+from tests.scenario.volume.cluster import Cluster, Target, until
+from tests.scenario.volume.test_members import assert_equal_replicas, write_blocks
+from tests.scenario.volume.virtual_time import play
+
+SMALL = EngineSettings(backlog_bytes_max=64 * KIB, batch_bytes_max=16 * KIB)
+BLOCKS = 200
+
+
+async def one_was_away(cluster: Cluster) -> Target:
+    """A target, and its replica 1 that has to be rebuilt, and comes back now."""
+    target = await cluster.serving_target()
+    await target.healthy()
+    cluster.replicas[1].kill()
+    await write_blocks(target, 0, BLOCKS, 1)
+    cluster.replicas[1].restart()
+    return target
+
+
+def test_rebuild_says_how_far_it_is_how_fast_and_how_long() -> None:
+    async def scenario() -> None:
+        cluster = Cluster(tail_entries_max=5, settings=SMALL)
+        target = await one_was_away(cluster)
+        await until(lambda: target.member(1).rebuild_blocks_done > BLOCKS // 4)
+        first = target.member(1)
+        assert first.status == control_pb2.MEMBER_STATUS_REBUILDING
+        assert first.rebuild_blocks_total == BLOCKS
+        assert first.rebuild_bytes_per_s > 0
+        await until(lambda: target.member(1).rebuild_blocks_done > BLOCKS // 2)
+        later = target.member(1)
+        assert later.rebuild_bytes_copied > first.rebuild_bytes_copied
+        assert 0 < later.rebuild_left_ms < first.rebuild_left_ms
+        await target.healthy()
+        assert (target.member(1).rebuild_blocks_total, target.member(1).rebuild_left_ms) == (0, 0)
+
+    play(scenario())
+
+
+def test_member_that_waits_for_its_next_try_is_tried_at_once_when_somebody_asks() -> None:
+    async def scenario() -> None:
+        cluster = Cluster(settings=EngineSettings(retry_s=30.0))
+        target = await cluster.serving_target()
+        await target.healthy()
+        cluster.replicas[1].kill()
+        await asyncio.sleep(40.0)
+        cluster.replicas[1].restart()
+        begun_s = asyncio.get_running_loop().time()
+        address = cluster.replicas[1].address
+        (meant,) = target.engine.keeping.try_now(address)
+        assert meant.member.address == address
+        target.engine.keeping.try_now(address)  # asked again, it is no more than asked once
+        await target.healthy()
+        assert asyncio.get_running_loop().time() - begun_s < 5.0
+        assert target.engine.keeping.try_now("") == []
+
+    play(scenario())
+
+
+def test_what_cannot_be_brought_back_is_refused_with_what_to_do() -> None:
+    async def scenario() -> None:
+        cluster = Cluster()
+        target = cluster.start_target()
+        with pytest.raises(UnavailableError, match="not open"):
+            target.engine.keeping  # noqa: B018 - it is asked for
+        await until(lambda: target.engine.serving)
+        with pytest.raises(InputError, match="`cstor replica list`"):
+            target.engine.keeping.try_now("node-x:1")
+        cluster.replicas[1].fail()
+        await until(lambda: target.member(1).status == control_pb2.MEMBER_STATUS_FAILED)
+        with pytest.raises(InputError, match="does not come back"):
+            target.engine.keeping.try_now(cluster.replicas[1].address)
+
+    play(scenario())
+
+
+def test_rebuilt_replica_equals_the_others() -> None:
+    async def scenario() -> None:
+        cluster = Cluster(tail_entries_max=5, settings=SMALL)
+        target = await one_was_away(cluster)
+        await target.healthy()
+        await asyncio.sleep(1)
+        assert_equal_replicas(cluster)
+
+    play(scenario())
