@@ -179,6 +179,11 @@ KINDS: dict[str, Kind] = {
         Severity.INFO,
         "the replica at {address} is being rebuilt from another one, while the volume serves",
     ),
+    "source_replaced": Kind(
+        Severity.WARNING,
+        "the replica at {address} goes on to be rebuilt from another replica, and keeps what it "
+        "has copied: {reason}",
+    ),
     # The process
     "target_starting": Kind(
         Severity.INFO,

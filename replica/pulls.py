@@ -5,6 +5,9 @@ complete throughout.  A longer one, or a history that parted, is made good block
 append stream brings what is new (`Rebuild`): the replica is flagged before and until its stream
 has reached every version that it copied.
 
+A source first lists rows, which are compared with the own ones, and what differs is asked for by
+number: so what an earlier rebuild has copied, under whatever target, is not copied again.
+
 Blocks that this replica has beyond the history of the volume are foreign and are replaced
 whatever their version is.  The reigning epoch has one order only, so nothing written under it is
 foreign, however far ahead of the own stream a source may be.
@@ -16,7 +19,6 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import numpy as np
-import numpy.typing as npt
 
 from cstor_core.errors import CorruptError, InputError, ProtocolError
 from cstor_core.frames import FrameEntry, RunView
@@ -28,13 +30,16 @@ from replica.errors import OrderError
 from replica.peers import Peer, blame
 from replica.replica_node import ReplicaNode
 from replica.sessions import AppendSession
+from replica.sources import NOTHING_SINCE
+from replica.store.row_sets import Blocks
 
 PROGRESS_S = 0.25
 STREAM_S_MAX = 5.0
 ASKED_BLOCKS_MAX = 1 << 20
 """Blocks asked for by number in one request: 8 MiB of them."""
+PIECE_BLOCKS = 8192
+"""So many blocks are copied by one request."""
 _ENDLESS_SEQ = 2**63 - 1
-NOTHING_SINCE = Reign(2**32 - 1, _ENDLESS_SEQ)
 
 
 async def catch_up(node: ReplicaNode, request: replica_pb2.CatchUpRequest) -> None:
@@ -186,33 +191,60 @@ class Rebuild:
             shared=f"{since.epoch}:{since.last_seq}",
             foreign_blocks=len(foreign),
         )
-        source_history = await self._pull(peer, since, foreign[:ASKED_BLOCKS_MAX])
+        source_history = await self._compare(peer, since, foreign[:ASKED_BLOCKS_MAX])
         for start in range(ASKED_BLOCKS_MAX, len(foreign), ASKED_BLOCKS_MAX):
-            await self._pull(peer, NOTHING_SINCE, foreign[start : start + ASKED_BLOCKS_MAX])
+            await self._compare(peer, NOTHING_SINCE, foreign[start : start + ASKED_BLOCKS_MAX])
         return source_history
 
-    async def _pull(self, peer: Peer, since: Reign, asked: npt.NDArray[np.uint64]) -> History:
-        """Copy what the source has since a point, and the blocks asked for."""
-        progress, counters = self._progress, self._node.counters
-        wanted = replica_pb2.PullBlocksRequest(
+    async def _compare(self, peer: Peer, since: Reign, asked: Blocks) -> History:
+        """Copy what differs of what the source has since a point, and of the blocks asked for."""
+        progress, store = self._progress, self._node.store
+        source_history: History | None = None
+        lacking: list[Blocks] = []
+        async for message in peer.pull_blocks(self._request_for(since, asked, rows_only=True)):
+            progress.blocks_total += message.blocks_total
+            if message.rows:
+                try:
+                    found = await store.lacking(message.rows, self._comparison)
+                except (CorruptError, ProtocolError) as error:
+                    raise blame(self._node, peer, error) from error
+                progress.blocks_done += len(message.rows) // ROW_BYTES - len(found.blocks)
+                lacking.append(found.blocks)
+                if sum(map(len, lacking)) >= PIECE_BLOCKS:
+                    await self._copy_blocks(peer, np.concatenate(lacking))
+                    lacking.clear()
+            if message.history.reigns:
+                source_history = history_from(message.history)
+            self._count()
+        if lacking:
+            await self._copy_blocks(peer, np.concatenate(lacking))
+        if source_history is None:
+            raise peer.unavailable("its answer ended before its last message")
+        return source_history
+
+    async def _copy_blocks(self, peer: Peer, blocks: Blocks) -> None:
+        """Copy these blocks."""
+        for start in range(0, len(blocks), PIECE_BLOCKS):
+            piece = blocks[start : start + PIECE_BLOCKS]
+            is_whole = False
+            async for message in peer.pull_blocks(self._request_for(NOTHING_SINCE, piece)):
+                if message.run.table:
+                    self._copy_in(peer, message.run)
+                is_whole |= bool(message.history.reigns)
+            if not is_whole:
+                raise peer.unavailable("its answer ended before its last message")
+
+    def _request_for(
+        self, since: Reign, asked: Blocks, *, rows_only: bool = False
+    ) -> replica_pb2.PullBlocksRequest:
+        return replica_pb2.PullBlocksRequest(
             volume_uuid=self._request.orders.volume_uuid,
             replica_uuid=self._request.source.replica_uuid,
             epoch=self._request.orders.epoch,
             since=volume_pb2.Reign(epoch=since.epoch, last_seq=since.last_seq),
             blocks=np.asarray(asked, dtype="<u8").tobytes(),
+            rows_only=rows_only,
         )
-        source_history: History | None = None
-        async for message in peer.pull_blocks(wanted):
-            progress.blocks_total += message.blocks_total
-            if message.run.table:
-                self._copy_in(peer, message.run)
-            if message.history.reigns:
-                source_history = history_from(message.history)
-            counters.rebuild_blocks_total = progress.blocks_total
-            counters.rebuild_blocks_done = progress.blocks_done
-        if source_history is None:
-            raise peer.unavailable("its answer ended before its last message")
-        return source_history
 
     def _copy_in(self, peer: Peer, message: volume_pb2.Run) -> None:
         run = RunView(memoryview(message.table), memoryview(message.data))
@@ -223,6 +255,12 @@ class Rebuild:
         self._progress.blocks_done += len(message.table) // ROW_BYTES
         self._progress.bytes_copied += len(message.data)
         self._node.counters.rebuild_bytes += len(message.data)
+        self._count()
+
+    def _count(self) -> None:
+        counters, progress = self._node.counters, self._progress
+        counters.rebuild_blocks_total = progress.blocks_total
+        counters.rebuild_blocks_done = progress.blocks_done
 
 
 def _with_reigning(history: History, epoch: int) -> History:

@@ -13,8 +13,8 @@ from cstor_core.frames import RunView
 from cstor_core.generated.cstor.v1 import replica_pb2, volume_pb2
 from replica.errors import OrderError
 from replica.peers import Peer, blame
-from replica.pulls import NOTHING_SINCE
 from replica.replica_node import ReplicaNode
+from replica.sources import NOTHING_SINCE
 from replica.store.row_sets import Blocks
 
 BLOCKS_MAX = 1024

@@ -19,9 +19,13 @@ from cstor_core.history import Reign
 from cstor_core.words import history_from, history_message
 from replica.errors import DivergedError, OrderError, TailError
 from replica.replica_node import ReplicaNode
-from replica.store.row_sets import with_data
+from replica.store.row_sets import Blocks, with_data
 
 BATCH_BLOCKS = 256
+LISTED_ROWS = 512
+"""So many rows come in a message without data: what a loop looks up in one go."""
+NOTHING_SINCE = Reign(2**32 - 1, 2**63 - 1)
+"""Who asks for what came behind this point asks for blocks by number alone."""
 
 
 class Giving:
@@ -85,6 +89,7 @@ async def pull_blocks(
 
     Each comes with its version at the time of its reading, which may be later than the list.  What
     has been discarded comes first: it makes room for the rest where the asker's disk is full.
+    With `rows_only` rows come alone.
     """
     check_source(node, request.epoch)
     if len(request.blocks) % 8:
@@ -94,23 +99,39 @@ async def pull_blocks(
         raise InputError(f"block {int(asked.max())} is asked for, of {node.size_blocks()} blocks")
     history = history_message(node.store.history)
     since = Reign(request.since.epoch, request.since.last_seq)
-    discarded = await node.store.discarded_since(since)
-    written = np.setdiff1d(np.union1d(await node.store.changed_since(since), asked), discarded)
-    wanted = np.concatenate([discarded, written])
+    wanted = await _wanted(node, since, asked)
     giving = Giving(request.epoch)
     node.fence.enter(giving)
     try:
         yield replica_pb2.PullBlocksResponse(blocks_total=len(wanted))
-        for start in range(0, len(wanted), BATCH_BLOCKS):
-            run = await node.store.read_verified(wanted[start : start + BATCH_BLOCKS])
-            giving.check()
-            yield replica_pb2.PullBlocksResponse(
-                run=volume_pb2.Run(table=bytes(run.table), data=bytes(run.data))
-            )
+        step = LISTED_ROWS if request.rows_only else BATCH_BLOCKS
+        for start in range(0, len(wanted), step):
+            yield await _blocks_message(node, wanted[start : start + step], request, giving)
             giving.check()
         yield replica_pb2.PullBlocksResponse(history=history)
     finally:
         node.fence.leave(giving)
+
+
+async def _wanted(node: ReplicaNode, since: Reign, asked: Blocks) -> Blocks:
+    """What has been discarded since a point, then what has been written since, and is asked for."""
+    if since >= node.store.history.end:
+        return np.unique(asked).astype(np.uint64)
+    discarded = await node.store.discarded_since(since)
+    written = np.setdiff1d(np.union1d(await node.store.changed_since(since), asked), discarded)
+    return np.concatenate([discarded, written])
+
+
+async def _blocks_message(
+    node: ReplicaNode, blocks: Blocks, request: replica_pb2.PullBlocksRequest, giving: Giving
+) -> replica_pb2.PullBlocksResponse:
+    if request.rows_only:
+        return replica_pb2.PullBlocksResponse(rows=node.store.rows(blocks))
+    run = await node.store.read_verified(blocks)
+    giving.check()
+    return replica_pb2.PullBlocksResponse(
+        run=volume_pb2.Run(table=bytes(run.table), data=bytes(run.data))
+    )
 
 
 async def scan(node: ReplicaNode) -> AsyncIterator[replica_pb2.ScanResponse]:

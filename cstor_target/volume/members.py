@@ -87,7 +87,8 @@ class Member:
             except DecodeError:
                 closed(ProtocolError(f"replica {self.name} sent an answer that cannot be read"))
                 return
-            self.applied_seq = response.applied_seq
+            # Until the first entry of a rebuild's stream it says where it was before.
+            self.applied_seq = max(applied_seq, response.applied_seq)
             self.durable_seq = response.durable_seq
             self.granted_bytes = response.granted_bytes
             on_progress()

@@ -12,7 +12,7 @@ ended.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import aclosing
 
 from cstor_core.clock import Clock
@@ -207,9 +207,25 @@ class Returning:
         through_seq = self._order.sent_seq
         self._join(member, through_seq, rebuilding=True)
         member.standing, member.reason = Standing.REBUILDING, "it is being rebuilt"
-        source = await self._source_at(member, through_seq)
-        request = self.tenure.rebuild_request(member.replica_uuid, _source(source), through_seq)
         self._roster.rebuild_started(member)
+        tried: list[Member] = []
+        while True:
+            tried.append(await self._source_at(member, through_seq, tried=tried))
+            try:
+                await self._copy(member, tried[-1], through_seq)
+                return
+            except UnavailableError as error:
+                if member.append_stream is not None:
+                    await self._clock.sleep(_POLL_S)  # where it is lost, that is known then
+                others = [one for one in self._roster.in_sync if one not in tried]
+                if member.append_stream is None or not others:
+                    raise
+                self._roster.source_replaced(member, error)
+
+    async def _copy(self, member: Member, source: Member, through_seq: int) -> None:
+        """Have a member that is flagged, and has a stream, copy what it lacks from a source."""
+        request = self.tenure.rebuild_request(member.replica_uuid, _source(source), through_seq)
+        member.progress.begin(self._clock.monotonic())
         async with aclosing(member.link.rebuild(request)) as rebuilding:
             async for progress in rebuilding:
                 if member.append_stream is None:
@@ -238,18 +254,26 @@ class Returning:
                 )
             await self._clock.sleep(_POLL_S)
 
-    async def _source_at(self, member: Member, seq: int, *, needs_stream: bool = True) -> Member:
-        """An in-sync member that holds everything up to `seq`.
+    async def _source_at(
+        self,
+        member: Member,
+        seq: int,
+        *,
+        needs_stream: bool = True,
+        tried: Collection[Member] = (),
+    ) -> Member:
+        """An in-sync member that holds everything up to `seq`, and was not tried.
 
         They take turns, since one may have a bad block or be slow.
         """
         while True:
-            able = [other for other in self._roster.in_sync if other.applied_seq >= seq]
+            left = [other for other in self._roster.in_sync if other not in tried]
+            able = [other for other in left if other.applied_seq >= seq]
             if able:
                 source = min(able, key=lambda other: self._turns[other.replica_uuid])
                 self._turns[source.replica_uuid] += 1
                 return source
-            if not self._roster.in_sync or (needs_stream and member.append_stream is None):
+            if not left or (needs_stream and member.append_stream is None):
                 raise UnavailableError("no in-sync member is left to copy from")
             await self._clock.sleep(_POLL_S)
 

@@ -188,6 +188,10 @@ class Roster:
         member.progress.begin(self._clock.monotonic())
         self._events("rebuild_started", member.facts())
 
+    def source_replaced(self, member: Member, error: CstorError) -> None:
+        """A member that is rebuilt goes on from another source than the one that had this error."""
+        self._events("source_replaced", member.facts(reason=str(error)))
+
     def drop_overrun(self) -> None:
         """Let go those that have not applied what the backlog no longer keeps, unless a quorum
         needs them: so much is sent to a member and not taken, and no more.

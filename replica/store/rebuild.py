@@ -8,6 +8,8 @@ peer's copy of the same version.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 
@@ -23,6 +25,16 @@ from replica.store.row_sets import Blocks, with_data
 from replica.store.writer import Writer
 
 
+@dataclass(frozen=True, slots=True)
+class Lacking:
+    """What a comparison with some rows of a peer has found."""
+
+    blocks: Blocks
+    """These have to be copied."""
+    verified: int
+    """So many blocks had the same version, and were read to see whether they are good."""
+
+
 class Rebuild:
     """The copies of one replica."""
 
@@ -33,11 +45,30 @@ class Rebuild:
         self._reader = reader
         self._writer = writer
         self.max_copied_seq = 0
-        """The highest seq among the rows copied since the rebuild began."""
+        """The highest seq among the rows copied, or found equal, since the rebuild began."""
 
     async def foreign_blocks(self, history: History) -> Blocks:
         """The own blocks whose versions lie outside of a history, ascending."""
         return await self._reader.select(history.foreign)
+
+    async def lacking(self, table: Buffer, history: History) -> Lacking:
+        """Compare a peer's rows, which come without data, with the own ones.
+
+        What has no data there, and is to be copied, is so at once.  Raises ProtocolError, and
+        CorruptError where the map cannot be read.
+        """
+        theirs = self._rows_of(table)
+        own = self._own(theirs)
+        wanted = history.foreign(own) | _newer(theirs, own)
+        is_data = _writes(theirs)
+        taken = theirs[wanted & ~is_data]
+        if len(taken):
+            self.copy_in(RunView(memoryview(taken.tobytes()), memoryview(b"")), history)
+        if len(theirs):
+            self.max_copied_seq = max(self.max_copied_seq, int(theirs["seq"].max()))
+        same = theirs["block"][_equal(theirs, own) & ~wanted & with_data(own)]
+        bad = await self._reader.bad_among(same)
+        return Lacking(np.concatenate([theirs["block"][wanted & is_data], bad]), len(same))
 
     def copy_in(self, run: RunView, history: History) -> None:
         """Take a peer's blocks: rows as in its map, and the data of those that have any.
@@ -51,7 +82,7 @@ class Rebuild:
         theirs = self._checked(run)
         own = self._own(theirs)
         taken = history.foreign(own) | _newer(theirs, own)
-        equal = (theirs["seq"] == own["seq"]) & (theirs["epoch"] == own["epoch"])
+        equal = _equal(theirs, own)
         for index in np.flatnonzero(equal & ~taken & with_data(own)):
             taken[index] = self._own_is_bad(own[index : index + 1])
         if theirs["seq"].size:
@@ -65,8 +96,7 @@ class Rebuild:
         """
         theirs = self._checked(run)
         own = self._own(theirs)
-        equal = (theirs["seq"] == own["seq"]) & (theirs["epoch"] == own["epoch"])
-        taken = equal & with_data(own) & _writes(theirs)
+        taken = _equal(theirs, own) & with_data(own) & _writes(theirs)
         self._take(theirs, taken, run.data)
         return int(taken.sum())
 
@@ -90,16 +120,21 @@ class Rebuild:
         rows = bytearray(theirs[taken].tobytes())
         self._writer.copy(rows, pieces, len(pieces) * BLOCK_BYTES)
 
-    def _checked(self, run: RunView) -> Rows:
-        """The rows of a run of copies, in a form of their own: places 0, or of a tombstone."""
+    def _rows_of(self, table: Buffer) -> Rows:
+        """A peer's rows, in a form of their own: places 0, or of a tombstone."""
         parts = self._parts
-        if len(run.table) % ROW_BYTES or len(run.table) > parts.limits.run_rows_max * ROW_BYTES:
-            raise ProtocolError(f"a table of {len(run.table)} bytes is not one of copied rows")
-        rows = rows_of(run.table).copy()
+        if len(table) % ROW_BYTES or len(table) > parts.limits.run_rows_max * ROW_BYTES:
+            raise ProtocolError(f"a table of {len(table)} bytes is not one of copied rows")
+        rows = rows_of(table).copy()
         tombstone = rows["place"] & np.uint64(UNMAP) != 0
         rows["place"] = np.where(tombstone & (rows["seq"] != 0), np.uint64(UNMAP), np.uint64(0))
         if len(np.unique(rows["block"])) != len(rows) or (rows["block"] >= parts.size_blocks).any():
             raise ProtocolError("copied rows name a block twice, or one beyond the volume")
+        return rows
+
+    def _checked(self, run: RunView) -> Rows:
+        """The rows of a run of copies, whose data are verified."""
+        rows = self._rows_of(run.table)
         writing = _writes(rows)
         if int(writing.sum()) * BLOCK_BYTES != len(run.data):
             raise ProtocolError(
@@ -125,6 +160,13 @@ class Rebuild:
 def _writes(rows: Rows) -> npt.NDArray[np.bool_]:
     writing: npt.NDArray[np.bool_] = (rows["seq"] != 0) & (rows["place"] & np.uint64(UNMAP) == 0)
     return writing
+
+
+def _equal(rows: Rows, others: Rows) -> npt.NDArray[np.bool_]:
+    equal: npt.NDArray[np.bool_] = (rows["seq"] == others["seq"]) & (
+        rows["epoch"] == others["epoch"]
+    )
+    return equal
 
 
 def _newer(rows: Rows, than: Rows) -> npt.NDArray[np.bool_]:

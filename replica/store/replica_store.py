@@ -32,7 +32,7 @@ from replica.store.limits import StoreLimits
 from replica.store.opening import Opened, make_files, open_files
 from replica.store.operations import Snapshot
 from replica.store.reader import Reader
-from replica.store.rebuild import Rebuild
+from replica.store.rebuild import Lacking, Rebuild
 from replica.store.records import Kind
 from replica.store.row_sets import Blocks, later_than, with_data
 from replica.store.scrub import ScrubProgress, scrub
@@ -281,6 +281,10 @@ class ReplicaStore(StoreFacts):
         if self._durability.is_checkpoint_due:
             self._durability.relieve()
 
+    async def lacking(self, table: bytes, history: History) -> Lacking:
+        """What is to be copied of a peer whose history this is; see `Rebuild.lacking`."""
+        return await self._rebuild.lacking(table, history)
+
     @property
     def max_copied_seq(self) -> int:
         """The highest seq among the rows copied during this stream."""
@@ -324,8 +328,14 @@ class ReplicaStore(StoreFacts):
         return frozen(self._parts, self._reader)
 
     def rows(self, blocks: Blocks) -> bytes:
-        """Rows as in the map; a block never written has only its number."""
-        return self._parts.block_map.gather(blocks).tobytes()
+        """Rows as in the map; a block never written has only its number.
+
+        Raises CorruptError where the map cannot be read.
+        """
+        try:
+            return self._parts.block_map.gather(blocks).tobytes()
+        except OSError as error:
+            raise self._reader.map_unreadable(error) from error
 
     def scan(self, first_block: int = 0) -> AsyncIterator[tuple[bytes, Blocks]]:
         """(rows, numbers of bad blocks), ascending; all data are read and verified."""

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
 from cstor_core.errors import InputError, UnavailableError
-from cstor_core.generated.cstor.v1 import control_pb2
+from cstor_core.generated.cstor.v1 import control_pb2, replica_pb2
 from cstor_core.units import KIB
 from cstor_target.volume.settings import EngineSettings
 from tests.scenario.volume.cluster import Cluster, Target, until
+from tests.scenario.volume.replicas import Replica
 from tests.scenario.volume.test_members import assert_equal_replicas, write_blocks
 from tests.scenario.volume.virtual_time import play
 
@@ -80,6 +82,60 @@ def test_what_cannot_be_brought_back_is_refused_with_what_to_do() -> None:
         await until(lambda: target.member(1).status == control_pb2.MEMBER_STATUS_FAILED)
         with pytest.raises(InputError, match="does not come back"):
             target.engine.keeping.try_now(cluster.replicas[1].address)
+
+    play(scenario())
+
+
+def sources_of(replica: Replica) -> list[str]:
+    """The addresses that a replica is told to copy from, as it is told."""
+    sources: list[str] = []
+    rebuild = replica.rebuild
+
+    def told(request: replica_pb2.RebuildRequest, peer: Replica) -> Any:
+        sources.append(peer.address)
+        return rebuild(request, peer)
+
+    replica.rebuild = told  # type: ignore[method-assign]
+    return sources
+
+
+def test_source_that_dies_is_replaced_and_the_rebuild_goes_on() -> None:
+    async def scenario() -> None:
+        cluster = Cluster(tail_entries_max=5, settings=SMALL)
+        sources = sources_of(cluster.replicas[1])
+        target = await one_was_away(cluster)
+        await until(lambda: target.member(1).rebuild_blocks_done > BLOCKS // 2)
+        stream = cluster.replicas[1].appending
+        cluster.at(sources[0]).kill()
+        await until(lambda: len(sources) == 2)
+        assert cluster.replicas[1].appending is stream  # its stream of new entries goes on
+        cluster.at(sources[0]).restart()
+        await target.healthy()
+        assert len(set(sources)) == 2
+        member = cluster.replicas[1].address
+        names = [name for name, facts in cluster.events if facts.get("address") == member]
+        assert (names.count("rebuild_started"), names.count("source_replaced")) == (1, 1)
+        await asyncio.sleep(1)
+        assert_equal_replicas(cluster)
+
+    play(scenario())
+
+
+def test_rebuild_without_another_source_is_begun_anew_when_one_is_back() -> None:
+    async def scenario() -> None:
+        cluster = Cluster(2, tail_entries_max=5, settings=SMALL)
+        target = await cluster.serving_target()
+        await target.healthy()
+        cluster.replicas[1].disk.rebuilding = True
+        cluster.replicas[1].kill()
+        cluster.replicas[1].restart()
+        sources = sources_of(cluster.replicas[1])
+        await until(lambda: len(sources) == 1)
+        cluster.replicas[0].kill()
+        await asyncio.sleep(1)
+        cluster.replicas[0].restart()
+        await target.healthy()
+        assert "source_replaced" not in [name for name, _ in cluster.events]
 
     play(scenario())
 

@@ -16,6 +16,7 @@ from cstor_core.history import History, Reign
 from cstor_core.rows import ROW, rows_of
 from cstor_core.units import BLOCK_BYTES
 from replica.store.operations import Snapshot
+from replica.store.rebuild import Lacking
 
 SALT = 0x1234
 VOLUME = "3a0c1e0c-0000-4000-8000-000000000001"
@@ -50,7 +51,7 @@ class MemoryStore:
         self.size_bytes = blocks * BLOCK_BYTES
         self.max_copied_seq = 0
         self.begun = False
-        self.rows: dict[int, tuple[int, int, int]] = {}
+        self.table: dict[int, tuple[int, int, int]] = {}
         self.data: dict[int, bytes] = {}
         self.log: list[FrameEntry] = []
         self.missing: set[int] = set()
@@ -153,15 +154,35 @@ class MemoryStore:
                 if seq:
                     self._put(block, place, seq, epoch, checksum, data)
                 else:
-                    self.rows.pop(block, None)
+                    self.table.pop(block, None)
             self.max_copied_seq = max(self.max_copied_seq, seq)
+
+    def rows(self, blocks: npt.NDArray[np.uint64]) -> bytes:
+        return b"".join(
+            ROW.pack(block, block in self.table, *self.table.get(block, (0, 0, 0)))
+            for block in blocks.tolist()
+        )
+
+    async def lacking(self, table: bytes, history: History) -> Lacking:
+        foreign, blocks, same = set(self._foreign(history).tolist()), [], 0
+        for block, place, seq, epoch, _ in ROW.iter_unpack(table):
+            self.max_copied_seq = max(self.max_copied_seq, seq)
+            if block in foreign or (epoch, seq) > self._version(block):
+                if place:
+                    blocks.append(block)
+                else:
+                    self.table.pop(block, None)
+            elif place and (epoch, seq) == self._version(block):
+                same += 1
+                blocks += [block] if block in self.broken else []
+        return Lacking(np.array(blocks, dtype=np.uint64), same)
 
     async def foreign_blocks(self, history: History) -> npt.NDArray[np.uint64]:
         return self._foreign(history)
 
     def _foreign(self, history: History) -> npt.NDArray[np.uint64]:
-        blocks = sorted(self.rows)
-        table = b"".join(ROW.pack(block, 1, *self.rows[block]) for block in blocks)
+        blocks = sorted(self.table)
+        table = b"".join(ROW.pack(block, 1, *self.table[block]) for block in blocks)
         mask = history.foreign(rows_of(table)) if blocks else np.zeros(0, dtype=bool)
         return np.array(blocks, dtype=np.uint64)[mask]
 
@@ -177,7 +198,7 @@ class MemoryStore:
         return np.array([b for b in changed.tolist() if b not in self.data], dtype=np.uint64)
 
     async def changed_since(self, since: Reign) -> npt.NDArray[np.uint64]:
-        changed = [b for b in self.rows if self._version(b) > (since.epoch, since.last_seq)]
+        changed = [b for b in self.table if self._version(b) > (since.epoch, since.last_seq)]
         return np.array(sorted(changed), dtype=np.uint64)
 
     async def read_verified(self, blocks: npt.NDArray[np.uint64]) -> RunView:
@@ -186,17 +207,17 @@ class MemoryStore:
         for block in blocks.tolist():
             if block in self.broken:
                 raise CorruptError(f"block {block} does not match its checksum")
-            seq, epoch, checksum = self.rows.get(block, (0, 0, 0))
-            table += ROW.pack(block, 1 if block in self.rows else 0, seq, epoch, checksum)
-            data += self.data[block] if block in self.rows else b""
+            seq, epoch, checksum = self.table.get(block, (0, 0, 0))
+            table += ROW.pack(block, 1 if block in self.table else 0, seq, epoch, checksum)
+            data += self.data[block] if block in self.table else b""
         return RunView(memoryview(table), memoryview(data))
 
     def _version(self, block: int) -> tuple[int, int]:
-        seq, epoch, _ = self.rows.get(block, (0, 0, 0))
+        seq, epoch, _ = self.table.get(block, (0, 0, 0))
         return epoch, seq
 
     def _put(self, block: int, _: int, seq: int, epoch: int, checksum: int, data: bytes) -> None:
-        self.rows[block] = (seq, epoch, checksum)
+        self.table[block] = (seq, epoch, checksum)
         self.data[block] = data
 
     def _read(self, block: int, count: int) -> tuple[bytes, list[Buffer]]:
@@ -204,8 +225,8 @@ class MemoryStore:
         for number in range(block, block + count):
             if number in self.broken:
                 raise CorruptError(f"block {number} cannot be read")
-            seq, epoch, checksum = self.rows.get(number, (0, 0, 0))
-            table += ROW.pack(number, 1 if number in self.rows else 0, seq, epoch, checksum)
-            if number in self.rows:
+            seq, epoch, checksum = self.table.get(number, (0, 0, 0))
+            table += ROW.pack(number, 1 if number in self.table else 0, seq, epoch, checksum)
+            if number in self.table:
                 data.append(self.data[number])
         return table, list(data)

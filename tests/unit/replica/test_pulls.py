@@ -9,8 +9,9 @@ import pytest
 from cstor_core.errors import FencedError, UnavailableError
 from cstor_core.generated.cstor.v1 import replica_pb2
 from cstor_core.history import history_of
+from cstor_core.units import BLOCK_BYTES
 from cstor_core.words import history_message
-from replica import pulls
+from replica import pulls, sources
 from replica.errors import DivergedError, EndedError, OrderError, TailError
 from tests.unit.replica.worlds import World, orders_of, turns
 
@@ -60,7 +61,7 @@ async def begin(world: World, epoch: int = 1) -> None:
 
 async def test_catching_up_fetches_the_missing_entries_in_order(world: World) -> None:
     await pulls.catch_up(world.nodes[1], catch_up_request(6))
-    assert world.stores[1].rows == world.stores[0].rows
+    assert world.stores[1].table == world.stores[0].table
     assert world.stores[1].history == world.stores[0].history
     world.append_stream(1).open(1).write(1, 7, 9)  # and the stream goes on from there
 
@@ -115,7 +116,7 @@ async def test_a_rebuild_copies_what_is_missing_while_new_entries_come(world: Wo
     progress = await rebuild(world, rebuild_request([(1, 6)]))
     assert progress.complete
     assert progress.blocks_done == progress.blocks_total == 5
-    assert world.stores[1].rows == world.stores[0].rows
+    assert world.stores[1].table == world.stores[0].table
     assert world.stores[1].history == world.stores[0].history
     assert not world.stores[1].rebuilding
     stream.write(1, 8, 3)  # now as a complete member
@@ -148,7 +149,7 @@ async def test_the_flag_stays_until_the_stream_has_reached_every_copied_version(
     assert world.stores[1].rebuilding
     stream.write(1, 8, 3)
     assert (await running).complete
-    assert world.stores[1].rows == world.stores[0].rows
+    assert world.stores[1].table == world.stores[0].table
 
 
 async def test_foreign_blocks_are_replaced_whatever_their_version_says(world: World) -> None:
@@ -157,12 +158,12 @@ async def test_foreign_blocks_are_replaced_whatever_their_version_says(world: Wo
     await world.promise(2)
     world.stores[0].applied_seq = 1
     world.stores[0].held = history_of([(1, 1)])
-    world.stores[0].rows.clear()
+    world.stores[0].table.clear()
     world.append_stream(0).open(2).record(2, 2).write(2, 3, 0)
     await begin(world, epoch=2)
     world.append_stream(1).open(2, rebuilding=True)
     assert (await rebuild(world, rebuild_request([(1, 1), (2, 3)], epoch=2))).complete
-    assert world.stores[1].rows == world.stores[0].rows
+    assert world.stores[1].table == world.stores[0].table
     assert world.stores[1].history == world.stores[0].history
 
 
@@ -174,13 +175,13 @@ async def test_more_foreign_blocks_than_one_request_names_are_all_replaced(
     await world.promise(2)
     world.stores[0].applied_seq = 1
     world.stores[0].held = history_of([(1, 1)])
-    world.stores[0].rows.clear()
+    world.stores[0].table.clear()
     world.append_stream(0).open(2).record(2, 2).write(2, 3, 0)
     await begin(world, epoch=2)
     world.append_stream(1).open(2, rebuilding=True)
     progress = await rebuild(world, rebuild_request([(1, 1), (2, 3)], epoch=2))
     assert progress.blocks_done == progress.blocks_total == 6
-    assert world.stores[1].rows == world.stores[0].rows
+    assert world.stores[1].table == world.stores[0].table
 
 
 async def test_an_epochs_record_that_passes_in_the_stream_is_in_the_history(world: World) -> None:
@@ -223,7 +224,63 @@ async def test_a_source_with_a_bad_block_is_named_and_another_one_serves(world: 
     with pytest.raises(UnavailableError, match=r"r0.*block 3"):
         await rebuild(world, rebuild_request([(1, 6)]))
     assert (await rebuild(world, rebuild_request([(1, 6)], index=2))).complete
-    assert world.stores[1].rows == world.stores[2].rows
+    assert world.stores[1].table == world.stores[2].table
+
+
+async def interrupted(world: World, blocks: int = 100, bad: int = 90) -> None:
+    """r1 has been rebuilt from r0 up to a block that is bad there, of so many."""
+    for index in (0, 2):
+        world.append_stream(index).open(1).write(1, 7, *range(blocks))
+    await begin(world)
+    world.append_stream(1).open(1, rebuilding=True)
+    world.stores[0].broken = {bad}
+    with pytest.raises(UnavailableError, match=rf"r0.*block {bad}"):
+        await rebuild(world, rebuild_request([(1, 106)]))
+    assert len(world.stores[1].table) == bad
+
+
+@pytest.fixture
+def small_messages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that there is something between the first message and the last."""
+    monkeypatch.setattr(sources, "BATCH_BLOCKS", 2)
+    monkeypatch.setattr(sources, "LISTED_ROWS", 7)
+    monkeypatch.setattr(pulls, "PIECE_BLOCKS", 10)
+
+
+@pytest.mark.usefixtures("small_messages")
+@pytest.mark.parametrize("index", [0, 2])
+async def test_what_an_interrupted_rebuild_has_copied_is_not_copied_again(
+    world: World, index: int
+) -> None:
+    await interrupted(world)
+    world.stores[0].broken.clear()
+    progress = await rebuild(world, rebuild_request([(1, 106)], index=index))
+    assert progress.bytes_copied == 10 * BLOCK_BYTES
+    assert progress.blocks_done == progress.blocks_total == 100
+    assert world.stores[1].table == world.stores[0].table
+
+
+@pytest.mark.usefixtures("small_messages")
+async def test_nor_is_it_under_another_target(world: World) -> None:
+    await interrupted(world)
+    world.stores[0].broken.clear()
+    await world.promise(2)
+    for index in (0, 2):
+        world.append_stream(index).open(2).record(2, 107).write(2, 108, 3)
+    await begin(world, epoch=2)
+    world.append_stream(1).open(2, rebuilding=True)
+    progress = await rebuild(world, rebuild_request([(1, 106), (2, 108)], epoch=2))
+    assert progress.bytes_copied == 11 * BLOCK_BYTES  # and the block that was written since
+    assert world.stores[1].table == world.stores[0].table
+
+
+async def test_bad_copy_of_an_equal_version_is_copied_again(world: World) -> None:
+    world.append_stream(1).open(1).write(1, 2, 0, 1, 2, 3, 4)
+    await begin(world)
+    world.stores[1].held = history_of([(1, 1)])
+    world.append_stream(1).open(1, rebuilding=True)
+    world.stores[1].broken = {3}
+    assert (await rebuild(world, rebuild_request([(1, 6)]))).bytes_copied == BLOCK_BYTES
 
 
 async def test_a_source_that_lacks_entries_from_before_the_stream_is_refused(world: World) -> None:

@@ -133,6 +133,51 @@ async def test_an_equal_version_is_replaced_only_where_the_own_bytes_are_bad() -
     assert sum(length for _, length in filesystem.place_writes if length == BLOCK_BYTES) == 4096
 
 
+async def compared(source: ReplicaStore, member: ReplicaStore) -> tuple[list[int], int]:
+    """The blocks that a member lacks by the rows of its source, and how many it has verified."""
+    shared = member.history.shared_with(source.history)
+    wanted = np.union1d(
+        await source.changed_since(shared), await member.foreign_blocks(source.history)
+    )
+    found = await member.lacking(source.rows(wanted), source.history)
+    return found.blocks.tolist(), found.verified
+
+
+async def test_what_was_copied_is_found_there_by_comparison_after_a_kill_too() -> None:
+    source, member, filesystem = await source_and_member()
+    await member.begin_rebuild()
+    # Blocks 3 and 9 have no data at the source, so nothing has to travel for them.
+    assert await compared(source, member) == ([0, 1, 2, 5], 0)
+    assert content_of(member, 3) is None
+    assert version_of(member, 9) == (0, 0)
+    member.copy_in(await source.read_verified(blocks_of(0, 2)), source.history)
+    for again in (member, await kill_and_open(filesystem)):
+        assert await compared(source, again) == ([1, 5], 1)
+    data = next(inode for path, inode in filesystem.inodes.items() if path.name == "data")
+    data.content[data.content.index(block_of(72))] ^= 1
+    assert await compared(source, again) == ([1, 5, 2], 1)
+    again.copy_in(await source.read_verified(blocks_of(1, 2, 5)), source.history)
+    assert await compared(source, again) == ([], 2)
+
+
+async def test_a_version_that_is_only_compared_is_waited_for_as_well() -> None:
+    source, member, _ = await source_and_member()
+    await member.begin_rebuild()
+    member.copy_in(await source.read_verified(blocks_of(0, 1, 2, 3, 5, 9)), source.history)
+    member.begin_stream()
+    assert member.max_copied_seq == 0
+    await compared(source, member)
+    assert member.max_copied_seq == 9
+
+
+async def test_rows_that_are_none_are_refused() -> None:
+    source, member, _ = await source_and_member()
+    await member.begin_rebuild()
+    for table in (b"x", 2 * source.rows(blocks_of(2)), source.rows(blocks_of(BLOCKS))):
+        with pytest.raises(ProtocolError):
+            await member.lacking(table, source.history)
+
+
 async def test_a_stream_may_begin_anywhere_and_has_no_gap_then() -> None:
     _, member, _ = await source_and_member()
     await member.begin_rebuild()

@@ -45,6 +45,13 @@ def test_answer_says_how_far_it_is() -> None:
     assert joined.progress == 1
 
 
+def test_answer_from_before_the_first_entry_of_a_stream_takes_nothing_back() -> None:
+    joined = Joined()
+    answer = stream_pb2.AppendResponse(format=1 << 16, applied_seq=3)
+    joined.link.stream.on_message(answer.SerializeToString())
+    assert joined.member.applied_seq == 10
+
+
 def test_answer_that_cannot_be_read_ends_the_stream() -> None:
     joined = Joined()
     joined.link.stream.on_message(b"\xff\xff\xff")

@@ -738,6 +738,9 @@ class RebuildResponse(_message.Message):
     COMPLETE_FIELD_NUMBER: _builtins.int
     APPLIED_SEQ_FIELD_NUMBER: _builtins.int
     blocks_total: _builtins.int
+    """Blocks that may differ from the source's, and those of them that are compared and equal, or
+    copied.
+    """
     blocks_done: _builtins.int
     bytes_copied: _builtins.int
     complete: _builtins.bool
@@ -1023,11 +1026,14 @@ class PullBlocksRequest(_message.Message):
     EPOCH_FIELD_NUMBER: _builtins.int
     SINCE_FIELD_NUMBER: _builtins.int
     BLOCKS_FIELD_NUMBER: _builtins.int
+    ROWS_ONLY_FIELD_NUMBER: _builtins.int
     volume_uuid: _builtins.str
     replica_uuid: _builtins.str
     epoch: _builtins.int
     blocks: _builtins.bytes
     """And these, whatever their version: packed u64 block numbers."""
+    rows_only: _builtins.bool
+    """Rows alone, without data: the asker finds out what it lacks, and asks for that by number."""
     @_builtins.property
     def since(self) -> _volume_pb2.Reign:
         """Blocks whose version is later than this point of the order are wanted."""
@@ -1040,10 +1046,11 @@ class PullBlocksRequest(_message.Message):
         epoch: _builtins.int = ...,
         since: _volume_pb2.Reign | None = ...,
         blocks: _builtins.bytes = ...,
+        rows_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["since", b"since"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["blocks", b"blocks", "epoch", b"epoch", "replica_uuid", b"replica_uuid", "since", b"since", "volume_uuid", b"volume_uuid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blocks", b"blocks", "epoch", b"epoch", "replica_uuid", b"replica_uuid", "rows_only", b"rows_only", "since", b"since", "volume_uuid", b"volume_uuid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1056,8 +1063,11 @@ class PullBlocksResponse(_message.Message):
     BLOCKS_TOTAL_FIELD_NUMBER: _builtins.int
     RUN_FIELD_NUMBER: _builtins.int
     HISTORY_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
     blocks_total: _builtins.int
     """In the first message: how many blocks will come."""
+    rows: _builtins.bytes
+    """In place of `run` where rows alone were asked for: the same rows."""
     @_builtins.property
     def run(self) -> _volume_pb2.Run:
         """Rows as in a map, and 4096 bytes for each that has data; a row of zeros but for its block
@@ -1074,10 +1084,11 @@ class PullBlocksResponse(_message.Message):
         blocks_total: _builtins.int = ...,
         run: _volume_pb2.Run | None = ...,
         history: _volume_pb2.History | None = ...,
+        rows: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["history", b"history", "run", b"run"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["blocks_total", b"blocks_total", "history", b"history", "run", b"run"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blocks_total", b"blocks_total", "history", b"history", "rows", b"rows", "run", b"run"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
