@@ -189,11 +189,15 @@ class ControlClient:
             ASK_S_MAX,
         ).sentence
 
-    def rebuild_replicas(self, volume: str, replica: str) -> list[control_pb2.MemberReport]:
-        """Start at once what waits for another try, of one replica or of all; those meant."""
+    def rebuild_replicas(
+        self, volume: str, replica: str, pace: control_pb2.RebuildPace.ValueType
+    ) -> list[control_pb2.MemberReport]:
+        """Start at once what waits for another try, of one replica or of all; those meant.
+        The pace, where one is given, is that of all from now on.
+        """
         answer = self._connection.ask(
             "RebuildReplicas",
-            control_pb2.RebuildReplicasRequest(volume=volume, replica=replica),
+            control_pb2.RebuildReplicasRequest(volume=volume, replica=replica, pace=pace),
             control_pb2.RebuildReplicasResponse,
             ASK_S_MAX,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -37,6 +38,20 @@ AddressArgument = Annotated[
 ReplicaArgument = Annotated[
     str, typer.Argument(help="UUID or HOST:PORT of a replica.", metavar="REPLICA")
 ]
+
+
+class Pace(enum.StrEnum):
+    """How fast replicas that come back copy."""
+
+    GENTLE = "gentle"
+    FULL = "full"
+
+
+PACES = {
+    None: control_pb2.REBUILD_PACE_UNSPECIFIED,
+    Pace.GENTLE: control_pb2.REBUILD_PACE_GENTLE,
+    Pace.FULL: control_pb2.REBUILD_PACE_FULL,
+}
 SameHostOption = Annotated[
     bool,
     typer.Option("--same-host", help="Although another replica of the volume is on that host."),
@@ -135,6 +150,13 @@ def rebuild(
     volume: VolumeOption = "",
     directory: AnyDirectoryOption = None,
     target: TargetOption = None,
+    pace: Annotated[
+        Pace | None,
+        typer.Option(
+            help="How fast all replicas of the volume copy from now on: gently, so that initiators "
+            "hardly notice it, or as fast as they can."
+        ),
+    ] = None,
     watch: Annotated[
         bool, typer.Option("--watch", help="Show how they come back until they are in sync.")
     ] = False,
@@ -150,7 +172,7 @@ def rebuild(
     with interruptible():
         with control(find()) as client:
             named = client.named(volume)
-            meant = client.rebuild_replicas(named, replica)
+            meant = client.rebuild_replicas(named, replica, PACES[pace])
         if watch:
             rebuilding.watch(find, named, replica, _complain, output)
             return

@@ -179,6 +179,7 @@ def _standing(report: control_pb2.VolumeReport) -> Document:
         "commands_waiting": report.commands_waiting,
         "lease_left_s": report.lease_left_ms / 1000,
         "loss_possible": report.loss_possible,
+        "rebuild_pace": _word(control_pb2.RebuildPace.Name(report.rebuild_pace), "REBUILD_PACE_"),
     }
 
 

@@ -221,7 +221,10 @@ class ControlServicer(control_pb2_grpc.ControlServiceServicer):
     ) -> control_pb2.RebuildReplicasResponse:
         """Bring back now what waits for another try."""
         try:
-            members = self._called(request.volume).engine.keeping.try_now(request.replica)
+            keeping = self._called(request.volume).engine.keeping
+            members = keeping.try_now(request.replica)
+            if request.pace:
+                keeping.set_pace(request.pace)
         except CstorError as error:
             await abort(context, error)
         return control_pb2.RebuildReplicasResponse(members=members)

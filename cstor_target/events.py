@@ -184,6 +184,10 @@ KINDS: dict[str, Kind] = {
         "the replica at {address} goes on to be rebuilt from another replica, and keeps what it "
         "has copied: {reason}",
     ),
+    "pace_set": Kind(
+        Severity.INFO,
+        "an operator wants replicas that come back to copy {pace}",
+    ),
     # The process
     "target_starting": Kind(
         Severity.INFO,

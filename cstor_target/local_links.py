@@ -107,6 +107,10 @@ class LocalLink:
         """As `ReplicaLink.make_whole`."""
         return (await self._host.make_whole(request)).replica
 
+    async def set_pace(self, request: replica_pb2.SetPaceRequest) -> None:
+        """As `ReplicaLink.set_pace`."""
+        await self._host.set_pace(request)
+
     async def repair_blocks(
         self, request: replica_pb2.RepairBlocksRequest
     ) -> replica_pb2.RepairBlocksResponse:

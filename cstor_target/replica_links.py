@@ -131,6 +131,10 @@ class GrpcLink:
         call = self._orders.MakeWhole(request, timeout=_CALL_TIMEOUT_S)
         return (await called(call, self.address)).replica
 
+    async def set_pace(self, request: replica_pb2.SetPaceRequest) -> None:
+        """As `ReplicaLink.set_pace`."""
+        await called(self._questions.SetPace(request, timeout=_CALL_TIMEOUT_S), self.address)
+
     async def repair_blocks(
         self, request: replica_pb2.RepairBlocksRequest
     ) -> replica_pb2.RepairBlocksResponse:

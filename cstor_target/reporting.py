@@ -29,6 +29,11 @@ def member_word(status: control_pb2.MemberStatus.ValueType) -> str:
     return name.removeprefix("MEMBER_STATUS_").lower().replace("_", "-")
 
 
+def pace_word(pace: control_pb2.RebuildPace.ValueType) -> str:
+    """`gentle` or `full`."""
+    return control_pb2.RebuildPace.Name(pace).removeprefix("REBUILD_PACE_").lower()
+
+
 def report_document(report: control_pb2.VolumeReport) -> dict[str, Any]:
     """A report as plain data for JSON; numbers are numbers, statuses are words."""
     document: dict[str, Any] = {
@@ -48,6 +53,7 @@ def report_document(report: control_pb2.VolumeReport) -> dict[str, Any]:
         "physical_block_bytes": report.identity.physical_block_bytes,
         "write_cache": report.identity.write_cache,
         "snapshots": report.snapshot_count,
+        "rebuild_pace": pace_word(report.rebuild_pace),
         "epoch": report.epoch,
         "last_seq": report.last_seq,
         "completed_seq": report.completed_seq,

@@ -326,6 +326,11 @@ class ReplicaHost:
         """Get to another history in one step; see `staging.Staging`."""
         return staging.Staging(self._ordered(request.orders), request).run()
 
+    async def set_pace(self, request: replica_pb2.SetPaceRequest) -> replica_pb2.SetPaceResponse:
+        """Copy so fast from now on; see `pulls.set_pace`."""
+        pulls.set_pace(self._ordered(request.orders), request)
+        return replica_pb2.SetPaceResponse()
+
     async def repair_blocks(
         self, request: replica_pb2.RepairBlocksRequest
     ) -> replica_pb2.RepairBlocksResponse:

@@ -25,8 +25,10 @@ from cstor_core.frames import FrameEntry, RunView
 from cstor_core.generated.cstor.v1 import replica_pb2, volume_pb2
 from cstor_core.history import History, Reign
 from cstor_core.rows import ROW_BYTES
+from cstor_core.units import BLOCK_BYTES
 from cstor_core.words import history_from, history_message
 from replica.errors import OrderError
+from replica.pacing import VERIFYING
 from replica.peers import Peer, blame
 from replica.replica_node import ReplicaNode
 from replica.sessions import AppendSession
@@ -37,8 +39,6 @@ PROGRESS_S = 0.25
 STREAM_S_MAX = 5.0
 ASKED_BLOCKS_MAX = 1 << 20
 """Blocks asked for by number in one request: 8 MiB of them."""
-PIECE_BLOCKS = 8192
-"""So many blocks are copied by one request."""
 _ENDLESS_SEQ = 2**63 - 1
 
 
@@ -104,6 +104,12 @@ async def begin_rebuild(node: ReplicaNode, request: replica_pb2.BeginRebuildRequ
     node.log.info("rebuild_flagged", epoch=request.orders.epoch)
 
 
+def set_pace(node: ReplicaNode, request: replica_pb2.SetPaceRequest) -> None:
+    """Copy as fast as the target says from now on."""
+    node.check_orders(request.orders, founded=False)
+    node.pace.set(request.bytes_per_s)
+
+
 class Rebuild:
     """One run of a rebuild: from the comparison to the clearing of the flag."""
 
@@ -118,6 +124,7 @@ class Rebuild:
         if not self._history.reigns or self._history.end.epoch > request.orders.epoch:
             raise InputError("the history of a rebuild is empty, or later than its epoch")
         self._comparison = _with_reigning(self._history, request.orders.epoch)
+        node.pace.set(request.bytes_per_s)
         self._progress = replica_pb2.RebuildResponse()
 
     async def run(self) -> AsyncIterator[replica_pb2.RebuildResponse]:
@@ -198,7 +205,7 @@ class Rebuild:
 
     async def _compare(self, peer: Peer, since: Reign, asked: Blocks) -> History:
         """Copy what differs of what the source has since a point, and of the blocks asked for."""
-        progress, store = self._progress, self._node.store
+        progress, store, pace = self._progress, self._node.store, self._node.pace
         source_history: History | None = None
         lacking: list[Blocks] = []
         async for message in peer.pull_blocks(self._request_for(since, asked, rows_only=True)):
@@ -209,8 +216,9 @@ class Rebuild:
                 except (CorruptError, ProtocolError) as error:
                     raise blame(self._node, peer, error) from error
                 progress.blocks_done += len(message.rows) // ROW_BYTES - len(found.blocks)
+                await pace.spend(found.verified * BLOCK_BYTES // VERIFYING)
                 lacking.append(found.blocks)
-                if sum(map(len, lacking)) >= PIECE_BLOCKS:
+                if sum(map(len, lacking)) >= pace.piece_blocks:
                     await self._copy_blocks(peer, np.concatenate(lacking))
                     lacking.clear()
             if message.history.reigns:
@@ -224,12 +232,14 @@ class Rebuild:
 
     async def _copy_blocks(self, peer: Peer, blocks: Blocks) -> None:
         """Copy these blocks."""
-        for start in range(0, len(blocks), PIECE_BLOCKS):
-            piece = blocks[start : start + PIECE_BLOCKS]
+        pace = self._node.pace
+        while len(blocks):
+            piece, blocks = np.split(blocks, [pace.piece_blocks])
             is_whole = False
             async for message in peer.pull_blocks(self._request_for(NOTHING_SINCE, piece)):
                 if message.run.table:
                     self._copy_in(peer, message.run)
+                    await pace.spend(len(message.run.data))
                 is_whole |= bool(message.history.reigns)
             if not is_whole:
                 raise peer.unavailable("its answer ended before its last message")

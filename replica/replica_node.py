@@ -23,6 +23,7 @@ from cstor_core.words import history_message
 from replica.counters import Counters
 from replica.errors import EndedError, OrderError
 from replica.leases import LeaseGiven
+from replica.pacing import Pace
 from replica.promises import Fence
 
 if TYPE_CHECKING:
@@ -77,6 +78,7 @@ class ReplicaNode:
         self.fence = Fence(store)
         self.lease = LeaseGiven(clock, may_be_given=store.promised_epoch > 0)
         self.counters = Counters()
+        self.pace = Pace(clock)
         self.append_session: AppendSession | None = None
         self.parked: dict[ReadSession, None] = {}
         self.log = log.bind(volume=store.identity.name, replica=store.replica_uuid)

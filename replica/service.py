@@ -142,6 +142,7 @@ def replica_service(host: ReplicaHost) -> grpc.GenericRpcHandler:
             "CatchUp": _unary(replica_pb2.CatchUpRequest, host.catch_up),
             "BeginRebuild": _unary(replica_pb2.BeginRebuildRequest, host.begin_rebuild),
             "Stage": _streaming(replica_pb2.StageRequest, host.stage),
+            "SetPace": _unary(replica_pb2.SetPaceRequest, host.set_pace),
             "RepairBlocks": _unary(replica_pb2.RepairBlocksRequest, host.repair_blocks),
             "PullStacks": _streaming(replica_pb2.PullStacksRequest, host.pull_stacks),
             "Rebuild": _streaming(replica_pb2.RebuildRequest, host.rebuild),

@@ -39,6 +39,7 @@ class Staging:
         self._history = history_from(request.history)
         if not self._history.reigns or self._history.end.epoch > request.orders.epoch:
             raise InputError("the history to be reached is empty, or later than its epoch")
+        node.pace.set(request.bytes_per_s)
         self._progress = replica_pb2.StageResponse()
 
     async def run(self) -> AsyncIterator[replica_pb2.StageResponse]:
@@ -97,12 +98,14 @@ class Staging:
             if run.table:
                 progress.blocks_done = stage.reached_block + 1
             last = message
+            await self._node.pace.spend(len(run.data))
         if last is None or not last.HasField("operations"):
             raise peer.unavailable("its answer ended before its last message")
         configuration = last.configuration if last.HasField("configuration") else None
         await stage.switch(last.operations, configuration)
 
     def _pull_request(self, shared: Reign, whole: bytes) -> replica_pb2.PullStacksRequest:
+        pace = self._node.pace
         return replica_pb2.PullStacksRequest(
             volume_uuid=self._request.orders.volume_uuid,
             replica_uuid=self._request.source.replica_uuid,
@@ -110,6 +113,7 @@ class Staging:
             history=self._request.history,
             since=volume_pb2.Reign(epoch=shared.epoch, last_seq=shared.last_seq),
             whole_blocks=whole,
+            rows_max=pace.piece_blocks if pace.bytes_per_s else 0,
         )
 
 
@@ -136,7 +140,7 @@ async def pull_stacks(
     try:
         with node.store.frozen() as frozen:
             yield replica_pb2.PullStacksResponse(history=history_message(frozen.history))
-            async for run in frozen.stacks(since, whole):
+            async for run in frozen.stacks(since, whole, request.rows_max):
                 giving.check()
                 yield replica_pb2.PullStacksResponse(
                     run=volume_pb2.Run(table=bytes(run.table), data=bytes(run.data))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import deque
 from dataclasses import dataclass, field
 
 LATENCY_BOUNDS_S = tuple(step * 10.0**power for power in range(-5, 2) for step in (1.0, 2.0, 5.0))
@@ -46,3 +47,11 @@ class Counters:
     read_latency: Histogram = field(default_factory=Histogram)
     write_latency: Histogram = field(default_factory=Histogram)
     flush_latency: Histogram = field(default_factory=Histogram)
+    took_s: deque[float] = field(default_factory=lambda: deque(maxlen=1024))
+    """How long the last reads and writes took, since somebody looked."""
+
+    def took(self, histogram: Histogram, duration_s: float) -> None:
+        """A command has been answered."""
+        histogram.observe(duration_s)
+        if histogram is not self.flush_latency:
+            self.took_s.append(duration_s)

@@ -28,6 +28,7 @@ from cstor_target.volume.merging import Merger, whole_block_pieces, whole_blocks
 from cstor_target.volume.opener import Opener
 from cstor_target.volume.operations import Operations
 from cstor_target.volume.order import Order
+from cstor_target.volume.pacing import Pacing
 from cstor_target.volume.questions import Questions
 from cstor_target.volume.reads import Reads, slice_pieces
 from cstor_target.volume.repairs import Repairs
@@ -66,6 +67,9 @@ class Engine:
         self._room = Room(self._order, events, settings.tight_bytes)
         self._roster = Roster(clock, settings, events, self._order, self._reads, self._room)
         repairs = Repairs(self.counters, events)
+        self._pacing = Pacing(
+            self._roster, self.counters, clock, settings.rebuild_floor_bytes_per_s
+        )
         self._reads.on_bad = repairs.found_bad
         self._membership = Membership(
             Opener(volume, addresses, links, settings, instance),
@@ -77,6 +81,7 @@ class Engine:
             settings,
             events,
             repairs,
+            self._pacing,
         )
         self.operations = Operations(
             self._order,
@@ -214,6 +219,7 @@ class Engine:
         report.completed_seq = self._order.completed_seq
         report.commands_waiting = len(self._gate)
         report.lease_left_ms = int(self._lease.left_s * 1000)
+        report.rebuild_pace = self._pacing.pace
         report.loss_possible = self._membership.loss_possible
         return report
 
@@ -231,7 +237,7 @@ class Engine:
             counters.reads += 1
             counters.read_bytes += length
             counters.failed += error is not None
-            counters.read_latency.observe(clock.monotonic() - started_s)
+            counters.took(counters.read_latency, clock.monotonic() - started_s)
             done(error, pieces if aligned or error else slice_pieces(pieces, skip, length))
 
         if length:
@@ -360,7 +366,7 @@ class Engine:
         def finished(error: Failure | None) -> None:
             counters.in_flight -= 1
             counters.failed += error is not None
-            histogram.observe(clock.monotonic() - started_s)
+            counters.took(histogram, clock.monotonic() - started_s)
             done(error)
 
         return finished

@@ -15,11 +15,13 @@ from cstor_core.generated.cstor.v1 import control_pb2
 from cstor_target.volume.changes import Changes
 from cstor_target.volume.events import EventSink
 from cstor_target.volume.members import Member, Standing
+from cstor_target.volume.pacing import FULL, GENTLE, Pacing
 from cstor_target.volume.returning import Returning
 from cstor_target.volume.roster import Roster
 from cstor_target.volume.settings import EngineSettings
 
 _FULL_RETRY_S = 2.0
+PACE_WORDS = {FULL: "as fast as they can", GENTLE: "so that initiators hardly notice it"}
 
 
 class Keeping:
@@ -33,6 +35,7 @@ class Keeping:
         clock: Clock,
         settings: EngineSettings,
         events: EventSink,
+        pacing: Pacing,
         deposed: asyncio.Future[str],
         depose: Callable[[str], None],
     ) -> None:
@@ -43,6 +46,7 @@ class Keeping:
         self._clock = clock
         self._settings = settings
         self._events = events
+        self._pacing = pacing
         self._deposed = deposed
         self._depose = depose
         self._pauses: dict[Member, asyncio.Future[None]] = {}
@@ -65,6 +69,13 @@ class Keeping:
                     if isinstance(error, NoSpaceError):
                         pause_s = _FULL_RETRY_S
             await self._pause(member, pause_s)
+
+    def set_pace(self, pace: control_pb2.RebuildPace.ValueType) -> None:
+        """How fast members copy from now on, for as long as this target serves."""
+        if pace == self._pacing.pace:
+            return
+        self._pacing.pace = pace
+        self._events("pace_set", {"pace": PACE_WORDS[pace]})
 
     def try_now(self, replica: str) -> list[control_pb2.MemberReport]:
         """Have one be tried at once that waits for another try, by UUID or address, or all that are

@@ -52,6 +52,9 @@ class ReplicaLink(Protocol):
     async def make_whole(self, request: replica_pb2.MakeWholeRequest) -> replica_pb2.ReplicaReport:
         """Tell a replica that it is short no longer."""
 
+    async def set_pace(self, request: replica_pb2.SetPaceRequest) -> None:
+        """Have the replica copy so fast from now on."""
+
     async def repair_blocks(
         self, request: replica_pb2.RepairBlocksRequest
     ) -> replica_pb2.RepairBlocksResponse:

@@ -54,6 +54,8 @@ class Member:
         """The part of its pool from which on was warned the last time."""
         self.progress = Progress()
         """On its way back."""
+        self.is_unpaced = False
+        """It copies as fast as it can, since it would never get there otherwise."""
         self.append_stream: MessageStream | None = None
         self.report: replica_pb2.ReplicaReport | None = None
 

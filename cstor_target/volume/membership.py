@@ -17,6 +17,7 @@ from cstor_target.volume.lease import MARGIN, RENEW_S, Lease
 from cstor_target.volume.members import Member
 from cstor_target.volume.opener import Opener
 from cstor_target.volume.order import Order
+from cstor_target.volume.pacing import Pacing
 from cstor_target.volume.reads import Reads
 from cstor_target.volume.repairs import Repairs
 from cstor_target.volume.returning import Returning
@@ -46,6 +47,7 @@ class Membership:
         settings: EngineSettings,
         events: EventSink,
         repairs: Repairs,
+        pacing: Pacing,
     ) -> None:
         self._opener = opener
         self._roster = roster
@@ -56,6 +58,7 @@ class Membership:
         self._settings = settings
         self._events = events
         self._repairs = repairs
+        self._pacing = pacing
         self._tasks: list[asyncio.Task[None]] = []
         self.on_open: OnOpen = lambda _tenure, _report: None
         """Told, before anything is served, what a member says that holds the history."""
@@ -152,6 +155,7 @@ class Membership:
             self._clock,
             self._settings,
             lambda: self.loss_possible,
+            self._pacing,
         )
 
         def keep(member: Member) -> None:
@@ -174,6 +178,7 @@ class Membership:
             self._clock,
             self._settings,
             self._events,
+            self._pacing,
             self.deposed,
             self._depose,
         )
@@ -182,6 +187,7 @@ class Membership:
             self._spawn(keeping.keep(member))
         self.changes = changes
         self._spawn(self._repairs.work(tenure))
+        self._spawn(self._pacing.work(tenure))
 
     def _came_to_nothing(self, reason: str) -> None:
         """An attempt has: two reasons that take turns are not said each time."""

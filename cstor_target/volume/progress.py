@@ -37,6 +37,11 @@ class Progress:
         self.bytes_copied = 0
         self._heard: deque[tuple[float, int, int]] = deque()
 
+    @property
+    def is_on_its_way(self) -> bool:
+        """Whether it copies, or is about to."""
+        return bool(self._heard)
+
     def heard(
         self, now_s: float, *, blocks_total: int, blocks_done: int, bytes_copied: int
     ) -> None:

@@ -22,6 +22,7 @@ from cstor_core.history import History
 from cstor_core.words import history_from
 from cstor_target.volume.members import OUT_OF_DATE, Member, Standing
 from cstor_target.volume.order import Order
+from cstor_target.volume.pacing import Pacing
 from cstor_target.volume.quorum import read_overlap
 from cstor_target.volume.roster import Roster
 from cstor_target.volume.settings import EngineSettings
@@ -29,6 +30,8 @@ from cstor_target.volume.tenure import Tenure
 
 _POLL_S = 0.01
 _STEPS_MAX = 20
+_PACED_STEPS = 2
+"""The later ones bring what was written during the one before, and have to get shorter."""
 _FULL_TRIES = 2
 """So often a full disk is tried in order; a rebuild brings what has been discarded first."""
 
@@ -44,10 +47,12 @@ class Returning:
         clock: Clock,
         settings: EngineSettings,
         loss_possible: Callable[[], bool],
+        pacing: Pacing,
     ) -> None:
         """`loss_possible` says whether the entries so far leave that to be told."""
         self.tenure = tenure
         self._loss_possible = loss_possible
+        self._pacing = pacing
         self._turns: Counter[str] = Counter()
         """How often each member has been a source."""
         self._roster = roster
@@ -103,11 +108,13 @@ class Returning:
         """Have a member get to what a peer holds, until the rest can be had in order."""
         member.standing, member.reason = Standing.REBUILDING, "it gets in steps to what a peer has"
         self._roster.rebuild_started(member)
-        for _ in range(_STEPS_MAX):
+        for step in range(_STEPS_MAX):
+            member.is_unpaced = step >= _PACED_STEPS
             end_seq = self.tenure.history.end.last_seq
             source = await self._source_at(member, end_seq, needs_stream=False)
             bound = self.tenure.history.extended(source.applied_seq)
-            request = self.tenure.stage_request(member.replica_uuid, _source(source), bound)
+            rate = self._pacing.rate_of(member)
+            request = self.tenure.stage_request(member.replica_uuid, _source(source), bound, rate)
             history = History()
             member.progress.begin(self._clock.monotonic())
             async with aclosing(member.link.stage(request)) as staging:
@@ -224,8 +231,10 @@ class Returning:
 
     async def _copy(self, member: Member, source: Member, through_seq: int) -> None:
         """Have a member that is flagged, and has a stream, copy what it lacks from a source."""
-        request = self.tenure.rebuild_request(member.replica_uuid, _source(source), through_seq)
         member.progress.begin(self._clock.monotonic())
+        rate = self._pacing.rate_of(member)
+        uuid = member.replica_uuid
+        request = self.tenure.rebuild_request(uuid, _source(source), through_seq, rate)
         async with aclosing(member.link.rebuild(request)) as rebuilding:
             async for progress in rebuilding:
                 if member.append_stream is None:

@@ -185,6 +185,7 @@ class Roster:
 
     def rebuild_started(self, member: Member) -> None:
         """A member is on its way back by copies."""
+        member.is_unpaced = False
         member.progress.begin(self._clock.monotonic())
         self._events("rebuild_started", member.facts())
 

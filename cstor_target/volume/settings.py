@@ -25,5 +25,7 @@ class EngineSettings:
     """Recent messages kept for members that are behind; who is further behind is rebuilt."""
     tight_bytes: int = 256 * MIB
     """Where members grant less, more than can be under way, every write is weighed."""
+    rebuild_floor_bytes_per_s: int = 4 * MIB
+    """What a member that comes back may always copy in a second, however busy initiators are."""
     laggard_s: float = 10.0
     """A member that acknowledged nothing for so long while a quorum went on is let go."""

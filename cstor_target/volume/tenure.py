@@ -72,12 +72,23 @@ class Tenure:
         return replica_pb2.MakeWholeRequest(orders=self.orders(replica_uuid))
 
     def stage_request(
-        self, replica_uuid: str, source: replica_pb2.Source, history: History
+        self,
+        replica_uuid: str,
+        source: replica_pb2.Source,
+        history: History,
+        bytes_per_s: int = 0,
     ) -> replica_pb2.StageRequest:
         """The order to get to a history in one step, with what a source has of it."""
         return replica_pb2.StageRequest(
-            orders=self.orders(replica_uuid), source=source, history=history_message(history)
+            orders=self.orders(replica_uuid),
+            source=source,
+            history=history_message(history),
+            bytes_per_s=bytes_per_s,
         )
+
+    def pace_request(self, replica_uuid: str, bytes_per_s: int) -> replica_pb2.SetPaceRequest:
+        """The word how fast to copy."""
+        return replica_pb2.SetPaceRequest(orders=self.orders(replica_uuid), bytes_per_s=bytes_per_s)
 
     def repair_request(
         self, replica_uuid: str, source: replica_pb2.Source, blocks: Sequence[int]
@@ -114,11 +125,16 @@ class Tenure:
         )
 
     def rebuild_request(
-        self, replica_uuid: str, source: replica_pb2.Source, through_seq: int
+        self,
+        replica_uuid: str,
+        source: replica_pb2.Source,
+        through_seq: int,
+        bytes_per_s: int = 0,
     ) -> replica_pb2.RebuildRequest:
         """The order to copy from a source that holds everything up to `through_seq`."""
         return replica_pb2.RebuildRequest(
             orders=self.orders(replica_uuid),
             source=source,
             history=history_message(self.history.extended(through_seq)),
+            bytes_per_s=bytes_per_s,
         )

@@ -47,9 +47,12 @@ class Frozen:
         head = operations.head.closed_at(standing.applied_seq)
         self._views = [head, *operations.views()[1:]]
 
-    async def stacks(self, since: Reign, whole: Blocks) -> AsyncIterator[RunView]:
+    async def stacks(
+        self, since: Reign, whole: Blocks, rows_max: int = 0
+    ) -> AsyncIterator[RunView]:
         """The rows behind a point that some view needs, ascending by block, the newer ones first,
         and all rows of the blocks in `whole`, which ascend; with their data, verified.
+        So many come at a time, unless `rows_max` says fewer.
 
         Raises CorruptError, which names the block or says what of the map cannot be read.
         """
@@ -64,7 +67,7 @@ class Frozen:
             rows, _ = laid_over(self._levels, recent, older, low, high)
             rows = written(rows[needed(rows, self._views)])
             rows = rows[later_than(rows, since) | is_among(rows["block"], whole)]
-            for some in _portions(rows, self._rows_max):
+            for some in _portions(rows, min(rows_max or self._rows_max, self._rows_max)):
                 yield await self._reader.with_data_of(some)
             await BACKGROUND.turn()
             low = high

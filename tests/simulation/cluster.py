@@ -35,7 +35,11 @@ LIMITS = StoreLimits(
     run_rows_max=512,
 )
 SETTINGS = EngineSettings(
-    backlog_bytes_max=128 * KIB, batch_bytes_max=32 * KIB, write_timeout_s=5.0, retry_s=0.4
+    backlog_bytes_max=128 * KIB,
+    batch_bytes_max=32 * KIB,
+    write_timeout_s=5.0,
+    rebuild_floor_bytes_per_s=256 * KIB,
+    retry_s=0.4,
 )
 
 

@@ -49,6 +49,9 @@ class SimulatedLink:
     async def make_whole(self, request: replica_pb2.MakeWholeRequest) -> replica_pb2.ReplicaReport:
         return (await self._call(lambda host: host.make_whole(request))).replica
 
+    async def set_pace(self, request: replica_pb2.SetPaceRequest) -> None:
+        await self._call(lambda host: host.set_pace(request))
+
     async def repair_blocks(
         self, request: replica_pb2.RepairBlocksRequest
     ) -> replica_pb2.RepairBlocksResponse:

@@ -177,6 +177,11 @@ class SimulatedLink:
         self.replica.short = False
         return self.replica.report()
 
+    async def set_pace(self, request: replica_pb2.SetPaceRequest) -> None:
+        await self._travel()
+        self.replica.check(request.orders)
+        self.replica.disk.paces.append(request.bytes_per_s)
+
     async def repair_blocks(
         self, request: replica_pb2.RepairBlocksRequest
     ) -> replica_pb2.RepairBlocksResponse:

@@ -39,6 +39,8 @@ class Disk:
     size_bytes: int = 0
     """Once it has been changed."""
     snapshots: dict[str, tuple[volume_pb2.Snapshot, dict[int, Held]]] = field(default_factory=dict)
+    paces: list[int] = field(default_factory=list)
+    """What it was told about that while it copied."""
     blocks: dict[int, Held] = field(default_factory=dict)
     tail: dict[int, FrameEntry] = field(default_factory=dict)
     """Recent entries by the seq that they begin with."""

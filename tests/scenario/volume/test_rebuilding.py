@@ -149,3 +149,33 @@ def test_rebuilt_replica_equals_the_others() -> None:
         assert_equal_replicas(cluster)
 
     play(scenario())
+
+
+def test_pace_is_told_at_the_start_and_when_the_load_or_an_operator_changes_it() -> None:
+    async def scenario() -> None:
+        cluster = Cluster(tail_entries_max=5, settings=SMALL)
+        target = await cluster.serving_target()
+        await target.healthy()
+        member = cluster.replicas[1]
+        rates: list[int] = []
+        rebuild = member.rebuild
+
+        def told(request: replica_pb2.RebuildRequest, peer: Replica) -> Any:
+            rates.append(request.bytes_per_s)
+            return rebuild(request, peer)
+
+        member.rebuild = told  # type: ignore[method-assign]
+        member.kill()
+        await write_blocks(target, 0, 5 * BLOCKS, 1)
+        member.restart()
+        await until(lambda: len(rates) == 1)
+        assert rates[0] >= SMALL.rebuild_floor_bytes_per_s  # what was written is not forgotten yet
+        await until(lambda: member.disk.paces[-1:] == [0])  # nobody is there any more
+        target.engine.keeping.set_pace(control_pb2.REBUILD_PACE_FULL)
+        assert target.engine.report().rebuild_pace == control_pb2.REBUILD_PACE_FULL
+        await target.healthy()
+        assert [facts for name, facts in cluster.events if name == "pace_set"] == [
+            {"pace": "as fast as they can"}
+        ]
+
+    play(scenario())

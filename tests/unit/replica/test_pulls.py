@@ -11,7 +11,7 @@ from cstor_core.generated.cstor.v1 import replica_pb2
 from cstor_core.history import history_of
 from cstor_core.units import BLOCK_BYTES
 from cstor_core.words import history_message
-from replica import pulls, sources
+from replica import pacing, pulls, sources
 from replica.errors import DivergedError, EndedError, OrderError, TailError
 from tests.unit.replica.worlds import World, orders_of, turns
 
@@ -244,7 +244,7 @@ def small_messages(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that there is something between the first message and the last."""
     monkeypatch.setattr(sources, "BATCH_BLOCKS", 2)
     monkeypatch.setattr(sources, "LISTED_ROWS", 7)
-    monkeypatch.setattr(pulls, "PIECE_BLOCKS", 10)
+    monkeypatch.setattr(pacing, "PIECE_BLOCKS", 10)
 
 
 @pytest.mark.usefixtures("small_messages")

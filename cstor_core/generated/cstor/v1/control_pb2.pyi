@@ -85,6 +85,28 @@ MEMBER_STATUS_FAILED: MemberStatus.ValueType  # 7
 MEMBER_STATUS_OFFLINE: MemberStatus.ValueType  # 8
 Global___MemberStatus: _TypeAlias = MemberStatus  # noqa: Y015
 
+class _RebuildPace:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RebuildPaceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RebuildPace.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    REBUILD_PACE_UNSPECIFIED: _RebuildPace.ValueType  # 0
+    REBUILD_PACE_GENTLE: _RebuildPace.ValueType  # 1
+    """So that initiators hardly notice it: it follows the load."""
+    REBUILD_PACE_FULL: _RebuildPace.ValueType  # 2
+    """As fast as can be."""
+
+class RebuildPace(_RebuildPace, metaclass=_RebuildPaceEnumTypeWrapper):
+    """How fast replicas that come back copy."""
+
+REBUILD_PACE_UNSPECIFIED: RebuildPace.ValueType  # 0
+REBUILD_PACE_GENTLE: RebuildPace.ValueType  # 1
+"""So that initiators hardly notice it: it follows the load."""
+REBUILD_PACE_FULL: RebuildPace.ValueType  # 2
+"""As fast as can be."""
+Global___RebuildPace: _TypeAlias = RebuildPace  # noqa: Y015
+
 class _Severity:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -218,6 +240,7 @@ class VolumeReport(_message.Message):
     LEASE_LEFT_MS_FIELD_NUMBER: _builtins.int
     LOSS_POSSIBLE_FIELD_NUMBER: _builtins.int
     SNAPSHOT_COUNT_FIELD_NUMBER: _builtins.int
+    REBUILD_PACE_FIELD_NUMBER: _builtins.int
     size_bytes: _builtins.int
     status: Global___VolumeStatus.ValueType
     iqn: _builtins.str
@@ -237,6 +260,7 @@ class VolumeReport(_message.Message):
     loss_possible: _builtins.bool
     """This opening could not prove that nothing acknowledged is lost."""
     snapshot_count: _builtins.int
+    rebuild_pace: Global___RebuildPace.ValueType
     @_builtins.property
     def identity(self) -> _volume_pb2.VolumeIdentity: ...
     @_builtins.property
@@ -265,10 +289,11 @@ class VolumeReport(_message.Message):
         lease_left_ms: _builtins.int = ...,
         loss_possible: _builtins.bool = ...,
         snapshot_count: _builtins.int = ...,
+        rebuild_pace: Global___RebuildPace.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["identity", b"identity"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["awaited_addresses", b"awaited_addresses", "commands_waiting", b"commands_waiting", "completed_seq", b"completed_seq", "epoch", b"epoch", "identity", b"identity", "iqn", b"iqn", "last_seq", b"last_seq", "lease_left_ms", b"lease_left_ms", "loss_possible", b"loss_possible", "members", b"members", "portal", b"portal", "reason", b"reason", "sessions", b"sessions", "size_bytes", b"size_bytes", "snapshot_count", b"snapshot_count", "status", b"status", "waiting_ms", b"waiting_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["awaited_addresses", b"awaited_addresses", "commands_waiting", b"commands_waiting", "completed_seq", b"completed_seq", "epoch", b"epoch", "identity", b"identity", "iqn", b"iqn", "last_seq", b"last_seq", "lease_left_ms", b"lease_left_ms", "loss_possible", b"loss_possible", "members", b"members", "portal", b"portal", "reason", b"reason", "rebuild_pace", b"rebuild_pace", "sessions", b"sessions", "size_bytes", b"size_bytes", "snapshot_count", b"snapshot_count", "status", b"status", "waiting_ms", b"waiting_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -767,19 +792,25 @@ class RebuildReplicasRequest(_message.Message):
 
     VOLUME_FIELD_NUMBER: _builtins.int
     REPLICA_FIELD_NUMBER: _builtins.int
+    PACE_FIELD_NUMBER: _builtins.int
     volume: _builtins.str
     """Name or UUID."""
     replica: _builtins.str
     """UUID or address; all that are not in sync where it is empty."""
+    pace: Global___RebuildPace.ValueType
+    """Of all replicas of the volume from now on, for as long as this target runs; unspecified leaves
+    it as it is.
+    """
     def __init__(
         self,
         *,
         volume: _builtins.str = ...,
         replica: _builtins.str = ...,
+        pace: Global___RebuildPace.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["replica", b"replica", "volume", b"volume"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["pace", b"pace", "replica", b"replica", "volume", b"volume"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -705,6 +705,9 @@ class RebuildRequest(_message.Message):
     ORDERS_FIELD_NUMBER: _builtins.int
     SOURCE_FIELD_NUMBER: _builtins.int
     HISTORY_FIELD_NUMBER: _builtins.int
+    BYTES_PER_S_FIELD_NUMBER: _builtins.int
+    bytes_per_s: _builtins.int
+    """How fast to begin, as in SetPaceRequest."""
     @_builtins.property
     def orders(self) -> Global___Orders: ...
     @_builtins.property
@@ -719,10 +722,11 @@ class RebuildRequest(_message.Message):
         orders: Global___Orders | None = ...,
         source: Global___Source | None = ...,
         history: _volume_pb2.History | None = ...,
+        bytes_per_s: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["history", b"history", "orders", b"orders", "source", b"source"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["history", b"history", "orders", b"orders", "source", b"source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_per_s", b"bytes_per_s", "history", b"history", "orders", b"orders", "source", b"source"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -771,6 +775,9 @@ class StageRequest(_message.Message):
     ORDERS_FIELD_NUMBER: _builtins.int
     SOURCE_FIELD_NUMBER: _builtins.int
     HISTORY_FIELD_NUMBER: _builtins.int
+    BYTES_PER_S_FIELD_NUMBER: _builtins.int
+    bytes_per_s: _builtins.int
+    """How fast to begin, as in SetPaceRequest."""
     @_builtins.property
     def orders(self) -> Global___Orders: ...
     @_builtins.property
@@ -785,10 +792,11 @@ class StageRequest(_message.Message):
         orders: Global___Orders | None = ...,
         source: Global___Source | None = ...,
         history: _volume_pb2.History | None = ...,
+        bytes_per_s: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["history", b"history", "orders", b"orders", "source", b"source"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["history", b"history", "orders", b"orders", "source", b"source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_per_s", b"bytes_per_s", "history", b"history", "orders", b"orders", "source", b"source"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -829,6 +837,45 @@ class StageResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StageResponse: _TypeAlias = StageResponse  # noqa: Y015
+
+@_typing.final
+class SetPaceRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORDERS_FIELD_NUMBER: _builtins.int
+    BYTES_PER_S_FIELD_NUMBER: _builtins.int
+    bytes_per_s: _builtins.int
+    """Copies in a second at most; 0 for as many as there can be."""
+    @_builtins.property
+    def orders(self) -> Global___Orders: ...
+    def __init__(
+        self,
+        *,
+        orders: Global___Orders | None = ...,
+        bytes_per_s: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["orders", b"orders"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_per_s", b"bytes_per_s", "orders", b"orders"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetPaceRequest: _TypeAlias = SetPaceRequest  # noqa: Y015
+
+@_typing.final
+class SetPaceResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetPaceResponse: _TypeAlias = SetPaceResponse  # noqa: Y015
 
 @_typing.final
 class RepairBlocksRequest(_message.Message):
@@ -892,11 +939,14 @@ class PullStacksRequest(_message.Message):
     HISTORY_FIELD_NUMBER: _builtins.int
     SINCE_FIELD_NUMBER: _builtins.int
     WHOLE_BLOCKS_FIELD_NUMBER: _builtins.int
+    ROWS_MAX_FIELD_NUMBER: _builtins.int
     volume_uuid: _builtins.str
     replica_uuid: _builtins.str
     epoch: _builtins.int
     whole_blocks: _builtins.bytes
     """And all versions of these blocks: packed u64 block numbers, ascending."""
+    rows_max: _builtins.int
+    """Rows of a message at most, but for those of one block; 0 for as many as the source likes."""
     @_builtins.property
     def history(self) -> _volume_pb2.History:
         """What the source is to hold at least."""
@@ -914,10 +964,11 @@ class PullStacksRequest(_message.Message):
         history: _volume_pb2.History | None = ...,
         since: _volume_pb2.Reign | None = ...,
         whole_blocks: _builtins.bytes = ...,
+        rows_max: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["history", b"history", "since", b"since"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "history", b"history", "replica_uuid", b"replica_uuid", "since", b"since", "volume_uuid", b"volume_uuid", "whole_blocks", b"whole_blocks"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "history", b"history", "replica_uuid", b"replica_uuid", "rows_max", b"rows_max", "since", b"since", "volume_uuid", b"volume_uuid", "whole_blocks", b"whole_blocks"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

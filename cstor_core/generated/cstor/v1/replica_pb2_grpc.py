@@ -110,6 +110,11 @@ class ReplicaServiceStub:
                 request_serializer=cstor_dot_v1_dot_replica__pb2.StageRequest.SerializeToString,
                 response_deserializer=cstor_dot_v1_dot_replica__pb2.StageResponse.FromString,
                 _registered_method=True)
+        self.SetPace = channel.unary_unary(
+                '/cstor.v1.ReplicaService/SetPace',
+                request_serializer=cstor_dot_v1_dot_replica__pb2.SetPaceRequest.SerializeToString,
+                response_deserializer=cstor_dot_v1_dot_replica__pb2.SetPaceResponse.FromString,
+                _registered_method=True)
         self.RepairBlocks = channel.unary_unary(
                 '/cstor.v1.ReplicaService/RepairBlocks',
                 request_serializer=cstor_dot_v1_dot_replica__pb2.RepairBlocksRequest.SerializeToString,
@@ -256,6 +261,13 @@ class ReplicaServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SetPace(self, request, context):
+        """Told by the target: how fast to copy from now on, in a rebuild or a step under way and later.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def RepairBlocks(self, request, context):
         """Told by the target: whichever of these blocks are bad here, take a peer's copies of.
         """
@@ -382,6 +394,11 @@ def add_ReplicaServiceServicer_to_server(servicer, server):
                     servicer.Stage,
                     request_deserializer=cstor_dot_v1_dot_replica__pb2.StageRequest.FromString,
                     response_serializer=cstor_dot_v1_dot_replica__pb2.StageResponse.SerializeToString,
+            ),
+            'SetPace': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetPace,
+                    request_deserializer=cstor_dot_v1_dot_replica__pb2.SetPaceRequest.FromString,
+                    response_serializer=cstor_dot_v1_dot_replica__pb2.SetPaceResponse.SerializeToString,
             ),
             'RepairBlocks': grpc.unary_unary_rpc_method_handler(
                     servicer.RepairBlocks,
@@ -824,6 +841,33 @@ class ReplicaService:
             '/cstor.v1.ReplicaService/Stage',
             cstor_dot_v1_dot_replica__pb2.StageRequest.SerializeToString,
             cstor_dot_v1_dot_replica__pb2.StageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetPace(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cstor.v1.ReplicaService/SetPace',
+            cstor_dot_v1_dot_replica__pb2.SetPaceRequest.SerializeToString,
+            cstor_dot_v1_dot_replica__pb2.SetPaceResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -65,6 +65,8 @@ class ReplicaServiceStub:
     """Told by the target: copy what is missing from a peer; ends when the flag is cleared."""
     Stage: _grpc.UnaryStreamMultiCallable[_replica_pb2.StageRequest, _replica_pb2.StageResponse]
     """Told by the target: get to another history in one step, with what a peer has of it."""
+    SetPace: _grpc.UnaryUnaryMultiCallable[_replica_pb2.SetPaceRequest, _replica_pb2.SetPaceResponse]
+    """Told by the target: how fast to copy from now on, in a rebuild or a step under way and later."""
     RepairBlocks: _grpc.UnaryUnaryMultiCallable[_replica_pb2.RepairBlocksRequest, _replica_pb2.RepairBlocksResponse]
     """Told by the target: whichever of these blocks are bad here, take a peer's copies of."""
     PullStacks: _grpc.UnaryStreamMultiCallable[_replica_pb2.PullStacksRequest, _replica_pb2.PullStacksResponse]
@@ -116,6 +118,8 @@ class ReplicaServiceAsyncStub(ReplicaServiceStub):
     """Told by the target: copy what is missing from a peer; ends when the flag is cleared."""
     Stage: _aio.UnaryStreamMultiCallable[_replica_pb2.StageRequest, _replica_pb2.StageResponse]  # type: ignore[assignment]
     """Told by the target: get to another history in one step, with what a peer has of it."""
+    SetPace: _aio.UnaryUnaryMultiCallable[_replica_pb2.SetPaceRequest, _replica_pb2.SetPaceResponse]  # type: ignore[assignment]
+    """Told by the target: how fast to copy from now on, in a rebuild or a step under way and later."""
     RepairBlocks: _aio.UnaryUnaryMultiCallable[_replica_pb2.RepairBlocksRequest, _replica_pb2.RepairBlocksResponse]  # type: ignore[assignment]
     """Told by the target: whichever of these blocks are bad here, take a peer's copies of."""
     PullStacks: _aio.UnaryStreamMultiCallable[_replica_pb2.PullStacksRequest, _replica_pb2.PullStacksResponse]  # type: ignore[assignment]
@@ -254,6 +258,14 @@ class ReplicaServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_replica_pb2.StageResponse], _abc.AsyncIterator[_replica_pb2.StageResponse]]:
         """Told by the target: get to another history in one step, with what a peer has of it."""
+
+    @_abc_1.abstractmethod
+    def SetPace(
+        self,
+        request: _replica_pb2.SetPaceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_replica_pb2.SetPaceResponse, _abc.Awaitable[_replica_pb2.SetPaceResponse]]:
+        """Told by the target: how fast to copy from now on, in a rebuild or a step under way and later."""
 
     @_abc_1.abstractmethod
     def RepairBlocks(
