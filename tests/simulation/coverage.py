@@ -25,6 +25,7 @@ from cstor_target.volume.room import Room
 from cstor_target.volume.roster import Roster
 from replica.host import ReplicaHost
 from replica.leases import LeaseGiven
+from replica.pacing import Pace
 from replica.promises import Fence
 from replica.replica_node import ReplicaNode
 from replica.sessions import ReadSession
@@ -62,6 +63,7 @@ BRANCHES = frozenset(
         *("member: no space", "return: a failed one stays out"),
         *("return: from a tail", "return: staged", "return: rebuilt", "return: rebuild broken off"),
         *("rebuild: foreign blocks", "rebuild: ends with its stream", "opening: staged"),
+        *("rebuild: from another source", "rebuild: found there", "rebuild: at a pace"),
         *("short: after a power loss", "short: made whole", "flush: failed", "deposed"),
         *("answer GOOD", "answer BUSY", "answer MEDIUM_ERROR"),
     )
@@ -266,6 +268,9 @@ def _watch_returns() -> None:
         return _if(name, lambda outcome, *_: not isinstance(outcome, CstorError))
 
     _watch(Roster, "lost", lost)
+    _watch(Roster, "source_replaced", lambda *_: ["rebuild: from another source"])
+    _watch_async(Rebuild, "lacking", _if("rebuild: found there", lambda found, *_: getattr(found, "verified", 0)))
+    _watch(Pace, "set", _if("rebuild: at a pace", lambda _, __, rate: rate))
     _watch_async(
         Returning,
         "_fence",

@@ -159,6 +159,24 @@ def last_copy(cast: Cast) -> Plan:
     return plan + [(lost_s + 0.2, ("start_replica", (at,))) for at in back]
 
 
+def interrupted_rebuild(cast: Cast) -> Plan:
+    """Those that were away for long are rebuilt, and whoever has a part in that dies meanwhile."""
+    back, others = cast.all[: cast.may_lose], cast.all[cast.may_lose :]
+    at_s = cast.chance.uniform(6.0, 9.0)
+    plan: Plan = [(0.0, ("kill_replica", (at,))) for at in back]
+    plan += [(at_s, ("start_replica", (at,))) for at in back]
+    for _ in range(3):
+        at_s += cast.chance.uniform(0.1, 0.9)
+        who = cast.chance.choice(("source", "source", "target", "member"))
+        if who == "target":
+            plan.append((at_s, ("kill_target", (LAST, 0.1))))
+            continue
+        dies = cast.chance.choice(others if who == "source" else back or others)
+        plan.append((at_s, ("kill_replica", (dies,))))
+        plan.append((at_s + cast.chance.choice((0.1, 1.0)), ("start_replica", (dies,))))
+    return plan
+
+
 def two_claims(cast: Cast) -> Plan:
     """Two targets ask for the same epoch; the second one stops between question and promise."""
     asked_s = 1.0 + cast.chance.uniform(0.0001, 0.0006)
@@ -188,7 +206,7 @@ def one_after_the_other(cast: Cast) -> Plan:
 
 STORMS: Sequence[Callable[[Cast], Plan]] = (
     *(short_voters, forgetful_members, stale_holder, late_leases, asleep, dark_opening),
-    *(dead_end, last_copy, two_claims, one_after_the_other),
+    *(dead_end, last_copy, interrupted_rebuild, two_claims, one_after_the_other),
 )
 
 
