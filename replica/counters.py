@@ -52,4 +52,5 @@ class Counters:
     rebuild_blocks_total: int = 0
     rebuild_blocks_done: int = 0
     rebuild_bytes: int = 0
+    rebuild_metadata_bytes: int = 0
     flushes: Histogram = field(default_factory=lambda: Histogram(FLUSH_BOUNDS_S))

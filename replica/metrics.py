@@ -36,6 +36,11 @@ _COUNTERS: tuple[tuple[str, str, Number], ...] = (
     ("rebuilds_started", "Rebuilds begun.", lambda n: n.counters.rebuilds_started),
     ("rebuilds_completed", "Rebuilds completed.", lambda n: n.counters.rebuilds_completed),
     ("rebuild_bytes", "Data copied from peers.", lambda n: n.counters.rebuild_bytes),
+    (
+        "rebuild_metadata_bytes",
+        "Rows and numbers of blocks that rebuilds exchanged.",
+        lambda n: n.counters.rebuild_metadata_bytes,
+    ),
 )  # fmt: skip
 
 _GAUGES: tuple[tuple[str, str, Number], ...] = (
@@ -49,7 +54,11 @@ _GAUGES: tuple[tuple[str, str, Number], ...] = (
     ("snapshots", "Snapshots of the volume.", lambda n: len(n.store.snapshots)),
     ("map_bytes", "Size of the map on disk.", lambda n: n.store.map_bytes),
     ("rebuild_blocks", "Blocks of the latest rebuild.", lambda n: n.counters.rebuild_blocks_total),
-    ("rebuild_blocks_done", "Of these, copied.", lambda n: n.counters.rebuild_blocks_done),
+    (
+        "rebuild_blocks_done",
+        "Of these, compared or copied.",
+        lambda n: n.counters.rebuild_blocks_done,
+    ),
 )
 
 

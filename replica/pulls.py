@@ -210,6 +210,7 @@ class Rebuild:
         lacking: list[Blocks] = []
         async for message in peer.pull_blocks(self._request_for(since, asked, rows_only=True)):
             progress.blocks_total += message.blocks_total
+            self._node.counters.rebuild_metadata_bytes += len(message.rows)
             if message.rows:
                 try:
                     found = await store.lacking(message.rows, self._comparison)
@@ -247,6 +248,7 @@ class Rebuild:
     def _request_for(
         self, since: Reign, asked: Blocks, *, rows_only: bool = False
     ) -> replica_pb2.PullBlocksRequest:
+        self._node.counters.rebuild_metadata_bytes += 8 * len(asked)
         return replica_pb2.PullBlocksRequest(
             volume_uuid=self._request.orders.volume_uuid,
             replica_uuid=self._request.source.replica_uuid,
@@ -265,6 +267,7 @@ class Rebuild:
         self._progress.blocks_done += len(message.table) // ROW_BYTES
         self._progress.bytes_copied += len(message.data)
         self._node.counters.rebuild_bytes += len(message.data)
+        self._node.counters.rebuild_metadata_bytes += len(message.table)
         self._count()
 
     def _count(self) -> None:

@@ -269,7 +269,11 @@ def _watch_returns() -> None:
 
     _watch(Roster, "lost", lost)
     _watch(Roster, "source_replaced", lambda *_: ["rebuild: from another source"])
-    _watch_async(Rebuild, "lacking", _if("rebuild: found there", lambda found, *_: getattr(found, "verified", 0)))
+    _watch_async(
+        Rebuild,
+        "lacking",
+        _if("rebuild: found there", lambda found, *_: getattr(found, "verified", 0)),
+    )
     _watch(Pace, "set", _if("rebuild: at a pace", lambda _, __, rate: rate))
     _watch_async(
         Returning,
