@@ -130,8 +130,14 @@ async def _blocks_message(
     run = await node.store.read_verified(blocks)
     giving.check()
     return replica_pb2.PullBlocksResponse(
-        run=volume_pb2.Run(table=bytes(run.table), data=bytes(run.data))
+        run=volume_pb2.Run(table=_bytes_of(run.table), data=_bytes_of(run.data))
     )
+
+
+def _bytes_of(view: memoryview) -> bytes:
+    """What a view of bytes shows, without a copy where it shows all of them."""
+    whole = view.obj
+    return whole if isinstance(whole, bytes) and len(whole) == len(view) else bytes(view)
 
 
 async def scan(node: ReplicaNode) -> AsyncIterator[replica_pb2.ScanResponse]:

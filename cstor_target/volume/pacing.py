@@ -71,7 +71,10 @@ def next_calm(
         return calm_s
     if is_copying and not is_at_floor and (calm_s is None or seen.slow_s > calm_s):
         return calm_s
-    return seen.slow_s if calm_s is None else calm_s + (seen.slow_s - calm_s) / 8
+    if calm_s is None:
+        return seen.slow_s
+    # Sooner down than up: a measure that is too high lets initiators wait.
+    return calm_s + (seen.slow_s - calm_s) / (2 if seen.slow_s < calm_s else 8)
 
 
 def slowest_hundredth(durations_s: Sequence[float]) -> float | None:

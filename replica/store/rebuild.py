@@ -111,6 +111,9 @@ class Rebuild:
         """Put copied rows and their data in the place of the own ones."""
         if not taken.any():
             return
+        if taken.all():
+            self._writer.copy(bytearray(theirs.tobytes()), (data,), len(data))
+            return
         writing = _writes(theirs)
         starts: npt.NDArray[np.int64] = np.cumsum(writing) - writing
         pieces: list[Buffer] = []
@@ -128,7 +131,7 @@ class Rebuild:
         rows = rows_of(table).copy()
         tombstone = rows["place"] & np.uint64(UNMAP) != 0
         rows["place"] = np.where(tombstone & (rows["seq"] != 0), np.uint64(UNMAP), np.uint64(0))
-        if len(np.unique(rows["block"])) != len(rows) or (rows["block"] >= parts.size_blocks).any():
+        if _has_doubles(rows["block"]) or (rows["block"] >= parts.size_blocks).any():
             raise ProtocolError("copied rows name a block twice, or one beyond the volume")
         return rows
 
@@ -160,6 +163,11 @@ class Rebuild:
 def _writes(rows: Rows) -> npt.NDArray[np.bool_]:
     writing: npt.NDArray[np.bool_] = (rows["seq"] != 0) & (rows["place"] & np.uint64(UNMAP) == 0)
     return writing
+
+
+def _has_doubles(blocks: Blocks) -> bool:
+    """Whether a number is there twice; they ascend, mostly."""
+    return not (blocks[1:] > blocks[:-1]).all() and len(np.unique(blocks)) != len(blocks)
 
 
 def _equal(rows: Rows, others: Rows) -> npt.NDArray[np.bool_]:

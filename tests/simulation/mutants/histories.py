@@ -14,7 +14,7 @@ from cstor_target.volume.returning import Returning
 from replica import staging
 from replica.replica_node import ReplicaNode
 from replica.sessions import AppendSession
-from replica.store.rebuild import Rebuild
+from replica.store.rebuild import Lacking, Rebuild
 from replica.store.replica_store import ReplicaStore
 from tests.simulation.mutants.planting import Mistakes
 
@@ -100,3 +100,15 @@ def copy_half_of_the_blocks() -> None:
             copy_in(self, run, history)
 
     ReplicaStore.copy_in = careless  # type: ignore[method-assign]
+
+
+@_found.breaks("A copied block replaces another one if its version is higher.")
+def find_an_older_block_good() -> None:
+    """The comparison passes over the first block that differs."""
+    lacking = ReplicaStore.lacking
+
+    async def careless(self: ReplicaStore, table: bytes, history: History) -> Lacking:
+        found = await lacking(self, table, history)
+        return Lacking(found.blocks[1:], found.verified)
+
+    ReplicaStore.lacking = careless  # type: ignore[method-assign]

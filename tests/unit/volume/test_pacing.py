@@ -49,7 +49,7 @@ def test_rate_follows_what_commands_take(
         # While something is copied, commands are no faster than in calm times.
         (None, 0.020, True, False, None),
         (CALM_S, 0.018, True, False, CALM_S),
-        (CALM_S, 0.002, True, False, 0.009),
+        (CALM_S, 0.002, True, False, 0.006),
         # At the floor it is not the copying that makes them slow.
         (None, 0.020, True, True, 0.020),
         (CALM_S, 0.018, True, True, 0.011),
