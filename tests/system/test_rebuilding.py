@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -17,8 +18,17 @@ from tests.system.bridge import exported
 from tests.system.cluster import Cluster
 from tests.system.load import Load
 from tests.system.nbd import NbdClient
-from tests.system.rebuilds import MIB, events_of, extents, metrics_at, watcher, write
+from tests.system.rebuilds import (
+    AFTER_S_MAX,
+    MIB,
+    events_of,
+    extents,
+    metrics_at,
+    watcher,
+    write,
+)
 from tests.system.stamps import BLOCK_BYTES, Ledger
+from tests.system.tools import HarnessError
 
 pytestmark = pytest.mark.system
 
@@ -46,11 +56,13 @@ def copied(metrics_address: str) -> float:
 
 async def until_copied(metrics_address: str, least_bytes: float) -> float:
     """Wait until so much has been copied; how much it was then."""
-    while True:
+    deadline_s = time.monotonic() + AFTER_S_MAX
+    while time.monotonic() < deadline_s:
         found = await asyncio.to_thread(copied, metrics_address)
         if found >= least_bytes:
             return found
         await asyncio.sleep(0.02)
+    raise HarnessError(f"{found} bytes were copied, and not {least_bytes}")
 
 
 def test_rebuild_goes_on_over_the_death_of_source_target_and_replica(
@@ -64,17 +76,16 @@ def test_rebuild_goes_on_over_the_death_of_source_target_and_replica(
             metrics = await asyncio.to_thread(address_of, cluster, "metrics")
             async with load.running():
                 await asyncio.to_thread(cluster.start)
-                await until_copied(metrics, 8 * MIB)
-                await asyncio.to_thread(cluster.kill_replica, 0)  # a source, perhaps the one
-                await until_copied(metrics, 16 * MIB)
-                await asyncio.to_thread(cluster.start)
-                await until_copied(metrics, 32 * MIB)
-                await asyncio.to_thread(cluster.kill)
-                await asyncio.to_thread(cluster.start)
-                before = await until_copied(metrics, 64 * MIB)
+                before = await until_copied(metrics, 24 * MIB)
                 await asyncio.to_thread(cluster.kill_replica, AWAY)
                 await asyncio.to_thread(cluster.start)
-                await asyncio.to_thread(cluster.wait_until_in_sync, 120.0)
+                await until_copied(metrics, 24 * MIB)
+                await asyncio.to_thread(cluster.kill)
+                await asyncio.to_thread(cluster.start)
+                await until_copied(metrics, 48 * MIB)
+                await asyncio.to_thread(cluster.kill_replica, 0)  # a source, perhaps the one
+                await asyncio.to_thread(cluster.start)
+                await asyncio.to_thread(cluster.wait_until_in_sync, AFTER_S_MAX)
                 await load.goes_on("rebuilt")
             load.check()
             assert await load.writer.verify() > 0
