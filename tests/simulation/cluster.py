@@ -38,7 +38,7 @@ SETTINGS = EngineSettings(
     backlog_bytes_max=128 * KIB,
     batch_bytes_max=32 * KIB,
     write_timeout_s=5.0,
-    rebuild_floor_bytes_per_s=256 * KIB,
+    rebuild_floor_bytes_per_s=64 * KIB,
     retry_s=0.4,
 )
 

@@ -63,7 +63,7 @@ BRANCHES = frozenset(
         *("member: no space", "return: a failed one stays out"),
         *("return: from a tail", "return: staged", "return: rebuilt", "return: rebuild broken off"),
         *("rebuild: foreign blocks", "rebuild: ends with its stream", "opening: staged"),
-        *("rebuild: from another source", "rebuild: found there", "rebuild: at a pace"),
+        "rebuild: at a pace",
         *("short: after a power loss", "short: made whole", "flush: failed", "deposed"),
         *("answer GOOD", "answer BUSY", "answer MEDIUM_ERROR"),
     )

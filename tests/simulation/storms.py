@@ -166,7 +166,7 @@ def interrupted_rebuild(cast: Cast) -> Plan:
     plan: Plan = [(0.0, ("kill_replica", (at,))) for at in back]
     plan += [(at_s, ("start_replica", (at,))) for at in back]
     for _ in range(3):
-        at_s += cast.chance.uniform(0.1, 0.9)
+        at_s += cast.chance.uniform(0.3, 0.9)
         who = cast.chance.choice(("source", "source", "target", "member"))
         if who == "target":
             plan.append((at_s, ("kill_target", (LAST, 0.1))))
