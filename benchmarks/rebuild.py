@@ -14,6 +14,8 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
+import signal
 import socket
 import statistics
 import subprocess
@@ -31,7 +33,7 @@ from rich.console import Console
 from benchmarks.matrix import KIB, MIB
 from benchmarks.measured import REPOSITORY, circumstances
 from benchmarks.one_slow_replica import Goal
-from benchmarks.paced import PacedRun, PacedWriter
+from benchmarks.paced import WARM_UP_S, PacedRun, PacedWriter
 from tests.system.bridge import REQUESTS_IN_FLIGHT_MAX, exported
 from tests.system.cluster import Cluster
 from tests.system.nbd import NbdClient
@@ -109,7 +111,7 @@ class Bench:
         cluster = self.cluster
         status = await asyncio.to_thread(cluster.status)
         address = str(status.document["replicas"][AWAY]["address"])
-        last = (await asyncio.to_thread(cluster.events))[-1]["number"]
+        last = await asyncio.to_thread(self._last_event)
         await asyncio.to_thread(cluster.start)
         found = await asyncio.to_thread(events_of, cluster, address, last)
         metrics = await asyncio.to_thread(metrics_of, cluster, AWAY)
@@ -134,22 +136,30 @@ class Bench:
         most = await writer.rate_at_depth(REQUESTS_IN_FLIGHT_MAX, min(self.scale.paced_s, 5.0))
         count = int(most / 2 * self.scale.paced_s)
         await asyncio.to_thread(set_pace, self.cluster, "gentle")
+        await asyncio.to_thread(self.cluster.wait_until_in_sync)
         calm = await writer.run(most / 2, count)
-        await self.gone()
-        await write(self.disk, extents(0, self.scale.extents_mib), MIB, 1)
-        returning = asyncio.ensure_future(self.back())
-        await asyncio.to_thread(self._wait_until_rebuilding)
-        began_s = time.monotonic()
-        busy = await writer.run(most / 2, count)
-        ended_s = time.monotonic()
-        was_done = returning.done()
-        rebuild = await returning
-        part = min(rebuild.duration_s / (ended_s - began_s), 1.0) if was_done else 1.0
-        return calm, busy, round(part, 2)
+        # One that stands still comes back without a process that starts, which everybody notices.
+        replica = (await asyncio.to_thread(self.cluster.status)).document["replicas"][AWAY]
+        address, last = str(replica["address"]), await asyncio.to_thread(self._last_event)
+        os.kill(int(replica["pid"]), signal.SIGSTOP)
+        try:
+            wait = self.cluster.wait_for_event
+            await asyncio.to_thread(wait, "member_lost", after=last, address=address)
+            await write(self.disk, extents(0, self.scale.extents_mib), MIB, 1)
+            running = asyncio.ensure_future(writer.run(most / 2, count))
+            await asyncio.sleep(WARM_UP_S)
+        finally:
+            os.kill(int(replica["pid"]), signal.SIGCONT)
+        busy = await running
+        found = await asyncio.to_thread(events_of, self.cluster, address, last)
+        begun_ms, done_ms = (
+            found[name]["unix_ms"] for name in ("rebuild_started", "member_in_sync")
+        )
+        part = (done_ms - begun_ms) / 1e3 / self.scale.paced_s
+        return calm, busy, round(min(part, 1.0), 2)
 
-    def _wait_until_rebuilding(self) -> None:
-        while self.cluster.status().replicas[AWAY] == "offline":
-            time.sleep(0.05)
+    def _last_event(self) -> int:
+        return int(self.cluster.events()[-1]["number"])
 
 
 def serving_since_s(cluster: Cluster, index: int) -> float:

@@ -33,6 +33,11 @@ async def test_replicas_are_watched_until_the_last_one_is_back(tmp_path: Path) -
         until(lambda: "all replicas are in sync" in cstor("replica", "rebuild", *at))
         assert "has no replica 'nobody:1'" in cstor("replica", "rebuild", "nobody:1", *at, code=2)
 
+        for pace in ("full", "gentle"):
+            cstor("replica", "rebuild", "--pace", pace, *at)
+            (volume,) = json.loads(cstor("volume", "list", "-o", "json", *at))
+            assert volume["rebuild_pace"] == pace
+
         assert found[2][0].end(signal.SIGKILL) == -signal.SIGKILL
         watch = [*CSTOR, "replica", "rebuild", "--watch", *at]
         with Follower(watch) as lines, Follower([*watch, "-o", "json", addresses[2]]) as documents:
