@@ -35,6 +35,7 @@ from cstor_cli.pools import app as pool_app
 from cstor_cli.printing import look_line, print_document, print_status, print_volumes, up_lines
 from cstor_cli.replica_client import GrpcReplicaClient
 from cstor_cli.replicas import app as replica_app
+from cstor_cli.scrubbing import scrub
 from cstor_cli.sessions import app as session_app
 from cstor_cli.snapshots import app as snapshot_app
 from cstor_cli.status import look_at, status_document, volume_document
@@ -54,6 +55,7 @@ app = typer.Typer(
 )
 volume_app = typer.Typer(help="Found, show and compare volumes.", no_args_is_help=True)
 app.add_typer(volume_app, name="volume")
+volume_app.command("scrub")(scrub)
 app.add_typer(snapshot_app, name="snapshot")
 app.add_typer(replica_app, name="replica")
 app.add_typer(session_app, name="session")

@@ -23,6 +23,7 @@ from cstor_target.volume.counters import Counters
 from cstor_target.volume.events import EventSink
 from cstor_target.volume.operations import Operations
 from cstor_target.volume.questions import Questions
+from cstor_target.volume.scrubs import Scrubs
 from cstor_target.volume_sessions import VolumeSessions
 
 IQN_PREFIX = "iqn.2016-09.com.openebs.cstor:"
@@ -40,6 +41,7 @@ class VolumeEngine(Volume, Protocol):
 
     counters: Counters
     operations: Operations
+    scrubs: Scrubs
 
     @property
     def identity(self) -> volume_pb2.VolumeIdentity | None:
