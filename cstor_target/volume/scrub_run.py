@@ -140,7 +140,7 @@ class ScrubRun:
             if found and of_snapshots:
                 self._close(await self._settle_snapshots(found), of_snapshots=True)
             elif found:
-                self._close(await self._settle(found), of_snapshots=False)
+                self._close(await self._settle(found, looks), of_snapshots=False)
             block = end
             is_empty = not any(len(look.rows) for look in looks.values())
             count = min(2 * count, RANGE_BLOCKS_MAX) if is_empty else usual
@@ -225,13 +225,14 @@ class ScrubRun:
     def _tally(self, member: Member) -> Tally:
         return self.tallies.setdefault(member.replica_uuid, Tally(member.link.address))
 
-    async def _settle(self, blocks: Sequence[int]) -> _Findings:
-        """Look again at what is not equal, and have it put right."""
+    async def _settle(self, blocks: Sequence[int], looks: Mapping[Member, Look]) -> _Findings:
+        """Have put right what is not equal, and look at it again until it is."""
         findings = _Findings()
         hopeless = 0
-        for tried, pause_s in enumerate(SETTLES_S):
-            await self._clock.sleep(pause_s)
-            looks = await self._ask_for(blocks, of_snapshots=False)
+        for tried, pause_s in enumerate((0.0, *SETTLES_S)):
+            if tried:
+                await self._clock.sleep(pause_s)
+                looks = await self._ask_for(blocks, of_snapshots=False)
             verdicts = self._judged(blocks, looks)
             members = list(looks)
             findings.left = {
@@ -246,7 +247,7 @@ class ScrubRun:
                 for verdict in verdicts.values()
             )
             hopeless = 0 if may_change else hopeless + 1
-            if not blocks or hopeless == HOPELESS_AFTER or tried + 1 == len(SETTLES_S):
+            if not blocks or hopeless == HOPELESS_AFTER or tried == len(SETTLES_S):
                 break
             await self._repair(verdicts, members, tried, findings)
         return findings
@@ -268,7 +269,7 @@ class ScrubRun:
         quorum = self._roster.quorum
         return {
             block: judge([look.copy(block) for look in each], floor_seq, history, quorum)
-            for block in set(suspects(each)) & set(blocks)
+            for block in sorted(set(suspects(each)) & set(blocks))
         }
 
     async def _repair(

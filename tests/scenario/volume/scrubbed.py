@@ -24,6 +24,7 @@ def scrub_blocks(
         raise RefusedError(f"{replica.address} is not in sync")
     replica.asked.append("scrub_blocks")
     asked = [block for (block,) in struct.iter_unpack("<Q", request.blocks)]
+    assert asked == sorted(set(asked))
     end = request.block + request.count
     held = disk.blocks
     if request.of_snapshots:

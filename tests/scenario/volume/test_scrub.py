@@ -78,7 +78,7 @@ def test_bad_copies_are_put_right_by_good_ones() -> None:
         cluster = Cluster()
         target = await begun(cluster)
         first, second, _ = cluster.replicas
-        first.rotten_blocks, second.unreadable_blocks = {1, 2, 150}, {1, 70}
+        first.rotten_blocks, second.unreadable_blocks = {1, 2, 199}, {1, 32}
         report = await scrubbed(target)
         assert not first.rotten_blocks
         assert not second.unreadable_blocks
