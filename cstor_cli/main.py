@@ -54,7 +54,9 @@ nothing was touched; 3 something that had to be read could not be read.
 app = typer.Typer(
     help=HELP, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None
 )
-volume_app = typer.Typer(help="Found, show, compare, scrub and recover volumes.", no_args_is_help=True)
+volume_app = typer.Typer(
+    help="Found, show, compare, scrub and recover volumes.", no_args_is_help=True
+)
 app.add_typer(volume_app, name="volume")
 volume_app.command("scrub")(scrub)
 volume_app.command("recover")(recover)

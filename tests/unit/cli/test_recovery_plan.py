@@ -182,5 +182,10 @@ def test_a_directory_is_read_from_what_the_daemon_shows() -> None:
             damage=("it is torn",),
         )
     ]
-    unread = {"directory": "d", "replica_uuid": "", "findings": [], "configuration": None}
+    unread: dict[str, Any] = {
+        "directory": "d",
+        "replica_uuid": "",
+        "findings": [],
+        "configuration": None,
+    }
     assert held_in("/disks/a", {"replicas": [unread]})[0].why_unusable == "it cannot be read"
