@@ -45,9 +45,12 @@ def _verify_nothing() -> None:
     def given(_self: Reader, rows: Rows, data: memoryview) -> RunView:
         return RunView(memoryview(rows.tobytes()), data)
 
+    def nothing(_self: Reader, _rows: Rows, _data: memoryview) -> list[int]:
+        return []
+
     def taken(self: Rebuild, run: RunView) -> Rows:
         mismatches = Reader.mismatches
-        Reader.mismatches = lambda _self, _rows, _data: []  # type: ignore[method-assign, assignment]
+        Reader.mismatches = nothing  # type: ignore[method-assign, assignment]
         try:
             return checked(self, run)
         finally:
