@@ -29,7 +29,7 @@ from cstor_target.volume.roster import Roster
 from cstor_target.volume.scrub_plan import Look, Verdict, Wrong, judge, odd_ones, suspects
 from cstor_target.volume.tenure import Tenure
 
-RANGE_BLOCKS_MIN, RANGE_BLOCKS, RANGE_BLOCKS_MAX = 16, 1024, 1 << 16
+RANGE_BLOCKS_MIN, RANGE_BLOCKS, RANGE_BLOCKS_MAX = 32, 1024, 1 << 16
 PIECES_PER_S = 4
 """A range takes no longer than this part of a second, unless the rate is very low."""
 ASKED_MAX = 3

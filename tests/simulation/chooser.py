@@ -14,7 +14,7 @@ FAULTS_S = 45.0
 PAUSE_S = 1.5
 ORDER_PAUSE_S = 6.0
 """Between what operators ask for, in the mean."""
-SCRUB_PAUSE_S = 12.0
+SCRUB_PAUSE_S = 16.0
 """Between the scrubs that they ask for, in the mean."""
 TOO_MUCH = 0.15
 """So many lives lose more than the contract survives."""
