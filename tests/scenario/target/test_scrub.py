@@ -79,7 +79,7 @@ async def test_a_scrub_goes_on_alone_is_found_again_and_is_stopped(tmp_path: Pat
             until(lambda: is_ready(target))
             facts = target.ready()
             scrub = ("volume", "scrub", "--target", facts["control"])
-            write(facts["portal"], *range(1, 60))
+            write(facts["portal"], *range(1, 2000))  # two minutes of reading
             assert "has begun, at up to 64KiB/s" in cstor(*scrub, "--rate", "64KiB/s")
             again = cstor(*scrub, "--rate", "1MiB")
             assert "is under way already, at up to 64KiB/s" in again
