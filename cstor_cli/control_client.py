@@ -213,6 +213,34 @@ class ControlClient:
             control_pb2.WatchStatusResponse,
         )
 
+    def start_scrub(self, volume: str, rate_bytes_per_s: int) -> control_pb2.StartScrubResponse:
+        """Begin a scrub, at the usual rate where none is given, or find the one under way."""
+        return self._connection.ask(
+            "StartScrub",
+            control_pb2.StartScrubRequest(volume=volume, rate_bytes_per_s=rate_bytes_per_s),
+            control_pb2.StartScrubResponse,
+            ASK_S_MAX,
+        )
+
+    def stop_scrub(self, volume: str) -> control_pb2.ScrubReport | None:
+        """End the scrub that is under way; the last one, if there was any."""
+        answer = self._connection.ask(
+            "StopScrub",
+            control_pb2.StopScrubRequest(volume=volume),
+            control_pb2.StopScrubResponse,
+            ASK_S_MAX,
+        )
+        return answer.scrub if answer.HasField("scrub") else None
+
+    def watch_scrub(self, volume: str) -> Iterator[control_pb2.ScrubReport]:
+        """How far the scrub is, until it ends; UnavailableError where its target ends before."""
+        answers = self._connection.listen(
+            "WatchScrub",
+            control_pb2.WatchScrubRequest(volume=volume),
+            control_pb2.WatchScrubResponse,
+        )
+        return (answer.scrub for answer in answers)
+
     def watch_events(
         self, volume: str, after_number: int, *, follow: bool
     ) -> Iterator[control_pb2.WatchEventsResponse]:

@@ -14,15 +14,16 @@ from typing import Annotated, Any
 import typer
 
 from cstor_cli.addresses import parse_address
-from cstor_cli.cluster_file import Home, locked
+from cstor_cli.cluster_file import Home
 from cstor_cli.control_client import control as connect
-from cstor_cli.down import bring_down, stop_all
+from cstor_cli.down import bring_down
 from cstor_cli.events import as_text, finder, target_of
 from cstor_cli.events import watch as watch_events
-from cstor_cli.exit_codes import ExitCode, exit_code_of
+from cstor_cli.exit_codes import exit_code_of
 from cstor_cli.forcing import force_open
+from cstor_cli.foreground import stay
 from cstor_cli.founding import LOGICAL_BLOCK_BYTES, Wanted, found
-from cstor_cli.interrupts import InterruptedByUserError, interruptible, uninterrupted
+from cstor_cli.interrupts import InterruptedByUserError, interruptible
 from cstor_cli.options import (
     DEFAULT_DIRECTORY,
     AnyDirectoryOption,
@@ -33,15 +34,16 @@ from cstor_cli.options import (
     YesOption,
 )
 from cstor_cli.pools import app as pool_app
-from cstor_cli.printing import look_line, print_document, print_status, print_volumes, up_lines
+from cstor_cli.printing import print_document, print_status, print_volumes
+from cstor_cli.recover import recover
 from cstor_cli.replica_client import GrpcReplicaClient
 from cstor_cli.replicas import app as replica_app
+from cstor_cli.scrubbing import scrub
 from cstor_cli.sessions import app as session_app
 from cstor_cli.snapshots import app as snapshot_app
 from cstor_cli.status import look_at, status_document, volume_document
 from cstor_cli.status_watch import watch_status
-from cstor_cli.up import Options, bring_up, new_salt, new_uuid, require_serving
-from cstor_cli.watching import watch
+from cstor_cli.up import Options, bring_up, new_salt, new_uuid
 from cstor_core.errors import CstorError, InputError
 from cstor_core.units import format_size, parse_size
 
@@ -54,8 +56,12 @@ nothing was touched; 3 something that had to be read could not be read.
 app = typer.Typer(
     help=HELP, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None
 )
-volume_app = typer.Typer(help="Found, show and compare volumes.", no_args_is_help=True)
+volume_app = typer.Typer(
+    help="Found, show, compare, scrub and recover volumes.", no_args_is_help=True
+)
 app.add_typer(volume_app, name="volume")
+volume_app.command("scrub")(scrub)
+volume_app.command("recover")(recover)
 app.add_typer(snapshot_app, name="snapshot")
 app.add_typer(replica_app, name="replica")
 app.add_typer(session_app, name="session")
@@ -116,27 +122,7 @@ def up(
     )
     with interruptible():
         result = bring_up(directory, options, _say)
-        for problem in result.problems:
-            _complain(problem)
-        if detach:
-            require_serving(result)
-        try:
-            for line in up_lines(result):
-                _say(line)
-            if detach:
-                return
-            if not result.serving:
-                _complain(f"initiators have to wait: {result.reason}")
-            _say(look_line(result.look))
-            code = watch(result, _say)
-        except InterruptedByUserError:
-            if detach:
-                raise
-            home = Home.at(directory)
-            with uninterrupted(), locked(home):
-                _say("stopping")
-                stop_all(home, _say)
-            code = ExitCode.OK
+        code = stay(directory, result, _say, _complain, detach=detach)
     raise typer.Exit(code)
 
 

@@ -19,7 +19,7 @@ from cstor_cli.addresses import parse_address
 from cstor_cli.options import Output
 from cstor_cli.status import Look
 from cstor_cli.up import Up
-from cstor_core.units import GIB, KIB, MIB, format_size
+from cstor_core.units import GIB, KIB, MIB, format_duration, format_size
 
 COLUMNS_MAX = 10_000
 
@@ -157,6 +157,21 @@ def _print_standing(volume: dict[str, Any]) -> None:
         )
     if volume["loss_possible"]:
         console.print(f"  {LOSS_POSSIBLE}", markup=False)
+    if volume["scrub"]:
+        console.print(f"  {_scrubbed(volume['scrub'])}", markup=False)
+
+
+def _scrubbed(scrub: dict[str, Any]) -> str:
+    """How far the scrub is, or what the last one has come to."""
+    found = f"{scrub['mismatches']} copies of blocks were wrong, {scrub['repaired']} put right"
+    if scrub["state"] == "running":
+        part = 100 * scrub["blocks_done"] // max(scrub["blocks_total"], 1)
+        left = scrub["seconds_left"]
+        words = f"{part} % done" + (f", {format_duration(left)} left" if left else "")
+        return f"a scrub is under way: {words}; {found}"
+    ended = local_time(scrub["ended_unix_ms"] / 1000)
+    reason = f" ({scrub['reason']})" if scrub["reason"] else ""
+    return f"the last scrub has {scrub['state']} at {ended}{reason}: {found}"
 
 
 def _member_words(member: dict[str, Any]) -> str:

@@ -16,6 +16,7 @@ from cstor_cli.processes import Daemon, scan
 from cstor_cli.replica_client import Dial
 from cstor_core.errors import CstorError, UnavailableError
 from cstor_core.generated.cstor.v1 import control_pb2, replica_pb2, volume_pb2
+from cstor_core.scrub_words import scrub_document
 
 OFFLINE = "offline"
 Document = dict[str, Any]
@@ -180,6 +181,7 @@ def _standing(report: control_pb2.VolumeReport) -> Document:
         "lease_left_s": report.lease_left_ms / 1000,
         "loss_possible": report.loss_possible,
         "rebuild_pace": _word(control_pb2.RebuildPace.Name(report.rebuild_pace), "REBUILD_PACE_"),
+        "scrub": scrub_document(report.scrub) if report.HasField("scrub") else None,
     }
 
 

@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -46,7 +46,7 @@ from cstor_cli.starting import (
     start_replicas,
     start_target,
 )
-from cstor_cli.status import Look, look_at
+from cstor_cli.status import Look, control_address, look_at
 from cstor_core.errors import CstorError, InputError, UnavailableError
 from cstor_core.generated.cstor.v1 import control_pb2
 from cstor_core.units import GIB, MIB, format_size
@@ -86,9 +86,14 @@ class Up:
     """Why it does not serve."""
 
 
-def bring_up(directory: Path, options: Options, say: Say) -> Up:
+OnTarget = Callable[[str], None]
+"""Told where the control service of a target answers that runs."""
+
+
+def bring_up(directory: Path, options: Options, say: Say, on_target: OnTarget | None = None) -> Up:
     """Start what is missing of the volume in `directory`, found it if need be, and wait for it.
 
+    `on_target` is called before it is waited for, and may raise a CstorError, which ends all.
     Raises InputError, with nothing touched, where something is wrong; another CstorError where the
     volume could not be founded.  A founded volume that does not serve is a result, not an error.
     """
@@ -96,7 +101,7 @@ def bring_up(directory: Path, options: Options, say: Say) -> Up:
     if home.is_ours():
         cluster = _known(home, options)
         with locked(home):
-            return _bring_up(home, cluster, say)
+            return _bring_up(home, cluster, say, on_target)
     if not home.is_vacant():
         raise InputError(
             f"{home.path} is not empty and holds no volume of cStor: name another directory"
@@ -210,7 +215,7 @@ def _first_start(home: Home, cluster: ClusterFile, say: Say, existed: bool) -> U
         raise
 
 
-def _bring_up(home: Home, cluster: ClusterFile, say: Say) -> Up:
+def _bring_up(home: Home, cluster: ClusterFile, say: Say, on_target: OnTarget | None = None) -> Up:
     """Start what is missing, in order; the directory is locked."""
     deadline = time.monotonic() + START_S_MAX
     make_directories(home)
@@ -230,6 +235,8 @@ def _bring_up(home: Home, cluster: ClusterFile, say: Say) -> Up:
             cluster = _take_over(home, up, start_target(home, cluster, deadline, say))
         if len(cluster.replicas) == 1 and not up.problems:
             cluster = _found(home, cluster)
+        if on_target is not None:
+            on_target(control_address(look_at(home)))
     except BaseException:
         # Interrupted, or a volume that could not be founded: nothing of ours goes on running.
         with uninterrupted():

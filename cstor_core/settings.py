@@ -7,7 +7,7 @@ default.  A wrong one is an InputError whose sentence names the setting; nothing
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, TypeVar
@@ -24,7 +24,7 @@ from pydantic_settings import (
 
 from cstor_core.errors import InputError
 from cstor_core.logs import LogFormat, LogLevel
-from cstor_core.units import parse_size
+from cstor_core.units import parse_duration, parse_rate, parse_size
 
 PORT_MAX = 65535
 
@@ -74,30 +74,30 @@ def parse_address(text: str) -> Address:
     return Address(host, int(port))
 
 
-def _address(value: object) -> object:
-    if not isinstance(value, str):
-        return value
-    try:
-        return parse_address(value)
-    except InputError as error:
-        raise ValueError(str(error)) from error
+def _read_by(parse: Callable[[str], object]) -> Callable[[object], object]:
+    """What makes a value of a text, and leaves others as they are."""
+
+    def read(value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        try:
+            return parse(value)
+        except InputError as error:
+            raise ValueError(str(error)) from error
+
+    return read
 
 
-AddressSetting = Annotated[Address, NoDecode, BeforeValidator(_address)]
+AddressSetting = Annotated[Address, NoDecode, BeforeValidator(_read_by(parse_address))]
 """A setting that is written as HOST:PORT, or as HOST where the port may be chosen."""
 
 
-def _size(value: object) -> object:
-    if not isinstance(value, str):
-        return value
-    try:
-        return parse_size(value)
-    except InputError as error:
-        raise ValueError(str(error)) from error
-
-
-SizeSetting = Annotated[int, NoDecode, BeforeValidator(_size)]
+SizeSetting = Annotated[int, NoDecode, BeforeValidator(_read_by(parse_size))]
 """A setting in bytes, written as `128MiB` or as a number."""
+RateSetting = Annotated[int, NoDecode, BeforeValidator(_read_by(parse_rate))]
+"""A setting in bytes a second, written as `100MiB/s` or as a number."""
+DurationSetting = Annotated[float, NoDecode, BeforeValidator(_read_by(parse_duration))]
+"""A setting in seconds, written as `7d`, `12h` or as a number."""
 
 
 class DaemonSettings(BaseSettings):

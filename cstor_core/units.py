@@ -20,6 +20,8 @@ KIB = 1024
 MIB = 1024 * KIB
 GIB = 1024 * MIB
 
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(s|min|m|h|d|w)?", re.IGNORECASE)
+_SECONDS = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 _UNITS = {"": 1, "B": 1, "K": KIB, "M": MIB, "G": GIB, "T": 1024 * GIB, "P": 1024 * 1024 * GIB}
 _SIZE = re.compile(r"(\d+)\s*(?:([KMGTP])(?:iB)?|B)?", re.IGNORECASE)
 
@@ -33,6 +35,36 @@ def parse_size(text: str) -> int:
     if match is None:
         raise InputError(f"{text!r} is not a size: write bytes, or a number and KiB, MiB, GiB, TiB")
     return int(match[1]) * _UNITS[(match[2] or "").upper()]
+
+
+def parse_rate(text: str) -> int:
+    """Bytes a second for `100MiB/s`, `100MiB` or `1000000`.
+
+    Raises InputError when the text is none.
+    """
+    return parse_size(text.strip().removesuffix("/s"))
+
+
+def parse_duration(text: str) -> float:
+    """Seconds for `7d`, `12h`, `30min`, `90s` or `90`.
+
+    Raises InputError when the text is none.
+    """
+    match = _DURATION.fullmatch(text.strip())
+    if match is None:
+        raise InputError(f"{text!r} is not a duration: write a number and s, min, h, d or w")
+    return float(match[1]) * _SECONDS[(match[2] or "").lower()]
+
+
+def format_duration(duration_s: float) -> str:
+    """A duration for people, to two units: `3h 5min`, `42s`."""
+    left = round(duration_s)
+    words: list[str] = []
+    for unit in ("d", "h", "min", "s"):
+        count, left = divmod(left, _SECONDS[unit])
+        if count or (unit == "s" and not words):
+            words.append(f"{count}{unit}")
+    return " ".join(words[:2])
 
 
 def format_size(size_bytes: int) -> str:

@@ -288,6 +288,57 @@ class ControlServicer(control_pb2_grpc.ControlServiceServicer):
         except CstorError as error:
             await abort(context, error)
 
+    async def StartScrub(  # noqa: N802 - the name of the call
+        self,
+        request: control_pb2.StartScrubRequest,
+        context: grpc.aio.ServicerContext[
+            control_pb2.StartScrubRequest, control_pb2.StartScrubResponse
+        ],
+    ) -> control_pb2.StartScrubResponse:
+        """Begin a scrub, or find the one that is under way."""
+        try:
+            scrubs = self._called(request.volume).engine.scrubs
+            is_new = scrubs.start(request.rate_bytes_per_s)
+        except CstorError as error:
+            await abort(context, error)
+        return control_pb2.StartScrubResponse(scrub=scrubs.report(), found=not is_new)
+
+    async def StopScrub(  # noqa: N802 - the name of the call
+        self,
+        request: control_pb2.StopScrubRequest,
+        context: grpc.aio.ServicerContext[
+            control_pb2.StopScrubRequest, control_pb2.StopScrubResponse
+        ],
+    ) -> control_pb2.StopScrubResponse:
+        """End the scrub that is under way."""
+        try:
+            scrubs = self._called(request.volume).engine.scrubs
+            scrubs.stop()
+        except CstorError as error:
+            await abort(context, error)
+        return control_pb2.StopScrubResponse(scrub=scrubs.report())
+
+    async def WatchScrub(  # noqa: N802 - the name of the call
+        self,
+        request: control_pb2.WatchScrubRequest,
+        context: grpc.aio.ServicerContext[
+            control_pb2.WatchScrubRequest, control_pb2.WatchScrubResponse
+        ],
+    ) -> AsyncIterator[control_pb2.WatchScrubResponse]:
+        """How far a scrub is, until it ends; INVALID_ARGUMENT where there was none, UNAVAILABLE
+        where too many watch already.
+        """
+        self._watchers += 1
+        try:
+            self._check_watchers()
+            async with aclosing(self._called(request.volume).engine.scrubs.watch()) as reports:
+                async for report in reports:
+                    yield control_pb2.WatchScrubResponse(scrub=report)
+        except CstorError as error:
+            await abort(context, error)
+        finally:
+            self._watchers -= 1
+
     async def WatchEvents(  # noqa: N802 - the name of the call
         self,
         request: control_pb2.WatchEventsRequest,
@@ -300,8 +351,7 @@ class ControlServicer(control_pb2_grpc.ControlServiceServicer):
         """
         self._watchers += 1
         try:
-            if self._watchers > WATCHERS_MAX:
-                raise UnavailableError(f"{WATCHERS_MAX} others watch the events of this target")
+            self._check_watchers()
             volume = self._called(request.volume) if request.volume else None
             async for response in self._events.watch(
                 request.after_number,
@@ -313,6 +363,11 @@ class ControlServicer(control_pb2_grpc.ControlServiceServicer):
             await abort(context, error)
         finally:
             self._watchers -= 1
+
+    def _check_watchers(self) -> None:
+        """Raise UnavailableError where too many watch."""
+        if self._watchers > WATCHERS_MAX:
+            raise UnavailableError(f"{WATCHERS_MAX} others watch the events of this target")
 
     def _called(self, name_or_uuid: str) -> ServedVolume:
         for volume in self._volumes:

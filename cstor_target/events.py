@@ -115,6 +115,19 @@ KINDS: dict[str, Kind] = {
         Severity.INFO,
         "the volume has {size} now: initiators see it after a rescan",
     ),
+    "scrub_started": Kind(
+        Severity.INFO,
+        "all copies of the volume are read and compared, at up to {rate} a second",
+    ),
+    "scrub_finished": Kind(
+        Severity.INFO,
+        "all copies have been read and compared, {read} each in {seconds} s: {mismatches} copies "
+        "of blocks were wrong, {repaired} have been put right and {unrepaired} have not",
+    ),
+    "scrub_ended": Kind(
+        Severity.WARNING,
+        "the scrub has ended behind block {done} of {total}: {reason}",
+    ),
     # Its initiators
     "session_dropped": Kind(
         Severity.WARNING,
@@ -144,6 +157,17 @@ KINDS: dict[str, Kind] = {
         Severity.WARNING,
         "bad blocks of the replica at {address} could not be replaced, and will be when they are "
         "read again: {reason}",
+    ),
+    "block_mismatch": Kind(
+        Severity.WARNING,
+        "of {where} the replica at {address} had {blocks} wrong copies of blocks, block "
+        "{first_block} first ({kind}): look after its disk",
+    ),
+    "blocks_unrepaired": Kind(
+        Severity.ERROR,
+        "of {where} the replica at {address} has {blocks} wrong copies of blocks, block "
+        "{first_block} first, which could not be put right: {reason}; replace the replica, or go "
+        "back to a backup where all are damaged",
     ),
     "pool_filling": Kind(
         Severity.WARNING,

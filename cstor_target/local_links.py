@@ -117,6 +117,12 @@ class LocalLink:
         """As `ReplicaLink.repair_blocks`."""
         return await self._host.repair_blocks(request)
 
+    async def scrub_blocks(
+        self, request: replica_pb2.ScrubBlocksRequest
+    ) -> replica_pb2.ScrubBlocksResponse:
+        """As `ReplicaLink.scrub_blocks`."""
+        return await self._host.scrub_blocks(request)
+
     async def catch_up(self, request: replica_pb2.CatchUpRequest) -> replica_pb2.ReplicaReport:
         """As `ReplicaLink.catch_up`."""
         return (await self._host.catch_up(request)).replica

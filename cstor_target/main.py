@@ -81,6 +81,17 @@ def serve(
         float | None,
         typer.Option(help="Seconds that commands wait for a quorum before BUSY; default 20."),
     ] = None,
+    scrub_every: Annotated[
+        str | None,
+        typer.Option(
+            help="Scrub the volume by itself, so long after the last time: 7d, 12h; 0, the "
+            "default, is never."
+        ),
+    ] = None,
+    scrub_rate: Annotated[
+        str | None,
+        typer.Option(help="What a scrub reads of each replica in a second at most; 64MiB/s."),
+    ] = None,
     ready_file: Annotated[
         Path | None, typer.Option(help="JSON file with pid and ports, written when listening.")
     ] = None,

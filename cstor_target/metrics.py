@@ -42,6 +42,11 @@ VOLUME_COUNTERS = {
     "reads_hedged": "Reads that were asked of a second replica because the first was slow",
     "blocks_repaired": "Bad copies of blocks that were replaced by another replica's",
     "checksum_errors": "Blocks that came with data of another checksum",
+    "scrubs_finished": "Scrubs that came to the end of the volume",
+    "scrub_read_bytes": "Bytes that scrubs have read of each replica",
+    "scrub_mismatches": "Copies of blocks that scrubs have found wrong",
+    "scrub_repaired": "Of these, copies that have been put right",
+    "scrub_unrepaired": "Of these, copies that have not",
     "rebuilds_done": "Replicas brought in sync",
     "rebuilds_failed": "Rebuilds that ended without the replica in sync",
 }
@@ -167,6 +172,31 @@ _VOLUME_GAUGES: tuple[_Gauge[control_pb2.VolumeReport], ...] = (
         "loss_possible",
         "1 if the volume was opened without proof that nothing acknowledged is lost",
         lambda report: report.loss_possible,
+    ),
+    _Gauge(
+        "scrub_running",
+        "1 while a scrub is under way",
+        lambda report: report.scrub.state == control_pb2.SCRUB_STATE_RUNNING,
+    ),
+    _Gauge(
+        "scrub_total_bytes",
+        "What the scrub goes through, written or not",
+        lambda report: report.scrub.blocks_total * BLOCK_BYTES,
+    ),
+    _Gauge(
+        "scrub_done_bytes",
+        "How far through that it is",
+        lambda report: report.scrub.blocks_done * BLOCK_BYTES,
+    ),
+    _Gauge(
+        "scrub_left_seconds",
+        "How long it will still take; 0 where that is not known",
+        lambda report: report.scrub.seconds_left,
+    ),
+    _Gauge(
+        "scrub_ended_timestamp_seconds",
+        "When the last scrub since the start of the target ended; 0 where none has",
+        lambda report: report.scrub.ended_unix_ms / 1000,
     ),
     _Gauge(
         "serving",

@@ -142,6 +142,13 @@ class GrpcLink:
         call = self._orders.RepairBlocks(request, timeout=_CATCH_UP_TIMEOUT_S)
         return await called(call, self.address)
 
+    async def scrub_blocks(
+        self, request: replica_pb2.ScrubBlocksRequest
+    ) -> replica_pb2.ScrubBlocksResponse:
+        """As `ReplicaLink.scrub_blocks`."""
+        call = self._orders.ScrubBlocks(request, timeout=_CATCH_UP_TIMEOUT_S)
+        return await called(call, self.address)
+
     async def catch_up(self, request: replica_pb2.CatchUpRequest) -> replica_pb2.ReplicaReport:
         """As `ReplicaLink.catch_up`."""
         call = self._orders.CatchUp(request, timeout=_CATCH_UP_TIMEOUT_S)

@@ -13,6 +13,7 @@ from typing import Any
 from google.protobuf.json_format import MessageToDict
 
 from cstor_core.generated.cstor.v1 import control_pb2
+from cstor_core.scrub_words import scrub_document
 from cstor_core.serving import Page
 from cstor_target.served_volume import SERVING_STATUSES, ServedVolume
 
@@ -57,6 +58,7 @@ def report_document(report: control_pb2.VolumeReport) -> dict[str, Any]:
         "epoch": report.epoch,
         "last_seq": report.last_seq,
         "completed_seq": report.completed_seq,
+        "scrub": scrub_document(report.scrub) if report.HasField("scrub") else None,
     }
     document["replicas"] = [
         {

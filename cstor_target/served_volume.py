@@ -24,6 +24,7 @@ from cstor_target.volume.events import EventSink
 from cstor_target.volume.keeping import Keeping
 from cstor_target.volume.operations import Operations
 from cstor_target.volume.questions import Questions
+from cstor_target.volume.scrubs import Scrubs
 from cstor_target.volume_sessions import VolumeSessions
 
 IQN_PREFIX = "iqn.2016-09.com.openebs.cstor:"
@@ -41,6 +42,7 @@ class VolumeEngine(Volume, Protocol):
 
     counters: Counters
     operations: Operations
+    scrubs: Scrubs
 
     @property
     def identity(self) -> volume_pb2.VolumeIdentity | None:

@@ -15,7 +15,15 @@ from pydantic import BeforeValidator, Field, model_validator
 from pydantic_settings import NoDecode, SettingsConfigDict
 
 from cstor_core.errors import InputError
-from cstor_core.settings import Address, AddressSetting, DaemonSettings, parse_address
+from cstor_core.settings import (
+    Address,
+    AddressSetting,
+    DaemonSettings,
+    DurationSetting,
+    RateSetting,
+    parse_address,
+)
+from cstor_target.volume.scrubs import RATE_BYTES_PER_S_MIN
 from cstor_target.volume.settings import EngineSettings
 
 LOCAL_HOST = "127.0.0.1"
@@ -67,6 +75,10 @@ class TargetSettings(DaemonSettings):
     replica_grpc: AddressSetting = Address(LOCAL_HOST, None)
     replica_metrics: AddressSetting = Address(LOCAL_HOST, None)
     write_timeout_s: Annotated[float, Field(gt=0, le=3600)] = EngineSettings().write_timeout_s
+    scrub_every: Annotated[DurationSetting, Field(ge=0)] = EngineSettings().scrub_every_s
+    scrub_rate: Annotated[RateSetting, Field(ge=RATE_BYTES_PER_S_MIN)] = (
+        EngineSettings().scrub_rate_bytes_per_s
+    )
 
     @model_validator(mode="after")
     def _somewhere(self) -> TargetSettings:
@@ -79,7 +91,11 @@ class TargetSettings(DaemonSettings):
     @property
     def engine(self) -> EngineSettings:
         """What the engine is told."""
-        return EngineSettings(write_timeout_s=self.write_timeout_s)
+        return EngineSettings(
+            write_timeout_s=self.write_timeout_s,
+            scrub_rate_bytes_per_s=self.scrub_rate,
+            scrub_every_s=self.scrub_every,
+        )
 
 
 def is_uuid(volume: str) -> bool:

@@ -22,7 +22,7 @@ from cstor_core.files import Filesystem
 from cstor_core.generated.cstor.v1 import replica_pb2, volume_pb2
 from cstor_core.limits import SIZE_BYTES_MAX
 from cstor_core.units import BLOCK_BYTES
-from replica import pulls, repairs, sources, staging
+from replica import pulls, repairs, scrubs, sources, staging
 from replica.errors import OrderError
 from replica.pool_space import PoolSpace
 from replica.replica_node import ReplicaNode
@@ -336,6 +336,12 @@ class ReplicaHost:
     ) -> replica_pb2.RepairBlocksResponse:
         """Replace blocks that are bad here by a peer's copies; see `repairs.repair_blocks`."""
         return await repairs.repair_blocks(self._ordered(request.orders), request)
+
+    async def scrub_blocks(
+        self, request: replica_pb2.ScrubBlocksRequest
+    ) -> replica_pb2.ScrubBlocksResponse:
+        """Say what a range of blocks is, read and verified; see `scrubs.scrub_blocks`."""
+        return await scrubs.scrub_blocks(self._ordered(request.orders), request)
 
     def pull_stacks(
         self, request: replica_pb2.PullStacksRequest

@@ -1,7 +1,9 @@
 """How bad blocks are replaced by a peer's copies when the target says that some may be bad.
 
-The target knows only where it looked: which of these blocks are bad is found out here.  A copy
-counts only if it has the version that is held here; a later one is on its way in the stream.
+After a read the target knows only where it looked: which of these blocks are bad is found out
+here, and a copy counts only if it has the version that is held here.  After a scrub it knows what
+the blocks must be, and a copy counts only if it is exactly so.  In neither case is anything taken
+that is on its way in the stream, or in the place of anything newer.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import numpy as np
 from cstor_core.errors import CorruptError, InputError, ProtocolError
 from cstor_core.frames import RunView
 from cstor_core.generated.cstor.v1 import replica_pb2, volume_pb2
+from cstor_core.rows import ROW_BYTES, Rows, rows_of
 from replica.errors import OrderError
 from replica.peers import Peer, blame
 from replica.replica_node import ReplicaNode
@@ -31,12 +34,15 @@ async def repair_blocks(
     node.check_orders(request.orders)
     if node.store.rebuilding:
         raise OrderError("a replica that is being rebuilt gets all that it needs by that")
-    blocks = _asked(node, request.blocks)
-    bad = await node.store.bad_among(blocks)
+    wanted = _wanted(node, request.rows) if request.rows else None
+    if wanted is None:
+        bad = await node.store.bad_among(_asked(node, request.blocks))
+    else:
+        bad = await node.store.wrong_among(wanted)
     repaired = 0
     if len(bad):
         node.counters.checksum_errors += len(bad)
-        repaired = await _pull(node, request, bad)
+        repaired = await _pull(node, request, bad, wanted)
         node.log.warning(
             "blocks_repaired", blocks=bad.tolist(), repaired=repaired, source=request.source.address
         )
@@ -57,10 +63,26 @@ def _asked(node: ReplicaNode, packed: bytes) -> Blocks:
     return blocks
 
 
-async def _pull(node: ReplicaNode, request: replica_pb2.RepairBlocksRequest, bad: Blocks) -> int:
+def _wanted(node: ReplicaNode, packed: bytes) -> Rows:
+    """What blocks must be, ascending by block.  Raises InputError."""
+    if len(packed) % ROW_BYTES or len(packed) > BLOCKS_MAX * ROW_BYTES:
+        raise InputError(f"{len(packed)} bytes are no table of up to {BLOCKS_MAX} rows")
+    rows = rows_of(packed).copy()
+    blocks = rows["block"]
+    if (blocks[1:] <= blocks[:-1]).any() or int(blocks[-1]) >= node.size_blocks():
+        raise InputError(f"the rows do not ascend, or name none of {node.size_blocks()} blocks")
+    return rows
+
+
+async def _pull(
+    node: ReplicaNode,
+    request: replica_pb2.RepairBlocksRequest,
+    bad: Blocks,
+    wanted: Rows | None,
+) -> int:
     """Take what the source has of these blocks; how many copies counted."""
     peer = Peer(node.dialler, request.source)
-    wanted = replica_pb2.PullBlocksRequest(
+    question = replica_pb2.PullBlocksRequest(
         volume_uuid=request.orders.volume_uuid,
         replica_uuid=request.source.replica_uuid,
         epoch=request.orders.epoch,
@@ -69,11 +91,14 @@ async def _pull(node: ReplicaNode, request: replica_pb2.RepairBlocksRequest, bad
     )
     repaired = 0
     try:
-        async for message in peer.pull_blocks(wanted):
+        async for message in peer.pull_blocks(question):
             node.check_orders(request.orders)  # a promise since then has ended this one
             if message.run.table:
                 run = RunView(memoryview(message.run.table), memoryview(message.run.data))
-                repaired += node.store.replace_bad(run)
+                if wanted is None:
+                    repaired += node.store.replace_bad(run)
+                else:
+                    repaired += node.store.replace_wrong(run, wanted)
     except (CorruptError, ProtocolError) as error:
         raise blame(node, peer, error) from error
     finally:

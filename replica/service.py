@@ -144,6 +144,7 @@ def replica_service(host: ReplicaHost) -> grpc.GenericRpcHandler:
             "Stage": _streaming(replica_pb2.StageRequest, host.stage),
             "SetPace": _unary(replica_pb2.SetPaceRequest, host.set_pace),
             "RepairBlocks": _unary(replica_pb2.RepairBlocksRequest, host.repair_blocks),
+            "ScrubBlocks": _unary(replica_pb2.ScrubBlocksRequest, host.scrub_blocks),
             "PullStacks": _streaming(replica_pb2.PullStacksRequest, host.pull_stacks),
             "Rebuild": _streaming(replica_pb2.RebuildRequest, host.rebuild),
             "PullEntries": _streaming(replica_pb2.PullEntriesRequest, host.pull_entries),

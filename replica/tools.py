@@ -133,12 +133,20 @@ def document(look: PoolLook) -> dict[str, Any]:
 
 
 def _replica_document(look: ReplicaLook) -> dict[str, Any]:
-    found: dict[str, Any] = {"directory": str(look.directory), "replica_uuid": look.replica_uuid}
+    found: dict[str, Any] = {
+        "directory": str(look.directory),
+        "replica_uuid": look.replica_uuid,
+        "findings": [
+            {"severity": finding.severity, "what": finding.what} for finding in look.findings
+        ],
+    }
     if look.identity is not None:
         found |= {
             "volume": look.identity.name,
             "volume_uuid": look.identity.volume_uuid,
             "size_bytes": look.identity.size_bytes,
+            "logical_block_bytes": look.identity.logical_block_bytes,
+            "write_cache": look.identity.write_cache,
         }
     if look.origin is not None:
         found["clone_of"] = {
@@ -152,6 +160,8 @@ def _replica_document(look: ReplicaLook) -> dict[str, Any]:
             "promised_instance": look.state.promised_instance,
             "cleanly_stopped": look.state.clean,
             "short": look.state.short,
+            "will_be_short": look.will_be_short,
+            "failed_reason": look.state.failed_reason,
         }
     if look.recovery is not None:
         standing = look.recovery.standing
@@ -172,6 +182,7 @@ def _replica_document(look: ReplicaLook) -> dict[str, Any]:
                 }
                 for snapshot in standing.operations.snapshots.values()
             ],
+            "current_size_bytes": standing.operations.size_bytes,
             "used_bytes": look.used_blocks * BLOCK_BYTES,
             "shared_bytes": look.shared_blocks * BLOCK_BYTES,
             "file_bytes": look.file_bytes,
@@ -194,6 +205,7 @@ def _configuration_document(look: ReplicaLook) -> dict[str, Any] | None:
                 "replica_uuid": member.replica_uuid,
                 "address": member.address,
                 "witness": member.witness,
+                "out_of_date": member.out_of_date,
             }
             for member in configuration.members
         ],

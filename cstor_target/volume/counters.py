@@ -42,6 +42,11 @@ class Counters:
     reads_hedged: int = 0
     blocks_repaired: int = 0
     checksum_errors: int = 0
+    scrubs_finished: int = 0
+    scrub_read_bytes: int = 0
+    scrub_mismatches: int = 0
+    scrub_repaired: int = 0
+    scrub_unrepaired: int = 0
     rebuilds_done: int = 0
     rebuilds_failed: int = 0
     read_latency: Histogram = field(default_factory=Histogram)

@@ -34,6 +34,7 @@ from cstor_target.volume.reads import Reads, slice_pieces
 from cstor_target.volume.repairs import Repairs
 from cstor_target.volume.room import Room
 from cstor_target.volume.roster import Roster
+from cstor_target.volume.scrubs import Scrubs
 from cstor_target.volume.settings import EngineSettings
 
 _TICK_S = 1.0
@@ -94,6 +95,17 @@ class Engine:
         self.questions = Questions(
             self._roster, self._order, self.operations, lambda: self.identity
         )
+        self.scrubs = Scrubs(
+            self._roster,
+            self._order,
+            self.operations,
+            lambda: self._membership.tenure,
+            clock,
+            settings,
+            self.counters,
+            events,
+        )
+        self.scrubs.on_defect = self._membership.fail
         self._gate: deque[tuple[float, Callable[[], None], Done]] = deque()
         self._tick: Timer | None = None
         self._lease_lapsed = False
@@ -104,6 +116,7 @@ class Engine:
     def start(self) -> None:
         """Begin to look for members, to open the volume and to keep its members in sync."""
         self._membership.start()
+        self._membership.when_serving(self.scrubs.begin)
         self._tick = self._clock.call_later(_TICK_S, self._ticked)
 
     async def close(self) -> bool:
@@ -124,6 +137,7 @@ class Engine:
                 await self._clock.sleep(0.01)
         if self._tick is not None:
             self._tick.cancel()
+        await self.scrubs.close()
         await self._membership.close()
         return not served or self._order.durable_seq >= self._order.completed_seq
 
@@ -221,6 +235,8 @@ class Engine:
         report.lease_left_ms = int(self._lease.left_s * 1000)
         report.rebuild_pace = self._pacing.pace
         report.loss_possible = self._membership.loss_possible
+        if (scrub := self.scrubs.report()) is not None:
+            report.scrub.CopyFrom(scrub)
         return report
 
     def read(self, offset: int, length: int, done: ReadDone) -> None:

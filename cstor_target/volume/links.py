@@ -60,6 +60,11 @@ class ReplicaLink(Protocol):
     ) -> replica_pb2.RepairBlocksResponse:
         """Have the replica replace bad blocks by a peer's copies."""
 
+    async def scrub_blocks(
+        self, request: replica_pb2.ScrubBlocksRequest
+    ) -> replica_pb2.ScrubBlocksResponse:
+        """Have the replica read and verify a range of blocks, and say what it has."""
+
     async def catch_up(self, request: replica_pb2.CatchUpRequest) -> replica_pb2.ReplicaReport:
         """Have the replica fetch entries from a peer, in order."""
 

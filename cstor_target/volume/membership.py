@@ -132,8 +132,13 @@ class Membership:
     def _ended(self, task: asyncio.Task[None]) -> None:
         if task in self._tasks:
             self._tasks.remove(task)
-        if not task.cancelled() and task.exception() is not None and not self.failed.done():
-            self.failed.set_result(task.exception())
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.fail(error)
+
+    def fail(self, error: BaseException) -> None:
+        """An error that nobody expected: the daemon ends with it."""
+        if not self.failed.done():
+            self.failed.set_result(error)
 
     async def _open_until_done(self) -> None:
         while True:

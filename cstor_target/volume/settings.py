@@ -29,3 +29,7 @@ class EngineSettings:
     """What a member that comes back may always copy in a second, however busy initiators are."""
     laggard_s: float = 10.0
     """A member that acknowledged nothing for so long while a quorum went on is let go."""
+    scrub_rate_bytes_per_s: int = 64 * MIB
+    """What each replica reads in a second at most while the volume is scrubbed."""
+    scrub_every_s: float = 0.0
+    """So long after the end of one scrub the next one begins by itself; 0 for never."""

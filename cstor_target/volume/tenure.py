@@ -99,6 +99,32 @@ class Tenure:
             orders=self.orders(replica_uuid), source=source, blocks=packed
         )
 
+    def repair_rows_request(
+        self, replica_uuid: str, source: replica_pb2.Source, rows: bytes
+    ) -> replica_pb2.RepairBlocksRequest:
+        """The order to make blocks what these rows say, with copies of a source."""
+        return replica_pb2.RepairBlocksRequest(
+            orders=self.orders(replica_uuid), source=source, rows=rows
+        )
+
+    def scrub_request(
+        self, replica_uuid: str, block: int, count: int, *, of_snapshots: bool
+    ) -> replica_pb2.ScrubBlocksRequest:
+        """The question what consecutive blocks are."""
+        return replica_pb2.ScrubBlocksRequest(
+            orders=self.orders(replica_uuid), block=block, count=count, of_snapshots=of_snapshots
+        )
+
+    def scrub_ones_request(
+        self, replica_uuid: str, blocks: Sequence[int], *, of_snapshots: bool
+    ) -> replica_pb2.ScrubBlocksRequest:
+        """The same of blocks by number."""
+        return replica_pb2.ScrubBlocksRequest(
+            orders=self.orders(replica_uuid),
+            blocks=struct.pack(f"<{len(blocks)}Q", *blocks),
+            of_snapshots=of_snapshots,
+        )
+
     def epoch_record(self, seq: int, *, loss_possible: bool) -> bytes:
         """The message with the record of this epoch as the entry `seq`, to be flushed."""
         record = volume_pb2.EpochRecord(

@@ -75,6 +75,8 @@ class ReplicaLook:
     origin: volume_pb2.CloneOrigin | None = None
     """Of a clone."""
     state: State | None = None
+    will_be_short: bool = False
+    """Once it is opened on this machine."""
     recovery: Recovery | None = None
     """What the next opening would find."""
     used_blocks: int = 0
@@ -190,6 +192,7 @@ def _look(
         for name in stray_runs(filesystem, directory, recovery.block_map):
             look.left(f"{directory / name} is a part of no map", is_repairable=True)
         look.recovery = recovery
+        look.will_be_short = look.state.short or power_lost or recovery.is_torn
         _check_places(files, recovery, look)
         if power_lost:
             look.left(f"{directory} lost power: {len(later)} journal records are cut off")

@@ -28,6 +28,7 @@ from replica.store.views import View, first_seen
 _PLACE_OF_ROW = struct.Struct("<8xQ16x")
 _place_of_row = _PLACE_OF_ROW.unpack
 _SCAN_ROWS = 256
+_VERIFIED_ROWS_MAX = 1024
 
 
 class Reader:
@@ -218,6 +219,47 @@ class Reader:
                     yield rows.tobytes(), await self._bad_blocks(rows, views)
         except OSError as error:
             raise self.map_unreadable(error) from error
+
+    async def verified(
+        self, block: int, count: int, views: Sequence[View]
+    ) -> tuple[Rows, Blocks, int]:
+        """The rows of consecutive blocks that some view needs, or the volume's own; which of the
+        blocks are bad; and before which block that ends, since 1024 rows are enough.
+
+        Raises ProtocolError beyond the end of the volume, CorruptError where the map is not read.
+        """
+        self._parts.check_range(block, count)
+        end = block + count
+        try:
+            rows = await self._parts.block_map.rows_in(block, count, views)
+        except OSError as error:
+            raise self.map_unreadable(error) from error
+        if len(rows) > _VERIFIED_ROWS_MAX:
+            end = max(int(rows["block"][_VERIFIED_ROWS_MAX]), int(rows["block"][0]) + 1)
+            rows = rows[rows["block"] < end]
+        return rows, await self._bad_of(rows, views), end
+
+    async def verified_ones(self, blocks: Blocks, views: Sequence[View]) -> tuple[Rows, Blocks]:
+        """The same of blocks by number."""
+        found = [NO_ROWS]
+        try:
+            for block in blocks.tolist():
+                self._parts.check_range(block, 1)
+                found.append(await self._parts.block_map.rows_in(block, 1, views))
+        except OSError as error:
+            raise self.map_unreadable(error) from error
+        rows = np.concatenate(found)
+        return rows, await self._bad_of(rows, views)
+
+    async def _bad_of(self, rows: Rows, views: Sequence[View]) -> Blocks:
+        """The blocks among many rows that fail, ascending."""
+        bad = [np.zeros(0, dtype=np.uint64)]
+        try:
+            for start in range(0, len(rows), _SCAN_ROWS):
+                bad += [await self._bad_blocks(rows[start : start + _SCAN_ROWS], views)]
+        except OSError as error:
+            raise self.map_unreadable(error) from error
+        return np.unique(np.concatenate(bad))
 
     async def _bad_blocks(self, rows: Rows, views: Sequence[View]) -> Blocks:
         """The blocks among these rows that fail; where the disk cannot read, one by one."""

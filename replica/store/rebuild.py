@@ -3,7 +3,9 @@
 While it is being rebuilt, a copied block replaces a foreign one (whose version lies outside of the
 history) always, and another one only if its version is higher, or equal and the own bytes fail
 their checksum.  Otherwise a version never goes down.  At any time a bad block is replaced by a
-peer's copy of the same version.
+peer's copy of the same version, and one that is not what it must be, as a comparison of all
+replicas has found, by a peer's copy that is exactly so.  What it must be is a version that this
+replica has applied: a later one is on its way in the stream.
 """
 
 from __future__ import annotations
@@ -100,6 +102,41 @@ class Rebuild:
         self._take(theirs, taken, run.data)
         return int(taken.sum())
 
+    async def wrong_among(self, wanted: Rows) -> Blocks:
+        """Those blocks that are not what they must be, and have not been written since.
+
+        Raises CorruptError where the map cannot be read.
+        """
+        wrong = self._may_replace(wanted, self._own(wanted)) & ~self._equal(wanted)
+        bad = await self._reader.bad_among(wanted["block"][self._equal(wanted)])
+        return np.union1d(wanted["block"][wrong], bad)
+
+    def replace_wrong(self, run: RunView, wanted: Rows) -> int:
+        """Take a peer's copies that are exactly what their blocks must be, where these have not
+        been written since.  `wanted` ascends by block, and has a row for each copy.
+
+        Raises as `copy_in`.  Returns how many were taken.
+        """
+        theirs = self._checked(run)
+        index = np.minimum(np.searchsorted(wanted["block"], theirs["block"]), len(wanted) - 1)
+        if not len(theirs) or (wanted["block"][index] != theirs["block"]).any():
+            raise ProtocolError("copies came of blocks that were not asked for")
+        taken = _same(theirs, wanted[index]) & self._may_replace(theirs, self._own(theirs))
+        self._take(theirs, taken, run.data)
+        return int(taken.sum())
+
+    def _equal(self, wanted: Rows) -> npt.NDArray[np.bool_]:
+        return _same(wanted, self._own(wanted))
+
+    def _may_replace(self, theirs: Rows, own: Rows) -> npt.NDArray[np.bool_]:
+        """Which blocks may become what is given: it has been applied and is still seen, and nothing
+        newer is here.
+        """
+        standing = self._parts.standing
+        may: npt.NDArray[np.bool_] = (theirs["seq"] != 0) & (theirs["seq"] <= standing.applied_seq)
+        may &= standing.operations.head.mask(theirs) & ~standing.history.foreign(theirs)
+        return may & ~_newer(own, theirs)
+
     def _own(self, theirs: Rows) -> Rows:
         """The own rows of the same blocks.  Raises CorruptError where the map cannot be read."""
         try:
@@ -175,6 +212,15 @@ def _equal(rows: Rows, others: Rows) -> npt.NDArray[np.bool_]:
         rows["epoch"] == others["epoch"]
     )
     return equal
+
+
+def _same(rows: Rows, others: Rows) -> npt.NDArray[np.bool_]:
+    """Which rows say the same of their blocks, wherever the data are."""
+    unmap = np.uint64(UNMAP)
+    same: npt.NDArray[np.bool_] = (rows["place"] & unmap) == (others["place"] & unmap)
+    for name in ("seq", "epoch", "checksum"):
+        same &= rows[name] == others[name]
+    return same
 
 
 def _newer(rows: Rows, than: Rows) -> npt.NDArray[np.bool_]:

@@ -35,7 +35,7 @@ from replica.store.map_writing import places_of
 from replica.store.pace import AT_ONCE, finished
 from replica.store.places import UNIT_MASK, PlaceSet
 from replica.store.records import JOURNAL_OFFSET, RECORD_HEAD_BYTES, Kind
-from replica.store.replay import apply_run
+from replica.store.replay import apply_copies, apply_run
 from replica.store.standing import Standing
 from replica.store.tail import Content, Tail, TailEntry, discarded_bytes_of
 
@@ -236,7 +236,7 @@ class Recovery:
             case Kind.FOUNDING:
                 standing.found(volume_pb2.Configuration.FromString(bytes(record.payload)))
             case Kind.COPY:
-                block_map.put(bytes(record.payload), freed)
+                apply_copies(bytearray(record.payload), standing, block_map, freed)
             case Kind.REBUILD_BEGIN:
                 loss_possible = any(record.payload)
                 standing.begin_rebuild(block_map, freed, loss_possible=loss_possible)

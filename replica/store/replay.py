@@ -27,3 +27,16 @@ def apply_run(rows: bytearray, standing: Standing, block_map: BlockMap, freed: l
         block_map.put(rows, freed)
     elif start != offset:
         block_map.put(rows[start:offset], freed)
+
+
+def apply_copies(
+    rows: bytearray, standing: Standing, block_map: BlockMap, freed: list[int]
+) -> None:
+    """Put rows copied from a peer in the place of whatever is there.
+
+    What is put right in a replica that is in sync may be what snapshots need, too: it stays below
+    what comes, as all does that was there when a snapshot was taken.
+    """
+    block_map.put(rows, freed)
+    if standing.operations.snapshots and not standing.rebuilding:
+        block_map.begin_layer(standing.operations.head)

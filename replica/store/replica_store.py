@@ -10,7 +10,7 @@ byte.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -39,6 +39,7 @@ from replica.store.scrub import ScrubProgress, scrub
 from replica.store.staging import Staging
 from replica.store.state_file import TEXT_BYTES_MAX, State
 from replica.store.tail_reader import TailReader
+from replica.store.views import View
 from replica.store.writer import Writer
 
 
@@ -73,6 +74,9 @@ class ReplicaStore(StoreFacts):
         """The same, and wait for the disk.  CorruptError where it cannot read."""
         self.read_verified = self._reader.read_verified
         """Rows and data of one moment, verified; CorruptError names a block that fails."""
+        self.verified = self._reader.verified
+        self.verified_ones = self._reader.verified_ones
+        """Rows of a range, or of blocks by number, and which blocks are bad."""
         self._tail_reader = TailReader(parts, self._reader)
         self._rebuild = Rebuild(parts, self._reader, self._writer)
         self.foreign_blocks = self._rebuild.foreign_blocks
@@ -80,6 +84,9 @@ class ReplicaStore(StoreFacts):
         self.bad_among = self._reader.bad_among
         self.replace_bad = self._rebuild.replace_bad
         """Finds those of some blocks that are bad, and takes a peer's copies of them."""
+        self.wrong_among = self._rebuild.wrong_among
+        self.replace_wrong = self._rebuild.replace_wrong
+        """The same of those that are not what they must be."""
         self.stage = Staging(parts, self._reader, self._writer, making, self._durability).stage
         """Makes a map that takes the place of the own one in one step."""
         self.cloned = Cloning(opened, filesystem, self._durability.checkpoint).cloned
@@ -224,6 +231,11 @@ class ReplicaStore(StoreFacts):
         such snapshot, ProtocolError beyond the end of the volume, CorruptError which names a block.
         """
         return await self._reader.read_view(self._snapshot(name).view, block, count)
+
+    def views_of_snapshots(self) -> Sequence[View]:
+        """What all snapshots see."""
+        snapshots = self._parts.standing.operations.snapshots.values()
+        return [snapshot.view for snapshot in snapshots]
 
     def changes(self, older: str | None, newer: str | None) -> AsyncIterator[Rows]:
         """What differs between two snapshots: the newer one's rows, ascending by block.

@@ -25,7 +25,7 @@ from replica.store.allocator import Extent
 from replica.store.journal import Point
 from replica.store.parts import Parts
 from replica.store.records import Kind
-from replica.store.replay import apply_run
+from replica.store.replay import apply_copies, apply_run
 from replica.store.tail import Content, TailEntry, discarded_bytes_of
 
 _PLACE = struct.Struct("<Q")
@@ -146,7 +146,7 @@ class Writer:
         parts.check_usable()
         point = self._write(Kind.COPY, rows, data, data_bytes, parts.standing.applied_seq)
         freed: list[int] = []
-        parts.block_map.put(rows, freed)
+        apply_copies(rows, parts.standing, parts.block_map, freed)
         parts.tail.hold(freed, point[1])
 
     def place(self, rows: bytearray, data: Sequence[Buffer], data_bytes: int) -> None:

@@ -14,6 +14,8 @@ FAULTS_S = 45.0
 PAUSE_S = 1.5
 ORDER_PAUSE_S = 6.0
 """Between what operators ask for, in the mean."""
+SCRUB_PAUSE_S = 16.0
+"""Between the scrubs that they ask for, in the mean."""
 TOO_MUCH = 0.15
 """So many lives lose more than the contract survives."""
 
@@ -54,6 +56,14 @@ class Chooser:
             if name == "delete_snapshot":
                 number = chance.randrange(number + 1)
             planned.append((at_s, (name, (number,))))
+        return planned + self._scrubs()
+
+    def _scrubs(self) -> list[tuple[float, Deed]]:
+        chance = random.Random(f"{self._cluster.seed} scrubs")
+        planned: list[tuple[float, Deed]] = []
+        at_s = 2.0
+        while (at_s := at_s + chance.expovariate(1 / SCRUB_PAUSE_S)) < FAULTS_S:
+            planned.append((at_s, ("scrub", ())))
         return planned
 
     def next_s(self) -> float:

@@ -39,6 +39,7 @@ SETTINGS = EngineSettings(
     batch_bytes_max=32 * KIB,
     write_timeout_s=5.0,
     rebuild_floor_bytes_per_s=64 * KIB,
+    scrub_rate_bytes_per_s=64 * KIB,
     retry_s=0.4,
 )
 
@@ -233,6 +234,8 @@ class Cluster:
         self.events: Counter[str] = Counter()
         self.on_loss_said: Callable[[], None] = lambda: None
         """Called when a target says that something acknowledged may be gone."""
+        self.on_mismatch: Callable[[dict[str, object]], None] = lambda facts: None
+        """Called when a scrub has found copies wrong."""
         self.on_open: Callable[[], None] = lambda: None
         """Called when a target has opened the volume."""
         self._uuids = count(1)
@@ -264,6 +267,8 @@ class Cluster:
         self.note(f"{who}: {name} {said}")
         if name == "loss_possible":
             self.on_loss_said()
+        if name == "block_mismatch":
+            self.on_mismatch(facts)
         if name == "open":
             self.on_open()
 

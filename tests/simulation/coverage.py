@@ -23,6 +23,8 @@ from cstor_target.volume.reads import Reads
 from cstor_target.volume.returning import Returning
 from cstor_target.volume.room import Room
 from cstor_target.volume.roster import Roster
+from cstor_target.volume.scrub_run import ScrubRun
+from cstor_target.volume.scrubs import Scrubs
 from replica.host import ReplicaHost
 from replica.leases import LeaseGiven
 from replica.pacing import Pace
@@ -65,6 +67,8 @@ BRANCHES = frozenset(
         *("rebuild: foreign blocks", "rebuild: ends with its stream", "opening: staged"),
         "rebuild: at a pace",
         *("short: after a power loss", "short: made whole", "flush: failed", "deposed"),
+        *("scrub: finished", "scrub: ends", "scrub: finds and puts right"),
+        *("scrub: a write is on its way", "scrub: a member is missed"),
         *("answer GOOD", "answer BUSY", "answer MEDIUM_ERROR"),
     )
 )
@@ -198,6 +202,25 @@ def _watch_members() -> None:
         Rebuild, "foreign_blocks", _if("rebuild: foreign blocks", lambda out, *_: len(out))
     )
     _watch(Rebuild, "replace_bad", _if("bad copy: replaced", lambda out, *_: out))
+    _watch(Rebuild, "replace_wrong", _if("scrub: finds and puts right", lambda out, *_: out))
+    _watch(
+        ScrubRun,
+        "_judged",
+        _if("scrub: a write is on its way", lambda out, *_: any(not v.wrong for v in out.values())),
+    )
+    _watch(
+        ScrubRun,
+        "_count_done",
+        _if(
+            "scrub: a member is missed",
+            lambda _, run, looks, __: len(looks) < len(run._roster.members),
+        ),
+    )
+    _watch(
+        Scrubs,
+        "_end",
+        lambda _out, _scrubs, _state, why: ["scrub: ends" if why else "scrub: finished"],
+    )
 
 
 def _watch_commands() -> None:

@@ -15,6 +15,7 @@ from cstor_core.units import BLOCK_BYTES
 from tests.simulation.clients import Clients
 from tests.simulation.cluster import BLOCKS, Cluster, Machine, Target
 from tests.simulation.oracle import NEVER
+from tests.simulation.scrubbing import Scrubbing
 from tests.simulation.snapshots import Snapshots
 
 Value = str | int | float
@@ -34,6 +35,7 @@ class Deeds:
         self._cluster = cluster
         self._clients = clients
         self.snapshots = Snapshots(clients)
+        self.scrubbing = Scrubbing(cluster, clients)
         self.no_target_before_s = 0.0
         """Whoever runs the target starts none until then."""
         self.too_much = ""
@@ -192,6 +194,7 @@ class Deeds:
         if faults.reads_fail or not (machine.is_up or self._may_lose(machine)):
             return ""
         faults.reads_fail = True
+        self.scrubbing.have_failed_reads.add(machine.name)
 
         def read_again() -> None:
             faults.reads_fail = False
@@ -304,6 +307,10 @@ class Deeds:
         """Let somebody make the volume larger by so many blocks than it was at first."""
         self.snapshots.grow((BLOCKS + blocks) * BLOCK_BYTES)
         return f"by {blocks} blocks"
+
+    def scrub(self) -> str:
+        """Let somebody ask for a scrub."""
+        return self.scrubbing.ask()
 
     def _machine(self, at: Value) -> Machine:
         return self._cluster.machines[int(at)]

@@ -35,7 +35,7 @@ OF_THE_DISK = frozenset(
     )
 )
 NOT_FAULTS = frozenset(
-    ("start_replica", "heal_network", "join", "snapshot", "delete_snapshot", "grow")
+    ("start_replica", "heal_network", "join", "snapshot", "delete_snapshot", "grow", "scrub")
 )
 
 Script = Sequence[tuple[float, Deed]]
@@ -99,6 +99,8 @@ class Life:
         broken += await bad_blocks(cluster)
         if self._healed_s and self.deeds.too_much != "rot":
             broken += await self.deeds.snapshots.look()
+        if self._healed_s and not self.deeds.too_much:
+            broken += await self.deeds.scrubbing.look()
         await asyncio.sleep(max(LIFE_S, self._healed_s + FLOWS_S) - self._loop.time())
         broken += self._flows()
         self.clients.is_over = True

@@ -57,6 +57,11 @@ class SimulatedLink:
     ) -> replica_pb2.RepairBlocksResponse:
         return await self._call(lambda host: host.repair_blocks(request))
 
+    async def scrub_blocks(
+        self, request: replica_pb2.ScrubBlocksRequest
+    ) -> replica_pb2.ScrubBlocksResponse:
+        return await self._call(lambda host: host.scrub_blocks(request))
+
     async def catch_up(self, request: replica_pb2.CatchUpRequest) -> replica_pb2.ReplicaReport:
         return (await self._call(lambda host: host.catch_up(request))).replica
 

@@ -23,6 +23,7 @@ from cstor_target.volume.links import MessageStream, OnClosed, OnMessage
 from cstor_target.volume.settings import EngineSettings
 from tests.scenario.volume.disks import Disk
 from tests.scenario.volume.replicas import AppendSession, ReadSession, Replica, Session
+from tests.scenario.volume.scrubbed import repair_rows, scrub_blocks
 from tests.scenario.volume.virtual_time import VirtualClock
 
 SALT = 0x5EED5A17
@@ -186,8 +187,19 @@ class SimulatedLink:
         self, request: replica_pb2.RepairBlocksRequest
     ) -> replica_pb2.RepairBlocksResponse:
         await self._travel()
-        answer = self.replica.repair_blocks(request, self._cluster.at(request.source.address))
+        repair = repair_rows if request.rows else Replica.repair_blocks
+        answer = repair(self.replica, request, self._cluster.at(request.source.address))
         await self._travel()
+        return answer
+
+    async def scrub_blocks(
+        self, request: replica_pb2.ScrubBlocksRequest
+    ) -> replica_pb2.ScrubBlocksResponse:
+        await self._travel()
+        self.replica.check_reachable()
+        answer = scrub_blocks(self.replica, request)
+        await self._travel()
+        self.replica.check_reachable()
         return answer
 
     async def catch_up(self, request: replica_pb2.CatchUpRequest) -> replica_pb2.ReplicaReport:
@@ -388,6 +400,9 @@ class Target:
             task.cancel()
         if self.engine._tick is not None:
             self.engine._tick.cancel()
+        for scrubbing in (self.engine.scrubs._task, self.engine.scrubs._by_the_clock):
+            if scrubbing is not None:
+                scrubbing.cancel()
 
     @property
     def status(self) -> control_pb2.VolumeStatus.ValueType:

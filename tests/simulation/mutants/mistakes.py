@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.simulation.mutants import histories, opening, operations, serving
+from tests.simulation.mutants import histories, opening, operations, scrubbing, serving
 from tests.simulation.mutants.planting import Mistake
 
 MISTAKES: dict[str, Mistake] = {
@@ -12,5 +12,6 @@ MISTAKES: dict[str, Mistake] = {
         *serving.MISTAKES,
         *histories.MISTAKES,
         *operations.MISTAKES,
+        *scrubbing.MISTAKES,
     )
 }

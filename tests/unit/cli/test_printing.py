@@ -67,6 +67,37 @@ def test_doubt_is_said_with_what_it_means(capsys: pytest.CaptureFixture[str]) ->
     assert f"  {LOSS_POSSIBLE}\n" in printed(report(loss_possible=True), capsys)
 
 
+@pytest.mark.parametrize(
+    ("scrub", "line"),
+    [
+        (
+            control_pb2.ScrubReport(
+                state=control_pb2.SCRUB_STATE_RUNNING,
+                blocks_total=1000,
+                blocks_done=250,
+                seconds_left=90,
+            ),
+            "  a scrub is under way: 25 % done, 1min 30s left; 0 copies of blocks were wrong, ",
+        ),
+        (
+            control_pb2.ScrubReport(
+                state=control_pb2.SCRUB_STATE_FAILED,
+                ended_unix_ms=1_700_000_000_000,
+                reason="no replica can be read",
+                mismatches=3,
+                repaired=2,
+            ),
+            " (no replica can be read): 3 copies of blocks were wrong, 2 put right\n",
+        ),
+    ],
+)
+def test_scrub_is_told_in_a_line(
+    scrub: control_pb2.ScrubReport, line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "scrub" not in printed(report(), capsys)
+    assert line in printed(report(scrub=scrub), capsys)
+
+
 def test_member_that_is_short_says_so_in_its_line(capsys: pytest.CaptureFixture[str]) -> None:
     volume = report()
     volume.members[0].short = True

@@ -15,9 +15,15 @@ from cstor_target.volume.backing import Buffer, Done, Failure, ReadDone
 from cstor_target.volume.changes import Changes
 from cstor_target.volume.counters import Counters
 from cstor_target.volume.keeping import Keeping
+from cstor_target.volume.lease import Lease
 from cstor_target.volume.operations import Operations
 from cstor_target.volume.order import Order
 from cstor_target.volume.questions import Questions
+from cstor_target.volume.reads import Reads
+from cstor_target.volume.room import Room
+from cstor_target.volume.roster import Roster
+from cstor_target.volume.scrubs import Scrubs
+from cstor_target.volume.settings import EngineSettings
 from tests.unit.volume.hand_clock import HandClock
 
 UUID = "7a9b4f0e-7c1e-4a57-9d5e-6b8f5a1c2d3e"
@@ -35,6 +41,7 @@ class StandInEngine:
         self.reason = "no replica answers"
         self.loss_possible = False
         self.operations = stand_in_operations()
+        self.scrubs = stand_in_scrubs(self)
         self.told = 0
         self.forced_with: list[str] = []
         self.waiting_ms = 0
@@ -151,4 +158,23 @@ def stand_in_operations() -> Operations:
     order = Order(clock, lambda message: None, 1 << 20, 1 << 20)
     return Operations(
         order, clock, lambda name, facts: None, lambda go, done: None, lambda again: False
+    )
+
+
+def stand_in_scrubs(engine: StandInEngine) -> Scrubs:
+    """Scrubs of a volume that is not open."""
+    clock, settings = HandClock(), EngineSettings()
+    order = Order(clock, lambda message: None, 1 << 20, 1 << 20)
+    reads = Reads(clock, order, Lease(clock), engine.counters)
+    room = Room(order, lambda name, facts: None, settings.tight_bytes)
+    roster = Roster(clock, settings, lambda name, facts: None, order, reads, room)
+    return Scrubs(
+        roster,
+        order,
+        engine.operations,
+        lambda: None,
+        clock,
+        settings,
+        engine.counters,
+        lambda name, facts: None,
     )

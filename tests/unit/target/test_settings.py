@@ -57,6 +57,8 @@ def test_environment_alone_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"volume": None}, "volume"),
         ({"portal": "nowhere:port"}, "portal"),
         ({"write_timeout_s": 0}, "write_timeout_s"),
+        ({"scrub_every": "weekly"}, "scrub_every: 'weekly' is not a duration"),
+        ({"scrub_rate": "1KiB/s"}, "scrub_rate"),
         ({"unknown": 1}, "unknown"),
     ],
 )
@@ -67,3 +69,9 @@ def test_wrong_setting_is_named(flags: dict[str, object], sentence: str) -> None
 
 def test_pool_alone_is_enough() -> None:
     assert load(replica=None, pool="pool").pool == Path("pool")
+
+
+def test_scrubs_are_off_unless_they_are_wanted() -> None:
+    assert load().engine.scrub_every_s == 0
+    engine = load(scrub_every="7d", scrub_rate="100MiB/s").engine
+    assert (engine.scrub_every_s, engine.scrub_rate_bytes_per_s) == (7 * 86400, 100 << 20)

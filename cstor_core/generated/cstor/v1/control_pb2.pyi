@@ -133,6 +133,33 @@ SEVERITY_ERROR: Severity.ValueType  # 3
 """A page for somebody."""
 Global___Severity: _TypeAlias = Severity  # noqa: Y015
 
+class _ScrubState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ScrubStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ScrubState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SCRUB_STATE_UNSPECIFIED: _ScrubState.ValueType  # 0
+    SCRUB_STATE_RUNNING: _ScrubState.ValueType  # 1
+    SCRUB_STATE_FINISHED: _ScrubState.ValueType  # 2
+    """It has come to the end of the volume."""
+    SCRUB_STATE_STOPPED: _ScrubState.ValueType  # 3
+    """An operator has stopped it."""
+    SCRUB_STATE_FAILED: _ScrubState.ValueType  # 4
+    """It could not go on."""
+
+class ScrubState(_ScrubState, metaclass=_ScrubStateEnumTypeWrapper): ...
+
+SCRUB_STATE_UNSPECIFIED: ScrubState.ValueType  # 0
+SCRUB_STATE_RUNNING: ScrubState.ValueType  # 1
+SCRUB_STATE_FINISHED: ScrubState.ValueType  # 2
+"""It has come to the end of the volume."""
+SCRUB_STATE_STOPPED: ScrubState.ValueType  # 3
+"""An operator has stopped it."""
+SCRUB_STATE_FAILED: ScrubState.ValueType  # 4
+"""It could not go on."""
+Global___ScrubState: _TypeAlias = ScrubState  # noqa: Y015
+
 @_typing.final
 class MemberReport(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
@@ -241,6 +268,7 @@ class VolumeReport(_message.Message):
     LOSS_POSSIBLE_FIELD_NUMBER: _builtins.int
     SNAPSHOT_COUNT_FIELD_NUMBER: _builtins.int
     REBUILD_PACE_FIELD_NUMBER: _builtins.int
+    SCRUB_FIELD_NUMBER: _builtins.int
     size_bytes: _builtins.int
     status: Global___VolumeStatus.ValueType
     iqn: _builtins.str
@@ -269,6 +297,10 @@ class VolumeReport(_message.Message):
     def sessions(self) -> _containers.RepeatedCompositeFieldContainer[Global___SessionReport]: ...
     @_builtins.property
     def awaited_addresses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def scrub(self) -> Global___ScrubReport:
+        """The one that runs, or the last one since this target was started; absent where there was none."""
+
     def __init__(
         self,
         *,
@@ -290,14 +322,268 @@ class VolumeReport(_message.Message):
         loss_possible: _builtins.bool = ...,
         snapshot_count: _builtins.int = ...,
         rebuild_pace: Global___RebuildPace.ValueType = ...,
+        scrub: Global___ScrubReport | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["identity", b"identity"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["identity", b"identity", "scrub", b"scrub"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["awaited_addresses", b"awaited_addresses", "commands_waiting", b"commands_waiting", "completed_seq", b"completed_seq", "epoch", b"epoch", "identity", b"identity", "iqn", b"iqn", "last_seq", b"last_seq", "lease_left_ms", b"lease_left_ms", "loss_possible", b"loss_possible", "members", b"members", "portal", b"portal", "reason", b"reason", "rebuild_pace", b"rebuild_pace", "sessions", b"sessions", "size_bytes", b"size_bytes", "snapshot_count", b"snapshot_count", "status", b"status", "waiting_ms", b"waiting_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["awaited_addresses", b"awaited_addresses", "commands_waiting", b"commands_waiting", "completed_seq", b"completed_seq", "epoch", b"epoch", "identity", b"identity", "iqn", b"iqn", "last_seq", b"last_seq", "lease_left_ms", b"lease_left_ms", "loss_possible", b"loss_possible", "members", b"members", "portal", b"portal", "reason", b"reason", "rebuild_pace", b"rebuild_pace", "scrub", b"scrub", "sessions", b"sessions", "size_bytes", b"size_bytes", "snapshot_count", b"snapshot_count", "status", b"status", "waiting_ms", b"waiting_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___VolumeReport: _TypeAlias = VolumeReport  # noqa: Y015
+
+@_typing.final
+class ScrubReport(_message.Message):
+    """A scrub: all copies of all blocks are read, compared and repaired.  A copy is wrong whose data do
+    not match their checksum, or which is not the last write of its block.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATE_FIELD_NUMBER: _builtins.int
+    STARTED_UNIX_MS_FIELD_NUMBER: _builtins.int
+    ENDED_UNIX_MS_FIELD_NUMBER: _builtins.int
+    BLOCKS_TOTAL_FIELD_NUMBER: _builtins.int
+    BLOCKS_DONE_FIELD_NUMBER: _builtins.int
+    BYTES_READ_FIELD_NUMBER: _builtins.int
+    RATE_BYTES_PER_S_FIELD_NUMBER: _builtins.int
+    MEASURED_BYTES_PER_S_FIELD_NUMBER: _builtins.int
+    SECONDS_LEFT_FIELD_NUMBER: _builtins.int
+    MISMATCHES_FIELD_NUMBER: _builtins.int
+    REPAIRED_FIELD_NUMBER: _builtins.int
+    UNREPAIRED_FIELD_NUMBER: _builtins.int
+    BLOCKS_CHANGING_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    MEMBERS_FIELD_NUMBER: _builtins.int
+    state: Global___ScrubState.ValueType
+    started_unix_ms: _builtins.int
+    ended_unix_ms: _builtins.int
+    """0 while it runs."""
+    blocks_total: _builtins.int
+    """Blocks of the volume, and once more for its snapshots where it has any."""
+    blocks_done: _builtins.int
+    bytes_read: _builtins.int
+    """By each replica."""
+    rate_bytes_per_s: _builtins.int
+    """What a replica reads in a second at most, and what it has read, on average."""
+    measured_bytes_per_s: _builtins.int
+    seconds_left: _builtins.int
+    """0 where it is not known yet."""
+    mismatches: _builtins.int
+    """Copies of blocks: found wrong, put right, and left wrong."""
+    repaired: _builtins.int
+    unrepaired: _builtins.int
+    blocks_changing: _builtins.int
+    """Blocks that were written all the time, so that only their checksums could be verified."""
+    reason: _builtins.str
+    """Why it could not go on, where it has failed."""
+    @_builtins.property
+    def members(self) -> _containers.RepeatedCompositeFieldContainer[Global___ScrubbedMember]: ...
+    def __init__(
+        self,
+        *,
+        state: Global___ScrubState.ValueType = ...,
+        started_unix_ms: _builtins.int = ...,
+        ended_unix_ms: _builtins.int = ...,
+        blocks_total: _builtins.int = ...,
+        blocks_done: _builtins.int = ...,
+        bytes_read: _builtins.int = ...,
+        rate_bytes_per_s: _builtins.int = ...,
+        measured_bytes_per_s: _builtins.int = ...,
+        seconds_left: _builtins.int = ...,
+        mismatches: _builtins.int = ...,
+        repaired: _builtins.int = ...,
+        unrepaired: _builtins.int = ...,
+        blocks_changing: _builtins.int = ...,
+        reason: _builtins.str = ...,
+        members: _abc.Iterable[Global___ScrubbedMember] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blocks_changing", b"blocks_changing", "blocks_done", b"blocks_done", "blocks_total", b"blocks_total", "bytes_read", b"bytes_read", "ended_unix_ms", b"ended_unix_ms", "measured_bytes_per_s", b"measured_bytes_per_s", "members", b"members", "mismatches", b"mismatches", "rate_bytes_per_s", b"rate_bytes_per_s", "reason", b"reason", "repaired", b"repaired", "seconds_left", b"seconds_left", "started_unix_ms", b"started_unix_ms", "state", b"state", "unrepaired", b"unrepaired"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ScrubReport: _TypeAlias = ScrubReport  # noqa: Y015
+
+@_typing.final
+class ScrubbedMember(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MEMBER_FIELD_NUMBER: _builtins.int
+    BLOCKS_DONE_FIELD_NUMBER: _builtins.int
+    BLOCKS_MISSED_FIELD_NUMBER: _builtins.int
+    BAD_CHECKSUMS_FIELD_NUMBER: _builtins.int
+    LOST_WRITES_FIELD_NUMBER: _builtins.int
+    OTHER_DATA_FIELD_NUMBER: _builtins.int
+    FOREIGN_FIELD_NUMBER: _builtins.int
+    REPAIRED_FIELD_NUMBER: _builtins.int
+    UNREPAIRED_FIELD_NUMBER: _builtins.int
+    blocks_done: _builtins.int
+    """Blocks of the range that it has been asked about, and those that it could not answer for."""
+    blocks_missed: _builtins.int
+    bad_checksums: _builtins.int
+    """Copies that were wrong: data that do not match their checksum, ..."""
+    lost_writes: _builtins.int
+    """... an older version than the block has, ..."""
+    other_data: _builtins.int
+    """... other data of the same version, ..."""
+    foreign: _builtins.int
+    """... and a version that the volume's history does not know."""
+    repaired: _builtins.int
+    unrepaired: _builtins.int
+    @_builtins.property
+    def member(self) -> _volume_pb2.Member: ...
+    def __init__(
+        self,
+        *,
+        member: _volume_pb2.Member | None = ...,
+        blocks_done: _builtins.int = ...,
+        blocks_missed: _builtins.int = ...,
+        bad_checksums: _builtins.int = ...,
+        lost_writes: _builtins.int = ...,
+        other_data: _builtins.int = ...,
+        foreign: _builtins.int = ...,
+        repaired: _builtins.int = ...,
+        unrepaired: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["member", b"member"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bad_checksums", b"bad_checksums", "blocks_done", b"blocks_done", "blocks_missed", b"blocks_missed", "foreign", b"foreign", "lost_writes", b"lost_writes", "member", b"member", "other_data", b"other_data", "repaired", b"repaired", "unrepaired", b"unrepaired"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ScrubbedMember: _TypeAlias = ScrubbedMember  # noqa: Y015
+
+@_typing.final
+class StartScrubRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VOLUME_FIELD_NUMBER: _builtins.int
+    RATE_BYTES_PER_S_FIELD_NUMBER: _builtins.int
+    volume: _builtins.str
+    """Name or UUID."""
+    rate_bytes_per_s: _builtins.int
+    """What each replica reads in a second at most; 0 for what the target has been set to."""
+    def __init__(
+        self,
+        *,
+        volume: _builtins.str = ...,
+        rate_bytes_per_s: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["rate_bytes_per_s", b"rate_bytes_per_s", "volume", b"volume"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StartScrubRequest: _TypeAlias = StartScrubRequest  # noqa: Y015
+
+@_typing.final
+class StartScrubResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCRUB_FIELD_NUMBER: _builtins.int
+    FOUND_FIELD_NUMBER: _builtins.int
+    found: _builtins.bool
+    """Another one was under way, and goes on at its own rate."""
+    @_builtins.property
+    def scrub(self) -> Global___ScrubReport: ...
+    def __init__(
+        self,
+        *,
+        scrub: Global___ScrubReport | None = ...,
+        found: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["scrub", b"scrub"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["found", b"found", "scrub", b"scrub"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StartScrubResponse: _TypeAlias = StartScrubResponse  # noqa: Y015
+
+@_typing.final
+class StopScrubRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VOLUME_FIELD_NUMBER: _builtins.int
+    volume: _builtins.str
+    """Name or UUID."""
+    def __init__(
+        self,
+        *,
+        volume: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["volume", b"volume"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StopScrubRequest: _TypeAlias = StopScrubRequest  # noqa: Y015
+
+@_typing.final
+class StopScrubResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCRUB_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def scrub(self) -> Global___ScrubReport:
+        """The last one; absent where there was none."""
+
+    def __init__(
+        self,
+        *,
+        scrub: Global___ScrubReport | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["scrub", b"scrub"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["scrub", b"scrub"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StopScrubResponse: _TypeAlias = StopScrubResponse  # noqa: Y015
+
+@_typing.final
+class WatchScrubRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VOLUME_FIELD_NUMBER: _builtins.int
+    volume: _builtins.str
+    """Name or UUID."""
+    def __init__(
+        self,
+        *,
+        volume: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["volume", b"volume"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchScrubRequest: _TypeAlias = WatchScrubRequest  # noqa: Y015
+
+@_typing.final
+class WatchScrubResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCRUB_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def scrub(self) -> Global___ScrubReport: ...
+    def __init__(
+        self,
+        *,
+        scrub: Global___ScrubReport | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["scrub", b"scrub"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["scrub", b"scrub"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchScrubResponse: _TypeAlias = WatchScrubResponse  # noqa: Y015
 
 @_typing.final
 class ListVolumesRequest(_message.Message):

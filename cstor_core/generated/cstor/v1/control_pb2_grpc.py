@@ -119,6 +119,21 @@ class ControlServiceStub:
                 request_serializer=cstor_dot_v1_dot_control__pb2.WatchStatusRequest.SerializeToString,
                 response_deserializer=cstor_dot_v1_dot_control__pb2.WatchStatusResponse.FromString,
                 _registered_method=True)
+        self.StartScrub = channel.unary_unary(
+                '/cstor.v1.ControlService/StartScrub',
+                request_serializer=cstor_dot_v1_dot_control__pb2.StartScrubRequest.SerializeToString,
+                response_deserializer=cstor_dot_v1_dot_control__pb2.StartScrubResponse.FromString,
+                _registered_method=True)
+        self.StopScrub = channel.unary_unary(
+                '/cstor.v1.ControlService/StopScrub',
+                request_serializer=cstor_dot_v1_dot_control__pb2.StopScrubRequest.SerializeToString,
+                response_deserializer=cstor_dot_v1_dot_control__pb2.StopScrubResponse.FromString,
+                _registered_method=True)
+        self.WatchScrub = channel.unary_stream(
+                '/cstor.v1.ControlService/WatchScrub',
+                request_serializer=cstor_dot_v1_dot_control__pb2.WatchScrubRequest.SerializeToString,
+                response_deserializer=cstor_dot_v1_dot_control__pb2.WatchScrubResponse.FromString,
+                _registered_method=True)
         self.WatchEvents = channel.unary_stream(
                 '/cstor.v1.ControlService/WatchEvents',
                 request_serializer=cstor_dot_v1_dot_control__pb2.WatchEventsRequest.SerializeToString,
@@ -244,6 +259,28 @@ class ControlServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def StartScrub(self, request, context):
+        """Has all copies of a volume read, compared and repaired, in the background.  Where that is under
+        way already, it is found so.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StopScrub(self, request, context):
+        """Idempotent.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchScrub(self, request, context):
+        """How far the scrub of a volume is, and again when it has got further, until it ends.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WatchEvents(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -337,6 +374,21 @@ def add_ControlServiceServicer_to_server(servicer, server):
                     servicer.WatchStatus,
                     request_deserializer=cstor_dot_v1_dot_control__pb2.WatchStatusRequest.FromString,
                     response_serializer=cstor_dot_v1_dot_control__pb2.WatchStatusResponse.SerializeToString,
+            ),
+            'StartScrub': grpc.unary_unary_rpc_method_handler(
+                    servicer.StartScrub,
+                    request_deserializer=cstor_dot_v1_dot_control__pb2.StartScrubRequest.FromString,
+                    response_serializer=cstor_dot_v1_dot_control__pb2.StartScrubResponse.SerializeToString,
+            ),
+            'StopScrub': grpc.unary_unary_rpc_method_handler(
+                    servicer.StopScrub,
+                    request_deserializer=cstor_dot_v1_dot_control__pb2.StopScrubRequest.FromString,
+                    response_serializer=cstor_dot_v1_dot_control__pb2.StopScrubResponse.SerializeToString,
+            ),
+            'WatchScrub': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchScrub,
+                    request_deserializer=cstor_dot_v1_dot_control__pb2.WatchScrubRequest.FromString,
+                    response_serializer=cstor_dot_v1_dot_control__pb2.WatchScrubResponse.SerializeToString,
             ),
             'WatchEvents': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchEvents,
@@ -803,6 +855,87 @@ class ControlService:
             '/cstor.v1.ControlService/WatchStatus',
             cstor_dot_v1_dot_control__pb2.WatchStatusRequest.SerializeToString,
             cstor_dot_v1_dot_control__pb2.WatchStatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StartScrub(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cstor.v1.ControlService/StartScrub',
+            cstor_dot_v1_dot_control__pb2.StartScrubRequest.SerializeToString,
+            cstor_dot_v1_dot_control__pb2.StartScrubResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StopScrub(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cstor.v1.ControlService/StopScrub',
+            cstor_dot_v1_dot_control__pb2.StopScrubRequest.SerializeToString,
+            cstor_dot_v1_dot_control__pb2.StopScrubResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchScrub(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/cstor.v1.ControlService/WatchScrub',
+            cstor_dot_v1_dot_control__pb2.WatchScrubRequest.SerializeToString,
+            cstor_dot_v1_dot_control__pb2.WatchScrubResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -63,6 +63,14 @@ class ControlServiceStub:
     """What the pools hold that the replicas of a volume are in, its own and others."""
     WatchStatus: _grpc.UnaryStreamMultiCallable[_control_pb2.WatchStatusRequest, _control_pb2.WatchStatusResponse]
     """How volumes are, and each change of that."""
+    StartScrub: _grpc.UnaryUnaryMultiCallable[_control_pb2.StartScrubRequest, _control_pb2.StartScrubResponse]
+    """Has all copies of a volume read, compared and repaired, in the background.  Where that is under
+    way already, it is found so.
+    """
+    StopScrub: _grpc.UnaryUnaryMultiCallable[_control_pb2.StopScrubRequest, _control_pb2.StopScrubResponse]
+    """Idempotent."""
+    WatchScrub: _grpc.UnaryStreamMultiCallable[_control_pb2.WatchScrubRequest, _control_pb2.WatchScrubResponse]
+    """How far the scrub of a volume is, and again when it has got further, until it ends."""
     WatchEvents: _grpc.UnaryStreamMultiCallable[_control_pb2.WatchEventsRequest, _control_pb2.WatchEventsResponse]
 
 @_typing.type_check_only
@@ -100,6 +108,14 @@ class ControlServiceAsyncStub(ControlServiceStub):
     """What the pools hold that the replicas of a volume are in, its own and others."""
     WatchStatus: _aio.UnaryStreamMultiCallable[_control_pb2.WatchStatusRequest, _control_pb2.WatchStatusResponse]  # type: ignore[assignment]
     """How volumes are, and each change of that."""
+    StartScrub: _aio.UnaryUnaryMultiCallable[_control_pb2.StartScrubRequest, _control_pb2.StartScrubResponse]  # type: ignore[assignment]
+    """Has all copies of a volume read, compared and repaired, in the background.  Where that is under
+    way already, it is found so.
+    """
+    StopScrub: _aio.UnaryUnaryMultiCallable[_control_pb2.StopScrubRequest, _control_pb2.StopScrubResponse]  # type: ignore[assignment]
+    """Idempotent."""
+    WatchScrub: _aio.UnaryStreamMultiCallable[_control_pb2.WatchScrubRequest, _control_pb2.WatchScrubResponse]  # type: ignore[assignment]
+    """How far the scrub of a volume is, and again when it has got further, until it ends."""
     WatchEvents: _aio.UnaryStreamMultiCallable[_control_pb2.WatchEventsRequest, _control_pb2.WatchEventsResponse]  # type: ignore[assignment]
 
 class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -236,6 +252,32 @@ class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_control_pb2.WatchStatusResponse], _abc.AsyncIterator[_control_pb2.WatchStatusResponse]]:
         """How volumes are, and each change of that."""
+
+    @_abc_1.abstractmethod
+    def StartScrub(
+        self,
+        request: _control_pb2.StartScrubRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.StartScrubResponse, _abc.Awaitable[_control_pb2.StartScrubResponse]]:
+        """Has all copies of a volume read, compared and repaired, in the background.  Where that is under
+        way already, it is found so.
+        """
+
+    @_abc_1.abstractmethod
+    def StopScrub(
+        self,
+        request: _control_pb2.StopScrubRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.StopScrubResponse, _abc.Awaitable[_control_pb2.StopScrubResponse]]:
+        """Idempotent."""
+
+    @_abc_1.abstractmethod
+    def WatchScrub(
+        self,
+        request: _control_pb2.WatchScrubRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_control_pb2.WatchScrubResponse], _abc.AsyncIterator[_control_pb2.WatchScrubResponse]]:
+        """How far the scrub of a volume is, and again when it has got further, until it ends."""
 
     @_abc_1.abstractmethod
     def WatchEvents(

@@ -884,8 +884,13 @@ class RepairBlocksRequest(_message.Message):
     ORDERS_FIELD_NUMBER: _builtins.int
     SOURCE_FIELD_NUMBER: _builtins.int
     BLOCKS_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
     blocks: _builtins.bytes
     """Packed u64 block numbers."""
+    rows: _builtins.bytes
+    """Instead of them: what the blocks must be, as rows of which `place` only says whether there are
+    data.  A copy counts that is exactly so, and replaces one that is older, other or bad.
+    """
     @_builtins.property
     def orders(self) -> Global___Orders: ...
     @_builtins.property
@@ -896,10 +901,11 @@ class RepairBlocksRequest(_message.Message):
         orders: Global___Orders | None = ...,
         source: Global___Source | None = ...,
         blocks: _builtins.bytes = ...,
+        rows: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["orders", b"orders", "source", b"source"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["blocks", b"blocks", "orders", b"orders", "source", b"source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blocks", b"blocks", "orders", b"orders", "rows", b"rows", "source", b"source"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -912,7 +918,7 @@ class RepairBlocksResponse(_message.Message):
     BAD_BLOCKS_FIELD_NUMBER: _builtins.int
     BLOCKS_REPAIRED_FIELD_NUMBER: _builtins.int
     bad_blocks: _builtins.bytes
-    """Packed u64 numbers of those that were bad."""
+    """Packed u64 numbers of those that were bad, or not what they must be."""
     blocks_repaired: _builtins.int
     """How many of these were replaced; the others have other versions at the source."""
     def __init__(
@@ -928,6 +934,77 @@ class RepairBlocksResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RepairBlocksResponse: _TypeAlias = RepairBlocksResponse  # noqa: Y015
+
+@_typing.final
+class ScrubBlocksRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORDERS_FIELD_NUMBER: _builtins.int
+    BLOCK_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    OF_SNAPSHOTS_FIELD_NUMBER: _builtins.int
+    BLOCKS_FIELD_NUMBER: _builtins.int
+    block: _builtins.int
+    """The first block, and how many."""
+    count: _builtins.int
+    of_snapshots: _builtins.bool
+    """What any snapshot needs, instead of what the volume itself has."""
+    blocks: _builtins.bytes
+    """Instead of a range: packed u64 block numbers, ascending."""
+    @_builtins.property
+    def orders(self) -> Global___Orders: ...
+    def __init__(
+        self,
+        *,
+        orders: Global___Orders | None = ...,
+        block: _builtins.int = ...,
+        count: _builtins.int = ...,
+        of_snapshots: _builtins.bool = ...,
+        blocks: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["orders", b"orders"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["block", b"block", "blocks", b"blocks", "count", b"count", "of_snapshots", b"of_snapshots", "orders", b"orders"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ScrubBlocksRequest: _TypeAlias = ScrubBlocksRequest  # noqa: Y015
+
+@_typing.final
+class ScrubBlocksResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FLOOR_SEQ_FIELD_NUMBER: _builtins.int
+    END_BLOCK_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
+    BAD_BLOCKS_FIELD_NUMBER: _builtins.int
+    OPERATIONS_SEQ_FIELD_NUMBER: _builtins.int
+    floor_seq: _builtins.int
+    """The rows tell of every entry up to here, and may tell of later ones."""
+    end_block: _builtins.int
+    """Of a range, they are of the blocks before this one: fewer than asked for, where there is much."""
+    rows: _builtins.bytes
+    """As in a map, but `place` only says whether there are data; never-written blocks are left out."""
+    bad_blocks: _builtins.bytes
+    """Packed u64 numbers of blocks whose data do not match their checksum or cannot be read."""
+    operations_seq: _builtins.int
+    """As in OperationsState, of the moment of `floor_seq`."""
+    def __init__(
+        self,
+        *,
+        floor_seq: _builtins.int = ...,
+        end_block: _builtins.int = ...,
+        rows: _builtins.bytes = ...,
+        bad_blocks: _builtins.bytes = ...,
+        operations_seq: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bad_blocks", b"bad_blocks", "end_block", b"end_block", "floor_seq", b"floor_seq", "operations_seq", b"operations_seq", "rows", b"rows"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ScrubBlocksResponse: _TypeAlias = ScrubBlocksResponse  # noqa: Y015
 
 @_typing.final
 class PullStacksRequest(_message.Message):

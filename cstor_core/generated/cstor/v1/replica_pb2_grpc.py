@@ -120,6 +120,11 @@ class ReplicaServiceStub:
                 request_serializer=cstor_dot_v1_dot_replica__pb2.RepairBlocksRequest.SerializeToString,
                 response_deserializer=cstor_dot_v1_dot_replica__pb2.RepairBlocksResponse.FromString,
                 _registered_method=True)
+        self.ScrubBlocks = channel.unary_unary(
+                '/cstor.v1.ReplicaService/ScrubBlocks',
+                request_serializer=cstor_dot_v1_dot_replica__pb2.ScrubBlocksRequest.SerializeToString,
+                response_deserializer=cstor_dot_v1_dot_replica__pb2.ScrubBlocksResponse.FromString,
+                _registered_method=True)
         self.PullStacks = channel.unary_stream(
                 '/cstor.v1.ReplicaService/PullStacks',
                 request_serializer=cstor_dot_v1_dot_replica__pb2.PullStacksRequest.SerializeToString,
@@ -275,6 +280,13 @@ class ReplicaServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ScrubBlocks(self, request, context):
+        """Asked by the target that scrubs: versions and checksums of a range, all data read and verified.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def PullStacks(self, request, context):
         """Asked by a peer that stages: all versions of blocks that it lacks.
         """
@@ -404,6 +416,11 @@ def add_ReplicaServiceServicer_to_server(servicer, server):
                     servicer.RepairBlocks,
                     request_deserializer=cstor_dot_v1_dot_replica__pb2.RepairBlocksRequest.FromString,
                     response_serializer=cstor_dot_v1_dot_replica__pb2.RepairBlocksResponse.SerializeToString,
+            ),
+            'ScrubBlocks': grpc.unary_unary_rpc_method_handler(
+                    servicer.ScrubBlocks,
+                    request_deserializer=cstor_dot_v1_dot_replica__pb2.ScrubBlocksRequest.FromString,
+                    response_serializer=cstor_dot_v1_dot_replica__pb2.ScrubBlocksResponse.SerializeToString,
             ),
             'PullStacks': grpc.unary_stream_rpc_method_handler(
                     servicer.PullStacks,
@@ -895,6 +912,33 @@ class ReplicaService:
             '/cstor.v1.ReplicaService/RepairBlocks',
             cstor_dot_v1_dot_replica__pb2.RepairBlocksRequest.SerializeToString,
             cstor_dot_v1_dot_replica__pb2.RepairBlocksResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ScrubBlocks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cstor.v1.ReplicaService/ScrubBlocks',
+            cstor_dot_v1_dot_replica__pb2.ScrubBlocksRequest.SerializeToString,
+            cstor_dot_v1_dot_replica__pb2.ScrubBlocksResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -69,6 +69,8 @@ class ReplicaServiceStub:
     """Told by the target: how fast to copy from now on, in a rebuild or a step under way and later."""
     RepairBlocks: _grpc.UnaryUnaryMultiCallable[_replica_pb2.RepairBlocksRequest, _replica_pb2.RepairBlocksResponse]
     """Told by the target: whichever of these blocks are bad here, take a peer's copies of."""
+    ScrubBlocks: _grpc.UnaryUnaryMultiCallable[_replica_pb2.ScrubBlocksRequest, _replica_pb2.ScrubBlocksResponse]
+    """Asked by the target that scrubs: versions and checksums of a range, all data read and verified."""
     PullStacks: _grpc.UnaryStreamMultiCallable[_replica_pb2.PullStacksRequest, _replica_pb2.PullStacksResponse]
     """Asked by a peer that stages: all versions of blocks that it lacks."""
     PullEntries: _grpc.UnaryStreamMultiCallable[_replica_pb2.PullEntriesRequest, _replica_pb2.PullEntriesResponse]
@@ -122,6 +124,8 @@ class ReplicaServiceAsyncStub(ReplicaServiceStub):
     """Told by the target: how fast to copy from now on, in a rebuild or a step under way and later."""
     RepairBlocks: _aio.UnaryUnaryMultiCallable[_replica_pb2.RepairBlocksRequest, _replica_pb2.RepairBlocksResponse]  # type: ignore[assignment]
     """Told by the target: whichever of these blocks are bad here, take a peer's copies of."""
+    ScrubBlocks: _aio.UnaryUnaryMultiCallable[_replica_pb2.ScrubBlocksRequest, _replica_pb2.ScrubBlocksResponse]  # type: ignore[assignment]
+    """Asked by the target that scrubs: versions and checksums of a range, all data read and verified."""
     PullStacks: _aio.UnaryStreamMultiCallable[_replica_pb2.PullStacksRequest, _replica_pb2.PullStacksResponse]  # type: ignore[assignment]
     """Asked by a peer that stages: all versions of blocks that it lacks."""
     PullEntries: _aio.UnaryStreamMultiCallable[_replica_pb2.PullEntriesRequest, _replica_pb2.PullEntriesResponse]  # type: ignore[assignment]
@@ -274,6 +278,14 @@ class ReplicaServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_replica_pb2.RepairBlocksResponse, _abc.Awaitable[_replica_pb2.RepairBlocksResponse]]:
         """Told by the target: whichever of these blocks are bad here, take a peer's copies of."""
+
+    @_abc_1.abstractmethod
+    def ScrubBlocks(
+        self,
+        request: _replica_pb2.ScrubBlocksRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_replica_pb2.ScrubBlocksResponse, _abc.Awaitable[_replica_pb2.ScrubBlocksResponse]]:
+        """Asked by the target that scrubs: versions and checksums of a range, all data read and verified."""
 
     @_abc_1.abstractmethod
     def PullStacks(
