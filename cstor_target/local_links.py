@@ -103,6 +103,10 @@ class LocalLink:
         """As `ReplicaLink.lease`."""
         return await self._host.lease(request)
 
+    async def attest(self, request: replica_pb2.AttestRequest) -> replica_pb2.ReplicaReport:
+        """As `ReplicaLink.attest`."""
+        return (await self._host.attest(request)).replica
+
     async def make_whole(self, request: replica_pb2.MakeWholeRequest) -> replica_pb2.ReplicaReport:
         """As `ReplicaLink.make_whole`."""
         return (await self._host.make_whole(request)).replica

@@ -126,6 +126,11 @@ class GrpcLink:
         call = self._questions.Lease(request, timeout=_CALL_TIMEOUT_S)
         return await called(call, self.address)
 
+    async def attest(self, request: replica_pb2.AttestRequest) -> replica_pb2.ReplicaReport:
+        """As `ReplicaLink.attest`."""
+        call = self._questions.Attest(request, timeout=_CALL_TIMEOUT_S)
+        return (await called(call, self.address)).replica
+
     async def make_whole(self, request: replica_pb2.MakeWholeRequest) -> replica_pb2.ReplicaReport:
         """As `ReplicaLink.make_whole`."""
         call = self._orders.MakeWhole(request, timeout=_CALL_TIMEOUT_S)

@@ -33,13 +33,14 @@ from cstor_core.serving import (
 from cstor_core.settings import Address, DataStream, join_address
 from cstor_core.streams.front_door import FrontDoor
 from replica.host import ReplicaHost
-from replica.metrics import replica_registry
+from replica.metrics import replica_registry, witness_registry
 from replica.peers import SERVICE
-from replica.service import replica_service
+from replica.service import replica_service, witness_service
 from replica.settings import LISTEN_PORT, METRICS_PORT, ReplicaSettings
 from replica.store.limits import StoreLimits
 from replica.store.pool import MARKS
 from replica.stream_calls import APPEND_PATH, READ_PATH, stream_calls
+from replica.witness_host import WitnessHost
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 STREAMS_END_S = 0.5
@@ -203,3 +204,60 @@ async def serve(settings: ReplicaSettings) -> None:
         if settings.ready_file is not None:
             settings.ready_file.unlink(missing_ok=True)
     log.info("replica_stopped")
+
+
+async def serve_witness(settings: ReplicaSettings) -> None:
+    """Run the daemon of a directory of witnesses until SIGTERM or SIGINT.
+
+    Raises InputError, before anything is served, where the directory or a port cannot be used.
+    """
+    stop = asyncio.Event()
+    install_signal_handlers(stop.set)
+    if settings.ready_file is not None:
+        settings.ready_file.unlink(missing_ok=True)
+    check_ports(settings.listen, settings.metrics)
+    try:
+        host = await WitnessHost.open(
+            OsFilesystem(),
+            settings.pool,
+            clock=SystemClock(),
+            new_uuid=lambda: str(uuid.uuid4()),
+            boot_id=boot_id(),
+            marks=settings.marks or default_marks(),
+        )
+    except CorruptError as error:
+        raise InputError(f"{error}: take the directory away, or name another") from error
+    try:
+        server = grpc_server()
+        server.add_generic_rpc_handlers((witness_service(host),))
+        health = Health(server, (SERVICE,))
+        metrics_listener = bind_port(settings.metrics, METRICS_PORT)
+        address = join_address(
+            settings.listen.host, listen_grpc(server, settings.listen, LISTEN_PORT)
+        )
+        metrics_address = join_address(settings.metrics.host, port_of(metrics_listener))
+        await server.start()
+        metrics = await start_metrics(metrics_listener, witness_registry(host))
+        await health.set(True)
+        log.info("witness_serving", grpc=address, metrics=metrics_address)
+        if settings.ready_file is not None:
+            write_ready_file(
+                settings.ready_file,
+                {
+                    "pid": os.getpid(),
+                    "grpc": address,
+                    "metrics": metrics_address,
+                    "pool_uuid": host.uuid,
+                },
+            )
+        await stop.wait()
+        log.info("witness_stopping")
+        await health.set(False)
+        await server.stop(STREAMS_END_S)
+        metrics.close()
+        await metrics.wait_closed()
+    finally:
+        await host.close()
+        if settings.ready_file is not None:
+            settings.ready_file.unlink(missing_ok=True)
+    log.info("witness_stopped")

@@ -7,7 +7,6 @@ process calls it directly, and a simulation does so across a network of its own.
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 from math import ceil
@@ -20,10 +19,9 @@ from cstor_core.dialling import Dialler
 from cstor_core.errors import CorruptError, CstorError, InputError, UnknownVolumeError
 from cstor_core.files import Filesystem
 from cstor_core.generated.cstor.v1 import replica_pb2, volume_pb2
-from cstor_core.limits import SIZE_BYTES_MAX
-from cstor_core.units import BLOCK_BYTES
 from replica import pulls, repairs, scrubs, sources, staging
 from replica.errors import OrderError
+from replica.identities import check_identity, check_promise
 from replica.pool_space import PoolSpace
 from replica.replica_node import ReplicaNode
 from replica.sessions import AppendSession, Closed, ReadSession, Wake
@@ -32,8 +30,6 @@ from replica.store.pool import MARKS, Pool
 
 TRY_AGAIN_S = 1.0
 """So often replicas are opened again that found no space."""
-EPOCH_MAX = (1 << 32) - 1
-"""A version has 32 bits for the epoch."""
 
 log = structlog.get_logger()
 _LIMITS = StoreLimits()
@@ -247,8 +243,7 @@ class ReplicaHost:
         await self._open_again()
         node = self.node(request.volume_uuid, request.replica_uuid)
         node.check_usable(founded=False)
-        if not 0 < request.epoch <= EPOCH_MAX or not request.target_instance:
-            raise InputError(f"a promise needs an epoch from 1 to {EPOCH_MAX} and an instance")
+        check_promise(request)
         promised = await node.fence.promise(request.epoch, request.target_instance)
         left_s = node.lease.left_s(request.target_instance)
         node.log.info(
@@ -279,6 +274,13 @@ class ReplicaHost:
             pool_bytes=total,
             pool_available_bytes=max(0, available - self.reserved_bytes()),
             granted_bytes=node.granted_bytes(),
+        )
+
+    async def attest(self, request: replica_pb2.AttestRequest) -> replica_pb2.AttestResponse:
+        """Raises OrderError: a replica with data is no witness."""
+        raise OrderError(
+            f"replica {request.orders.replica_uuid} has data, and is no witness of volume "
+            f"{request.orders.volume_uuid}"
         )
 
     async def make_whole(
@@ -395,7 +397,7 @@ class ReplicaHost:
 
     def _check_new(self, identity: volume_pb2.VolumeIdentity) -> None:
         """Raise InputError where no replica can be made for this identity."""
-        _check_identity(identity)
+        check_identity(identity)
         if identity.volume_uuid in self._pool.failed:
             self._node_of(identity.volume_uuid)
         for volume_uuid, node in self.nodes.items():
@@ -425,20 +427,3 @@ class ReplicaHost:
                 )
             raise UnknownVolumeError(f"the pool has no replica of volume {volume_uuid or '(none)'}")
         return node
-
-
-def _check_identity(identity: volume_pb2.VolumeIdentity) -> None:
-    """Raise InputError where an identity could not be one of a volume."""
-    try:
-        proper = str(uuid.UUID(identity.volume_uuid)) == identity.volume_uuid
-    except ValueError:
-        proper = False
-    if not proper:
-        raise InputError(f"{identity.volume_uuid!r} is not a UUID as RFC 4122 writes it")
-    if not identity.name:
-        raise InputError("a volume needs a name")
-    if not 0 < identity.size_bytes <= SIZE_BYTES_MAX or identity.size_bytes % BLOCK_BYTES:
-        raise InputError(
-            f"a volume of {identity.size_bytes} bytes cannot be: "
-            f"write a multiple of {BLOCK_BYTES} up to {SIZE_BYTES_MAX}"
-        )

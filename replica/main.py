@@ -21,7 +21,7 @@ import uvloop
 from cstor_core.errors import CstorError, InputError
 from cstor_core.logs import LogFormat, LogLevel, configure_logs
 from cstor_core.settings import DataStream, load_settings
-from replica.daemon import serve
+from replica.daemon import serve, serve_witness
 from replica.settings import LISTEN_PORT, METRICS_PORT, ReplicaSettings
 from replica.tools import TOOLS, tools
 
@@ -33,6 +33,14 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 PoolArgument = Annotated[
     Path | None,
     typer.Argument(help="The pool directory; made where it is absent or empty.", metavar="DIR"),
+]
+WitnessOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--witness",
+        help="Be the witness of volumes with two replicas: it holds no data, a few KiB of DIR for "
+        "each volume, and says which replica is out of date. Keep it on a third machine.",
+    ),
 ]
 ListenOption = Annotated[
     str | None,
@@ -96,6 +104,7 @@ ConfigOption = Annotated[
 def replica(
     pool: PoolArgument = None,
     *,
+    witness: WitnessOption = None,
     listen: ListenOption = None,
     metrics: MetricsOption = None,
     marks: MarksOption = None,
@@ -107,7 +116,7 @@ def replica(
     data_stream: DataStreamOption = None,
     config: ConfigOption = None,
 ) -> None:
-    """Serve the replicas in one pool directory.
+    """Serve the replicas in one pool directory, or with --witness what it witnesses.
 
     Each setting may also be given as CSTOR_REPLICA_POOL, CSTOR_REPLICA_LISTEN and so on in the
     environment, or in the file of --config; a flag wins over the environment, that over the file.
@@ -120,6 +129,7 @@ def replica(
             ReplicaSettings,
             {
                 "pool": pool,
+                "witness": witness,
                 "listen": listen,
                 "metrics": metrics,
                 "marks": marks,
@@ -135,7 +145,7 @@ def replica(
         configure_logs(settings.log_format, settings.log_level, settings.log_file)
         gc.freeze()  # what was imported stays: a collection need not look at it each time
         gc.set_threshold(GARBAGE_THRESHOLD)
-        uvloop.run(serve(settings))
+        uvloop.run(serve_witness(settings) if settings.witness else serve(settings))
     except CstorError as error:
         structlog.get_logger().error("replica_ended", reason=str(error))
         if settings is None or settings.log_file is not None:

@@ -12,6 +12,7 @@ from prometheus_client.registry import Collector
 from cstor_core.generated.cstor.v1 import replica_pb2
 from replica.host import ReplicaHost
 from replica.replica_node import ReplicaNode
+from replica.witness_host import WitnessHost, WitnessNode
 
 LABELS = ("volume", "replica")
 STATES = {
@@ -127,10 +128,48 @@ class ReplicaCollector(Collector):
         yield errors
 
 
+WitnessNumber = Callable[[WitnessNode], float]
+
+_WITNESS_GAUGES: tuple[tuple[str, str, WitnessNumber], ...] = (
+    ("promised_epoch", "Highest epoch promised.", lambda n: n.fence.epoch),
+    ("epoch", "Epoch of which it was told last.", lambda n: n.file.held.record_epoch),
+    ("out_of_date", "1 while it calls a replica that.", lambda n: bool(n.file.held.out_of_date)),
+    ("failed", "1 if its disk has failed.", lambda n: n.file.failed_reason is not None),
+)
+
+
+class WitnessCollector(Collector):
+    """All metrics of one directory of witnesses."""
+
+    def __init__(self, host: WitnessHost) -> None:
+        self._host = host
+
+    def collect(self) -> Iterator[Metric]:
+        """Read what they hold now."""
+        for name, text, number in _WITNESS_GAUGES:
+            gauge = GaugeMetricFamily(f"cstor_witness_{name}", text, labels=LABELS)
+            for node in self._host.nodes.values():
+                label = (node.file.identity.name, node.file.replica_uuid)
+                gauge.add_metric(label, float(number(node)))
+            yield gauge
+        yield GaugeMetricFamily(
+            "cstor_witness_volumes_failed", "Files that did not open.", value=len(self._host.failed)
+        )
+
+
 def replica_registry(host: ReplicaHost) -> CollectorRegistry:
     """What the daemon exposes: the host, and the process itself."""
+    return _registry(ReplicaCollector(host))
+
+
+def witness_registry(host: WitnessHost) -> CollectorRegistry:
+    """What the daemon of a witness exposes."""
+    return _registry(WitnessCollector(host))
+
+
+def _registry(collector: Collector) -> CollectorRegistry:
     registry = CollectorRegistry()
-    registry.register(ReplicaCollector(host))
+    registry.register(collector)
     ProcessCollector(registry=registry)
     PlatformCollector(registry=registry)
     GCCollector(registry=registry)

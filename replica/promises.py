@@ -9,12 +9,9 @@ what is under way for a lower epoch is closed at once, and only then is the answ
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from cstor_core.errors import CstorError, FencedError
-
-if TYPE_CHECKING:
-    from replica.store.replica_store import ReplicaStore
 
 
 class Holder(Protocol):
@@ -28,10 +25,25 @@ class Holder(Protocol):
         """End it now: after this it changes nothing and acknowledges nothing."""
 
 
-class Fence:
-    """The highest promise of one replica, and everything that it allows to go on."""
+class PromiseStore(Protocol):
+    """Where the promise is kept: a replica's store, or a witness' file."""
 
-    def __init__(self, store: ReplicaStore) -> None:
+    @property
+    def promised_epoch(self) -> int:
+        """The highest epoch promised; 0 where none was."""
+
+    @property
+    def promised_instance(self) -> str:
+        """The target instance that it was promised to."""
+
+    async def promise(self, epoch: int, instance: str) -> None:
+        """Write a promise down; durable on return."""
+
+
+class Fence:
+    """The highest promise of one member, and everything that it allows to go on."""
+
+    def __init__(self, store: PromiseStore) -> None:
         self._store = store
         self._writing = asyncio.Lock()
         self._holders: dict[Holder, None] = {}

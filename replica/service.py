@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, NoReturn, Protocol, TypeVar, cast
 
 import grpc
 import grpc.aio
 from google.protobuf.message import Message
 
-from cstor_core.errors import CstorError
+from cstor_core.errors import CstorError, RefusedError
 from cstor_core.generated.cstor.v1 import replica_pb2
 from cstor_core.serving import ErrorContext, abort
 from replica.host import ReplicaHost
 from replica.peers import SERVICE
 from replica.sessions import Closed, Session, Wake
+from replica.witness_host import WitnessHost
 
 Request = TypeVar("Request", bound=Message)
 Response = TypeVar("Response", bound=Message)
@@ -138,6 +139,7 @@ def replica_service(host: ReplicaHost) -> grpc.GenericRpcHandler:
             "Inquire": _unary(replica_pb2.InquireRequest, host.inquire),
             "Promise": _unary(replica_pb2.PromiseRequest, host.promise),
             "Lease": _unary(replica_pb2.LeaseRequest, host.lease),
+            "Attest": _unary(replica_pb2.AttestRequest, host.attest),
             "MakeWhole": _unary(replica_pb2.MakeWholeRequest, host.make_whole),
             "CatchUp": _unary(replica_pb2.CatchUpRequest, host.catch_up),
             "BeginRebuild": _unary(replica_pb2.BeginRebuildRequest, host.begin_rebuild),
@@ -154,6 +156,33 @@ def replica_service(host: ReplicaHost) -> grpc.GenericRpcHandler:
             "DiffSnapshots": _streaming(replica_pb2.DiffSnapshotsRequest, host.diff_snapshots),
         },
     )
+
+
+def witness_service(host: WitnessHost) -> grpc.GenericRpcHandler:
+    """All calls of the service as a witness answers them: it refuses those that are about data."""
+    calls = {
+        "DescribePool": _unary(replica_pb2.DescribePoolRequest, host.describe_pool),
+        "CreateReplica": _unary(replica_pb2.CreateReplicaRequest, host.create_replica),
+        "DeleteReplica": _unary(replica_pb2.DeleteReplicaRequest, host.delete_replica),
+        "FoundReplica": _unary(replica_pb2.FoundReplicaRequest, host.found_replica),
+        "Inquire": _unary(replica_pb2.InquireRequest, host.inquire),
+        "Promise": _unary(replica_pb2.PromiseRequest, host.promise),
+        "Lease": _unary(replica_pb2.LeaseRequest, host.lease),
+        "Attest": _unary(replica_pb2.AttestRequest, host.attest),
+    }
+
+    async def refuse(_request: object, context: ErrorContext) -> NoReturn:
+        await abort(context, RefusedError(f"{host.path} has a witness, which holds no data"))
+
+    for method in replica_pb2.DESCRIPTOR.services_by_name["ReplicaService"].methods:
+        kinds = {
+            (False, False): grpc.unary_unary_rpc_method_handler,
+            (False, True): grpc.unary_stream_rpc_method_handler,
+            (True, True): grpc.stream_stream_rpc_method_handler,
+        }
+        make = kinds[method.client_streaming, method.server_streaming]
+        calls.setdefault(method.name, make(cast(Any, refuse)))
+    return grpc.method_handlers_generic_handler(SERVICE, calls)
 
 
 def _unary(

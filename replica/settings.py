@@ -27,6 +27,8 @@ class ReplicaSettings(DaemonSettings):
     model_config = SettingsConfigDict(env_prefix="CSTOR_REPLICA_")
 
     pool: Annotated[Path, AfterValidator(Path.absolute)]
+    witness: bool = False
+    """The directory is one of witnesses."""
     listen: AddressSetting = Address(HOST, None)
     metrics: AddressSetting = Address(HOST, None)
     marks: Annotated[Path, AfterValidator(Path.absolute)] | None = None

@@ -49,6 +49,9 @@ class ReplicaLink(Protocol):
     async def lease(self, request: replica_pb2.LeaseRequest) -> replica_pb2.LeaseResponse:
         """Ask for a lease, or give it back."""
 
+    async def attest(self, request: replica_pb2.AttestRequest) -> replica_pb2.ReplicaReport:
+        """Tell a witness what it is to hold."""
+
     async def make_whole(self, request: replica_pb2.MakeWholeRequest) -> replica_pb2.ReplicaReport:
         """Tell a replica that it is short no longer."""
 

@@ -25,6 +25,7 @@ class Standing(Enum):
     FULL = control_pb2.MEMBER_STATUS_FULL
     FAILED = control_pb2.MEMBER_STATUS_FAILED
     LEARNER = control_pb2.MEMBER_STATUS_LEARNER
+    WITNESS = control_pb2.MEMBER_STATUS_WITNESS
 
 
 class Member:
@@ -40,6 +41,8 @@ class Member:
         """Where it was when it was last looked at, and since when it has been there."""
         self.applied_seq = 0
         self.durable_seq = 0
+        self.is_witness = False
+        """It has no data: it is never in sync, and has no stream."""
         self.is_learner = False
         """It is on its way to be a member, and counts for nothing."""
         self.is_caught_up = False
@@ -112,7 +115,9 @@ class Member:
 
     def named(self) -> volume_pb2.Member:
         """Who it is, and where."""
-        return volume_pb2.Member(replica_uuid=self.replica_uuid, address=self.link.address)
+        return volume_pb2.Member(
+            replica_uuid=self.replica_uuid, address=self.link.address, witness=self.is_witness
+        )
 
     def describe(self, now_s: float) -> control_pb2.MemberReport:
         """What operators are told about it at a moment of the monotonic clock."""
@@ -128,7 +133,7 @@ class Member:
             rebuild_bytes_copied=progress.bytes_copied,
             rebuild_bytes_per_s=int(progress.bytes_per_s(now_s)),
             rebuild_left_ms=int((left_s or 0) * 1000),
-            reason="" if self.standing is Standing.IN_SYNC else self.reason,
+            reason="" if self.standing in (Standing.IN_SYNC, Standing.WITNESS) else self.reason,
             short=self.report is not None and self.report.short,
             pool_used_percent=int(100 * self.pool_used),
         )

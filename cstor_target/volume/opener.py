@@ -32,6 +32,7 @@ from cstor_target.volume.opening import (
 from cstor_target.volume.quorum import write_quorum
 from cstor_target.volume.settings import EngineSettings
 from cstor_target.volume.tenure import Tenure
+from cstor_target.volume.witness import witness_of
 
 Who = TypeVar("Who")
 Answer = TypeVar("Answer")
@@ -122,6 +123,7 @@ class Opener:
             link = found.get(named.replica_uuid) or self.link_to(named.address)
             member = known.get(named.replica_uuid) or Member(link)
             member.link, member.replica_uuid = link, named.replica_uuid
+            member.is_witness = named.witness
             member.report = self.seen[1].get(named.replica_uuid)
             _judge(member)
             if named.out_of_date:
@@ -147,7 +149,11 @@ class Opener:
             )
         write_cache = voting[0].identity.write_cache
         are_enough_whole(
-            voting, len(self.members), write_cache=write_cache, out_of_date=out_of_date
+            voting,
+            len(self.members),
+            write_cache=write_cache,
+            out_of_date=out_of_date,
+            has_witness=any(member.is_witness for member in self.members),
         )
 
     def reported(self, replica_uuid: str) -> replica_pb2.ReplicaReport:
@@ -179,6 +185,7 @@ class Opener:
             write_cache=tenure.identity.write_cache,
             is_forced=tenure.forced_from is not None,
             out_of_date=_out_of_date(tenure.configuration),
+            witness=witness_of(tenure.configuration),
         )
         asked_of = tenure.forced_from or tenure.configuration
         if opening.configuration != asked_of:
@@ -218,8 +225,7 @@ class Opener:
             for member, report in answers.items()
             if history_from(report.history) == opening.history
         )
-        is_forced = tenure.forced_from is not None
-        needed = len(self.members) if is_forced else write_quorum(len(self.members))
+        needed = opening.copies
         for uuid in (*opening.behind, *opening.parted):
             if len(ready) < needed and by_uuid[uuid] not in ready:
                 await self._stage(tenure, by_uuid[uuid], source, opening.history, ready)
@@ -227,9 +233,10 @@ class Opener:
             if len(ready) < needed:
                 await self._finish_rebuild(tenure, by_uuid[uuid], source, opening.history, ready)
         if len(ready) < needed:
+            behind = [m for m in self.members if not (m.is_witness or m in ready)]
             raise UnavailableError(
-                f"{len(ready)} members could be brought to the newest entry and {needed} are "
-                f"needed; behind: {_names(m for m in self.members if m not in ready)}; "
+                f"{len(ready)} replicas could be brought to the newest entry and {needed} are "
+                f"needed; behind: {_names(behind)}; "
                 "start the members that are missing"
             )
         return ready

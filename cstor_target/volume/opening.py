@@ -15,6 +15,7 @@ from cstor_core.generated.cstor.v1 import replica_pb2, volume_pb2
 from cstor_core.history import History, Position
 from cstor_core.words import history_from
 from cstor_target.volume.quorum import read_overlap, write_quorum
+from cstor_target.volume.witness import copies_to_open, is_proven
 
 Report = replica_pb2.ReplicaReport
 
@@ -69,15 +70,28 @@ def next_epoch(reports: Sequence[Report]) -> int:
 
 
 def are_enough_whole(
-    reports: Sequence[Report], members: int, *, write_cache: bool, out_of_date: int = 0
+    reports: Sequence[Report],
+    members: int,
+    *,
+    write_cache: bool,
+    out_of_date: int = 0,
+    has_witness: bool = False,
 ) -> bool:
     """Whether these voters prove that nothing acknowledged is lost: R of them are not short.
 
     Any R members include one that holds whatever was acknowledged.  Without a write cache that had
     been flushed, and short ones count.  False where all members are here but for those out of
     date, and there are no R of them: nobody else can be asked.  Raises UnavailableError where there
-    are members that can.
+    are members that can.  Beside a witness it is as `is_proven` says.
     """
+    if has_witness:
+        return is_proven(
+            [report for report in reports if not report.witness],
+            next((report for report in reports if report.witness), None),
+            members - 1,
+            write_cache=write_cache,
+            out_of_date=out_of_date,
+        )
     short = sum(report.short for report in reports)
     needed = read_overlap(members)
     if not write_cache or len(reports) - short >= needed:
@@ -108,6 +122,8 @@ class Opening:
     """Complete replicas with entries that the history dropped: they are staged."""
     others: tuple[str, ...]
     """Rebuilding: brought back while serving, or before it where a quorum needs them."""
+    copies: int
+    """So many data members have to be at the end of the history before the epoch's record."""
     loss_possible: bool = False
     """Whether something acknowledged may be gone: too many members are short."""
 
@@ -119,13 +135,15 @@ def choose(
     write_cache: bool,
     is_forced: bool = False,
     out_of_date: int = 0,
+    witness: str = "",
 ) -> Opening:
     """What to open with, given the reports that came with the promises.
 
     `promised` may have others than members, such as one whose removal only it has heard of: they
     count for nothing, and what they hold counts.  Where it is forced all members are needed, and
-    nothing is proven.  Raises UnavailableError, with a sentence that says what is missing, when a
-    quorum cannot be reached with those that promised.
+    nothing is proven.  `witness` is the member that is one; it votes, and has nothing to build on.
+    Raises UnavailableError, with a sentence that says what is missing, when a quorum cannot be
+    reached with those that promised.
     """
     voters = {uuid: promised[uuid] for uuid in members if uuid in promised}
     needed = len(members) if is_forced else write_quorum(len(members))
@@ -134,21 +152,37 @@ def choose(
             f"{len(voters)} of {len(members)} members promised and {needed} are needed: "
             "start the missing replicas"
         )
-    is_proven = not is_forced and are_enough_whole(
-        list(voters.values()), len(members), write_cache=write_cache, out_of_date=out_of_date
+    data = {uuid: report for uuid, report in promised.items() if not report.witness}
+    if not data:
+        raise UnavailableError("no replica with data promised: start one")
+    copies = len(members) - bool(witness)
+    highest = max(data.values(), key=position_of)
+    is_proven = (
+        not is_forced
+        and are_enough_whole(
+            list(voters.values()),
+            len(members),
+            write_cache=write_cache,
+            out_of_date=out_of_date,
+            has_witness=bool(witness),
+        )
+        and _knows_no_later_one(
+            voters.get(witness), highest, len(data.keys() & voters.keys()), copies - out_of_date
+        )
     )
-    highest = max(promised.values(), key=position_of)
     history = history_from(highest.history)
     holders, behind, parted, others = [], [], [], []
     elsewhere = [
         uuid
-        for uuid, report in promised.items()
+        for uuid, report in data.items()
         if uuid not in voters
         and report.state == replica_pb2.REPLICA_STATE_COMPLETE
         and history_from(report.history) == history
     ]
     for uuid, report in voters.items():
         own = history_from(report.history)
+        if uuid not in data:
+            continue
         if report.state != replica_pb2.REPLICA_STATE_COMPLETE:
             others.append(uuid)
         elif own == history:
@@ -171,5 +205,25 @@ def choose(
         tuple(behind),
         tuple(parted),
         tuple(others),
+        copies if is_forced else copies_to_open(copies, witness in voters) if witness else needed,
         loss_possible=not is_proven or promised[sources[0]].loss_possible,
     )
+
+
+def _knows_no_later_one(
+    witness: Report | None, highest: Report, answering: int, copies: int
+) -> bool:
+    """Whether a witness has heard of no later epoch than the highest position is of.
+
+    False where it has, and all data members are here.  Raises UnavailableError where it has, and
+    another one holds it.
+    """
+    if witness is None or position_of(witness) <= position_of(highest):
+        return True
+    if answering < copies:
+        end = position_of(witness)
+        raise UnavailableError(
+            f"the witness knows of epoch {end.epoch}, and the replica that answers has not reached "
+            "it: start the other one"
+        )
+    return False

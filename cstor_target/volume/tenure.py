@@ -67,6 +67,23 @@ class Tenure:
             orders=self.orders(replica_uuid), duration_ms=int(duration_s * 1000)
         )
 
+    def attest_request(
+        self,
+        replica_uuid: str,
+        number: int,
+        record_seq: int,
+        configuration: volume_pb2.Configuration,
+        out_of_date: str,
+    ) -> replica_pb2.AttestRequest:
+        """The word to a witness, what it is to hold from now on."""
+        return replica_pb2.AttestRequest(
+            orders=self.orders(replica_uuid),
+            number=number,
+            record_seq=record_seq,
+            configuration=configuration,
+            out_of_date_replica_uuid=out_of_date,
+        )
+
     def make_whole_request(self, replica_uuid: str) -> replica_pb2.MakeWholeRequest:
         """The word that a replica is short no longer."""
         return replica_pb2.MakeWholeRequest(orders=self.orders(replica_uuid))

@@ -91,7 +91,7 @@ class Pool:
                     f"{path} is not empty and is not a cStor pool: name an empty directory, "
                     "or one that does not exist yet"
                 )
-            await _make_durable_directory(filesystem, path)
+            await make_durable_directory(filesystem, path)
             lock = _locked(filesystem, path)
         except OSError as error:
             raise InputError(f"{path} cannot be used as a pool: {error.strerror}") from error
@@ -354,7 +354,7 @@ def _size(filesystem: Filesystem, path: Path) -> int:
         file.close()
 
 
-async def _make_durable_directory(filesystem: Filesystem, path: Path) -> None:
+async def make_durable_directory(filesystem: Filesystem, path: Path) -> None:
     """Make a directory and its parents, so that no power loss takes it with all that is in it.
 
     A process that was killed may have made it, and not made it durable.

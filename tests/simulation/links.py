@@ -46,6 +46,9 @@ class SimulatedLink:
     async def lease(self, request: replica_pb2.LeaseRequest) -> replica_pb2.LeaseResponse:
         return await self._call(lambda host: host.lease(request))
 
+    async def attest(self, request: replica_pb2.AttestRequest) -> replica_pb2.ReplicaReport:
+        return (await self._call(lambda host: host.attest(request))).replica
+
     async def make_whole(self, request: replica_pb2.MakeWholeRequest) -> replica_pb2.ReplicaReport:
         return (await self._call(lambda host: host.make_whole(request))).replica
 

@@ -32,12 +32,16 @@ def promise_a_lower_epoch() -> None:
         if epoch == self.epoch and instance != self.instance:
             return False
         self.epoch, self.instance = epoch, instance
-        state_file = self._store._state_file
+        store: Any = self._store
+        if not isinstance(store, ReplicaStore):
+            await store.promise(epoch, instance)
+            return True
+        state_file = store._state_file
         async with state_file.changing:
             try:
                 await state_file.change(promised_epoch=epoch, promised_instance=instance)
             except OSError as error:
-                raise self._store._parts.gave_up(error, "writing a promise") from error
+                raise store._parts.gave_up(error, "writing a promise") from error
         return True
 
     Fence.promise = promise  # type: ignore[method-assign]

@@ -269,6 +269,7 @@ class VolumeReport(_message.Message):
     SNAPSHOT_COUNT_FIELD_NUMBER: _builtins.int
     REBUILD_PACE_FIELD_NUMBER: _builtins.int
     SCRUB_FIELD_NUMBER: _builtins.int
+    ONE_COPY_FIELD_NUMBER: _builtins.int
     size_bytes: _builtins.int
     status: Global___VolumeStatus.ValueType
     iqn: _builtins.str
@@ -289,6 +290,8 @@ class VolumeReport(_message.Message):
     """This opening could not prove that nothing acknowledged is lost."""
     snapshot_count: _builtins.int
     rebuild_pace: Global___RebuildPace.ValueType
+    one_copy: _builtins.bool
+    """Carried out with one copy: the witness holds that the other one is out of date."""
     @_builtins.property
     def identity(self) -> _volume_pb2.VolumeIdentity: ...
     @_builtins.property
@@ -323,10 +326,11 @@ class VolumeReport(_message.Message):
         snapshot_count: _builtins.int = ...,
         rebuild_pace: Global___RebuildPace.ValueType = ...,
         scrub: Global___ScrubReport | None = ...,
+        one_copy: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["identity", b"identity", "scrub", b"scrub"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["awaited_addresses", b"awaited_addresses", "commands_waiting", b"commands_waiting", "completed_seq", b"completed_seq", "epoch", b"epoch", "identity", b"identity", "iqn", b"iqn", "last_seq", b"last_seq", "lease_left_ms", b"lease_left_ms", "loss_possible", b"loss_possible", "members", b"members", "portal", b"portal", "reason", b"reason", "rebuild_pace", b"rebuild_pace", "scrub", b"scrub", "sessions", b"sessions", "size_bytes", b"size_bytes", "snapshot_count", b"snapshot_count", "status", b"status", "waiting_ms", b"waiting_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["awaited_addresses", b"awaited_addresses", "commands_waiting", b"commands_waiting", "completed_seq", b"completed_seq", "epoch", b"epoch", "identity", b"identity", "iqn", b"iqn", "last_seq", b"last_seq", "lease_left_ms", b"lease_left_ms", "loss_possible", b"loss_possible", "members", b"members", "one_copy", b"one_copy", "portal", b"portal", "reason", b"reason", "rebuild_pace", b"rebuild_pace", "scrub", b"scrub", "sessions", b"sessions", "size_bytes", b"size_bytes", "snapshot_count", b"snapshot_count", "status", b"status", "waiting_ms", b"waiting_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

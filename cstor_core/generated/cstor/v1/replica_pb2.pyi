@@ -69,6 +69,8 @@ class ReplicaReport(_message.Message):
     SHORT_FIELD_NUMBER: _builtins.int
     LOSS_POSSIBLE_FIELD_NUMBER: _builtins.int
     OPERATIONS_SEQ_FIELD_NUMBER: _builtins.int
+    WITNESS_FIELD_NUMBER: _builtins.int
+    OUT_OF_DATE_MARK_FIELD_NUMBER: _builtins.int
     replica_uuid: _builtins.str
     state: Global___ReplicaState.ValueType
     promised_epoch: _builtins.int
@@ -85,6 +87,10 @@ class ReplicaReport(_message.Message):
     """As in OperationsState."""
     operations_seq: _builtins.int
     """As in OperationsState."""
+    witness: _builtins.bool
+    """It is a witness: a member without data.  Its history is the record of the last epoch that it
+    was told of, alone.
+    """
     @_builtins.property
     def identity(self) -> _volume_pb2.VolumeIdentity: ...
     @_builtins.property
@@ -100,6 +106,10 @@ class ReplicaReport(_message.Message):
     @_builtins.property
     def origin(self) -> _volume_pb2.CloneOrigin:
         """Of a clone."""
+
+    @_builtins.property
+    def out_of_date_mark(self) -> Global___OutOfDateMark:
+        """Of a witness."""
 
     def __init__(
         self,
@@ -120,14 +130,46 @@ class ReplicaReport(_message.Message):
         short: _builtins.bool = ...,
         loss_possible: _builtins.bool = ...,
         operations_seq: _builtins.int = ...,
+        witness: _builtins.bool = ...,
+        out_of_date_mark: Global___OutOfDateMark | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["configuration", b"configuration", "history", b"history", "identity", b"identity", "origin", b"origin"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["configuration", b"configuration", "history", b"history", "identity", b"identity", "origin", b"origin", "out_of_date_mark", b"out_of_date_mark"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["configuration", b"configuration", "durable_seq", b"durable_seq", "history", b"history", "identity", b"identity", "loss_possible", b"loss_possible", "operations_seq", b"operations_seq", "origin", b"origin", "promised_epoch", b"promised_epoch", "promised_instance", b"promised_instance", "reason", b"reason", "replica_uuid", b"replica_uuid", "short", b"short", "size_bytes", b"size_bytes", "snapshots", b"snapshots", "state", b"state", "used_bytes", b"used_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["configuration", b"configuration", "durable_seq", b"durable_seq", "history", b"history", "identity", b"identity", "loss_possible", b"loss_possible", "operations_seq", b"operations_seq", "origin", b"origin", "out_of_date_mark", b"out_of_date_mark", "promised_epoch", b"promised_epoch", "promised_instance", b"promised_instance", "reason", b"reason", "replica_uuid", b"replica_uuid", "short", b"short", "size_bytes", b"size_bytes", "snapshots", b"snapshots", "state", b"state", "used_bytes", b"used_bytes", "witness", b"witness"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ReplicaReport: _TypeAlias = ReplicaReport  # noqa: Y015
+
+@_typing.final
+class OutOfDateMark(_message.Message):
+    """What a witness was told last."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EPOCH_FIELD_NUMBER: _builtins.int
+    NUMBER_FIELD_NUMBER: _builtins.int
+    REPLICA_UUID_FIELD_NUMBER: _builtins.int
+    epoch: _builtins.int
+    """Of the target that told it."""
+    number: _builtins.int
+    """Of its words in that epoch, from 1."""
+    replica_uuid: _builtins.str
+    """The data member that lacks what the other one has; empty where none does."""
+    def __init__(
+        self,
+        *,
+        epoch: _builtins.int = ...,
+        number: _builtins.int = ...,
+        replica_uuid: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "number", b"number", "replica_uuid", b"replica_uuid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OutOfDateMark: _TypeAlias = OutOfDateMark  # noqa: Y015
 
 @_typing.final
 class DescribePoolRequest(_message.Message):
@@ -156,6 +198,7 @@ class DescribePoolResponse(_message.Message):
     RESERVED_BYTES_FIELD_NUMBER: _builtins.int
     LOGICAL_BYTES_FIELD_NUMBER: _builtins.int
     PATH_FIELD_NUMBER: _builtins.int
+    WITNESS_FIELD_NUMBER: _builtins.int
     pool_uuid: _builtins.str
     capacity_bytes: _builtins.int
     available_bytes: _builtins.int
@@ -166,6 +209,8 @@ class DescribePoolResponse(_message.Message):
     """Data of the volumes themselves, without what only snapshots hold."""
     path: _builtins.str
     """Its directory, on the daemon's machine."""
+    witness: _builtins.bool
+    """Whoever is made there is a witness."""
     @_builtins.property
     def replicas(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReplicaReport]: ...
     def __init__(
@@ -179,10 +224,11 @@ class DescribePoolResponse(_message.Message):
         reserved_bytes: _builtins.int = ...,
         logical_bytes: _builtins.int = ...,
         path: _builtins.str = ...,
+        witness: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["available_bytes", b"available_bytes", "capacity_bytes", b"capacity_bytes", "logical_bytes", b"logical_bytes", "path", b"path", "pool_uuid", b"pool_uuid", "replicas", b"replicas", "reserved_bytes", b"reserved_bytes", "used_bytes", b"used_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["available_bytes", b"available_bytes", "capacity_bytes", b"capacity_bytes", "logical_bytes", b"logical_bytes", "path", b"path", "pool_uuid", b"pool_uuid", "replicas", b"replicas", "reserved_bytes", b"reserved_bytes", "used_bytes", b"used_bytes", "witness", b"witness"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -605,6 +651,64 @@ class MakeWholeResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___MakeWholeResponse: _TypeAlias = MakeWholeResponse  # noqa: Y015
+
+@_typing.final
+class AttestRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORDERS_FIELD_NUMBER: _builtins.int
+    NUMBER_FIELD_NUMBER: _builtins.int
+    RECORD_SEQ_FIELD_NUMBER: _builtins.int
+    CONFIGURATION_FIELD_NUMBER: _builtins.int
+    OUT_OF_DATE_REPLICA_UUID_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    """Higher than that of all words before it in this epoch; refused where it is not."""
+    record_seq: _builtins.int
+    """Of the epoch's record, which a data member has on stable storage."""
+    out_of_date_replica_uuid: _builtins.str
+    """As in OutOfDateMark."""
+    @_builtins.property
+    def orders(self) -> Global___Orders: ...
+    @_builtins.property
+    def configuration(self) -> _volume_pb2.Configuration:
+        """As a data member has it on stable storage."""
+
+    def __init__(
+        self,
+        *,
+        orders: Global___Orders | None = ...,
+        number: _builtins.int = ...,
+        record_seq: _builtins.int = ...,
+        configuration: _volume_pb2.Configuration | None = ...,
+        out_of_date_replica_uuid: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["configuration", b"configuration", "orders", b"orders"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["configuration", b"configuration", "number", b"number", "orders", b"orders", "out_of_date_replica_uuid", b"out_of_date_replica_uuid", "record_seq", b"record_seq"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AttestRequest: _TypeAlias = AttestRequest  # noqa: Y015
+
+@_typing.final
+class AttestResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REPLICA_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def replica(self) -> Global___ReplicaReport: ...
+    def __init__(
+        self,
+        *,
+        replica: Global___ReplicaReport | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["replica", b"replica"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["replica", b"replica"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AttestResponse: _TypeAlias = AttestResponse  # noqa: Y015
 
 @_typing.final
 class CatchUpRequest(_message.Message):

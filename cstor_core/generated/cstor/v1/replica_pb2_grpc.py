@@ -125,6 +125,11 @@ class ReplicaServiceStub:
                 request_serializer=cstor_dot_v1_dot_replica__pb2.ScrubBlocksRequest.SerializeToString,
                 response_deserializer=cstor_dot_v1_dot_replica__pb2.ScrubBlocksResponse.FromString,
                 _registered_method=True)
+        self.Attest = channel.unary_unary(
+                '/cstor.v1.ReplicaService/Attest',
+                request_serializer=cstor_dot_v1_dot_replica__pb2.AttestRequest.SerializeToString,
+                response_deserializer=cstor_dot_v1_dot_replica__pb2.AttestResponse.FromString,
+                _registered_method=True)
         self.PullStacks = channel.unary_stream(
                 '/cstor.v1.ReplicaService/PullStacks',
                 request_serializer=cstor_dot_v1_dot_replica__pb2.PullStacksRequest.SerializeToString,
@@ -287,6 +292,13 @@ class ReplicaServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Attest(self, request, context):
+        """Told by the target, to a witness: hold this of the volume, durably, in the place of what it held.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def PullStacks(self, request, context):
         """Asked by a peer that stages: all versions of blocks that it lacks.
         """
@@ -421,6 +433,11 @@ def add_ReplicaServiceServicer_to_server(servicer, server):
                     servicer.ScrubBlocks,
                     request_deserializer=cstor_dot_v1_dot_replica__pb2.ScrubBlocksRequest.FromString,
                     response_serializer=cstor_dot_v1_dot_replica__pb2.ScrubBlocksResponse.SerializeToString,
+            ),
+            'Attest': grpc.unary_unary_rpc_method_handler(
+                    servicer.Attest,
+                    request_deserializer=cstor_dot_v1_dot_replica__pb2.AttestRequest.FromString,
+                    response_serializer=cstor_dot_v1_dot_replica__pb2.AttestResponse.SerializeToString,
             ),
             'PullStacks': grpc.unary_stream_rpc_method_handler(
                     servicer.PullStacks,
@@ -939,6 +956,33 @@ class ReplicaService:
             '/cstor.v1.ReplicaService/ScrubBlocks',
             cstor_dot_v1_dot_replica__pb2.ScrubBlocksRequest.SerializeToString,
             cstor_dot_v1_dot_replica__pb2.ScrubBlocksResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Attest(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cstor.v1.ReplicaService/Attest',
+            cstor_dot_v1_dot_replica__pb2.AttestRequest.SerializeToString,
+            cstor_dot_v1_dot_replica__pb2.AttestResponse.FromString,
             options,
             channel_credentials,
             insecure,

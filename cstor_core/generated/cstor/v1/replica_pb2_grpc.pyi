@@ -71,6 +71,8 @@ class ReplicaServiceStub:
     """Told by the target: whichever of these blocks are bad here, take a peer's copies of."""
     ScrubBlocks: _grpc.UnaryUnaryMultiCallable[_replica_pb2.ScrubBlocksRequest, _replica_pb2.ScrubBlocksResponse]
     """Asked by the target that scrubs: versions and checksums of a range, all data read and verified."""
+    Attest: _grpc.UnaryUnaryMultiCallable[_replica_pb2.AttestRequest, _replica_pb2.AttestResponse]
+    """Told by the target, to a witness: hold this of the volume, durably, in the place of what it held."""
     PullStacks: _grpc.UnaryStreamMultiCallable[_replica_pb2.PullStacksRequest, _replica_pb2.PullStacksResponse]
     """Asked by a peer that stages: all versions of blocks that it lacks."""
     PullEntries: _grpc.UnaryStreamMultiCallable[_replica_pb2.PullEntriesRequest, _replica_pb2.PullEntriesResponse]
@@ -126,6 +128,8 @@ class ReplicaServiceAsyncStub(ReplicaServiceStub):
     """Told by the target: whichever of these blocks are bad here, take a peer's copies of."""
     ScrubBlocks: _aio.UnaryUnaryMultiCallable[_replica_pb2.ScrubBlocksRequest, _replica_pb2.ScrubBlocksResponse]  # type: ignore[assignment]
     """Asked by the target that scrubs: versions and checksums of a range, all data read and verified."""
+    Attest: _aio.UnaryUnaryMultiCallable[_replica_pb2.AttestRequest, _replica_pb2.AttestResponse]  # type: ignore[assignment]
+    """Told by the target, to a witness: hold this of the volume, durably, in the place of what it held."""
     PullStacks: _aio.UnaryStreamMultiCallable[_replica_pb2.PullStacksRequest, _replica_pb2.PullStacksResponse]  # type: ignore[assignment]
     """Asked by a peer that stages: all versions of blocks that it lacks."""
     PullEntries: _aio.UnaryStreamMultiCallable[_replica_pb2.PullEntriesRequest, _replica_pb2.PullEntriesResponse]  # type: ignore[assignment]
@@ -286,6 +290,14 @@ class ReplicaServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_replica_pb2.ScrubBlocksResponse, _abc.Awaitable[_replica_pb2.ScrubBlocksResponse]]:
         """Asked by the target that scrubs: versions and checksums of a range, all data read and verified."""
+
+    @_abc_1.abstractmethod
+    def Attest(
+        self,
+        request: _replica_pb2.AttestRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_replica_pb2.AttestResponse, _abc.Awaitable[_replica_pb2.AttestResponse]]:
+        """Told by the target, to a witness: hold this of the volume, durably, in the place of what it held."""
 
     @_abc_1.abstractmethod
     def PullStacks(

@@ -78,6 +78,7 @@ class Member(_message.Message):
     address: _builtins.str
     """HOST:PORT of its daemon."""
     witness: _builtins.bool
+    """It holds no data: it promises, gives leases, and says which of two replicas is out of date."""
     out_of_date: _builtins.bool
     """Its disk has failed: it counts for nothing, and returns only as a new, empty replica."""
     def __init__(
