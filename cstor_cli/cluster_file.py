@@ -41,6 +41,8 @@ class ReplicaPlace:
     uuid: str
     address: str
     metrics: str
+    witness: bool = False
+    """It has no data: it is the witness, the last one of the places."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,11 @@ class ClusterFile:
     portal_is_set: bool
     """The user named the portal: it never moves to another port by itself."""
     replicas: tuple[ReplicaPlace, ...]
+
+    @property
+    def copies(self) -> int:
+        """How many replicas have data."""
+        return sum(not place.witness for place in self.replicas)
 
     @property
     def iqn(self) -> str:

@@ -22,6 +22,7 @@ from cstor_core.units import BLOCK_BYTES, format_size
 
 LOGICAL_BLOCK_BYTES = (512, 4096)
 NAME_LENGTH_MAX = 128
+COPIES_WITH_WITNESS = 2
 _NAME = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
 
 
@@ -75,8 +76,10 @@ def check_wanted(wanted: Wanted) -> None:
         )
 
 
-def check_replica_count(count: int) -> None:
+def check_replica_count(count: int, *, has_witness: bool = False) -> None:
     """Raise InputError where a volume cannot have so many replicas."""
+    if has_witness and count != COPIES_WITH_WITNESS:
+        raise InputError(f"a witness is for {COPIES_WITH_WITNESS} replicas, and these are {count}")
     if not 1 <= count <= REPLICAS_MAX:
         raise InputError(f"{count} replicas: a volume has from 1 to {REPLICAS_MAX}")
 
@@ -122,21 +125,28 @@ def found(
     dial: Dial,
     new_uuid: Callable[[], str],
     new_salt: Callable[[], int],
+    witness: str = "",
 ) -> Founded:
-    """Found the volume on the daemons at these addresses, or complete its founding.
+    """Found the volume on the daemons at these addresses, or complete its founding; `witness` is
+    where its witness is, if it has one.
 
     Raises InputError where something is wrong, and nothing was changed then; another CstorError
     where a daemon failed on the way: asking again goes on from there.
     """
     check_wanted(wanted)
-    check_replica_count(len(addresses))
+    check_replica_count(len(addresses), has_witness=bool(witness))
+    if witness:
+        addresses = [*addresses, witness]
     for address in addresses:
         parse_address(address)
     with contextlib.ExitStack() as stack:
         clients = [dial(address) for address in addresses]
         for client in clients:
             stack.callback(client.close)
-        plan = plan_founding(wanted, addresses, [_describe(client) for client in clients])
+        pools = [_describe(client) for client in clients]
+        for address, pool in zip(addresses, pools, strict=True):
+            _check_kind(address, pool, is_witness=address == witness)
+        plan = plan_founding(wanted, addresses, pools)
         identity = plan.identity or volume_pb2.VolumeIdentity(
             volume_uuid=new_uuid(),
             name=wanted.name,
@@ -148,20 +158,26 @@ def found(
         )
         configuration = plan.configuration
         if configuration is None:
-            configuration = _create(identity, clients)
+            configuration = _create(identity, clients, witness)
         for index in plan.unfounded:
             clients[index].found_replica(identity.volume_uuid, configuration)
     return Founded(identity, configuration, bool(plan.unfounded))
 
 
 def _create(
-    identity: volume_pb2.VolumeIdentity, clients: Sequence[ReplicaClient]
+    identity: volume_pb2.VolumeIdentity, clients: Sequence[ReplicaClient], witness: str
 ) -> volume_pb2.Configuration:
-    """Make the replicas; returns the founding configuration."""
+    """Make the replicas, and the witness; returns the founding configuration."""
     members = []
     for client in clients:
         report = client.create_replica(identity)
-        members.append(volume_pb2.Member(replica_uuid=report.replica_uuid, address=client.address))
+        members.append(
+            volume_pb2.Member(
+                replica_uuid=report.replica_uuid,
+                address=client.address,
+                witness=client.address == witness,
+            )
+        )
     return volume_pb2.Configuration(number=1, members=members)
 
 
@@ -174,6 +190,20 @@ def _describe(client: ReplicaClient) -> replica_pb2.DescribePoolResponse:
         ) from error
     except CstorError as error:
         raise InputError(f"{error}; nothing was changed") from error
+
+
+def _check_kind(address: str, pool: replica_pb2.DescribePoolResponse, *, is_witness: bool) -> None:
+    """Raise InputError where a daemon has data and should be a witness, or the other way round."""
+    if pool.witness and not is_witness:
+        raise InputError(
+            f"the daemon at {address} is that of a witness, which has no data: name it with "
+            "--witness, or another one; nothing was changed"
+        )
+    if is_witness and not pool.witness:
+        raise InputError(
+            f"the daemon at {address} is no witness: start it with cstor-replica --witness on a "
+            "directory of its own; nothing was changed"
+        )
 
 
 def _check_pools_differ(

@@ -99,6 +99,13 @@ def up(
     replicas: Annotated[
         int | None, typer.Option(help="Number of copies; with 1 all is one process.")
     ] = None,
+    witness: Annotated[
+        bool,
+        typer.Option(
+            "--witness",
+            help="Two copies and a witness, which holds no data: either copy may be lost.",
+        ),
+    ] = False,
     portal: Annotated[
         str | None, typer.Option(help="HOST:PORT for initiators; 127.0.0.1:3260 if it is free.")
     ] = None,
@@ -118,7 +125,12 @@ def up(
     """
 
     options = Options(
-        volume, parse_size(size) if size is not None else None, replicas, logical_block_size, portal
+        volume,
+        parse_size(size) if size is not None else None,
+        replicas,
+        witness,
+        logical_block_size,
+        portal,
     )
     with interruptible():
         result = bring_up(directory, options, _say)
@@ -198,6 +210,14 @@ def create(
     name: Annotated[str, typer.Argument(help="Name of the volume: a-z, 0-9, '.' and '-'.")],
     size: Annotated[str, typer.Option("--size", help="Size of the volume: 1GiB, 512M, or bytes.")],
     replica: ReplicasOption,
+    witness: Annotated[
+        str,
+        typer.Option(
+            "--witness",
+            help="HOST:PORT of the daemon of a witness (cstor-replica --witness), with two "
+            "replicas: either one may be lost then.",
+        ),
+    ] = "",
     logical_block_size: BlockOption = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
@@ -213,6 +233,7 @@ def create(
         GrpcReplicaClient,
         new_uuid,
         new_salt,
+        witness,
     )
     if not result.completed:
         raise InputError(f"a volume {name} exists already on these daemons")
@@ -224,7 +245,12 @@ def create(
                 "uuid": result.identity.volume_uuid,
                 "size_bytes": result.identity.size_bytes,
                 "members": [
-                    {"uuid": member.replica_uuid, "address": member.address} for member in members
+                    {
+                        "uuid": member.replica_uuid,
+                        "address": member.address,
+                        "witness": member.witness,
+                    }
+                    for member in members
                 ],
             },
             output,
@@ -232,7 +258,8 @@ def create(
         return
     _say(f"{name} is founded, with the UUID {result.identity.volume_uuid}:")
     for member in members:
-        _say(f"  replica {member.replica_uuid} at {member.address}")
+        kind = "witness" if member.witness else "replica"
+        _say(f"  {kind} {member.replica_uuid} at {member.address}")
     _say("serve it with")
     addresses = " ".join(f"--replica {member.address}" for member in members)
     _say(f"  cstor-target STATE_DIR --volume {name} {addresses} --portal HOST:3260")
@@ -280,7 +307,11 @@ def _what_to_compare(
     look = look_at(Home.at(directory or DEFAULT_DIRECTORY))
     if volume is not None and volume not in (look.cluster.volume, look.cluster.volume_uuid):
         raise InputError(f"{look.home.path} holds {look.cluster.volume}, not {volume}")
-    addresses = [look.replica_address(index) for index in range(len(look.cluster.replicas))]
+    addresses = [
+        look.replica_address(index)
+        for index, place in enumerate(look.cluster.replicas)
+        if not place.witness
+    ]
     return look.cluster.volume_uuid or look.cluster.volume, addresses
 
 

@@ -40,6 +40,10 @@ SHORT = (
     "its machine lost power, and what it had not flushed may be gone, until the volume serves and "
     "it is in sync"
 )
+ONE_COPY = (
+    "ONE COPY: one replica carries commands out alone, and the witness holds that the other one is "
+    "out of date until it has caught up: bring that one back"
+)
 YAML_COLUMNS_MAX = 1 << 20
 """A sentence stays in its line, so that it can be searched for."""
 POOL_FILLING_PERCENT = 80
@@ -72,7 +76,9 @@ def up_lines(up: Up) -> list[str]:
     portal = parse_address(str(facts.get("portal", cluster.portal))).reachable()
     url = f"iscsi://{portal}/{cluster.iqn}/0"
     count = len(cluster.replicas)
-    copies = f"{count} replicas" if count > 1 else "1 replica"
+    copies = f"{cluster.copies} replicas" if cluster.copies > 1 else "1 replica"
+    if count > cluster.copies:
+        copies += " and a witness"
     metrics = [str(facts.get("metrics")), *(place.metrics for place in cluster.replicas)]
     return [
         f"{cluster.volume}: {format_size(cluster.size_bytes)}, {copies}, data in {look.home.path}",
@@ -155,6 +161,8 @@ def _print_standing(volume: dict[str, Any]) -> None:
             f"{volume['commands_waiting']} commands with it",
             markup=False,
         )
+    if volume["one_copy"]:
+        console.print(f"  {ONE_COPY}", markup=False)
     if volume["loss_possible"]:
         console.print(f"  {LOSS_POSSIBLE}", markup=False)
     if volume["scrub"]:

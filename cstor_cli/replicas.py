@@ -98,7 +98,8 @@ def add(
 ) -> None:
     """Have a daemon keep one more copy of the volume; returns when it counts.
 
-    If it is broken off, the same command goes on.
+    The daemon of a witness becomes the witness of a volume with two replicas.  If it is broken off,
+    the same command goes on.
     """
 
     with interruptible(), target_of(directory, target) as client:
@@ -119,8 +120,16 @@ def remove(
 
     with target_of(directory, target) as client:
         named = client.named(volume)
-        count = len(client.show_volume(named).members)
-        agree(f"{named}: it has {max(count - 1, 0)} replicas then", yes=yes)
+        members = client.show_volume(named).members
+        leaving = [
+            one.member
+            for one in members
+            if replica in (one.member.replica_uuid, one.member.address)
+        ]
+        copies = sum(not one.member.witness for one in members)
+        copies -= sum(not one.witness for one in leaving)
+        without = " and no witness" if any(one.witness for one in leaving) else ""
+        agree(f"{named}: it has {copies} replicas{without} then", yes=yes)
         client.remove_replica(named, replica)
     typer.echo(f"{named}: replica {replica} is no member any more")
 
@@ -200,19 +209,33 @@ def replace(
     same_host: SameHostOption = False,
     yes: YesOption = False,
 ) -> None:
-    """Put a new replica in the place of one that is lost: add, then remove."""
+    """Put a new replica in the place of one that is lost: add, then remove.
+
+    A volume with a witness has two replicas at most: there it is remove, then add.
+    """
 
     with interruptible(), target_of(directory, target) as client:
         named = client.named(volume)
-        lost = _uuid_of(old, client.show_volume(named).members)
+        members = client.show_volume(named).members
+        lost = _uuid_of(old, members)
+        removes_first = any(one.member.witness for one in members)
+        if removes_first and any(
+            one.member.replica_uuid == lost and one.member.address == address for one in members
+        ):
+            raise InputError(
+                f"{named}: replica {old} is itself at {address}: remove it, and add the new one then"
+            )
         agree(f"{named}: what replica {old} holds is given up", yes=yes)
+        if removes_first:
+            client.remove_replica(named, lost)
         uuid = client.add_replica(named, str(parse_address(address)), same_host=same_host)
         if uuid == lost:
             raise InputError(
                 f"{named}: replica {old} is the one at {address}, where it is or nobody answers: "
                 "name another address, or start the daemon that is to have a new one"
             )
-        client.remove_replica(named, lost)
+        if not removes_first:
+            client.remove_replica(named, lost)
     typer.echo(f"{named}: replica {uuid} at {address} has taken the place of {old}")
 
 

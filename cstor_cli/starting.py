@@ -121,6 +121,7 @@ def _start_replica(home: Home, cluster: ClusterFile, index: int) -> Starting:
     command = [
         program(REPLICA),
         str(home.pool(index)),
+        *(("--witness",) if place.witness else ()),
         *("--listen", place.address),
         *("--metrics", place.metrics),
     ]

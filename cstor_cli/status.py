@@ -182,6 +182,7 @@ def _standing(report: control_pb2.VolumeReport) -> Document:
         "loss_possible": report.loss_possible,
         "rebuild_pace": _word(control_pb2.RebuildPace.Name(report.rebuild_pace), "REBUILD_PACE_"),
         "scrub": scrub_document(report.scrub) if report.HasField("scrub") else None,
+        "one_copy": report.one_copy,
     }
 
 
@@ -254,6 +255,13 @@ def _replica(look: Look, index: int, place: ReplicaPlace) -> Document:
     }
 
 
+def _own_word(report: replica_pb2.ReplicaReport) -> str:
+    """What it is called by what it says of itself."""
+    if report.witness and report.state == replica_pb2.REPLICA_STATE_COMPLETE:
+        return member_word(control_pb2.MEMBER_STATUS_WITNESS)
+    return REPLICA_WORDS.get(report.state, OFFLINE)
+
+
 def _ask_replicas(look: Look, dial: Dial) -> list[Document]:
     return [_ask_replica(look, index, dial) for index in range(len(look.cluster.replicas))]
 
@@ -273,7 +281,7 @@ def _ask_replica(look: Look, index: int, dial: Dial) -> Document:
     reigns = report.history.reigns
     return document | {
         "uuid": report.replica_uuid,
-        "status": REPLICA_WORDS.get(report.state, OFFLINE),
+        "status": _own_word(report),
         "short": report.short,
         "applied_seq": reigns[-1].last_seq if reigns else 0,
         "durable_seq": report.durable_seq,

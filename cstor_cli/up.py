@@ -30,7 +30,13 @@ from cstor_cli.cluster_file import (
     save,
 )
 from cstor_cli.control_client import SERVING, ControlClient, control
-from cstor_cli.founding import Wanted, check_replica_count, check_wanted, found
+from cstor_cli.founding import (
+    COPIES_WITH_WITNESS,
+    Wanted,
+    check_replica_count,
+    check_wanted,
+    found,
+)
 from cstor_cli.interrupts import uninterrupted
 from cstor_cli.processes import Daemon, is_running, scan, stop
 from cstor_cli.replica_client import GrpcReplicaClient
@@ -69,6 +75,7 @@ class Options:
     volume: str | None = None
     size_bytes: int | None = None
     replicas: int | None = None
+    witness: bool = False
     logical_block_bytes: int | None = None
     portal: str | None = None
 
@@ -125,7 +132,8 @@ def _known(home: Home, options: Options) -> ClusterFile:
     for what, asked, held in (
         ("a volume named", options.volume, cluster.volume),
         ("a volume of this many bytes:", options.size_bytes, cluster.size_bytes),
-        ("a volume with this many replicas:", options.replicas, len(cluster.replicas)),
+        ("a volume with this many replicas:", options.replicas, cluster.copies),
+        ("a volume with this many witnesses:", options.witness or None, _witnesses(cluster)),
         ("logical blocks of", options.logical_block_bytes, cluster.logical_block_bytes),
     ):
         if asked is not None and asked != held:
@@ -156,8 +164,9 @@ def _new_cluster(options: Options) -> ClusterFile:
         options.logical_block_bytes or DEFAULT_LOGICAL_BLOCK_BYTES,
     )
     check_wanted(wanted)
-    count = DEFAULT_REPLICAS if options.replicas is None else options.replicas
-    check_replica_count(count)
+    default = COPIES_WITH_WITNESS if options.witness else DEFAULT_REPLICAS
+    count = default if options.replicas is None else options.replicas
+    check_replica_count(count, has_witness=options.witness)
     portal = parse_address(options.portal or DEFAULT_PORTAL)
     if options.portal is not None and not is_free(portal):
         raise InputError(f"port {portal.port} on {portal.host} is taken: name another portal")
@@ -172,11 +181,18 @@ def _new_cluster(options: Options) -> ClusterFile:
         portal_is_set=options.portal is not None,
         replicas=tuple(
             ReplicaPlace(
-                "", f"{LOCAL_HOST}:{REPLICA_PORT + i}", f"{LOCAL_HOST}:{REPLICA_METRICS_PORT + i}"
+                "",
+                f"{LOCAL_HOST}:{REPLICA_PORT + i}",
+                f"{LOCAL_HOST}:{REPLICA_METRICS_PORT + i}",
+                witness=i == count,
             )
-            for i in range(count)
+            for i in range(count + options.witness)
         ),
     )
+
+
+def _witnesses(cluster: ClusterFile) -> int:
+    return len(cluster.replicas) - cluster.copies
 
 
 def _check_room(home: Home, cluster: ClusterFile) -> None:
@@ -313,8 +329,9 @@ def _found(home: Home, cluster: ClusterFile) -> ClusterFile:
     if cluster.founded:
         return cluster
     wanted = Wanted(cluster.volume, cluster.size_bytes, cluster.logical_block_bytes)
-    addresses = [place.address for place in cluster.replicas]
-    result = found(wanted, addresses, GrpcReplicaClient, new_uuid, new_salt)
+    addresses = [place.address for place in cluster.replicas if not place.witness]
+    witness = next((place.address for place in cluster.replicas if place.witness), "")
+    result = found(wanted, addresses, GrpcReplicaClient, new_uuid, new_salt, witness)
     members = result.configuration.members
     cluster = replace(
         cluster,

@@ -183,6 +183,24 @@ KINDS: dict[str, Kind] = {
         "the replica at {address} has failed, and is recorded as out of date: {reason}; replace it "
         "by a new one",
     ),
+    "one_copy": Kind(
+        Severity.WARNING,
+        "the replica at {address} carries commands out alone, and the witness holds that the other "
+        "one is out of date: while that is so, a loss of this replica is a loss of the volume",
+    ),
+    "two_copies": Kind(
+        Severity.INFO,
+        "both replicas are in sync again, and each write waits for both",
+    ),
+    "witness_lost": Kind(
+        Severity.WARNING,
+        "the witness at {address} does not answer: {reason}; should a replica be lost meanwhile, "
+        "commands wait",
+    ),
+    "witness_there": Kind(
+        Severity.INFO,
+        "the witness at {address} answers again",
+    ),
     "learner_added": Kind(
         Severity.INFO,
         "the new replica at {address} is brought to what the others hold",

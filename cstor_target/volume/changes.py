@@ -7,6 +7,9 @@ before that entry counts the quorum of the configuration before; what comes afte
 only when the change is done: when W members of the new configuration have the entry on stable
 storage.  The next change waits for that.  A removal is the same without a learner, and so is the
 record that a member's disk has failed: it counts for nothing from then on, whatever it says.
+
+A volume with a witness has two replicas, or one while another takes its place.  So a lost one is
+removed before the next is added, and the witness goes before there are three.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ from cstor_target.volume.order import Order
 from cstor_target.volume.quorum import write_quorum
 from cstor_target.volume.roster import Roster
 from cstor_target.volume.tenure import Tenure
+from cstor_target.volume.witness import COPIES, witness_of
 
 _POLL_S = 0.05
 
@@ -71,7 +75,11 @@ class Changes:
                 if member.address == address and not await self._is_gone(member):
                     return member.replica_uuid
             self._check_place(address, same_host=same_host)
-            learner = await self._learner(address)
+            link = self._link_to(address)
+            is_witness = (await link.describe_pool()).witness
+            self._check_count(is_witness=is_witness)
+            learner = await self._learner(link)
+            learner.is_witness = is_witness
             self._roster.add_learner(learner)
             self._events("learner_added", learner.facts())
             self._keep(learner)
@@ -177,9 +185,27 @@ class Changes:
                 "another host, or say that it may be"
             )
 
-    async def _learner(self, address: str) -> Member:
-        """The new, empty replica at an address, as a learner.  Raises what `add` raises."""
-        link = self._link_to(address)
+    def _check_count(self, *, is_witness: bool) -> None:
+        """Raise InputError where there would be too many replicas, or too few, beside a witness."""
+        members = self._tenure.configuration.members
+        witness = witness_of(self._tenure.configuration)
+        copies = len(members) - bool(witness)
+        if is_witness and witness:
+            raise InputError("the volume has a witness: remove that one first")
+        if is_witness and copies != COPIES:
+            raise InputError(
+                f"the volume has {copies} replicas, and a witness is for two: add or remove "
+                "replicas first"
+            )
+        if witness and copies >= COPIES:
+            raise InputError(
+                "a volume with a witness has two replicas: remove the one that this one replaces "
+                "first, or the witness, where there are to be more"
+            )
+
+    async def _learner(self, link: ReplicaLink) -> Member:
+        """The new, empty replica behind a link, as a learner.  Raises what `add` raises."""
+        address = link.address
         report = await link.create(self._tenure.identity)
         if report.state != replica_pb2.REPLICA_STATE_UNFOUNDED:
             raise InputError(
@@ -206,7 +232,9 @@ class Changes:
         def edit(configuration: Configuration) -> None:
             if learner not in self._roster.learners:
                 raise UnavailableError("nobody waits for the new replica any more: add it anew")
-            configuration.members.add(replica_uuid=learner.replica_uuid, address=address)
+            configuration.members.add(
+                replica_uuid=learner.replica_uuid, address=address, witness=learner.is_witness
+            )
 
         await self._change(edit, learner)
         self._events("member_added", learner.facts())
@@ -217,13 +245,14 @@ class Changes:
         def edit(configuration: Configuration) -> None:
             uuid = leaving.replica_uuid
             left = [one for one in configuration.members if one.replica_uuid != uuid]
-            if not left:
+            copies = sum(not one.witness for one in left)
+            if not copies:
                 raise InputError("it is the volume's only replica: delete the volume instead")
-            needed = write_quorum(len(left))
+            needed = write_quorum(copies)
             in_sync = [member for member in self._roster.in_sync if member is not leaving]
             if len(in_sync) < needed:
                 raise UnavailableError(
-                    f"of the {len(left)} replicas that would be left {len(in_sync)} are in sync, "
+                    f"of the {copies} replicas that would be left {len(in_sync)} are in sync, "
                     f"and {needed} are needed: wait until they are, or start them"
                 )
             del configuration.members[:]
@@ -250,8 +279,7 @@ class Changes:
         def message_of(seq: int, completed_seq: int) -> bytes:
             change.seq = seq
             tenure.operations_seq = seq
-            members = {member.replica_uuid for member in configuration.members}
-            self._roster.begin_change(seq, members, learner)
+            self._roster.begin_change(seq, configuration, learner)
             return tenure.entry(volume_pb2.Entry(configuration_change=change), completed_seq)
 
         self._order.operate(message_of, None)

@@ -51,9 +51,10 @@ def forced(
     for member in chosen:
         if why_not := _why_not(member, reports):
             raise InputError(f"the replica at {member.address} cannot be opened with: {why_not}")
-    if not chosen:
+    if all(member.witness for member in chosen):
         raise UnavailableError(
-            "no replica that answers can be opened with: start at least one that is complete"
+            "no replica with data that answers can be opened with: start at least one that is "
+            "complete"
         )
     return Forced(
         volume_pb2.Configuration(
@@ -90,7 +91,9 @@ def _sentence(
 ) -> str:
     left_out = [member for member in members if member not in chosen]
     short = [member for member in chosen if reports[member.replica_uuid].short]
-    newest = max(position_of(reports[member.replica_uuid]) for member in chosen)
+    newest = max(
+        position_of(reports[member.replica_uuid]) for member in chosen if not member.witness
+    )
     lost = [f"what only {_names(left_out)} held"] if left_out else []
     if short:
         lost.append(f"what {_names(short)} had not flushed before the power was lost")

@@ -12,6 +12,7 @@ from cstor_core.frames import Buffer
 from cstor_core.generated.cstor.v1 import control_pb2, replica_pb2, stream_pb2, volume_pb2
 from cstor_target.volume.links import MessageStream, ReplicaLink
 from cstor_target.volume.progress import Progress
+from cstor_target.volume.witness import Told
 
 OUT_OF_DATE = "its disk has failed, and it is out of date: replace it by a new, empty replica"
 
@@ -43,6 +44,8 @@ class Member:
         self.durable_seq = 0
         self.is_witness = False
         """It has no data: it is never in sync, and has no stream."""
+        self.told = Told()
+        """What it was told of this epoch, where it is a witness."""
         self.is_learner = False
         """It is on its way to be a member, and counts for nothing."""
         self.is_caught_up = False

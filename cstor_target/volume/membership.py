@@ -18,12 +18,14 @@ from cstor_target.volume.members import Member
 from cstor_target.volume.opener import Opener
 from cstor_target.volume.order import Order
 from cstor_target.volume.pacing import Pacing
+from cstor_target.volume.quorum import write_quorum
 from cstor_target.volume.reads import Reads
 from cstor_target.volume.repairs import Repairs
 from cstor_target.volume.returning import Returning
 from cstor_target.volume.roster import Roster
 from cstor_target.volume.settings import EngineSettings
 from cstor_target.volume.tenure import Tenure
+from cstor_target.volume.witnessing import Witnessing
 
 _GIVE_BACK_S_MAX = 1.0
 _POLL_S = 0.005
@@ -67,6 +69,8 @@ class Membership:
         self.keeping: Keeping | None = None
         """Of the members; None until the volume is open."""
         self._when_serving: list[Callable[[], None]] = []
+        self._witnessing: Witnessing
+        """Of the last attempt that came as far as promises."""
         self.tenure: Tenure | None = None
         self.loss_possible = False
         """What was acknowledged before may be gone, and initiators have not been told."""
@@ -164,7 +168,10 @@ class Membership:
         )
 
         def keep(member: Member) -> None:
-            self._spawn(keeping.keep(member))
+            if member.is_witness:
+                self._spawn(self._witnessing.keep(member, has_promised=False))
+            else:
+                self._spawn(keeping.keep(member))
             self._spawn(self._renew(member, tenure))
 
         changes = Changes(
@@ -189,7 +196,8 @@ class Membership:
         )
         self._roster.on_groups = self._lease.change
         for member in self._roster.members:
-            self._spawn(keeping.keep(member))
+            if not member.is_witness:
+                self._spawn(keeping.keep(member))
         self.changes = changes
         self._spawn(self._repairs.work(tenure))
         self._spawn(self._pacing.work(tenure))
@@ -234,10 +242,14 @@ class Membership:
         asked_s = self._clock.monotonic()
         try:
             answer = await member.link.lease(tenure.lease_request(member.replica_uuid, LEASE_S))
-        except CstorError:
+        except CstorError as error:
+            if member.is_witness and self.tenure is tenure and self._roster.serving:
+                self._roster.witness_lost(member, error)
             return  # it is brought back when it answers again
         if self.tenure is not tenure:
             return
+        if answer.granted and member.told.held is not None:
+            self._roster.witness_there(member)
         self._roster.room.told(member, answer)
         if answer.granted:
             self._lease.renewed(member.replica_uuid, asked_s)
@@ -267,10 +279,27 @@ class Membership:
         opener, roster, order = self._opener, self._roster, self._order
         tenure = self.tenure = await opener.find_members(self._forced_with)
         roster.begin(opener.members)
+        roster.configuration = tenure.configuration
         opening = await opener.promises(tenure)
         self._reign = tenure
+        self._witnessing = Witnessing(
+            tenure,
+            roster,
+            order,
+            self._clock,
+            self._settings,
+            lambda: self.deposed.done() or self.tenure is not tenure,
+            self._depose,
+        )
+        for member in opener.members:
+            if member.is_witness:
+                has_promised = member.replica_uuid in opener.promised
+                member.error = None if has_promised else UnavailableError("it has not promised")
+                self._spawn(self._witnessing.keep(member, has_promised=has_promised))
         serve_at_s = self._clock.monotonic() + opener.lease_left_s * (1 + MARGIN)
-        self._lease.begin([member.replica_uuid for member in opener.members], roster.quorum)
+        self._lease.begin(
+            [member.replica_uuid for member in opener.members], write_quorum(len(opener.members))
+        )
         for member in opener.members:
             self._spawn(self._renew(member, tenure))
         ready = await opener.bring_in_order(tenure, opening)
@@ -309,7 +338,7 @@ class Membership:
         roster = self._roster
         while self._clock.monotonic() < serve_at_s or not self._lease.holds:
             await self._clock.sleep(_POLL_S)
-            if len(roster.in_sync) < roster.quorum:
+            if roster.is_hopeless:
                 self._give_up_opening()
 
     def _give_up_opening(self) -> None:
@@ -324,9 +353,10 @@ class Membership:
         self._order.operate(
             lambda seq, _: tenure.epoch_record(seq, loss_possible=loss_possible), None
         )
+        self._witnessing.record_seq = seq
         while self._order.durable_seq < seq:
             await self._clock.sleep(_POLL_S)
-            if len(roster.in_sync) < roster.quorum:
+            if roster.is_hopeless:
                 self._give_up_opening()
 
     def _depose(self, sentence: str) -> None:

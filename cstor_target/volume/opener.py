@@ -67,6 +67,8 @@ class Opener:
         self._others: list[Member] = []
         """Replicas of the volume that answer and are no members, by this configuration."""
         self._attempts = 0
+        self.promised: frozenset[str] = frozenset()
+        """Who has promised the epoch, by UUID, at the last attempt."""
         self.lease_left_s = 0.0
         """How long leases of earlier targets may run, by what came with the promises."""
 
@@ -179,6 +181,7 @@ class Opener:
             if answer.promised:
                 self.lease_left_s = max(self.lease_left_s, answer.lease_left_ms / 1000)
                 promised[member.replica_uuid] = answer.replica
+        self.promised = frozenset(promised)
         opening = choose(
             [member.replica_uuid for member in self.members],
             promised,

@@ -171,7 +171,6 @@ def choose(
         )
     )
     history = history_from(highest.history)
-    holders, behind, parted, others = [], [], [], []
     elsewhere = [
         uuid
         for uuid, report in data.items()
@@ -179,18 +178,9 @@ def choose(
         and report.state == replica_pb2.REPLICA_STATE_COMPLETE
         and history_from(report.history) == history
     ]
-    for uuid, report in voters.items():
-        own = history_from(report.history)
-        if uuid not in data:
-            continue
-        if report.state != replica_pb2.REPLICA_STATE_COMPLETE:
-            others.append(uuid)
-        elif own == history:
-            holders.append(uuid)
-        elif own.is_prefix_of(history):
-            behind.append(uuid)
-        else:
-            parted.append(uuid)
+    holders, behind, parted, others = _grouped(
+        {uuid: report for uuid, report in voters.items() if uuid in data}, history
+    )
     sources = (*holders, *elsewhere)
     if not sources:
         raise UnavailableError(
@@ -208,6 +198,27 @@ def choose(
         copies if is_forced else copies_to_open(copies, witness in voters) if witness else needed,
         loss_possible=not is_proven or promised[sources[0]].loss_possible,
     )
+
+
+def _grouped(
+    voters: Mapping[str, Report], history: History
+) -> tuple[list[str], list[str], list[str], list[str]]:
+    """Those that hold a history, are behind it, have parted from it, and are being rebuilt."""
+    holders: list[str] = []
+    behind: list[str] = []
+    parted: list[str] = []
+    others: list[str] = []
+    for uuid, report in voters.items():
+        own = history_from(report.history)
+        if report.state != replica_pb2.REPLICA_STATE_COMPLETE:
+            others.append(uuid)
+        elif own == history:
+            holders.append(uuid)
+        elif own.is_prefix_of(history):
+            behind.append(uuid)
+        else:
+            parted.append(uuid)
+    return holders, behind, parted, others
 
 
 def _knows_no_later_one(

@@ -23,10 +23,10 @@ from cstor_core.words import history_from
 from cstor_target.volume.members import OUT_OF_DATE, Member, Standing
 from cstor_target.volume.order import Order
 from cstor_target.volume.pacing import Pacing
-from cstor_target.volume.quorum import read_overlap
 from cstor_target.volume.roster import Roster
 from cstor_target.volume.settings import EngineSettings
 from cstor_target.volume.tenure import Tenure
+from cstor_target.volume.witness import others_to_flag
 
 _POLL_S = 0.01
 _STEPS_MAX = 20
@@ -93,7 +93,11 @@ class Returning:
 
     def _may_flag(self) -> bool:
         """Whether there are so many others in sync that one may be flagged as rebuilding."""
-        return len(self._roster.in_sync) >= read_overlap(len(self._roster.members))
+        return len(self._roster.in_sync) >= self._others_to_flag()
+
+    def _others_to_flag(self) -> int:
+        members = self._roster.members
+        return others_to_flag(len(members), has_witness=self._roster.witness is not None)
 
     def _needs_steps(self, history: History, operations_seq: int, *, is_flagged: bool) -> bool:
         """Whether a member cannot be brought back by copies of blocks beside a stream.
@@ -253,7 +257,7 @@ class Returning:
 
         A member may be flagged only then: what it acknowledged must not depend on it.
         """
-        needed = read_overlap(len(self._roster.members))
+        needed = self._others_to_flag()
         deadline_s = self._clock.monotonic() + self._settings.write_timeout_s
         self._order.ask_for_flush()
         while sum(other.durable_seq >= seq for other in self._roster.in_sync) < needed:

@@ -2,17 +2,18 @@
 
 What always holds: only members in sync count.  A member is in sync because it was at the end of
 the history when the volume opened, because it took every entry since in order, or because its
-replica said that its rebuild is complete.  A stream of entries that ends, ends that.
+replica said that its rebuild is complete.  A stream of entries that ends, ends that.  A witness is
+never in sync: while it holds that one of two replicas is out of date the other one is enough.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from cstor_core.clock import Clock
 from cstor_core.errors import CstorError, NoSpaceError, UnavailableError
-from cstor_core.generated.cstor.v1 import control_pb2
+from cstor_core.generated.cstor.v1 import control_pb2, volume_pb2
 from cstor_target.volume.events import EventSink
 from cstor_target.volume.lease import Group
 from cstor_target.volume.members import Member, Standing
@@ -21,6 +22,7 @@ from cstor_target.volume.quorum import held_by, write_quorum
 from cstor_target.volume.reads import Reads
 from cstor_target.volume.room import Room
 from cstor_target.volume.settings import EngineSettings
+from cstor_target.volume.witness import COPIES, Told, acknowledging
 
 
 class Roster:
@@ -48,8 +50,17 @@ class Roster:
         self._change: _Change | None = None
         self.on_groups: Callable[[Sequence[Group]], None] = lambda groups: None
         """Told of which members there have to be how many, where that changes."""
+        self.on_standing: Callable[[], None] = lambda: None
+        """Told when somebody is in sync, or is so no more."""
+        self.configuration = volume_pb2.Configuration()
+        """That of the members."""
         self.in_sync: list[Member] = []
         self.quorum = 1
+        """So many in sync have to have an entry before it is acknowledged."""
+        self.one_copy = False
+        """Commands are carried out by one of two replicas, since the witness says so."""
+        self._is_untold = False
+        """That there is no quorum has not been said: the witness is asked whether there is one."""
         self.serving = False
         self.has_quorum = False
         self.reason = "the replicas have not been asked yet"
@@ -63,14 +74,52 @@ class Roster:
         self.receivers = list(members)
         self._change = None
         self.in_sync = []
-        self.quorum = write_quorum(len(members))
+        self.one_copy = self._is_untold = False
+        for member in members:
+            member.told = Told()
+        self.quorum = self.needed(members)
+
+    def needed(self, group: Sequence[Member]) -> int:
+        """How many data members of a group, in sync, have to have an entry."""
+        witness = next((member for member in group if member.is_witness), None)
+        return acknowledging(
+            [member.replica_uuid for member in group if not member.is_witness],
+            [member.replica_uuid for member in self.in_sync],
+            has_witness=witness is not None,
+            out_of_date=witness.told.out_of_date if witness is not None else "",
+        )
+
+    @property
+    def data(self) -> list[str]:
+        """The members with data, by UUID."""
+        return [member.replica_uuid for member in self.members if not member.is_witness]
+
+    @property
+    def witness(self) -> Member | None:
+        """The member that is one."""
+        return next((member for member in self.members if member.is_witness), None)
+
+    @property
+    def may_be_alone(self) -> bool:
+        """Whether one of two is in sync, and the witness answers: it can be told so."""
+        return (
+            self.witness is not None
+            and self.witness.error is None
+            and len(self.in_sync) == 1
+            and len(self.data) == COPIES
+        )
+
+    @property
+    def is_hopeless(self) -> bool:
+        """Whether too few are in sync for what is ordered to be acknowledged."""
+        return len(self.in_sync) < self.quorum and not self.may_be_alone
 
     def serve(self) -> None:
         """The volume is open: those in sync serve reads, and commands may pass."""
         self.serving = True
         for member in self.in_sync:
             self._reads.add(member)
-        self._count()
+        self.count()
 
     def stop(self, sentence: str) -> None:
         """Nothing is served from now on."""
@@ -105,7 +154,7 @@ class Roster:
         if self.serving:
             self._events("member_in_sync", member.facts())
             self._reads.add(member)
-        self._count()
+        self.count()
         self.progressed()
 
     def lost(self, member: Member, error: CstorError) -> None:
@@ -121,9 +170,31 @@ class Roster:
         if member in self.in_sync:
             self.in_sync.remove(member)
             self._events("member_lost", member.facts(reason=str(error)))
+            self.count()
             self.room.look(self.in_sync, self.quorum)
-        self._count()
+        else:
+            self.count()
         self._reads.remove(member)
+
+    def witness_there(self, member: Member) -> None:
+        """A witness answers, and has been told of this epoch."""
+        member.error, member.reason = None, ""
+        if not member.is_learner and member.standing is not Standing.WITNESS:
+            member.standing = Standing.WITNESS
+            if self.serving:
+                self._events("witness_there", member.facts())
+        self.count()
+
+    def witness_lost(self, member: Member, error: CstorError) -> None:
+        """A witness does not answer, or cannot do what it was told."""
+        member.error, member.reason = error, str(error)
+        if member.is_learner:
+            return
+        was_there = member.standing is Standing.WITNESS
+        member.standing = Standing.OFFLINE
+        if was_there and self.serving:
+            self._events("witness_lost", member.facts(reason=str(error)))
+        self.count()
 
     def add_learner(self, learner: Member) -> None:
         """Somebody is to be a member: it is sent what is ordered, and counts for nothing."""
@@ -143,34 +214,41 @@ class Roster:
         """Whether a change of the configuration is on its way."""
         return self._change is not None
 
-    def begin_change(self, seq: int, members: Collection[str], learner: Member | None) -> None:
-        """The entry of this seq makes these the members, one of whom may be a learner up to now."""
+    def begin_change(
+        self, seq: int, configuration: volume_pb2.Configuration, learner: Member | None
+    ) -> None:
+        """The entry of this seq makes the members, one of whom may be a learner up to now."""
+        members = {member.replica_uuid for member in configuration.members}
         before = list(self.members)
         after = [member for member in before if member.replica_uuid in members]
         if learner is not None:
             after.append(learner)
-        self._change = _Change(seq, before, after)
+        self._change = _Change(seq, configuration, before, after)
         self.on_groups([_group(before), _group(after)])
         if learner is not None:
             learner.is_learner = False
             self.learners.remove(learner)
             self.members.append(learner)
-            self.promote(learner)
-        self._count()
+            if learner.is_witness:
+                self.witness_there(learner)
+            else:
+                self.promote(learner)
+        self.count()
 
     def _progressed_in_change(self, change: _Change) -> None:
         """What was ordered before it counts the members before; nothing behind it counts until
         enough of those after have it on stable storage.
         """
-        if self._held(change.after, lambda member: member.durable_seq) >= change.seq:
+        if self._is_done(change):
             self._change = None
             self.members = change.after
-            self.quorum = write_quorum(len(change.after))
+            self.configuration = change.configuration
+            self.count()
             self.on_groups([_group(change.after)])
             for member in change.before:
                 if member not in change.after:
                     self.forget(member)
-            self._count()
+            self.count()
             self.progressed()
             return
         self._order.advance(
@@ -178,10 +256,32 @@ class Roster:
             min(self._held(change.before, lambda member: member.durable_seq), change.seq - 1),
         )
 
+    def _is_done(self, change: _Change) -> bool:
+        """Whether W of those after a change have its entry on stable storage: a witness has it when
+        it was told of the configuration.
+        """
+        if self._held(change.after, lambda member: member.durable_seq) < change.seq:
+            return False
+        witness = next((member for member in change.after if member.is_witness), None)
+        return (
+            witness is None
+            or self.needed(change.after) > 1
+            or witness.told.configuration_number >= change.configuration.number
+        )
+
+    def configuration_to_tell(self) -> volume_pb2.Configuration:
+        """What a witness is told: one that a data member has on stable storage."""
+        change = self._change
+        if change is not None and any(
+            member.durable_seq >= change.seq for member in self.in_sync if member in change.after
+        ):
+            return change.configuration
+        return self.configuration
+
     def _held(self, members: Sequence[Member], seq_of: Callable[[Member], int]) -> int:
         """What a quorum of some members has."""
         seqs = [seq_of(member) for member in self.in_sync if member in members]
-        return held_by(write_quorum(len(members)), seqs)
+        return held_by(self.needed(members), seqs)
 
     def rebuild_started(self, member: Member) -> None:
         """A member is on its way back by copies."""
@@ -207,11 +307,15 @@ class Roster:
     def drop_laggards(self) -> None:
         """Let go a member that has stood still while a quorum of others went on."""
         self._drop_returning()
-        if len(self.in_sync) <= self.quorum:
+        enough, reached_seq = self.quorum, self._order.completed_seq
+        if self.witness is not None and self.witness.standing is Standing.WITNESS:
+            enough = 1  # the witness is told, and the other one goes on
+            reached_seq = max((member.applied_seq for member in self.in_sync), default=0)
+        if len(self.in_sync) <= enough:
             return
         now_s = self._clock.monotonic()
         for member in self.in_sync:
-            if member.applied_seq >= self._order.completed_seq:
+            if member.applied_seq >= reached_seq:
                 continue
             oldest_s = self._order.backlog.sent_s(member.applied_seq)
             if oldest_s and now_s - oldest_s > self._settings.laggard_s:
@@ -236,7 +340,9 @@ class Roster:
         """The state of the volume and of its members."""
         now_s = self._clock.monotonic()
         report = control_pb2.VolumeReport(
-            status=self._status(), members=[member.describe(now_s) for member in self.receivers]
+            status=self._status(),
+            members=[member.describe(now_s) for member in self.receivers],
+            one_copy=self.one_copy,
         )
         if not self.has_quorum:
             report.reason = self.reason
@@ -244,7 +350,7 @@ class Roster:
             report.awaited_addresses.extend(
                 member.link.address
                 for member in self.members
-                if member.standing not in (Standing.IN_SYNC, Standing.FAILED)
+                if member.standing not in (Standing.IN_SYNC, Standing.FAILED, Standing.WITNESS)
             )
         return report
 
@@ -258,9 +364,18 @@ class Roster:
             return control_pb2.VOLUME_STATUS_FULL
         if Standing.REBUILDING in standings:
             return control_pb2.VOLUME_STATUS_REBUILDING
-        if len(self.in_sync) < len(standings):
+        if len(self.in_sync) < len(self.data) or not self._is_witnessed():
             return control_pb2.VOLUME_STATUS_DEGRADED
         return control_pb2.VOLUME_STATUS_HEALTHY
+
+    def _is_witnessed(self) -> bool:
+        """Whether the witness, where there is one, answers and holds that nobody is out of date."""
+        witness = self.witness
+        return witness is None or (
+            witness.standing is Standing.WITNESS
+            and witness.told.held is not None
+            and not witness.told.held.out_of_date
+        )
 
     def _is_quorum(self) -> bool:
         """Whether enough members are in sync; in a change, of those before and of those after."""
@@ -268,23 +383,63 @@ class Roster:
         if self._change is not None:
             groups = [self._change.before, self._change.after]
         return all(
-            sum(member in group for member in self.in_sync) >= write_quorum(len(group))
+            sum(member in group for member in self.in_sync) >= self.needed(group)
             for group in groups
         )
 
-    def _count(self) -> None:
+    def count(self) -> None:
+        """Somebody's standing has changed, or what the witness holds: see whether that is enough.
+
+        What is enough is known again before anything is acknowledged.
+        """
+        quorum, self.quorum = self.quorum, self.needed(self.members)
+        if self.quorum != quorum:
+            self.room.look(self.in_sync, self.quorum)
         had_quorum = self.has_quorum
         self.has_quorum = self.serving and self._is_quorum()
         if self.has_quorum and not had_quorum:
-            self._events("quorum", {"in_sync": len(self.in_sync)})
+            if not self._is_untold:
+                self._events("quorum", {"in_sync": len(self.in_sync)})
+            self._is_untold = False
+            self._look_at_copies()
             self.on_quorum()
         elif had_quorum and not self.has_quorum:
             self._waits_since_s = self._clock.monotonic()
-            self.reason = (
+            self._is_untold = True
+        self._look_at_copies()
+        if self._is_untold and not self.may_be_alone:
+            self._is_untold = False
+            self._events("quorum_lost", {"reason": self.reason})
+        self.on_standing()
+
+    def _look_at_copies(self) -> None:
+        """Say when one of two replicas goes on alone, and when both have everything again; and why
+        commands wait.
+        """
+        if not self.has_quorum:
+            if self.serving:
+                self.reason = self._why_not()
+            return
+        if self.witness is None or len(self.data) != COPIES:
+            self.one_copy = False
+        elif self.one_copy != (self.quorum == 1):
+            self.one_copy = self.quorum == 1
+            if self.one_copy:
+                self._events("one_copy", self.in_sync[0].facts())
+            else:
+                self._events("two_copies", {})
+
+    def _why_not(self) -> str:
+        if self.witness is None:
+            return (
                 f"{len(self.in_sync)} of {len(self.members)} members are in sync and "
                 f"{self.quorum} are needed: start the missing replica daemons"
             )
-            self._events("quorum_lost", {"reason": self.reason})
+        said = self.witness.reason or "it does not hold that the other one is out of date"
+        return (
+            f"{len(self.in_sync)} of {len(self.data)} replicas are in sync, and one goes on alone "
+            f"only with its witness, of which it is known: {said}; start the missing daemons"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,6 +447,7 @@ class _Change:
     """A change of the configuration that is on its way."""
 
     seq: int
+    configuration: volume_pb2.Configuration
     before: list[Member]
     after: list[Member]
 

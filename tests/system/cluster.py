@@ -18,6 +18,7 @@ from tests.system.processes import Daemon, cpu_s, daemons_under, kill
 from tests.system.tools import HarnessError, check, cstor_command, run
 
 IN_SYNC = "in-sync"
+WITNESS = "witness"
 IQN_PREFIX = "iqn.2016-09.com.openebs.cstor:"
 LOG_TAIL_BYTES = 3000
 COMMAND_S_MAX = 90.0
@@ -31,6 +32,11 @@ class Status:
     volume: str
     replicas: tuple[str, ...]
     document: dict[str, Any]
+
+    @property
+    def is_healthy(self) -> bool:
+        """Whether all is as it should be, the witness' mark included."""
+        return self.volume == "healthy"
 
     @classmethod
     def parse(cls, text: str) -> Status:
@@ -57,13 +63,16 @@ class Cluster:
         volume: str = "test",
         size: str = "1GiB",
         replicas: int = 3,
+        witness: bool = False,
     ) -> None:
         """Nothing is started yet; `directory` is the one for `--dir`."""
         self.directory = directory
         self.portal = ("127.0.0.1", port)
         self.iqn = IQN_PREFIX + volume
         self.url = f"iscsi://127.0.0.1:{port}/{self.iqn}/0"
-        self.replica_count = replicas
+        self.replica_count = replicas + witness
+        """Daemons with a replica, and the one of the witness behind them."""
+        self._witness = witness
         self._volume = volume
         self._size = size
         self._report_url: str | None = None
@@ -75,7 +84,8 @@ class Cluster:
             "up",
             f"--dir={self.directory}",
             f"--size={self._size}",
-            f"--replicas={self.replica_count}",
+            f"--replicas={self.replica_count - self._witness}",
+            *(["--witness"] if self._witness else []),
             f"--portal={self.portal[0]}:{self.portal[1]}",
             f"--volume={self._volume}",
             "--detach",
@@ -141,7 +151,9 @@ class Cluster:
         deadline = time.monotonic() + timeout_s
         while True:
             status = self.status()
-            if len(status.replicas) == self.replica_count and set(status.replicas) == {IN_SYNC}:
+            expected = [IN_SYNC] * (self.replica_count - self._witness)
+            expected += [WITNESS] * self._witness
+            if list(status.replicas) == expected and (not self._witness or status.is_healthy):
                 return status
             if time.monotonic() > deadline:
                 raise HarnessError(f"not in sync after {timeout_s} s: {status}\n{self.logs()}")
@@ -159,7 +171,11 @@ class Cluster:
         while (asked := time.monotonic()) < start + SETTLE_S_MAX:
             with urllib.request.urlopen(self._report_url, timeout=SETTLE_S_MAX) as answer:
                 (volume,) = json.load(answer)["volumes"]
-            applied = {replica["applied_seq"] for replica in volume["replicas"]}
+            applied = {
+                replica["applied_seq"]
+                for replica in volume["replicas"]
+                if replica["status"] != WITNESS
+            }
             if applied == {volume["last_seq"]}:
                 return asked - start
             time.sleep(0.01)

@@ -10,10 +10,10 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from random import Random
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
-from cstor_core.errors import CstorError, UnavailableError
+from cstor_core.errors import CstorError, RefusedError, UnavailableError
 from cstor_core.generated.cstor.v1 import control_pb2, replica_pb2, volume_pb2
 from cstor_core.units import BLOCK_BYTES
 from cstor_target.events import KINDS
@@ -25,6 +25,7 @@ from tests.scenario.volume.disks import Disk
 from tests.scenario.volume.replicas import AppendSession, ReadSession, Replica, Session
 from tests.scenario.volume.scrubbed import repair_rows, scrub_blocks
 from tests.scenario.volume.virtual_time import VirtualClock
+from tests.scenario.volume.witnesses import Witness
 
 SALT = 0x5EED5A17
 VOLUME_BLOCKS = 1 << 16
@@ -172,6 +173,17 @@ class SimulatedLink:
         await self._travel()
         return answer
 
+    async def attest(self, request: replica_pb2.AttestRequest) -> replica_pb2.ReplicaReport:
+        await self._travel()
+        witness = self._cluster.witness_at(self.address)
+        if witness is None:
+            raise RefusedError("a replica with data is no witness")
+        while witness.stalled and self.alive:  # noqa: ASYNC110
+            await asyncio.sleep(STALL_POLL_S)
+        answer = witness.attest(request)
+        await self._travel()
+        return answer
+
     async def make_whole(self, request: replica_pb2.MakeWholeRequest) -> replica_pb2.ReplicaReport:
         await self._travel()
         self.replica.check(request.orders)
@@ -241,7 +253,9 @@ class SimulatedLink:
         await self._travel()
         self.replica.check_reachable()
         return replica_pb2.DescribePoolResponse(
-            path=f"/pools/{self.address}", replicas=[self.replica.report()]
+            path=f"/pools/{self.address}",
+            replicas=[self.replica.report()],
+            witness=self._cluster.witness_at(self.address) is not None,
         )
 
     async def diff_snapshots(
@@ -273,6 +287,9 @@ class Cluster:
         seed: int = 0,
         tail_entries_max: int = 1000,
         settings: EngineSettings | None = None,
+        *,
+        witness: bool = False,
+        write_cache: bool = True,
     ) -> None:
         self.network = Network(seed)
         self.settings = settings or EngineSettings()
@@ -286,7 +303,7 @@ class Cluster:
             name="vol",
             size_bytes=VOLUME_BLOCKS * BLOCK_BYTES,
             checksum_salt=SALT,
-            write_cache=True,
+            write_cache=write_cache,
         )
         configuration = volume_pb2.Configuration(
             number=1,
@@ -295,14 +312,44 @@ class Cluster:
                 for uuid, address in zip(uuids, addresses, strict=True)
             ],
         )
+        self.witnesses: list[Witness] = []
+        if witness:
+            configuration.members.add(
+                replica_uuid=str(UUID(int=0xEE)), address="witness-0:7778", witness=True
+            )
+            disk = Disk(str(UUID(int=0xEE)), identity, configuration)
+            self.witnesses.append(Witness("witness-0:7778", disk))
         self.replicas = [
             Replica(address, Disk(uuid, identity, configuration), tail_entries_max)
             for uuid, address in zip(uuids, addresses, strict=True)
         ]
 
+    @property
+    def members(self) -> list[Replica | Witness]:
+        """All daemons."""
+        return [*self.replicas, *self.witnesses]
+
     def at(self, address: str) -> Replica:
-        """The replica at an address."""
-        return next(replica for replica in self.replicas if replica.address == address)
+        """The replica at an address; a witness answers what it can of the same calls."""
+        return cast("Replica", next(one for one in self.members if one.address == address))
+
+    def witness_at(self, address: str) -> Witness | None:
+        """The witness at an address, if there is one."""
+        return next((one for one in self.witnesses if one.address == address), None)
+
+    @property
+    def witness(self) -> Witness:
+        """The only one."""
+        (witness,) = self.witnesses
+        return witness
+
+    def new_witness(self) -> Witness:
+        """A daemon that witnesses, and has nothing of the volume yet."""
+        number = len(self.witnesses)
+        identity = self.replicas[0].disk.identity
+        disk = Disk(str(UUID(int=0xEE + number)), identity, volume_pb2.Configuration())
+        self.witnesses.append(Witness(f"witness-{number}:7778", disk))
+        return self.witnesses[-1]
 
     def note_event(self, name: str, facts: dict[str, object]) -> None:
         """Something has happened; people must be able to be told of it."""
@@ -344,7 +391,7 @@ class Target:
         self._killed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.engine = Engine(
             "vol",
-            [replica.address for replica in cluster.replicas],
+            [member.address for member in cluster.members],
             lambda address: SimulatedLink(address, cluster, instance),
             VirtualClock(),
             cluster.settings,

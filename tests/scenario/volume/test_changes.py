@@ -22,8 +22,9 @@ BLOCKS = 16
 class Writers:
     """Write growing stamps to blocks of their own, and know what was acknowledged."""
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, pause_s: float = 0.001) -> None:
         self.target = target
+        self._pause_s = pause_s
         self.issued = [0] * BLOCKS
         self.acknowledged = [0] * BLOCKS
         self._over = False
@@ -37,7 +38,7 @@ class Writers:
             write = target.write(block * BLOCK_BYTES, block_of(stamp))
             if await target.answers(write) and write.result() is None:
                 self.acknowledged[block] = stamp
-            await asyncio.sleep(0.001)
+            await asyncio.sleep(self._pause_s)
 
     async def end(self) -> None:
         """No more; and everything that was acknowledged is there."""

@@ -9,10 +9,9 @@ from typing import Any
 from cstor_core.generated.cstor.v1 import replica_pb2
 from cstor_core.history import Position
 from cstor_core.words import history_from
-from cstor_target.volume import opener, opening
+from cstor_target.volume import membership, opener, opening
 from cstor_target.volume.keeping import Keeping
 from cstor_target.volume.membership import Membership
-from cstor_target.volume.quorum import write_quorum
 from cstor_target.volume.roster import Roster
 from replica.host import ReplicaHost
 from replica.leases import LeaseGiven
@@ -65,20 +64,14 @@ def forget_the_promise_over_a_restart() -> None:
 @_found.breaks("Opening: W promises.")
 def open_with_fewer_than_w() -> None:
     """One promise is enough, and one lease, until the volume is open."""
-    begin, serve = Roster.begin, Roster.serve
-    for module in (opening, opener):
+    needed = Roster.needed
+    for module in (opening, opener, membership):
         module.write_quorum = lambda members: 1  # type: ignore[attr-defined]
 
-    def careless(self: Roster, members: Any) -> None:
-        begin(self, members)
-        self.quorum = 1
+    def careless(self: Roster, group: Any) -> int:
+        return needed(self, group) if self.serving else 1
 
-    def careful(self: Roster) -> None:
-        self.quorum = write_quorum(len(self.members))
-        serve(self)
-
-    Roster.begin = careless  # type: ignore[method-assign]
-    Roster.serve = careful  # type: ignore[method-assign]
+    Roster.needed = careless  # type: ignore[method-assign]
 
 
 @_found.breaks("R voters are not short.")

@@ -332,7 +332,7 @@ async def test_damaged_file_is_said_and_is_replaced_by_a_new_witness() -> None:
         lambda: host.inquire(request),
         lambda: host.create_replica(replica_pb2.CreateReplicaRequest(identity=IDENTITY)),
     ):
-        with pytest.raises(CorruptError, match="its checksum does not match.*as a new one"):
+        with pytest.raises(CorruptError, match=r"its checksum does not match.*as a new one"):
             await ask()
     (listed,) = (await host.describe_pool(replica_pb2.DescribePoolRequest())).replicas
     assert listed.state == replica_pb2.REPLICA_STATE_FAILED

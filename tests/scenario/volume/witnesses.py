@@ -1,0 +1,111 @@
+"""A witness for scenarios: what its daemon does, in memory, in the words of its wire."""
+
+from __future__ import annotations
+
+from cstor_core.errors import FencedError, ForeignReplicaError, RefusedError, UnavailableError
+from cstor_core.generated.cstor.v1 import replica_pb2, volume_pb2
+from tests.scenario.volume.disks import Disk
+
+
+class Witness:
+    """One daemon with the witness of the volume."""
+
+    def __init__(self, address: str, disk: Disk) -> None:
+        """`disk` has its UUID, the configuration and the promise; nothing else of it is used."""
+        self.address = address
+        self.disk = disk
+        self.up = True
+        self.stalled = False
+        self.position = (0, 0)
+        self.mark = (0, 0, "")
+        """Epoch, number, who is out of date."""
+        self.words: list[tuple[int, int, str]] = []
+        """All that it was told."""
+
+    def kill(self) -> None:
+        """End the process; what it holds stays."""
+        self.up = False
+
+    def restart(self) -> None:
+        """Start the process again."""
+        self.up = True
+        self.stalled = False
+
+    def check_reachable(self) -> None:
+        """Raise UnavailableError where the process does not run."""
+        if not self.up:
+            raise UnavailableError(f"no daemon answers at {self.address}")
+
+    def report(self) -> replica_pb2.ReplicaReport:
+        """What it says of itself."""
+        disk = self.disk
+        founded = bool(disk.configuration.members)
+        epoch, number, out_of_date = self.mark
+        report = replica_pb2.ReplicaReport(
+            identity=disk.identity,
+            replica_uuid=disk.replica_uuid,
+            state=replica_pb2.REPLICA_STATE_COMPLETE
+            if founded
+            else replica_pb2.REPLICA_STATE_UNFOUNDED,
+            configuration=disk.configuration if founded else None,
+            promised_epoch=disk.promised_epoch,
+            promised_instance=disk.promised_instance,
+            durable_seq=self.position[1],
+            size_bytes=disk.identity.size_bytes,
+            witness=True,
+            out_of_date_mark=replica_pb2.OutOfDateMark(
+                epoch=epoch, number=number, replica_uuid=out_of_date
+            ),
+        )
+        if self.position[0]:
+            report.history.reigns.add(epoch=self.position[0], last_seq=self.position[1])
+        return report
+
+    def delete(self, request: replica_pb2.DeleteReplicaRequest) -> None:
+        """Forget the volume; the next one that is asked for is another witness."""
+        self.check_reachable()
+        self.disk = Disk(
+            f"{request.replica_uuid}-again", self.disk.identity, volume_pb2.Configuration()
+        )
+        self.position, self.mark = (0, 0), (0, 0, "")
+
+    def promise(self, request: replica_pb2.PromiseRequest) -> replica_pb2.PromiseResponse:
+        """Promise only a higher epoch than ever before."""
+        disk = self.disk
+        self.check_reachable()
+        asked = (request.epoch, request.target_instance)
+        if request.replica_uuid != disk.replica_uuid:
+            raise ForeignReplicaError("another witness is here")
+        if asked != (disk.promised_epoch, disk.promised_instance):
+            if request.epoch <= disk.promised_epoch:
+                return replica_pb2.PromiseResponse(promised=False, replica=self.report())
+            disk.promised_epoch, disk.promised_instance = asked
+        return replica_pb2.PromiseResponse(promised=True, replica=self.report())
+
+    def lease(self, request: replica_pb2.LeaseRequest) -> replica_pb2.LeaseResponse:
+        """Given to whom it has promised itself to; how long it runs is not kept here."""
+        self.check_reachable()
+        orders, disk = request.orders, self.disk
+        promised = (disk.promised_epoch, disk.promised_instance)
+        return replica_pb2.LeaseResponse(
+            granted=(orders.epoch, orders.target_instance) == promised,
+            promised_epoch=disk.promised_epoch,
+        )
+
+    def attest(self, request: replica_pb2.AttestRequest) -> replica_pb2.ReplicaReport:
+        """Hold what the target says, unless it has said something later."""
+        self.check_reachable()
+        orders, disk = request.orders, self.disk
+        if orders.replica_uuid != disk.replica_uuid:
+            raise ForeignReplicaError("another witness is here")
+        if (orders.epoch, orders.target_instance) != (disk.promised_epoch, disk.promised_instance):
+            raise FencedError(f"epoch {orders.epoch} is refused")
+        word = (orders.epoch, request.number, request.out_of_date_replica_uuid)
+        if word[:2] <= self.mark[:2] and word != self.mark:
+            raise RefusedError(f"word {word} came behind {self.mark}")
+        self.mark, self.position = word, (orders.epoch, request.record_seq)
+        self.words.append(word)
+        disk.configuration = volume_pb2.Configuration.FromString(
+            request.configuration.SerializeToString()
+        )
+        return self.report()
