@@ -223,7 +223,7 @@ def replace(
             one.member.replica_uuid == lost and one.member.address == address for one in members
         ):
             raise InputError(
-                f"{named}: replica {old} is itself at {address}: remove it, and add the new one then"
+                f"{named}: replica {old} is itself at {address}: remove it, then add the new one"
             )
         agree(f"{named}: what replica {old} holds is given up", yes=yes)
         if removes_first:

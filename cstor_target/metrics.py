@@ -128,6 +128,14 @@ class _Gauge(Generic[T]):
     value: Callable[[T], float]
 
 
+def _quorum(report: control_pb2.VolumeReport) -> int:
+    """How many have to be in sync; beside a witness both, or the one that it lets go on."""
+    copies = sum(not member.member.witness for member in report.members)
+    if copies < len(report.members):
+        return 1 if report.one_copy else copies
+    return copies // 2 + 1 if copies else 0
+
+
 _VOLUME_GAUGES: tuple[_Gauge[control_pb2.VolumeReport], ...] = (
     _Gauge("size_bytes", "Size of the volume", lambda report: report.size_bytes),
     _Gauge("snapshots", "Snapshots of the volume", lambda report: report.snapshot_count),
@@ -146,7 +154,12 @@ _VOLUME_GAUGES: tuple[_Gauge[control_pb2.VolumeReport], ...] = (
     _Gauge(
         "quorum",
         "Members that must be in sync to serve",
-        lambda report: len(report.members) // 2 + 1 if report.members else 0,
+        _quorum,
+    ),
+    _Gauge(
+        "one_copy",
+        "1 while one of two replicas carries commands out alone, by the word of the witness",
+        lambda report: report.one_copy,
     ),
     _Gauge(
         "waiting_seconds",

@@ -49,6 +49,7 @@ def report_document(report: control_pb2.VolumeReport) -> dict[str, Any]:
         "commands_waiting": report.commands_waiting,
         "lease_left_s": report.lease_left_ms / 1000,
         "loss_possible": report.loss_possible,
+        "one_copy": report.one_copy,
         "size_bytes": report.size_bytes,
         "logical_block_bytes": report.identity.logical_block_bytes,
         "physical_block_bytes": report.identity.physical_block_bytes,

@@ -155,8 +155,7 @@ def choose(
     data = {uuid: report for uuid, report in promised.items() if not report.witness}
     if not data:
         raise UnavailableError("no replica with data promised: start one")
-    copies = len(members) - bool(witness)
-    highest = max(data.values(), key=position_of)
+    copies, highest = len(members) - bool(witness), max(data.values(), key=position_of)
     is_proven = (
         not is_forced
         and are_enough_whole(

@@ -39,7 +39,7 @@ class Chooser:
         self._cluster = cluster
         self._clients = clients
         self._chance = random.Random(f"{cluster.seed} faults")
-        self._numbers = list(range(len(cluster.machines)))
+        self._numbers = list(range(len(cluster.everybody)))
         self._quiet_until_s = 0.0
         self._too_much_s = (
             self._chance.uniform(30.0, 42.0) if self._chance.random() < TOO_MUCH else FAULTS_S

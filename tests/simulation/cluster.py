@@ -14,15 +14,22 @@ from cstor_core.generated.cstor.v1 import replica_pb2, volume_pb2
 from cstor_core.units import BLOCK_BYTES, KIB
 from cstor_target.volume.engine import Engine
 from cstor_target.volume.settings import EngineSettings
+from cstor_target.volume.witness import COPIES
 from replica.host import ReplicaHost
 from replica.replica_node import ReplicaNode
 from replica.store.limits import StoreLimits
+from replica.witness_file import Held
+from replica.witness_host import WitnessHost
 from tests.simulation.disk import JOURNAL_BYTES, SimulatedDisk
 from tests.simulation.links import SimulatedDialler, SimulatedLink
 from tests.simulation.network import Network
 from tests.simulation.world import Process, ProcessClock, SimulatedLoop
 
 POOL = Path("/pool")
+REPLICAS: tuple[int, ...] = (1, 2, 3, 3, 3, 4, 5)
+"""One of these is chosen for each life."""
+WITNESSED = 0.7
+"""So many of the lives with two replicas have a witness."""
 BLOCKS = 64
 LIMITS = StoreLimits(
     journal_bytes=JOURNAL_BYTES,
@@ -47,9 +54,12 @@ SETTINGS = EngineSettings(
 class Machine:
     """A machine with a disk, a clock, and a process or none."""
 
-    def __init__(self, name: str, cluster: Cluster) -> None:
+    def __init__(self, name: str, cluster: Cluster, *, is_witness: bool = False) -> None:
         self.name = name
         self.cluster = cluster
+        self.is_witness = is_witness
+        self.held: Callable[[], Held | None] = lambda: None
+        """What its witness holds on disk, whether its daemon runs or not."""
         self.chance = random.Random(f"{cluster.seed} {name}")
         self.clock = ProcessClock(cluster.loop, *_clock(self.chance))
         self.disk = SimulatedDisk(self.chance)
@@ -60,7 +70,7 @@ class Machine:
         self.is_broken = False
         """Its replica is lost for good: the disk has failed, or was wiped."""
         self.process: Process | None = None
-        self.host: ReplicaHost | None = None
+        self.host: ReplicaHost | WitnessHost | None = None
         self.error = ""
         """Why the daemon could not be started the last time."""
 
@@ -79,6 +89,9 @@ class Machine:
         cluster = self.cluster
         self.error = ""
         try:
+            if self.is_witness:
+                self.host = await self._open_witness()
+                return
             self.host = await ReplicaHost.open(
                 self.disk,
                 POOL,
@@ -93,6 +106,25 @@ class Machine:
             self.error = f"{type(error).__name__}: {error}"
             self.kill()
 
+    async def _open_witness(self) -> WitnessHost:
+        host = await WitnessHost.open(
+            self.disk,
+            POOL,
+            clock=self.clock,
+            new_uuid=self.cluster.new_uuid,
+            boot_id=f"{self.name}-{self.boots}",
+            marks=Path("/run/marks"),
+        )
+        self.held = lambda: next((node.file.held for node in host.nodes.values()), None)
+        return host
+
+    @property
+    def could_not_open(self) -> bool:
+        """Whether its daemon runs, could not open what it has, and does not try again."""
+        if isinstance(self.host, ReplicaHost):
+            return bool(self.host.failed) and not self.host._pool.found_full
+        return self.host is not None and bool(self.host.failed)
+
     def kill(self) -> None:
         """End the daemon, as SIGKILL does."""
         process, self.process, self.host = self.process, None, None
@@ -105,7 +137,7 @@ class Machine:
         self.kill()
         self.disk.lose_power(random.Random(seed))
         self.boots += 1
-        self._may_have_lost = True
+        self._may_have_lost = not self.is_witness
 
     def wipe(self) -> None:
         """Somebody puts an empty disk in, and makes a new replica there."""
@@ -126,7 +158,9 @@ class Machine:
     @property
     def node(self) -> ReplicaNode | None:
         """Its replica of the volume, if that is open."""
-        return next(iter(self.host.nodes.values()), None) if self.host is not None else None
+        if not isinstance(self.host, ReplicaHost):
+            return None
+        return next(iter(self.host.nodes.values()), None)
 
     @property
     def may_have_lost(self) -> bool:
@@ -167,7 +201,7 @@ class Target:
         cluster = self._cluster
         self.engine = Engine(
             "vol",
-            [machine.name for machine in cluster.machines],
+            [machine.name for machine in cluster.everybody],
             lambda address: SimulatedLink(cluster.network, self, cluster.machine(address)),
             self.clock,
             SETTINGS,
@@ -241,9 +275,12 @@ class Cluster:
         self._uuids = count(1)
         self._targets = count(1)
         chance = random.Random(f"{seed} cluster")
-        replicas = chance.choice((1, 2, 3, 3, 3, 4, 5))
+        replicas = chance.choice(REPLICAS)
         self.machines = [Machine(f"node-{number}:7778", self) for number in range(replicas)]
         self.write_cache = chance.random() < 0.6
+        self.witness: Machine | None = None
+        if replicas == COPIES and random.Random(f"{seed} witness").random() < WITNESSED:
+            self.witness = Machine("witness:7778", self, is_witness=True)
         self.quorum = replicas // 2 + 1
         self.identity = volume_pb2.VolumeIdentity(
             volume_uuid=self.new_uuid(),
@@ -256,9 +293,31 @@ class Cluster:
         )
 
     @property
+    def everybody(self) -> list[Machine]:
+        """The machines with data, and that of the witness."""
+        return [*self.machines, *([self.witness] if self.witness is not None else [])]
+
+    @property
     def may_lose(self) -> int:
         """N - W: so many members may be lost with everything on them."""
-        return len(self.machines) - self.quorum
+        return len(self.everybody) - self.quorum
+
+    def has_everything(self, machine: Machine) -> bool:
+        """Whether a machine could open the volume with the witness, by what that holds."""
+        held = self.witness.held() if self.witness is not None else None
+        node = machine.node
+        if held is None or node is None or machine.may_have_lost or node.store.rebuilding:
+            return False
+        return not self.is_out_of_date(node)
+
+    def is_out_of_date(self, node: ReplicaNode) -> bool:
+        """Whether the witness, if there is one, says so of a replica."""
+        held = self.witness.held() if self.witness is not None else None
+        if held is None:
+            return False
+        adopted = node.store.history.end.epoch
+        is_called = held.out_of_date == node.store.replica_uuid and held.record_epoch >= adopted
+        return is_called or held.record_epoch > adopted
 
     def happened(self, who: str, name: str, facts: dict[str, object]) -> None:
         """A target has told of something."""
@@ -278,7 +337,7 @@ class Cluster:
 
     def machine(self, address: str) -> Machine:
         """That of an address."""
-        return next(machine for machine in self.machines if machine.name == address)
+        return next(machine for machine in self.everybody if machine.name == address)
 
     def note(self, what: str) -> None:
         """Put a line into the trace."""
@@ -287,16 +346,20 @@ class Cluster:
     async def found(self) -> None:
         """Start the daemons and found the volume."""
         members = []
-        for machine in self.machines:
+        for machine in self.everybody:
             machine.start()
             assert machine.process is not None
             replica_uuid = await machine.process.run(machine.create_replica())
-            members.append(volume_pb2.Member(replica_uuid=replica_uuid, address=machine.name))
+            members.append(
+                volume_pb2.Member(
+                    replica_uuid=replica_uuid, address=machine.name, witness=machine.is_witness
+                )
+            )
         configuration = volume_pb2.Configuration(number=1, members=members)
         founding = replica_pb2.FoundReplicaRequest(
             volume_uuid=self.identity.volume_uuid, configuration=configuration
         )
-        for machine in self.machines:
+        for machine in self.everybody:
             assert machine.process is not None
             assert machine.host is not None
             await machine.process.run(machine.host.found_replica(founding))

@@ -86,9 +86,7 @@ class Deeds:
         that again by itself where there was no space.
         """
         machine = self._machine(at)
-        host = machine.host
-        failed = host is not None and host.failed and not host._pool.found_full
-        if machine.is_broken or (machine.is_up and not failed):
+        if machine.is_broken or (machine.is_up and not machine.could_not_open):
             return ""
         machine.kill()
         machine.start()
@@ -207,6 +205,8 @@ class Deeds:
         machine = self._machine(at)
         if not machine.is_up or machine.may_have_lost or not self._may_lose(machine):
             return ""
+        if self._cluster.witness is not None and not machine.is_witness:
+            return ""  # it fails later, and may be the only copy by then
         machine.disk.faults.flush_fails = machine.is_broken = True
         return machine.name
 
@@ -230,7 +230,7 @@ class Deeds:
         """Let all lose power: without a write cache whatever was answered is on stable storage."""
         if self._cluster.write_cache:
             return ""
-        machines = [machine for machine in self._cluster.machines if not machine.is_broken]
+        machines = [machine for machine in self._cluster.everybody if not machine.is_broken]
         for number, machine in enumerate(machines):
             machine.lose_power(seed + number)
             machine.start()
@@ -239,7 +239,7 @@ class Deeds:
     def rot(self, seed: int) -> str:
         """Flip a bit, on one machine only: the others have good copies."""
         machine = self._cluster.machines[-1]
-        if not machine.is_up or not self._may_lose(machine):
+        if not machine.is_up or not self._may_lose(machine) or self._cluster.witness is not None:
             return ""
         machine.has_rotted = True
         where = machine.disk.rot(random.Random(seed))
@@ -248,7 +248,7 @@ class Deeds:
     def lie_about_write(self, what: str) -> str:
         """Let the next write of blocks be `lost` or `misdirected`, on that one machine as well."""
         machine = self._cluster.machines[-1]
-        if not machine.is_up or not self._may_lose(machine):
+        if not machine.is_up or not self._may_lose(machine) or self._cluster.witness is not None:
             return ""
         machine.has_rotted = True
         machine.disk.faults.next_writes = what
@@ -313,7 +313,7 @@ class Deeds:
         return self.scrubbing.ask()
 
     def _machine(self, at: Value) -> Machine:
-        return self._cluster.machines[int(at)]
+        return self._cluster.everybody[int(at)]
 
     def _target(self, which: str) -> Target | None:
         targets = self._clients.targets
@@ -328,5 +328,11 @@ class Deeds:
 
     def _may_lose(self, one: Machine) -> bool:
         """Whether a machine may be lost, or is already, without too many being lost at a time."""
+        if self._cluster.witness is not None and not one.is_witness:
+            return any(
+                self._cluster.has_everything(other)
+                for other in self._cluster.machines
+                if other is not one
+            )
         others = sum(other.may_have_lost for other in self._cluster.machines if other is not one)
         return others < self._cluster.may_lose

@@ -178,7 +178,7 @@ class Life:
         cluster.note("everything is healed")
         self.deeds.no_target_before_s = 0.0
         cluster.network.heal()
-        for number, machine in enumerate(cluster.machines):
+        for number, machine in enumerate(cluster.everybody):
             machine.disk.faults.slow = 1.0
             machine.disk.faults.is_full = machine.disk.faults.reads_fail = False
             if not machine.is_broken:

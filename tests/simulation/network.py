@@ -30,7 +30,7 @@ class Machine(Protocol):
 
     name: str
     process: Process | None
-    host: ReplicaHost | None
+    host: Any
 
 
 class Network:

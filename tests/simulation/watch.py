@@ -29,7 +29,8 @@ class Versions:
     """What W members have held together does not go back.
 
     Those count that are complete, have adopted the newest epoch and have lost no power since; any
-    R of them include one of the W.
+    R of them include one of the W.  Beside a witness each of two counts alone that it does not call
+    out of date.
     """
 
     def __init__(self, cluster: Cluster) -> None:
@@ -48,6 +49,7 @@ class Versions:
         nodes = [node for node in found if node is not None and _counts(node)]
         newest = max((node.store.history.end.epoch for node in nodes), default=0)
         nodes = [node for node in nodes if node.store.history.end.epoch == newest]
+        nodes = [node for node in nodes if not cluster.is_out_of_date(node)]
         if newest == 0 or len(nodes) < len(cluster.machines) - cluster.quorum + 1:
             return
         versions = np.stack([_versions(rows_of(node.store.rows(_ALL))) for node in nodes])

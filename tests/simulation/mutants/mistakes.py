@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from tests.simulation.mutants import histories, opening, operations, scrubbing, serving
+from tests.simulation.mutants import (
+    histories,
+    opening,
+    operations,
+    scrubbing,
+    serving,
+    witness,
+)
 from tests.simulation.mutants.planting import Mistake
 
 MISTAKES: dict[str, Mistake] = {
@@ -13,5 +20,6 @@ MISTAKES: dict[str, Mistake] = {
         *histories.MISTAKES,
         *operations.MISTAKES,
         *scrubbing.MISTAKES,
+        *witness.MISTAKES,
     )
 }

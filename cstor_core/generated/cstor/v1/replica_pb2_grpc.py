@@ -293,7 +293,7 @@ class ReplicaServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Attest(self, request, context):
-        """Told by the target, to a witness: hold this of the volume, durably, in the place of what it held.
+        """Told by the target, to a witness: hold this, durably, in the place of what it held before.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

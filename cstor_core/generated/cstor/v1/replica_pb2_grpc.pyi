@@ -72,7 +72,7 @@ class ReplicaServiceStub:
     ScrubBlocks: _grpc.UnaryUnaryMultiCallable[_replica_pb2.ScrubBlocksRequest, _replica_pb2.ScrubBlocksResponse]
     """Asked by the target that scrubs: versions and checksums of a range, all data read and verified."""
     Attest: _grpc.UnaryUnaryMultiCallable[_replica_pb2.AttestRequest, _replica_pb2.AttestResponse]
-    """Told by the target, to a witness: hold this of the volume, durably, in the place of what it held."""
+    """Told by the target, to a witness: hold this, durably, in the place of what it held before."""
     PullStacks: _grpc.UnaryStreamMultiCallable[_replica_pb2.PullStacksRequest, _replica_pb2.PullStacksResponse]
     """Asked by a peer that stages: all versions of blocks that it lacks."""
     PullEntries: _grpc.UnaryStreamMultiCallable[_replica_pb2.PullEntriesRequest, _replica_pb2.PullEntriesResponse]
@@ -129,7 +129,7 @@ class ReplicaServiceAsyncStub(ReplicaServiceStub):
     ScrubBlocks: _aio.UnaryUnaryMultiCallable[_replica_pb2.ScrubBlocksRequest, _replica_pb2.ScrubBlocksResponse]  # type: ignore[assignment]
     """Asked by the target that scrubs: versions and checksums of a range, all data read and verified."""
     Attest: _aio.UnaryUnaryMultiCallable[_replica_pb2.AttestRequest, _replica_pb2.AttestResponse]  # type: ignore[assignment]
-    """Told by the target, to a witness: hold this of the volume, durably, in the place of what it held."""
+    """Told by the target, to a witness: hold this, durably, in the place of what it held before."""
     PullStacks: _aio.UnaryStreamMultiCallable[_replica_pb2.PullStacksRequest, _replica_pb2.PullStacksResponse]  # type: ignore[assignment]
     """Asked by a peer that stages: all versions of blocks that it lacks."""
     PullEntries: _aio.UnaryStreamMultiCallable[_replica_pb2.PullEntriesRequest, _replica_pb2.PullEntriesResponse]  # type: ignore[assignment]
@@ -297,7 +297,7 @@ class ReplicaServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _replica_pb2.AttestRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_replica_pb2.AttestResponse, _abc.Awaitable[_replica_pb2.AttestResponse]]:
-        """Told by the target, to a witness: hold this of the volume, durably, in the place of what it held."""
+        """Told by the target, to a witness: hold this, durably, in the place of what it held before."""
 
     @_abc_1.abstractmethod
     def PullStacks(
