@@ -89,7 +89,11 @@ class Chooser:
         if len(self._numbers) == 1:
             return []
         cast = Cast(len(self._numbers), self._chance)
-        name, plan = storm(cast, write_cache=self._cluster.write_cache)
+        name, plan = storm(
+            cast,
+            write_cache=self._cluster.write_cache,
+            has_witness=self._cluster.witness is not None,
+        )
         begins_s = now_s + self._chance.choice((1.0, 3.0))
         ends_s = begins_s + max(after_s for after_s, _ in plan)
         if ends_s > FAULTS_S:

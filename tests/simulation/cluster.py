@@ -306,7 +306,9 @@ class Cluster:
         """Whether a machine could open the volume with the witness, by what that holds."""
         held = self.witness.held() if self.witness is not None else None
         node = machine.node
-        if held is None or node is None or machine.may_have_lost or node.store.rebuilding:
+        if self.witness is None or self.witness.is_broken or held is None or node is None:
+            return False
+        if machine.may_have_lost or node.store.rebuilding:
             return False
         return not self.is_out_of_date(node)
 

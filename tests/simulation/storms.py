@@ -204,6 +204,23 @@ def one_after_the_other(cast: Cast) -> Plan:
     return plan
 
 
+def out_of_date(cast: Cast) -> Plan:
+    """One goes on alone and dies; the one that lacks what came meanwhile is back first, with the
+    witness, and a new target.
+    """
+    *data, witness = sorted(cast.all)
+    cast.chance.shuffle(data)
+    old, new = data
+    alone_s = cast.chance.uniform(0.3, 2.0)
+    back_s = alone_s + cast.chance.uniform(0.01, 0.3)
+    plan: Plan = [(0.0, ("kill_replica", (old,))), (alone_s, ("kill_replica", (new,)))]
+    if cast.chance.random() < 0.5:
+        plan.append((alone_s, ("kill_replica", (witness,))))
+        plan.append((back_s, ("start_replica", (witness,))))
+    plan += [(alone_s, ("kill_target", (LAST, 0.1))), (back_s, ("start_replica", (old,)))]
+    return [*plan, (back_s + cast.chance.uniform(4.0, 7.0), ("start_replica", (new,)))]
+
+
 STORMS: Sequence[Callable[[Cast], Plan]] = (
     *(short_voters, forgetful_members, stale_holder, late_leases, asleep, dark_opening),
     *(dead_end, last_copy, interrupted_rebuild, two_claims, one_after_the_other),
@@ -215,8 +232,10 @@ def needs_write_cache(storm: Callable[[Cast], Plan]) -> bool | None:
     return {"short_voters": True, "dark_opening": False}.get(storm.__name__)
 
 
-def storm(cast: Cast, *, write_cache: bool) -> tuple[str, Plan]:
+def storm(cast: Cast, *, write_cache: bool, has_witness: bool = False) -> tuple[str, Plan]:
     """Some storm; its name, and what it does when."""
     fitting = [one for one in STORMS if needs_write_cache(one) in (None, write_cache)]
+    if has_witness:
+        fitting += [out_of_date] * 3
     chosen = cast.chance.choice(fitting)
     return chosen.__name__, chosen(cast)

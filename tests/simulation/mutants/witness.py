@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from cstor_target.volume import opening, roster, witness, witnessing
+from cstor_target.volume import roster, witness, witnessing
 from cstor_target.volume.quorum import write_quorum
 from cstor_target.volume.witness import COPIES
 from replica.witness_file import WitnessFile
@@ -57,13 +57,6 @@ def believe_the_one_that_is_out_of_date() -> None:
     """An opening asks the witness for its promise, and not for its mark."""
     _with_a_witness()
     witness.calls_out_of_date = lambda *_reports: False
-
-
-@_found.breaks("The witness holds the epoch's record, as its position.")
-def forget_the_position_of_the_witness() -> None:
-    """An opening takes the history of a data member, whatever epoch the witness has heard of."""
-    _with_a_witness()
-    opening._knows_no_later_one = lambda *_found: True
 
 
 @_found.breaks("The mark is cleared when both are in sync, and hold all that was acknowledged.")
