@@ -149,3 +149,37 @@ def test_a_volume_that_cannot_be_is_refused_before_anybody_is_asked(
 def test_a_number_of_replicas_that_cannot_be_is_refused(cluster: Cluster, count: int) -> None:
     with pytest.raises(CstorError, match="replicas"):
         cluster.found(addresses=["127.0.0.1:7778"] * count)
+
+
+WITNESS = ADDRESSES[2]
+
+
+def with_witness(cluster: Cluster, addresses: list[str], witness: str) -> Founded:
+    dial = cluster.replicas.__getitem__
+    return found(WANTED, addresses, dial, lambda: "uuid", lambda: 4711, witness)
+
+
+def test_witness_is_a_member_that_is_named_as_one(cluster: Cluster) -> None:
+    cluster.replicas[WITNESS].pool.witness = True
+    result = with_witness(cluster, ADDRESSES[:2], WITNESS)
+    assert [member.witness for member in result.configuration.members] == [False, False, True]
+    assert len(set(cluster.configurations())) == 1
+    assert not with_witness(cluster, ADDRESSES[:2], WITNESS).completed
+
+
+@pytest.mark.parametrize(
+    ("addresses", "witness", "is_one", "words"),
+    [
+        (ADDRESSES[:2], WITNESS, False, "is no witness: start it with cstor-replica --witness"),
+        (ADDRESSES, "", True, "that of a witness, which has no data: name it with --witness"),
+        (ADDRESSES[:1], WITNESS, True, "a witness is for 2 replicas, and these are 1"),
+        (ADDRESSES[:2], ADDRESSES[0], True, "are the same pool|is no witness"),
+    ],
+)
+def test_daemon_of_the_wrong_kind_is_refused_and_nothing_is_changed(
+    cluster: Cluster, addresses: list[str], witness: str, is_one: bool, words: str
+) -> None:
+    cluster.replicas[WITNESS].pool.witness = is_one
+    with pytest.raises(InputError, match=words):
+        with_witness(cluster, addresses, witness)
+    assert cluster.changes() == []
