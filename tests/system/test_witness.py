@@ -2,7 +2,8 @@
 
 With real daemons, under a load of stamped blocks through QEMU's own initiator.  Writes go on, what
 was acknowledged is what is read, and the one that comes back is brought to what the other one has
-before that one dies.
+before that one dies.  A lost replica is replaced by one command; and three copies take the place of
+two and a witness.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from random import Random
 
@@ -19,6 +21,7 @@ from tests.system.bridge import exported
 from tests.system.cluster import IN_SYNC, WITNESS, Cluster
 from tests.system.load import Load
 from tests.system.stamps import BLOCK_BYTES, Ledger
+from tests.system.test_membership import Replicas, daemons
 from tests.system.tools import check, cstor_command, free_port, run
 
 pytestmark = pytest.mark.system
@@ -85,3 +88,36 @@ def test_writes_go_on_whichever_replica_dies(witnessed: Cluster, tmp_path: Path)
     )
     assert refused.returncode == 2
     assert "2, not 3" in refused.stdout
+
+
+async def become_three(cluster: Cluster, scratch: Path, spare: str, third: str) -> list[str]:
+    """Replace a lost replica, and the witness by a third one; the addresses of the last members."""
+    founders = [one["address"] for one in cluster.status().document["replicas"]]
+    first, lost, witness = founders
+    async with exported(cluster.url, scratch) as disk:
+        load = Load(disk, Ledger(REGION_BYTES // BLOCK_BYTES, Random(13)))
+        replicas = Replicas(cluster, load)
+        async with load.running():
+            await asyncio.to_thread(cluster.kill_replica, 1)
+            await load.goes_on("without a replica")
+            await replicas.change("replace", lost, spare, "--same-host", "--yes")
+            await replicas.change("remove", witness, "--yes")
+            await replicas.change("add", third, "--same-host")
+            assert await replicas.addresses() == [first, spare, third]
+        load.check()
+        assert await load.writer.verify() > 0
+    return await replicas.addresses()
+
+
+def test_a_lost_replica_is_replaced_and_a_third_one_takes_the_place_of_the_witness(
+    witnessed: Cluster, tmp_path: Path
+) -> None:
+    async def everything() -> list[str]:
+        (_, spare), (_, third) = await daemons(tmp_path, stack, 2)
+        return await become_three(witnessed, tmp_path, spare, third)
+
+    witnessed.wait_until_in_sync()
+    with ExitStack() as stack:
+        named = [f"--replica={address}" for address in asyncio.run(everything())]
+        compared = run([cstor_command(), "volume", "compare", "--volume=test", *named])
+        assert compared.returncode == 0, compared.stdout
