@@ -25,6 +25,7 @@ from cstor_target.volume.counters import Counters
 from cstor_target.volume.events import EventSink
 from cstor_target.volume.members import Member
 from cstor_target.volume.order import Order
+from cstor_target.volume.quorum import write_quorum
 from cstor_target.volume.roster import Roster
 from cstor_target.volume.scrub_plan import Look, Verdict, Wrong, judge, odd_ones, suspects
 from cstor_target.volume.tenure import Tenure
@@ -216,6 +217,8 @@ class ScrubRun:
     def _count_done(self, looks: Mapping[Member, Look], blocks: int) -> None:
         self.blocks_done += blocks
         for member in self._roster.members:
+            if member.is_witness:
+                continue
             tally = self._tally(member)
             if member in looks:
                 tally.blocks_done += blocks
@@ -266,7 +269,8 @@ class ScrubRun:
         if len({look.operations_seq for look in each}) > 1:
             floor_seq = -1  # they do not see the same entries
         history = self._tenure.history.extended(self._order.last_seq)
-        quorum = self._roster.quorum
+        # One of two that is alone, by the word of a witness, decides nothing against the other.
+        quorum = max(self._roster.quorum, write_quorum(len(looks)))
         return {
             block: judge([look.copy(block) for look in each], floor_seq, history, quorum)
             for block in sorted(set(suspects(each)) & set(blocks))

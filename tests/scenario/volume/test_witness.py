@@ -15,6 +15,7 @@ from cstor_target.volume.settings import EngineSettings
 from tests.scenario.volume.cluster import Cluster, Target, block_of, until
 from tests.scenario.volume.test_changes import Writers
 from tests.scenario.volume.test_members import assert_equal_replicas
+from tests.scenario.volume.test_scrub import scrubbed
 from tests.scenario.volume.virtual_time import play
 
 SMALL = EngineSettings(backlog_bytes_max=256 * KIB, batch_bytes_max=16 * KIB, write_timeout_s=5.0)
@@ -333,6 +334,21 @@ def test_a_replica_whose_disk_has_failed_is_recorded_while_the_other_one_is_alon
         assert await target.write(0, block_of(3)) is None
         assert target.engine.report().one_copy
         assert failed.disk.blocks.keys() <= {0}
+
+    play(scenario())
+
+
+def test_scrub_compares_the_replicas_and_leaves_the_witness_alone() -> None:
+    async def scenario() -> None:
+        cluster = volume()
+        target = await cluster.serving_target()
+        await target.healthy()
+        assert await target.write(0, block_of(1)) is None
+        cluster.replicas[1].rotten_blocks.add(0)
+        report = await scrubbed(target)
+        assert (report.repaired, report.unrepaired) == (1, 0)
+        scrubbed_ones = {one.member.address for one in report.members}
+        assert scrubbed_ones == {one.address for one in cluster.replicas}
 
     play(scenario())
 
