@@ -11,6 +11,8 @@ from cstor_core.generated.cstor.v1 import control_pb2, volume_pb2
 
 ASK_S_MAX = 3.0
 OPERATION_S_MAX = 30.0
+CLONE_S_MAX = 3700.0
+"""Longer than a target waits for a pool."""
 COPY_S_MAX = 7 * 86400.0
 """Longer than a target waits for a quorum by default."""
 
@@ -111,6 +113,18 @@ class ControlClient:
             control_pb2.RevertVolumeRequest(volume=volume, snapshot=snapshot, in_use=in_use),
             control_pb2.RevertVolumeResponse,
             OPERATION_S_MAX,
+        )
+
+    def clone(self, volume: str, snapshot: str, name: str) -> control_pb2.CloneVolumeResponse:
+        """Make a volume of its own of a snapshot, or find the one of that name.
+
+        AlreadyExistsError where that is another one.
+        """
+        return self._connection.ask(
+            "CloneVolume",
+            control_pb2.CloneVolumeRequest(volume=volume, snapshot=snapshot, name=name),
+            control_pb2.CloneVolumeResponse,
+            CLONE_S_MAX,
         )
 
     def resize(self, volume: str, size_bytes: int) -> int:

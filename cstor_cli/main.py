@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from cstor_cli.addresses import parse_address
+from cstor_cli.clones import clone
 from cstor_cli.cluster_file import Home
 from cstor_cli.control_client import control as connect
 from cstor_cli.down import bring_down
@@ -62,6 +63,7 @@ volume_app = typer.Typer(
 app.add_typer(volume_app, name="volume")
 volume_app.command("scrub")(scrub)
 volume_app.command("recover")(recover)
+app.command()(clone)
 app.add_typer(snapshot_app, name="snapshot")
 app.add_typer(replica_app, name="replica")
 app.add_typer(session_app, name="session")

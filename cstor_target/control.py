@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 
@@ -13,6 +14,7 @@ from cstor_core.serving import abort
 from cstor_target.event_log import EventLog
 from cstor_target.served_volume import ServedVolume
 from cstor_target.status_watch import StatusWatch
+from cstor_target.volumes import Volumes
 
 SERVICE_NAME = control_pb2.DESCRIPTOR.services_by_name["ControlService"].full_name
 WATCHERS_MAX = 64
@@ -22,9 +24,15 @@ class ControlServicer(control_pb2_grpc.ControlServiceServicer):
     """Answers operators about the volumes of this process."""
 
     def __init__(
-        self, volumes: Sequence[ServedVolume], events: EventLog, status: StatusWatch
+        self,
+        volumes: Sequence[ServedVolume],
+        events: EventLog,
+        status: StatusWatch,
+        process: Volumes | None = None,
     ) -> None:
+        """`process` is what serves them, where more may come."""
         self._volumes = volumes
+        self._process = process
         self._events = events
         self._status = status
         self._watchers = 0
@@ -153,6 +161,30 @@ class ControlServicer(control_pb2_grpc.ControlServiceServicer):
         except CstorError as error:
             await abort(context, error)
         return control_pb2.RevertVolumeResponse()
+
+    async def CloneVolume(  # noqa: N802 - the name of the call
+        self,
+        request: control_pb2.CloneVolumeRequest,
+        context: grpc.aio.ServicerContext[
+            control_pb2.CloneVolumeRequest, control_pb2.CloneVolumeResponse
+        ],
+    ) -> control_pb2.CloneVolumeResponse:
+        """Make a clone, or find the one of that name; ALREADY_EXISTS where that is another."""
+        try:
+            cloning = self._called(request.volume).engine.cloning
+            made = await cloning.clone(request.snapshot, request.name, str(uuid.uuid4()))
+            served = None
+            if self._process is not None:
+                served = await self._process.clone_served(made.identity, made.configuration.members)
+        except CstorError as error:
+            await abort(context, error)
+        return control_pb2.CloneVolumeResponse(
+            clone=made.identity,
+            members=made.configuration.members,
+            left_out_members=made.left_out,
+            iqn=served.name if served is not None else "",
+            portal=served.portal if served is not None else "",
+        )
 
     async def ResizeVolume(  # noqa: N802 - the name of the call
         self,

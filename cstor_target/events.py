@@ -107,6 +107,10 @@ KINDS: dict[str, Kind] = {
         Severity.INFO,
         "snapshot {snapshot} has been deleted: its space is given back in the background",
     ),
+    "cloned": Kind(
+        Severity.INFO,
+        "volume {clone} has been made, a clone of snapshot {snapshot}",
+    ),
     "reverted": Kind(
         Severity.WARNING,
         "the volume holds again what snapshot {snapshot} holds: what was written since is gone",

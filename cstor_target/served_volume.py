@@ -19,6 +19,7 @@ from cstor_target.scsi.target_device import TargetDevice
 from cstor_target.settings import is_uuid
 from cstor_target.volume.backing import Volume
 from cstor_target.volume.changes import Changes
+from cstor_target.volume.cloning import Cloning
 from cstor_target.volume.counters import Counters
 from cstor_target.volume.events import EventSink
 from cstor_target.volume.keeping import Keeping
@@ -59,6 +60,10 @@ class VolumeEngine(Volume, Protocol):
     @property
     def questions(self) -> Questions:
         """What members are asked."""
+
+    @property
+    def cloning(self) -> Cloning:
+        """Clones that are made of it."""
 
     @property
     def loss_possible(self) -> bool:

@@ -18,6 +18,7 @@ from cstor_core.generated.cstor.v1 import control_pb2, volume_pb2
 from cstor_core.units import BLOCK_BYTES
 from cstor_target.volume.backing import Buffer, Done, Failure, ReadDone
 from cstor_target.volume.changes import Changes
+from cstor_target.volume.cloning import Cloning
 from cstor_target.volume.counters import Counters, Histogram
 from cstor_target.volume.events import EventSink
 from cstor_target.volume.keeping import Keeping
@@ -72,8 +73,9 @@ class Engine:
             self._roster, self.counters, clock, settings.rebuild_floor_bytes_per_s
         )
         self._reads.on_bad = repairs.found_bad
+        opener = Opener(volume, addresses, links, settings, instance)
         self._membership = Membership(
-            Opener(volume, addresses, links, settings, instance),
+            opener,
             self._roster,
             self._order,
             self._reads,
@@ -106,6 +108,16 @@ class Engine:
             events,
         )
         self.scrubs.on_defect = self._membership.fail
+        self.cloning = Cloning(
+            self._roster,
+            self._order,
+            self.operations,
+            self._lease,
+            clock,
+            events,
+            lambda: self.identity,
+            opener.link_to,
+        )
         self._gate: deque[tuple[float, Callable[[], None], Done]] = deque()
         self._tick: Timer | None = None
         self._lease_lapsed = False

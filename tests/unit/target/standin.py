@@ -13,6 +13,7 @@ from cstor_target.iscsi.sessions import SessionTable
 from cstor_target.served_volume import Directory, ServedVolume
 from cstor_target.volume.backing import Buffer, Done, Failure, ReadDone
 from cstor_target.volume.changes import Changes
+from cstor_target.volume.cloning import Cloning
 from cstor_target.volume.counters import Counters
 from cstor_target.volume.keeping import Keeping
 from cstor_target.volume.lease import Lease
@@ -118,6 +119,10 @@ class StandInEngine:
 
     @property
     def questions(self) -> Questions:
+        raise UnavailableError("the volume is not open")
+
+    @property
+    def cloning(self) -> Cloning:
         raise UnavailableError("the volume is not open")
 
     def loss_told(self) -> None:

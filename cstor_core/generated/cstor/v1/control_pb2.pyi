@@ -902,6 +902,72 @@ class RevertVolumeResponse(_message.Message):
 Global___RevertVolumeResponse: _TypeAlias = RevertVolumeResponse  # noqa: Y015
 
 @_typing.final
+class CloneVolumeRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VOLUME_FIELD_NUMBER: _builtins.int
+    SNAPSHOT_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    volume: _builtins.str
+    """Name or UUID."""
+    snapshot: _builtins.str
+    name: _builtins.str
+    """Of the clone."""
+    def __init__(
+        self,
+        *,
+        volume: _builtins.str = ...,
+        snapshot: _builtins.str = ...,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "snapshot", b"snapshot", "volume", b"volume"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CloneVolumeRequest: _TypeAlias = CloneVolumeRequest  # noqa: Y015
+
+@_typing.final
+class CloneVolumeResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLONE_FIELD_NUMBER: _builtins.int
+    MEMBERS_FIELD_NUMBER: _builtins.int
+    LEFT_OUT_MEMBERS_FIELD_NUMBER: _builtins.int
+    IQN_FIELD_NUMBER: _builtins.int
+    PORTAL_FIELD_NUMBER: _builtins.int
+    iqn: _builtins.str
+    """Where this target serves the clone; empty where another has to be started."""
+    portal: _builtins.str
+    @_builtins.property
+    def clone(self) -> _volume_pb2.VolumeIdentity: ...
+    @_builtins.property
+    def members(self) -> _containers.RepeatedCompositeFieldContainer[_volume_pb2.Member]:
+        """Of the clone."""
+
+    @_builtins.property
+    def left_out_members(self) -> _containers.RepeatedCompositeFieldContainer[_volume_pb2.Member]:
+        """Those of the volume that were not in sync, so that there is no replica of the clone with them."""
+
+    def __init__(
+        self,
+        *,
+        clone: _volume_pb2.VolumeIdentity | None = ...,
+        members: _abc.Iterable[_volume_pb2.Member] | None = ...,
+        left_out_members: _abc.Iterable[_volume_pb2.Member] | None = ...,
+        iqn: _builtins.str = ...,
+        portal: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["clone", b"clone"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clone", b"clone", "iqn", b"iqn", "left_out_members", b"left_out_members", "members", b"members", "portal", b"portal"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CloneVolumeResponse: _TypeAlias = CloneVolumeResponse  # noqa: Y015
+
+@_typing.final
 class ResizeVolumeRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

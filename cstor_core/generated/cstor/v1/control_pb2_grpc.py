@@ -74,6 +74,11 @@ class ControlServiceStub:
                 request_serializer=cstor_dot_v1_dot_control__pb2.RevertVolumeRequest.SerializeToString,
                 response_deserializer=cstor_dot_v1_dot_control__pb2.RevertVolumeResponse.FromString,
                 _registered_method=True)
+        self.CloneVolume = channel.unary_unary(
+                '/cstor.v1.ControlService/CloneVolume',
+                request_serializer=cstor_dot_v1_dot_control__pb2.CloneVolumeRequest.SerializeToString,
+                response_deserializer=cstor_dot_v1_dot_control__pb2.CloneVolumeResponse.FromString,
+                _registered_method=True)
         self.ResizeVolume = channel.unary_unary(
                 '/cstor.v1.ControlService/ResizeVolume',
                 request_serializer=cstor_dot_v1_dot_control__pb2.ResizeVolumeRequest.SerializeToString,
@@ -193,6 +198,15 @@ class ControlServiceServicer:
 
     def RevertVolume(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CloneVolume(self, request, context):
+        """Makes a volume of its own that begins with what a snapshot holds, and serves it where this
+        target serves several.  Asked for again, what broke off is finished and what has been done is
+        found done; ALREADY_EXISTS where the name is another volume's.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -329,6 +343,11 @@ def add_ControlServiceServicer_to_server(servicer, server):
                     servicer.RevertVolume,
                     request_deserializer=cstor_dot_v1_dot_control__pb2.RevertVolumeRequest.FromString,
                     response_serializer=cstor_dot_v1_dot_control__pb2.RevertVolumeResponse.SerializeToString,
+            ),
+            'CloneVolume': grpc.unary_unary_rpc_method_handler(
+                    servicer.CloneVolume,
+                    request_deserializer=cstor_dot_v1_dot_control__pb2.CloneVolumeRequest.FromString,
+                    response_serializer=cstor_dot_v1_dot_control__pb2.CloneVolumeResponse.SerializeToString,
             ),
             'ResizeVolume': grpc.unary_unary_rpc_method_handler(
                     servicer.ResizeVolume,
@@ -612,6 +631,33 @@ class ControlService:
             '/cstor.v1.ControlService/RevertVolume',
             cstor_dot_v1_dot_control__pb2.RevertVolumeRequest.SerializeToString,
             cstor_dot_v1_dot_control__pb2.RevertVolumeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CloneVolume(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cstor.v1.ControlService/CloneVolume',
+            cstor_dot_v1_dot_control__pb2.CloneVolumeRequest.SerializeToString,
+            cstor_dot_v1_dot_control__pb2.CloneVolumeResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -45,6 +45,11 @@ class ControlServiceStub:
     CompareSnapshots: _grpc.UnaryStreamMultiCallable[_control_pb2.CompareSnapshotsRequest, _control_pb2.CompareSnapshotsResponse]
     """What differs between two snapshots, or a snapshot and the volume as it is."""
     RevertVolume: _grpc.UnaryUnaryMultiCallable[_control_pb2.RevertVolumeRequest, _control_pb2.RevertVolumeResponse]
+    CloneVolume: _grpc.UnaryUnaryMultiCallable[_control_pb2.CloneVolumeRequest, _control_pb2.CloneVolumeResponse]
+    """Makes a volume of its own that begins with what a snapshot holds, and serves it where this
+    target serves several.  Asked for again, what broke off is finished and what has been done is
+    found done; ALREADY_EXISTS where the name is another volume's.
+    """
     ResizeVolume: _grpc.UnaryUnaryMultiCallable[_control_pb2.ResizeVolumeRequest, _control_pb2.ResizeVolumeResponse]
     """It only grows."""
     AddReplica: _grpc.UnaryUnaryMultiCallable[_control_pb2.AddReplicaRequest, _control_pb2.AddReplicaResponse]
@@ -90,6 +95,11 @@ class ControlServiceAsyncStub(ControlServiceStub):
     CompareSnapshots: _aio.UnaryStreamMultiCallable[_control_pb2.CompareSnapshotsRequest, _control_pb2.CompareSnapshotsResponse]  # type: ignore[assignment]
     """What differs between two snapshots, or a snapshot and the volume as it is."""
     RevertVolume: _aio.UnaryUnaryMultiCallable[_control_pb2.RevertVolumeRequest, _control_pb2.RevertVolumeResponse]  # type: ignore[assignment]
+    CloneVolume: _aio.UnaryUnaryMultiCallable[_control_pb2.CloneVolumeRequest, _control_pb2.CloneVolumeResponse]  # type: ignore[assignment]
+    """Makes a volume of its own that begins with what a snapshot holds, and serves it where this
+    target serves several.  Asked for again, what broke off is finished and what has been done is
+    found done; ALREADY_EXISTS where the name is another volume's.
+    """
     ResizeVolume: _aio.UnaryUnaryMultiCallable[_control_pb2.ResizeVolumeRequest, _control_pb2.ResizeVolumeResponse]  # type: ignore[assignment]
     """It only grows."""
     AddReplica: _aio.UnaryUnaryMultiCallable[_control_pb2.AddReplicaRequest, _control_pb2.AddReplicaResponse]  # type: ignore[assignment]
@@ -180,6 +190,17 @@ class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _control_pb2.RevertVolumeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_control_pb2.RevertVolumeResponse, _abc.Awaitable[_control_pb2.RevertVolumeResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def CloneVolume(
+        self,
+        request: _control_pb2.CloneVolumeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.CloneVolumeResponse, _abc.Awaitable[_control_pb2.CloneVolumeResponse]]:
+        """Makes a volume of its own that begins with what a snapshot holds, and serves it where this
+        target serves several.  Asked for again, what broke off is finished and what has been done is
+        found done; ALREADY_EXISTS where the name is another volume's.
+        """
 
     @_abc_1.abstractmethod
     def ResizeVolume(
