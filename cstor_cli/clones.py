@@ -28,6 +28,12 @@ def clone(
             "only one.",
         ),
     ] = "",
+    read_only: Annotated[
+        bool,
+        typer.Option(
+            "--read-only", help="Initiators may not write it: it is the snapshot, as a volume."
+        ),
+    ] = False,
     directory: AnyDirectoryOption = None,
     target: TargetOption = None,
     output: OutputOption = Output.TABLE,
@@ -40,7 +46,7 @@ def clone(
 
     with interruptible(), target_of(directory, target) as client:
         named = client.named(parent)
-        made = client.clone(named, snapshot, volume)
+        made = client.clone(named, snapshot, volume, read_only=read_only)
     if output is not Output.TABLE:
         print_document(_document(made), output)
         return

@@ -130,11 +130,21 @@ def volume_document(report: control_pb2.VolumeReport) -> Document:
         "iqn": report.iqn,
         "portal": report.portal,
         "size_bytes": report.size_bytes,
+        **properties_document(report.properties),
         **_standing(report),
         "members": [
             {"address": member.member.address} | member_document(member)
             for member in report.members
         ],
+    }
+
+
+def properties_document(properties: volume_pb2.VolumeProperties) -> Document:
+    """What has been set of a volume; before it is open nothing is known to be."""
+    return {
+        "delete_protection": properties.delete_protection,
+        "write_cache": properties.write_cache,
+        "read_only": properties.read_only,
     }
 
 

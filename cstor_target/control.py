@@ -11,6 +11,7 @@ import grpc.aio
 from cstor_core.errors import CstorError, InputError, UnavailableError, UnknownVolumeError
 from cstor_core.generated.cstor.v1 import control_pb2, control_pb2_grpc
 from cstor_core.serving import abort
+from cstor_target.deleting import deleted
 from cstor_target.event_log import EventLog
 from cstor_target.served_volume import ServedVolume
 from cstor_target.status_watch import StatusWatch
@@ -172,7 +173,9 @@ class ControlServicer(control_pb2_grpc.ControlServiceServicer):
         """Make a clone, or find the one of that name; ALREADY_EXISTS where that is another."""
         try:
             cloning = self._called(request.volume).engine.cloning
-            made = await cloning.clone(request.snapshot, request.name, str(uuid.uuid4()))
+            made = await cloning.clone(
+                request.snapshot, request.name, str(uuid.uuid4()), read_only=request.read_only
+            )
             served = None
             if self._process is not None:
                 served = await self._process.clone_served(made.identity, made.configuration.members)
@@ -200,6 +203,37 @@ class ControlServicer(control_pb2_grpc.ControlServiceServicer):
         except CstorError as error:
             await abort(context, error)
         return control_pb2.ResizeVolumeResponse(size_bytes=operations.size_bytes)
+
+    async def SetVolumeProperty(  # noqa: N802 - the name of the call
+        self,
+        request: control_pb2.SetVolumePropertyRequest,
+        context: grpc.aio.ServicerContext[
+            control_pb2.SetVolumePropertyRequest, control_pb2.SetVolumePropertyResponse
+        ],
+    ) -> control_pb2.SetVolumePropertyResponse:
+        """Give a property of a volume a value."""
+        try:
+            engine = self._called(request.volume).engine
+            engine.check_versions()
+            await engine.operations.set_property(request.setting)
+        except CstorError as error:
+            await abort(context, error)
+        return control_pb2.SetVolumePropertyResponse(properties=engine.operations.properties)
+
+    async def DeleteVolume(  # noqa: N802 - the name of the call
+        self,
+        request: control_pb2.DeleteVolumeRequest,
+        context: grpc.aio.ServicerContext[
+            control_pb2.DeleteVolumeRequest, control_pb2.DeleteVolumeResponse
+        ],
+    ) -> control_pb2.DeleteVolumeResponse:
+        """Delete a volume, or say what it would lose; INVALID_ARGUMENT where it is protected, or
+        initiators are logged in, unless asked.
+        """
+        try:
+            return await deleted(self._volumes, self._called, request)
+        except CstorError as error:
+            await abort(context, error)
 
     async def AddReplica(  # noqa: N802 - the name of the call
         self,

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+
+import structlog
 
 from cstor_core.clock import Clock
 from cstor_core.errors import CstorError
@@ -19,13 +21,15 @@ from cstor_target.served_volume import Directory, ServedVolume
 from cstor_target.transport import IscsiServer
 from cstor_target.volume.engine import Engine
 from cstor_target.volume.events import EventSink
-from cstor_target.volume.links import LinkFactory
+from cstor_target.volume.links import LinkFactory, ReplicaLink
 from cstor_target.volume.opening import configuration_number
 from cstor_target.volume.quorum import write_quorum
 from cstor_target.volume.settings import EngineSettings
 
-LOOK_AGAIN_S = 1.0
+LOOK_AGAIN_S = 2.0
 OPEN_S_MAX = 15.0
+
+log = structlog.get_logger()
 
 
 class Volumes:
@@ -53,6 +57,7 @@ class Volumes:
         self._engines: dict[ServedVolume, Engine] = {}
         self._sinks: dict[ServedVolume, EventSink] = {}
         self._tasks: dict[ServedVolume, asyncio.Task[None]] = {}
+        self._leaving: set[asyncio.Task[bool]] = set()
         self._links: LinkFactory | None = None
         self._portal = ""
         self._flushed = True
@@ -86,6 +91,7 @@ class Volumes:
         self._engines[volume] = engine
         self._sinks[volume] = events
         events("target_starting", {"instance": instance, "replicas": ", ".join(addresses)})
+        engine.deletion.on_done = lambda: self._forget_soon(volume)
         engine.when_serving(self.iscsi.retry_held_logins)
         return volume
 
@@ -110,27 +116,36 @@ class Volumes:
         return volume
 
     async def look_for_others(self, addresses: Sequence[str]) -> None:
-        """Serve whatever volume the pools of these daemons hold a quorum of, once each has said
-        what it holds.
+        """Serve whatever volume the pools of these daemons hold a quorum of; look again until all
+        that is served is open.
         """
         assert self._links is not None, "the replicas can be reached"
-        found: list[replica_pb2.ReplicaReport] = []
         links = {address: self._links(address) for address in addresses}
         try:
-            left = list(addresses)
-            while left:
-                for address in list(left):
-                    try:
-                        found.extend((await links[address].describe_pool()).replicas)
-                    except CstorError:
-                        continue
-                    left.remove(address)
-                    self._serve_found(found, addresses)
-                if left:
-                    await self._clock.sleep(LOOK_AGAIN_S)
+            while True:
+                await self._look_at_all(links)
+                if all(volume.ready for volume in self.served):
+                    return
+                await self._clock.sleep(LOOK_AGAIN_S)
         finally:
             for link in links.values():
                 await link.close()
+
+    async def _look_at_all(self, links: Mapping[str, ReplicaLink]) -> None:
+        """The same once, until each daemon has said what it holds."""
+        found: list[replica_pb2.ReplicaReport] = []
+        left = dict(links)
+        while left:
+            for address, link in list(left.items()):
+                try:
+                    found.extend((await link.describe_pool()).replicas)
+                except CstorError:
+                    continue
+                del left[address]
+                self._serve_found(found, list(links))
+            if left:
+                await self._clock.sleep(LOOK_AGAIN_S)
+        await self._forget_absent(found)
 
     async def close(self) -> bool:
         """Stop all; whether all that was acknowledged is known to be durable."""
@@ -154,13 +169,32 @@ class Volumes:
             is_enough = len(replicas) >= write_quorum(len(newest.members))
             if is_enough and self._known(identity) is None:
                 known = [member.address for member in newest.members]
-                self.start(self.add(identity.name, known or addresses, volume_uuid))
+                asked = [*addresses, *(one for one in known if one not in addresses)]
+                self.start(self.add(identity.name, asked, volume_uuid))
+
+    async def _forget_absent(self, found: Sequence[replica_pb2.ReplicaReport]) -> None:
+        """The volume that was named is in no pool, and others are: it has been deleted."""
+        for volume in list(self.served):
+            is_there = any(
+                volume.is_called(one.identity.name) or volume.is_called(one.identity.volume_uuid)
+                for one in found
+            )
+            if not is_there and volume.engine.identity is None and len(self.served) > 1:
+                log.warning("volume_not_there", volume=volume.volume_name)
+                await self._stop(volume)
 
     def _known(self, identity: volume_pb2.VolumeIdentity) -> ServedVolume | None:
         for volume in self.served:
             if volume.is_called(identity.volume_uuid) or volume.is_called(identity.name):
                 return volume
         return None
+
+    def _forget_soon(self, volume: ServedVolume) -> None:
+        """It has been deleted; whoever says so is still at work."""
+        volume.shut()
+        task = asyncio.ensure_future(self._stop(volume))
+        self._leaving.add(task)
+        task.add_done_callback(self._leaving.discard)
 
     async def _watch(self, volume: ServedVolume) -> None:
         """See a volume to its end here: the process ends with it, unless it has others."""
@@ -171,7 +205,7 @@ class Volumes:
                 self.ended.set_result(engine)
             return
         volume.stopping = True
-        volume.sessions.drop_all()
+        volume.shut()
         self.served.remove(volume)
         await self._engines.pop(volume).close()
 
@@ -179,5 +213,7 @@ class Volumes:
         task = self._tasks.pop(volume, None)
         if task is not None:
             task.cancel()
+        if volume not in self.served:
+            return True
         self.served.remove(volume)
         return await self._engines.pop(volume).close()

@@ -257,6 +257,8 @@ class ReplicaNode:
             short=store.short,
             loss_possible=store.loss_possible,
             operations_seq=store.operations_seq,
+            properties=store.properties,
+            deleted=store.deleted,
         )
 
     def size_blocks(self) -> int:

@@ -24,6 +24,8 @@ class WantedClone:
     """Of the volume that it is a clone of."""
     snapshot: str
     snapshot_seq: int
+    read_only: bool = False
+    """From the beginning; it may be set otherwise later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,13 +78,17 @@ def plan_clone(
         left = [one for one in half_made if one[1].replica_uuid not in members]
         return ClonePlan(volume_uuid, configuration, _leftovers(left))
     fitting = Counter(
-        replica.identity.volume_uuid
-        for _, replica in half_made
-        if replica.origin.snapshot_seq == wanted.snapshot_seq
+        replica.identity.volume_uuid for _, replica in half_made if _fits(wanted, replica)
     )
     volume_uuid = max(sorted(fitting), key=lambda uuid: fitting[uuid], default="")
     left = [one for one in half_made if one[1].identity.volume_uuid != volume_uuid]
     return ClonePlan(volume_uuid, None, _leftovers(left))
+
+
+def _fits(wanted: WantedClone, replica: replica_pb2.ReplicaReport) -> bool:
+    """Whether a half-made replica can become one of the clone that is wanted."""
+    is_same = replica.properties.read_only == wanted.read_only
+    return is_same and replica.origin.snapshot_seq == wanted.snapshot_seq
 
 
 def half_made(

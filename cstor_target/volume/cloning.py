@@ -71,7 +71,9 @@ class Cloning:
         self._link_to = link_to
         self._one_at_a_time = asyncio.Lock()
 
-    async def clone(self, snapshot: str, name: str, fresh_uuid: str) -> Clone:
+    async def clone(
+        self, snapshot: str, name: str, fresh_uuid: str, *, read_only: bool = False
+    ) -> Clone:
         """Make a clone of a snapshot, finish one that was begun, or find the one that is there.
 
         `fresh_uuid` becomes that of the clone where there is nothing of it yet.  Raises InputError
@@ -82,7 +84,7 @@ class Cloning:
         async with self._one_at_a_time:
             parent = self._opened()
             seq = self._operations.snapshot(snapshot).seq
-            wanted = WantedClone(name, parent.volume_uuid, snapshot, seq)
+            wanted = WantedClone(name, parent.volume_uuid, snapshot, seq, read_only)
             if name == parent.name:
                 raise InputError(f"the volume itself is called {name}: choose another name")
             plan = plan_clone(wanted, await self._pools())
@@ -100,6 +102,11 @@ class Cloning:
             await self._finish(identity.volume_uuid, configuration)
             self._events("cloned", {"snapshot": snapshot, "clone": name})
             return self._made(identity, configuration)
+
+    async def half_made(self, name: str) -> int:
+        """How many replicas of a clone of that name are half-made; raises as `discard` does."""
+        parent = self._opened()
+        return len(half_made(name, parent.volume_uuid, await self._pools()))
 
     async def discard(self, name: str) -> int:
         """Delete what is half-made of a clone of that name, and can have been used by nobody; how
@@ -161,6 +168,7 @@ class Cloning:
         identity = volume_pb2.VolumeIdentity()
         identity.CopyFrom(parent)
         identity.volume_uuid, identity.name = volume_uuid, wanted.name
+        identity.write_cache = self._operations.properties.write_cache
         identity.size_bytes = self._operations.snapshot(wanted.snapshot).size_bytes
         return identity
 
@@ -193,7 +201,10 @@ class Cloning:
         the snapshot.
         """
         request = replica_pb2.CloneReplicaRequest(
-            volume_uuid=wanted.volume_uuid, snapshot=wanted.snapshot, clone=identity
+            volume_uuid=wanted.volume_uuid,
+            snapshot=wanted.snapshot,
+            clone=identity,
+            read_only=wanted.read_only,
         )
         deadline_s = self._clock.monotonic() + _HEARD_S_MAX
         while True:

@@ -61,6 +61,7 @@ class Clones:
             disk.blocks = dict(blocks)
             disk.history = parent.disk.history.up_to(snapshot.seq)
             disk.applied_seq = snapshot.seq
+            disk.properties.read_only = request.read_only
             disk.promised_epoch = disk.history.end.epoch
             self.origins[disk.replica_uuid] = volume_pb2.CloneOrigin(
                 volume_uuid=request.volume_uuid,

@@ -16,6 +16,7 @@ from cstor_target.volume.changes import Changes
 from cstor_target.volume.cloning import Cloning
 from cstor_target.volume.counters import Counters
 from cstor_target.volume.keeping import Keeping
+from cstor_target.volume.deletion import Deletion
 from cstor_target.volume.lease import Lease
 from cstor_target.volume.operations import Operations
 from cstor_target.volume.order import Order
@@ -103,6 +104,9 @@ class StandInEngine:
             loss_possible=self.serving,
         )
 
+    def check_versions(self) -> None:
+        """No replica is too old."""
+
     def may_be_lost(self, replicas: Collection[str]) -> str:
         return f"all but {', '.join(replicas)}"
 
@@ -123,6 +127,10 @@ class StandInEngine:
 
     @property
     def cloning(self) -> Cloning:
+        raise UnavailableError("the volume is not open")
+
+    @property
+    def deletion(self) -> Deletion:
         raise UnavailableError("the volume is not open")
 
     def loss_told(self) -> None:

@@ -52,6 +52,14 @@ class ControlServiceStub:
     """
     ResizeVolume: _grpc.UnaryUnaryMultiCallable[_control_pb2.ResizeVolumeRequest, _control_pb2.ResizeVolumeResponse]
     """It only grows."""
+    SetVolumeProperty: _grpc.UnaryUnaryMultiCallable[_control_pb2.SetVolumePropertyRequest, _control_pb2.SetVolumePropertyResponse]
+    """Ordered like the others; one that weakens what GOOD means is used only when W members have it
+    on stable storage.
+    """
+    DeleteVolume: _grpc.UnaryUnaryMultiCallable[_control_pb2.DeleteVolumeRequest, _control_pb2.DeleteVolumeResponse]
+    """Deletes a volume for ever; what is half-made of a clone, too.  Without `confirmed` it only says
+    what would be lost.
+    """
     AddReplica: _grpc.UnaryUnaryMultiCallable[_control_pb2.AddReplicaRequest, _control_pb2.AddReplicaResponse]
     """Changes of the membership, one at a time; what has been done is found done."""
     RemoveReplica: _grpc.UnaryUnaryMultiCallable[_control_pb2.RemoveReplicaRequest, _control_pb2.RemoveReplicaResponse]
@@ -102,6 +110,14 @@ class ControlServiceAsyncStub(ControlServiceStub):
     """
     ResizeVolume: _aio.UnaryUnaryMultiCallable[_control_pb2.ResizeVolumeRequest, _control_pb2.ResizeVolumeResponse]  # type: ignore[assignment]
     """It only grows."""
+    SetVolumeProperty: _aio.UnaryUnaryMultiCallable[_control_pb2.SetVolumePropertyRequest, _control_pb2.SetVolumePropertyResponse]  # type: ignore[assignment]
+    """Ordered like the others; one that weakens what GOOD means is used only when W members have it
+    on stable storage.
+    """
+    DeleteVolume: _aio.UnaryUnaryMultiCallable[_control_pb2.DeleteVolumeRequest, _control_pb2.DeleteVolumeResponse]  # type: ignore[assignment]
+    """Deletes a volume for ever; what is half-made of a clone, too.  Without `confirmed` it only says
+    what would be lost.
+    """
     AddReplica: _aio.UnaryUnaryMultiCallable[_control_pb2.AddReplicaRequest, _control_pb2.AddReplicaResponse]  # type: ignore[assignment]
     """Changes of the membership, one at a time; what has been done is found done."""
     RemoveReplica: _aio.UnaryUnaryMultiCallable[_control_pb2.RemoveReplicaRequest, _control_pb2.RemoveReplicaResponse]  # type: ignore[assignment]
@@ -209,6 +225,26 @@ class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_control_pb2.ResizeVolumeResponse, _abc.Awaitable[_control_pb2.ResizeVolumeResponse]]:
         """It only grows."""
+
+    @_abc_1.abstractmethod
+    def SetVolumeProperty(
+        self,
+        request: _control_pb2.SetVolumePropertyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.SetVolumePropertyResponse, _abc.Awaitable[_control_pb2.SetVolumePropertyResponse]]:
+        """Ordered like the others; one that weakens what GOOD means is used only when W members have it
+        on stable storage.
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteVolume(
+        self,
+        request: _control_pb2.DeleteVolumeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.DeleteVolumeResponse, _abc.Awaitable[_control_pb2.DeleteVolumeResponse]]:
+        """Deletes a volume for ever; what is half-made of a clone, too.  Without `confirmed` it only says
+        what would be lost.
+        """
 
     @_abc_1.abstractmethod
     def AddReplica(
