@@ -76,7 +76,7 @@ class ReplicaNode:
         self.dialler = dialler
         self.granted_bytes = granted_bytes
         self.fence = Fence(store)
-        self.lease = LeaseGiven(clock, may_be_given=store.promised_epoch > 0)
+        self.lease = LeaseGiven(clock, may_be_given=bool(store.promised_instance))
         self.counters = Counters()
         self.pace = Pace(clock)
         self.append_session: AppendSession | None = None
