@@ -47,6 +47,8 @@ class Deletion:
         self._events = events
         self._identity = identity
         self._one_at_a_time = asyncio.Lock()
+        self._is_held = False
+        """A quorum has the entry on stable storage."""
         self.is_done = False
         self.on_done: Callable[[], None] = lambda: None
         """Told when every replica that answered is destroyed."""
@@ -69,14 +71,20 @@ class Deletion:
     async def delete(self) -> list[Left]:
         """Delete the volume; the replicas that are left, since their daemons did not answer.
 
+        It goes on to its end though whoever asked for it has given up.
+
         Raises InputError where it is protected, and UnavailableError where it is not open, or no
         quorum has answered in time: if it was ordered then it is carried out (`is_ordered`).
         """
         async with self._one_at_a_time:
-            self._opened()
-            await self._operations.delete_volume()
-            self._roster.stop(_GONE)
-            return await self._destroy()
+            if not self._is_held:
+                self._opened()
+                await self._operations.delete_volume()
+                self._is_held = True
+                self._roster.stop(_GONE)
+            destroying = asyncio.ensure_future(self._destroy())
+            destroying.add_done_callback(lambda task: task.cancelled() or task.exception())
+            return await asyncio.shield(destroying)
 
     async def carry_on(self) -> None:
         """Destroy what is left of a volume whose history says that it has been deleted, and which
@@ -92,7 +100,7 @@ class Deletion:
 
     def _opened(self) -> volume_pb2.VolumeIdentity:
         identity = self._identity()
-        if identity is None or not self._roster.serving:
+        if identity is None or not (self._roster.serving or self._is_held):
             raise UnavailableError(
                 "the volume is not open, and only a quorum of its replicas can agree that it is "
                 "deleted: start them"

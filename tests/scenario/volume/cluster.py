@@ -162,7 +162,8 @@ class SimulatedLink:
         await self._travel()
         self.replica.check_reachable()
         if request.volume_uuid == self.replica.disk.identity.volume_uuid:
-            self.replica.delete(request)
+            if self.replica.disk.replica_uuid != f"{request.replica_uuid}-again":
+                self.replica.delete(request)
         else:
             self._cluster.clones.delete(self.address, request)
             await self._travel()

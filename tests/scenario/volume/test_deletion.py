@@ -86,6 +86,21 @@ def test_nothing_is_destroyed_before_a_quorum_has_it_on_stable_storage() -> None
     play(scenario())
 
 
+def test_deletion_that_nobody_waits_for_any_more_goes_on() -> None:
+    async def scenario() -> None:
+        cluster = Cluster()
+        target = await written(cluster)
+        deletion = target.engine.deletion
+        asking = asyncio.ensure_future(deletion.delete())
+        await until(lambda: not target.engine.serving)
+        asking.cancel()
+        assert "is destroyed for ever" in deletion.sentence()
+        await until(lambda: all(map(is_gone, cluster.replicas)))
+        assert await deletion.delete() == [], "asked again it is found done"
+
+    play(scenario())
+
+
 def test_replica_that_was_away_is_named_and_opens_nothing() -> None:
     async def scenario() -> None:
         cluster = Cluster()
