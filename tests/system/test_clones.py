@@ -28,6 +28,8 @@ pytestmark = pytest.mark.system
 
 BLOCKS = 2048
 WRITES = 3000
+WRITES_ALONE = 300
+"""While a replica is dead, whose port somebody else might take."""
 WAIT_S_MAX = 60.0
 ONLY_PARENT = BLOCKS
 """Blocks from here on are written to the parent alone, behind the snapshot."""
@@ -95,8 +97,10 @@ async def live(cluster: Cluster, scratch: Path) -> None:
             copy = await disks.open("copy")
             await writer.wait_for_writes(WRITES, WAIT_S_MAX)
             await cstor(cluster, "clone", "s", "still", "--from", "test", "--read-only")
-            with pytest.raises(HarnessError, match=r"write protected|read-only|Read-only"):
+            with pytest.raises((HarnessError, ConnectionError, EOFError)):
                 await disks.open("still")
+            said = (scratch / "still" / "qemu-nbd.log").read_text()
+            assert "write protected" in said.lower(), said
             still = await disks.open("still", read_only=True)
             held = await still.read(0, BLOCKS * BLOCK_BYTES)
             assert await copy.read(0, BLOCKS * BLOCK_BYTES) == held
@@ -105,8 +109,8 @@ async def live(cluster: Cluster, scratch: Path) -> None:
             async with copy_writer.running():
                 await copy_writer.wait_for_writes(WRITES, WAIT_S_MAX)
                 await asyncio.to_thread(cluster.kill_replica, 1)
-                await writer.wait_for_writes(WRITES, WAIT_S_MAX)
-                await copy_writer.wait_for_writes(WRITES, WAIT_S_MAX)
+                await writer.wait_for_writes(WRITES_ALONE, WAIT_S_MAX)
+                await copy_writer.wait_for_writes(WRITES_ALONE, WAIT_S_MAX)
                 await asyncio.to_thread(cluster.start)
                 await until_healthy(cluster, "test", "copy", "still")
                 await copy_writer.wait_for_writes(WRITES, WAIT_S_MAX)
