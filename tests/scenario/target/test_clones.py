@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import signal
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 from cstor_core.settings import parse_address
-from tests.scenario.target.daemon import Target, local_ports, until
+from tests.scenario.replica.test_daemon import Daemon
+from tests.scenario.target.daemon import ANY_PORT, Target, local_ports, until
 from tests.scenario.target.test_forced import cstor, is_ready
 from tests.scenario.target.test_replicas import daemon_at
 from tests.system.plain_initiator import PlainInitiator
@@ -26,6 +28,20 @@ def write(portal: str, volume: str, *blocks: int) -> None:
         initiator.write_until_good()  # block 0: unit attentions are over
         for block in blocks:
             assert initiator.write(block * 4096, bytes([block % 256]) * 4096) == 0
+
+
+def is_healthy(at: tuple[str, str], volume: str) -> bool:
+    """Whether all replicas of a volume are in sync."""
+    document = json.loads(cstor("volume", "show", volume, "-o", "json", *at))
+    return document["status"] == "healthy" and len(document["members"]) == 3
+
+
+async def started_again(pool: Path, address: str, stack: ExitStack) -> None:
+    """Start the daemon of a pool where it was."""
+    daemon = Daemon(pool, "--listen", address, "--metrics", ANY_PORT)
+    stack.callback(daemon.process.wait)
+    stack.callback(daemon.process.kill)
+    await daemon.ready()
 
 
 async def founded(tmp_path: Path, stack: ExitStack) -> list[str]:
@@ -90,6 +106,7 @@ async def test_another_target_is_started_for_a_clone_that_began_without_a_replic
         target = stack.enter_context(Target(tmp_path, *replicas, *local_ports()))
         until(lambda: is_ready(target))
         at = ("--target", target.ready()["control"])
+        write(target.ready()["portal"], "vol1", *range(1, 40))
         cstor("snapshot", "create", "a", *at)
         assert found[2][0].end(signal.SIGKILL) == -signal.SIGKILL
         said = cstor("clone", "a", "copy", *at)
@@ -103,5 +120,12 @@ async def test_another_target_is_started_for_a_clone_that_began_without_a_replic
         other = stack.enter_context(Target(tmp_path, *flags, name="other"))
         until(lambda: is_ready(other))
         write(other.ready()["portal"], "copy", 3)
+        await started_again(tmp_path / "pool-2", addresses[2], stack)
+        there = ("--target", other.ready()["control"])
+        said = cstor("replica", "add", addresses[2], "--same-host", *there)
+        assert f"at {addresses[2]} is a member" in said
+        for volume, where in (("vol1", at), ("copy", there)):
+            until(partial(is_healthy, where, volume))
+            cstor("volume", "compare", "--volume", volume, *replicas)
         assert other.stop() == 0
         assert target.stop() == 0

@@ -8,9 +8,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from cstor_core.settings import parse_address
-from tests.scenario.replica.test_daemon import Daemon
-from tests.scenario.target.daemon import ANY_PORT, Target, get, local_ports, until
-from tests.scenario.target.test_clones import IQN, write
+from tests.scenario.target.daemon import Target, get, local_ports, until
+from tests.scenario.target.test_clones import IQN, started_again, write
 from tests.scenario.target.test_forced import cstor, is_ready
 from tests.scenario.target.test_replicas import daemon_at
 from tests.system.plain_initiator import PlainInitiator
@@ -58,14 +57,6 @@ async def test_properties_are_set_and_a_snapshot_is_served_read_only(tmp_path: P
             write(facts["portal"], "a-as-it-was", 3)
             assert "Invalid value" in cstor("volume", "set", "colour", "on", *at, code=2)
             assert target.stop() == 0
-
-
-async def started_again(pool: Path, address: str, stack: ExitStack) -> None:
-    """Start the daemon of a pool where it was."""
-    daemon = Daemon(pool, "--listen", address, "--metrics", ANY_PORT)
-    stack.callback(daemon.process.wait)
-    stack.callback(daemon.process.kill)
-    await daemon.ready()
 
 
 def give_up_leftover(target: Target, address: str) -> None:
