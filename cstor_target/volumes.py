@@ -57,6 +57,8 @@ class Volumes:
         self._engines: dict[ServedVolume, Engine] = {}
         self._sinks: dict[ServedVolume, EventSink] = {}
         self._tasks: dict[ServedVolume, asyncio.Task[None]] = {}
+        self._lost: set[str] = set()
+        """UUIDs of volumes that another target has taken over: that one is left alone."""
         self._leaving: set[asyncio.Task[bool]] = set()
         self._links: LinkFactory | None = None
         self._portal = ""
@@ -149,6 +151,7 @@ class Volumes:
 
     async def close(self) -> bool:
         """Stop all; whether all that was acknowledged is known to be durable."""
+        await asyncio.gather(*self._leaving)
         for volume in list(self.served):
             if not await self._stop(volume):
                 events = self._sinks[volume]
@@ -167,7 +170,8 @@ class Volumes:
             newest = max((one.configuration for one in replicas), key=configuration_number)
             identity = replicas[0].identity
             is_enough = len(replicas) >= write_quorum(len(newest.members))
-            if is_enough and self._known(identity) is None:
+            is_wanted = volume_uuid not in self._lost and self._known(identity) is None
+            if is_enough and is_wanted:
                 known = [member.address for member in newest.members]
                 asked = [*addresses, *(one for one in known if one not in addresses)]
                 self.start(self.add(identity.name, asked, volume_uuid))
@@ -204,6 +208,8 @@ class Volumes:
             if not self.ended.done():
                 self.ended.set_result(engine)
             return
+        if engine.identity is not None:
+            self._lost.add(engine.identity.volume_uuid)
         volume.stopping = True
         volume.shut()
         self.served.remove(volume)

@@ -219,6 +219,11 @@ class Cloning:
                 continue
             if report.origin.snapshot_seq != wanted.snapshot_seq:
                 raise UnavailableError(f"the replica at {member.link.address} has another snapshot")
+            if report.properties.read_only != wanted.read_only:
+                raise InputError(
+                    f"the replica daemon at {member.link.address} is of a version that makes no "
+                    "read-only clones: upgrade it first"
+                )
             return volume_pb2.Member(replica_uuid=report.replica_uuid, address=member.link.address)
 
     def _check_snapshot(self, wanted: WantedClone) -> None:

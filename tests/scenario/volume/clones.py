@@ -22,6 +22,8 @@ class Clones:
         self.calls = 0
         self.on_call: Callable[[int], None] = lambda number: None
         """Told of each call that changed something, from 1 on, before it is answered."""
+        self.knows_read_only = True
+        """The daemons are of a version that knows that of clones."""
         self.deaf: set[str] = set()
         """Replicas that have not heard yet that a quorum holds the snapshot."""
 
@@ -61,7 +63,7 @@ class Clones:
             disk.blocks = dict(blocks)
             disk.history = parent.disk.history.up_to(snapshot.seq)
             disk.applied_seq = snapshot.seq
-            disk.properties.read_only = request.read_only
+            disk.properties.read_only = request.read_only and self.knows_read_only
             disk.promised_epoch = disk.history.end.epoch
             self.origins[disk.replica_uuid] = volume_pb2.CloneOrigin(
                 volume_uuid=request.volume_uuid,

@@ -13,6 +13,7 @@ from cstor_core.errors import (
     UnknownSnapshotError,
 )
 from cstor_core.units import BLOCK_BYTES
+from cstor_target.volume.backing import Failure
 from tests.scenario.volume.cluster import Cluster, Target, block_of, until
 from tests.scenario.volume.virtual_time import play
 
@@ -169,6 +170,26 @@ def test_no_clone_without_a_quorum_or_of_a_replica_that_is_being_rebuilt() -> No
         await until(lambda: not target.engine._roster.has_quorum)
         with pytest.raises(UnavailableError):
             await target.engine.cloning.clone("s", "second", FRESH.format(3))
+
+    play(scenario())
+
+
+def test_clone_is_read_only_from_the_beginning_where_that_is_asked_for() -> None:
+    async def scenario() -> None:
+        cluster = Cluster()
+        target = await with_snapshot(cluster)
+        cloning = target.engine.cloning
+        cluster.clones.knows_read_only = False
+        with pytest.raises(InputError, match="upgrade it first"):
+            await cloning.clone("s", "copy", FRESH.format(1), read_only=True)
+        cluster.clones.knows_read_only = True
+        clone = await cloning.clone("s", "copy", FRESH.format(2), read_only=True)
+        assert clone.identity.volume_uuid == FRESH.format(2), "half-made ones of another kind go"
+        assert all(len(pool) == 1 for pool in cluster.clones.pools.values())
+        cluster.serve_clone(FRESH.format(2))
+        target = await cluster.serving_target()
+        assert await target.write(0, block_of(99)) is Failure.READ_ONLY
+        assert await target.read(0, BLOCK_BYTES) == block_of(1)
 
     play(scenario())
 
