@@ -17,6 +17,7 @@ from cstor_cli.replica_client import Dial
 from cstor_core.errors import CstorError, UnavailableError
 from cstor_core.generated.cstor.v1 import control_pb2, replica_pb2, volume_pb2
 from cstor_core.scrub_words import scrub_document
+from cstor_core.properties import has_write_cache
 
 OFFLINE = "offline"
 Document = dict[str, Any]
@@ -131,6 +132,7 @@ def volume_document(report: control_pb2.VolumeReport) -> Document:
         "portal": report.portal,
         "size_bytes": report.size_bytes,
         **properties_document(report.properties),
+        "write_cache": has_write_cache(report.identity, report.properties),
         **_standing(report),
         "members": [
             {"address": member.member.address} | member_document(member)
@@ -140,7 +142,7 @@ def volume_document(report: control_pb2.VolumeReport) -> Document:
 
 
 def properties_document(properties: volume_pb2.VolumeProperties) -> Document:
-    """What has been set of a volume; before it is open nothing is known to be."""
+    """What has been set of a volume that is open."""
     return {
         "delete_protection": properties.delete_protection,
         "write_cache": properties.write_cache,

@@ -367,7 +367,10 @@ def _wait_until_serving(up: Up, deadline: float) -> None:
 
 def _others_are_served(client: ControlClient, volume: str) -> bool:
     """Whether the directory's volume has been deleted, and its clones are served."""
-    reports = client.list_volumes()
+    try:
+        reports = client.list_volumes()
+    except CstorError:
+        return False
     return bool(reports) and all(
         report.identity.name != volume and report.status in SERVING for report in reports
     )
