@@ -16,8 +16,8 @@ from cstor_cli.processes import Daemon, scan
 from cstor_cli.replica_client import Dial
 from cstor_core.errors import CstorError, UnavailableError
 from cstor_core.generated.cstor.v1 import control_pb2, replica_pb2, volume_pb2
-from cstor_core.scrub_words import scrub_document
 from cstor_core.properties import has_write_cache
+from cstor_core.scrub_words import scrub_document
 
 OFFLINE = "offline"
 Document = dict[str, Any]
