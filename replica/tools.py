@@ -179,14 +179,7 @@ def _replica_document(look: ReplicaLook) -> dict[str, Any]:
                 standing.operations.properties, preserving_proto_field_name=True
             ),
             "deleted": standing.operations.deleted,
-            "snapshots": [
-                {
-                    "name": snapshot.name,
-                    "seq": snapshot.seq,
-                    "created_unix_s": snapshot.created_unix_s,
-                }
-                for snapshot in standing.operations.snapshots.values()
-            ],
+            "snapshots": _snapshot_documents(look),
             "current_size_bytes": standing.operations.size_bytes,
             "used_bytes": look.used_blocks * BLOCK_BYTES,
             "shared_bytes": look.shared_blocks * BLOCK_BYTES,
@@ -196,6 +189,18 @@ def _replica_document(look: ReplicaLook) -> dict[str, Any]:
             "bad_blocks": look.bad_blocks,
         }
     return found
+
+
+def _snapshot_documents(look: ReplicaLook) -> list[dict[str, Any]]:
+    snapshots = look.recovery.standing.operations.snapshots if look.recovery is not None else {}
+    return [
+        {
+            "name": snapshot.name,
+            "seq": snapshot.seq,
+            "created_unix_s": snapshot.created_unix_s,
+        }
+        for snapshot in snapshots.values()
+    ]
 
 
 def _configuration_document(look: ReplicaLook) -> dict[str, Any] | None:

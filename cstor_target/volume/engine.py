@@ -112,22 +112,25 @@ class Engine:
             events,
         )
         self.scrubs.on_defect = self._membership.fail
-        self.cloning = Cloning(
-            self._roster,
-            self._order,
-            self.operations,
-            self._lease,
-            clock,
-            events,
-            lambda: self.identity,
-            opener.link_to,
-        )
+        self.cloning = self._cloning(opener)
         self._gate: deque[tuple[float, Callable[[], None], Done]] = deque()
         self._tick: Timer | None = None
         self._lease_lapsed = False
         self._ticked_s = clock.monotonic()
         self._patient_until_s = float("-inf")
         self._roster.on_quorum = self._open_gate
+
+    def _cloning(self, opener: Opener) -> Cloning:
+        return Cloning(
+            self._roster,
+            self._order,
+            self.operations,
+            self._lease,
+            self._clock,
+            self._events,
+            lambda: self.identity,
+            opener.link_to,
+        )
 
     def start(self) -> None:
         """Begin to look for members, to open the volume and to keep its members in sync."""
