@@ -9,8 +9,8 @@ from cstor_core.errors import InputError
 from cstor_core.frames import FrameEntry
 from cstor_core.generated.cstor.v1 import replica_pb2, volume_pb2
 from cstor_core.history import History
-from cstor_core.units import BLOCK_BYTES
 from cstor_core.properties import set_property
+from cstor_core.units import BLOCK_BYTES
 
 Version = tuple[int, int]
 """(epoch, seq)"""

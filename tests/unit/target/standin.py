@@ -15,8 +15,8 @@ from cstor_target.volume.backing import Buffer, Done, Failure, ReadDone
 from cstor_target.volume.changes import Changes
 from cstor_target.volume.cloning import Cloning
 from cstor_target.volume.counters import Counters
-from cstor_target.volume.keeping import Keeping
 from cstor_target.volume.deletion import Deletion
+from cstor_target.volume.keeping import Keeping
 from cstor_target.volume.lease import Lease
 from cstor_target.volume.operations import Operations
 from cstor_target.volume.order import Order
