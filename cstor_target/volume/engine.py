@@ -101,16 +101,7 @@ class Engine:
         self.questions = Questions(
             self._roster, self._order, self.operations, lambda: self.identity
         )
-        self.scrubs = Scrubs(
-            self._roster,
-            self._order,
-            self.operations,
-            lambda: self._membership.tenure,
-            clock,
-            settings,
-            self.counters,
-            events,
-        )
+        self.scrubs = self._scrubs()
         self.scrubs.on_defect = self._membership.fail
         self.cloning = self._cloning(opener)
         self._gate: deque[tuple[float, Callable[[], None], Done]] = deque()
@@ -119,6 +110,18 @@ class Engine:
         self._ticked_s = clock.monotonic()
         self._patient_until_s = float("-inf")
         self._roster.on_quorum = self._open_gate
+
+    def _scrubs(self) -> Scrubs:
+        return Scrubs(
+            self._roster,
+            self._order,
+            self.operations,
+            lambda: self._membership.tenure,
+            self._clock,
+            self._settings,
+            self.counters,
+            self._events,
+        )
 
     def _cloning(self, opener: Opener) -> Cloning:
         return Cloning(
