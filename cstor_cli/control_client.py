@@ -11,6 +11,9 @@ from cstor_core.generated.cstor.v1 import control_pb2, volume_pb2
 
 ASK_S_MAX = 3.0
 OPERATION_S_MAX = 30.0
+DELETE_S_MAX = 120.0
+CLONE_S_MAX = 3700.0
+"""Longer than a target waits for a pool."""
 COPY_S_MAX = 7 * 86400.0
 """Longer than a target waits for a quorum by default."""
 
@@ -111,6 +114,47 @@ class ControlClient:
             control_pb2.RevertVolumeRequest(volume=volume, snapshot=snapshot, in_use=in_use),
             control_pb2.RevertVolumeResponse,
             OPERATION_S_MAX,
+        )
+
+    def clone(
+        self, volume: str, snapshot: str, name: str, *, read_only: bool
+    ) -> control_pb2.CloneVolumeResponse:
+        """Make a volume of its own of a snapshot, or find the one of that name.
+
+        AlreadyExistsError where that is another one.
+        """
+        return self._connection.ask(
+            "CloneVolume",
+            control_pb2.CloneVolumeRequest(
+                volume=volume, snapshot=snapshot, name=name, read_only=read_only
+            ),
+            control_pb2.CloneVolumeResponse,
+            CLONE_S_MAX,
+        )
+
+    def set_property(
+        self, volume: str, setting: volume_pb2.PropertySetting
+    ) -> volume_pb2.VolumeProperties:
+        """Give a property a value; all of them then."""
+        return self._connection.ask(
+            "SetVolumeProperty",
+            control_pb2.SetVolumePropertyRequest(volume=volume, setting=setting),
+            control_pb2.SetVolumePropertyResponse,
+            OPERATION_S_MAX,
+        ).properties
+
+    def delete_volume(
+        self, volume: str, *, confirmed: bool, in_use: bool
+    ) -> control_pb2.DeleteVolumeResponse:
+        """Delete a volume, or without `confirmed` only say what would be lost.
+
+        InputError where it is protected, or while initiators are logged in, unless `in_use`.
+        """
+        return self._connection.ask(
+            "DeleteVolume",
+            control_pb2.DeleteVolumeRequest(volume=volume, confirmed=confirmed, in_use=in_use),
+            control_pb2.DeleteVolumeResponse,
+            DELETE_S_MAX,
         )
 
     def resize(self, volume: str, size_bytes: int) -> int:

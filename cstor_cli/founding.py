@@ -9,7 +9,6 @@ to do is decided by `plan_founding`, a pure function of what the pools report.
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -18,12 +17,11 @@ from cstor_cli.replica_client import Dial, ReplicaClient
 from cstor_core.errors import CstorError, InputError, UnavailableError
 from cstor_core.generated.cstor.v1 import replica_pb2, volume_pb2
 from cstor_core.limits import REPLICAS_MAX, SIZE_BYTES_MAX, SIZE_BYTES_MIN
+from cstor_core.names import check_volume_name
 from cstor_core.units import BLOCK_BYTES, format_size
 
 LOGICAL_BLOCK_BYTES = (512, 4096)
-NAME_LENGTH_MAX = 128
 COPIES_WITH_WITNESS = 2
-_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +57,7 @@ class Plan:
 
 def check_wanted(wanted: Wanted) -> None:
     """Raise InputError where no such volume can be made."""
-    if not _NAME.fullmatch(wanted.name) or len(wanted.name) > NAME_LENGTH_MAX:
-        raise InputError(
-            f"{wanted.name!r} cannot be a volume's name, which is the last part of its iSCSI name: "
-            f"write up to {NAME_LENGTH_MAX} of a-z, 0-9, '.' and '-', a letter or digit at each end"
-        )
+    check_volume_name(wanted.name)
     if wanted.logical_block_bytes not in LOGICAL_BLOCK_BYTES:
         raise InputError(f"a logical block of {wanted.logical_block_bytes} bytes: 512 or 4096 is")
     if wanted.size_bytes % BLOCK_BYTES or not (

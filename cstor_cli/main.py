@@ -14,8 +14,8 @@ from typing import Annotated, Any
 import typer
 
 from cstor_cli.addresses import parse_address
+from cstor_cli.clones import clone
 from cstor_cli.cluster_file import Home
-from cstor_cli.control_client import control as connect
 from cstor_cli.down import bring_down
 from cstor_cli.events import as_text, finder, target_of
 from cstor_cli.events import watch as watch_events
@@ -44,6 +44,8 @@ from cstor_cli.snapshots import app as snapshot_app
 from cstor_cli.status import look_at, status_document, volume_document
 from cstor_cli.status_watch import watch_status
 from cstor_cli.up import Options, bring_up, new_salt, new_uuid
+from cstor_cli.volume_verbs import delete as delete_volume
+from cstor_cli.volume_verbs import set_property
 from cstor_core.errors import CstorError, InputError
 from cstor_core.units import format_size, parse_size
 
@@ -57,11 +59,14 @@ app = typer.Typer(
     help=HELP, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None
 )
 volume_app = typer.Typer(
-    help="Found, show, compare, scrub and recover volumes.", no_args_is_help=True
+    help="Found, show, change, compare, scrub, recover and delete volumes.", no_args_is_help=True
 )
+volume_app.command("set")(set_property)
+volume_app.command("delete")(delete_volume)
 app.add_typer(volume_app, name="volume")
 volume_app.command("scrub")(scrub)
 volume_app.command("recover")(recover)
+app.command()(clone)
 app.add_typer(snapshot_app, name="snapshot")
 app.add_typer(replica_app, name="replica")
 app.add_typer(session_app, name="session")
@@ -315,18 +320,22 @@ def _what_to_compare(
     return look.cluster.volume_uuid or look.cluster.volume, addresses
 
 
-ControlOption = Annotated[
-    str, typer.Option("--target", "--control", help="HOST:PORT of a target's control service.")
-]
+DEFAULT_CONTROL = "127.0.0.1:7777"
+
+
+def _control(directory: Path | None, control: str | None) -> str | None:
+    return DEFAULT_CONTROL if directory is None and control is None else control
 
 
 @volume_app.command("list")
 def list_volumes(
-    control: ControlOption = "127.0.0.1:7777", output: OutputOption = Output.TABLE
+    directory: AnyDirectoryOption = None,
+    control: TargetOption = None,
+    output: OutputOption = Output.TABLE,
 ) -> None:
-    """List the volumes that a target serves."""
+    """List the volumes that a target serves, that at 127.0.0.1:7777 where none is named."""
 
-    with connect(control) as client:
+    with target_of(directory, _control(directory, control)) as client:
         documents: list[dict[str, Any]] = [volume_document(v) for v in client.list_volumes()]
     if output is not Output.TABLE:
         print_document(documents, output)
@@ -337,12 +346,13 @@ def list_volumes(
 @volume_app.command("show")
 def show_volume(
     volume: Annotated[str, typer.Argument(help="Name or UUID of the volume.")],
-    control: ControlOption = "127.0.0.1:7777",
+    directory: AnyDirectoryOption = None,
+    control: TargetOption = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Show one volume of a target."""
+    """Show one volume of a target, of that at 127.0.0.1:7777 where none is named."""
 
-    with connect(control) as client:
+    with target_of(directory, _control(directory, control)) as client:
         document = volume_document(client.show_volume(volume))
     if output is not Output.TABLE:
         print_document(document, output)

@@ -142,9 +142,19 @@ def print_volumes(documents: list[dict[str, Any]]) -> None:
         if volume["reason"]:
             console.print(f"  {volume['reason']}", markup=False)
         _print_standing(volume)
+        if words := _property_words(volume):
+            console.print(f"  {words}", markup=False)
         for member in volume["members"]:
             said = "".join(f": {sentence}" for sentence in _sentences(member))
             console.print(f"  {member['address']} {_member_words(member)}{said}", markup=False)
+
+
+def _property_words(volume: dict[str, Any]) -> str:
+    """What was set of a volume that is not so of most."""
+    words = [name.replace("_", " ") for name in ("read_only", "delete_protection") if volume[name]]
+    if volume["epoch"] and not volume["write_cache"]:
+        words.append("no write cache")
+    return ", ".join(words)
 
 
 def _print_standing(volume: dict[str, Any]) -> None:

@@ -48,6 +48,8 @@ class Held:
     is_rebuilding: bool = False
     is_short: bool = False
     """It lost power, and what it had not flushed may be gone."""
+    is_deleted: bool = False
+    """Its volume has been deleted: whoever opened it would destroy what is left."""
     failed: str = ""
     """Why it was given up."""
     snapshots: tuple[str, ...] = ()
@@ -59,6 +61,8 @@ class Held:
         """Why it counts for nothing; empty where it counts."""
         if self.position is None:
             return self.damage[0] if self.damage else "it cannot be read"
+        if self.is_deleted:
+            return "it holds that the volume has been deleted"
         if self.failed:
             return self.failed
         return "" if self.members else "it was never founded"
@@ -93,6 +97,7 @@ def _held(directory: str, replica: Document) -> Held:
     damage = tuple(each["what"] for each in replica["findings"] if each["severity"] == "damage")
     found = replica.get("configuration")
     configuration: Document = found if found is not None else {}
+    properties: Document = replica.get("properties", {})
     position = None
     if "epoch" in replica:
         forced = configuration.get("forced_openings", 0)
@@ -104,7 +109,7 @@ def _held(directory: str, replica: Document) -> Held:
         volume_uuid=replica.get("volume_uuid", ""),
         size_bytes=replica.get("current_size_bytes", replica.get("size_bytes", 0)),
         logical_block_bytes=replica.get("logical_block_bytes", 512),
-        write_cache=replica.get("write_cache", True),
+        write_cache=properties.get("write_cache", replica.get("write_cache", True)),
         position=position,
         configuration=(
             configuration.get("forced_openings", 0),
@@ -122,6 +127,7 @@ def _held(directory: str, replica: Document) -> Held:
         promised_epoch=replica.get("promised_epoch", 0),
         is_rebuilding=replica.get("rebuilding", False),
         is_short=replica.get("will_be_short", False),
+        is_deleted=replica.get("deleted", False),
         failed=replica.get("failed_reason", ""),
         snapshots=tuple(snapshot["name"] for snapshot in replica.get("snapshots", ())),
         used_bytes=replica.get("used_bytes", 0),

@@ -83,6 +83,15 @@ class GrpcReplicaClient:
             ASK_S_MAX,
         ).replica
 
+    def delete_replica(self, volume_uuid: str, replica_uuid: str) -> None:
+        """Delete a replica, and what only it needs."""
+        self._connection.ask(
+            "DeleteReplica",
+            replica_pb2.DeleteReplicaRequest(volume_uuid=volume_uuid, replica_uuid=replica_uuid),
+            replica_pb2.DeleteReplicaResponse,
+            CHANGE_S_MAX,
+        )
+
     def scan(self, volume_uuid: str) -> Iterator[replica_pb2.ScanResponse]:
         return self._connection.listen(
             "Scan", replica_pb2.ScanRequest(volume_uuid=volume_uuid), replica_pb2.ScanResponse

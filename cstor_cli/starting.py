@@ -144,7 +144,7 @@ def _start_target(home: Home, cluster: ClusterFile, attempt: int) -> Starting:
                 address = _next_free(Address(LOCAL_HOST, preferred), _ports_of(cluster), attempt)
                 chosen.append(address)
                 command += [f"--{setting}", str(address)]
-    command += ["--portal", cluster.portal]
+    command += ["--all-volumes", "--portal", cluster.portal]
     return _start(home, "target", command, tuple(chosen))
 
 

@@ -16,6 +16,7 @@ from cstor_cli.processes import Daemon, scan
 from cstor_cli.replica_client import Dial
 from cstor_core.errors import CstorError, UnavailableError
 from cstor_core.generated.cstor.v1 import control_pb2, replica_pb2, volume_pb2
+from cstor_core.properties import has_write_cache
 from cstor_core.scrub_words import scrub_document
 
 OFFLINE = "offline"
@@ -130,11 +131,22 @@ def volume_document(report: control_pb2.VolumeReport) -> Document:
         "iqn": report.iqn,
         "portal": report.portal,
         "size_bytes": report.size_bytes,
+        **properties_document(report.properties),
+        "write_cache": has_write_cache(report.identity, report.properties),
         **_standing(report),
         "members": [
             {"address": member.member.address} | member_document(member)
             for member in report.members
         ],
+    }
+
+
+def properties_document(properties: volume_pb2.VolumeProperties) -> Document:
+    """What has been set of a volume that is open."""
+    return {
+        "delete_protection": properties.delete_protection,
+        "write_cache": properties.write_cache,
+        "read_only": properties.read_only,
     }
 
 

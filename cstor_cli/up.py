@@ -369,6 +369,8 @@ def _wait_until_serving(up: Up, deadline: float) -> None:
             if report is not None and report.status in SERVING:
                 up.serving = True
                 up.problems += _failed_members(report, up.look)
+            elif _others_are_served(client, up.look.cluster.volume):
+                up.serving = True
             elif lack := _lack_of_replicas(up.look):
                 up.reason = f"{lack}; {up.reason}"
                 return
@@ -378,6 +380,17 @@ def _wait_until_serving(up: Up, deadline: float) -> None:
                 time.sleep(SERVING_POLL_S)
     if not up.serving:
         up.reason = describe_end("target", None, up.look.home)
+
+
+def _others_are_served(client: ControlClient, volume: str) -> bool:
+    """Whether the directory's volume has been deleted, and its clones are served."""
+    try:
+        reports = client.list_volumes()
+    except CstorError:
+        return False
+    return bool(reports) and all(
+        report.identity.name != volume and report.status in SERVING for report in reports
+    )
 
 
 def _ask(client: ControlClient, volume: str) -> tuple[control_pb2.VolumeReport | None, str]:

@@ -14,6 +14,7 @@ import grpc
 import grpc.aio
 
 from cstor_core.errors import (
+    AlreadyExistsError,
     CorruptError,
     CstorError,
     InputError,
@@ -37,6 +38,7 @@ ERRORS: dict[grpc.StatusCode, type[CstorError]] = {
     grpc.StatusCode.OUT_OF_RANGE: UnavailableError,
     grpc.StatusCode.FAILED_PRECONDITION: RefusedError,
     grpc.StatusCode.INVALID_ARGUMENT: InputError,
+    grpc.StatusCode.ALREADY_EXISTS: AlreadyExistsError,
     grpc.StatusCode.NOT_FOUND: UnknownVolumeError,
     grpc.StatusCode.RESOURCE_EXHAUSTED: NoSpaceError,
     grpc.StatusCode.DATA_LOSS: CorruptError,

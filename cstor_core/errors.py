@@ -66,6 +66,12 @@ class UnknownSnapshotError(CstorError):
     status = grpc.StatusCode.NOT_FOUND
 
 
+class AlreadyExistsError(CstorError):
+    """Something else has the name that was asked for; nothing was changed."""
+
+    status = grpc.StatusCode.ALREADY_EXISTS
+
+
 class ForeignReplicaError(CstorError):
     """The replica belongs to another volume, another configuration or another format."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 
@@ -10,9 +11,11 @@ import grpc.aio
 from cstor_core.errors import CstorError, InputError, UnavailableError, UnknownVolumeError
 from cstor_core.generated.cstor.v1 import control_pb2, control_pb2_grpc
 from cstor_core.serving import abort
+from cstor_target.deleting import deleted
 from cstor_target.event_log import EventLog
 from cstor_target.served_volume import ServedVolume
 from cstor_target.status_watch import StatusWatch
+from cstor_target.volumes import Volumes
 
 SERVICE_NAME = control_pb2.DESCRIPTOR.services_by_name["ControlService"].full_name
 WATCHERS_MAX = 64
@@ -22,9 +25,15 @@ class ControlServicer(control_pb2_grpc.ControlServiceServicer):
     """Answers operators about the volumes of this process."""
 
     def __init__(
-        self, volumes: Sequence[ServedVolume], events: EventLog, status: StatusWatch
+        self,
+        volumes: Sequence[ServedVolume],
+        events: EventLog,
+        status: StatusWatch,
+        process: Volumes | None = None,
     ) -> None:
+        """`process` is what serves them, where more may come."""
         self._volumes = volumes
+        self._process = process
         self._events = events
         self._status = status
         self._watchers = 0
@@ -154,6 +163,32 @@ class ControlServicer(control_pb2_grpc.ControlServiceServicer):
             await abort(context, error)
         return control_pb2.RevertVolumeResponse()
 
+    async def CloneVolume(  # noqa: N802 - the name of the call
+        self,
+        request: control_pb2.CloneVolumeRequest,
+        context: grpc.aio.ServicerContext[
+            control_pb2.CloneVolumeRequest, control_pb2.CloneVolumeResponse
+        ],
+    ) -> control_pb2.CloneVolumeResponse:
+        """Make a clone, or find the one of that name; ALREADY_EXISTS where that is another."""
+        try:
+            cloning = self._called(request.volume).engine.cloning
+            made = await cloning.clone(
+                request.snapshot, request.name, str(uuid.uuid4()), read_only=request.read_only
+            )
+            served = None
+            if self._process is not None:
+                served = await self._process.clone_served(made.identity, made.configuration.members)
+        except CstorError as error:
+            await abort(context, error)
+        return control_pb2.CloneVolumeResponse(
+            clone=made.identity,
+            members=made.configuration.members,
+            left_out_members=made.left_out,
+            iqn=served.name if served is not None else "",
+            portal=served.portal if served is not None else "",
+        )
+
     async def ResizeVolume(  # noqa: N802 - the name of the call
         self,
         request: control_pb2.ResizeVolumeRequest,
@@ -168,6 +203,37 @@ class ControlServicer(control_pb2_grpc.ControlServiceServicer):
         except CstorError as error:
             await abort(context, error)
         return control_pb2.ResizeVolumeResponse(size_bytes=operations.size_bytes)
+
+    async def SetVolumeProperty(  # noqa: N802 - the name of the call
+        self,
+        request: control_pb2.SetVolumePropertyRequest,
+        context: grpc.aio.ServicerContext[
+            control_pb2.SetVolumePropertyRequest, control_pb2.SetVolumePropertyResponse
+        ],
+    ) -> control_pb2.SetVolumePropertyResponse:
+        """Give a property of a volume a value."""
+        try:
+            engine = self._called(request.volume).engine
+            engine.check_versions()
+            await engine.operations.set_property(request.setting)
+        except CstorError as error:
+            await abort(context, error)
+        return control_pb2.SetVolumePropertyResponse(properties=engine.operations.properties)
+
+    async def DeleteVolume(  # noqa: N802 - the name of the call
+        self,
+        request: control_pb2.DeleteVolumeRequest,
+        context: grpc.aio.ServicerContext[
+            control_pb2.DeleteVolumeRequest, control_pb2.DeleteVolumeResponse
+        ],
+    ) -> control_pb2.DeleteVolumeResponse:
+        """Delete a volume, or say what it would lose; INVALID_ARGUMENT where it is protected, or
+        initiators are logged in, unless asked.
+        """
+        try:
+            return await deleted(self._volumes, self._called, request)
+        except CstorError as error:
+            await abort(context, error)
 
     async def AddReplica(  # noqa: N802 - the name of the call
         self,

@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-import uuid
 from contextlib import AsyncExitStack
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -43,7 +42,6 @@ from cstor_target.local_links import local_links
 from cstor_target.metrics import TargetCollector
 from cstor_target.replica_links import fast_streams, grpc_links
 from cstor_target.reporting import pages, why_not_ready
-from cstor_target.served_volume import Directory, ServedVolume
 from cstor_target.settings import (
     CONTROL_PORT,
     HTTP_PORT,
@@ -52,9 +50,8 @@ from cstor_target.settings import (
     TargetSettings,
 )
 from cstor_target.status_watch import StatusWatch
-from cstor_target.transport import IscsiServer
-from cstor_target.volume.engine import Engine
 from cstor_target.volume.links import LinkFactory
+from cstor_target.volumes import Volumes
 from replica.daemon import ReplicaPorts, open_host
 
 EXIT_STOPPED = 0
@@ -73,11 +70,7 @@ class Listeners:
     """The ports of the target itself, held from the start; nothing is answered yet."""
 
     def __init__(
-        self,
-        settings: TargetSettings,
-        volumes: list[ServedVolume],
-        events: EventLog,
-        status: StatusWatch,
+        self, settings: TargetSettings, volumes: Volumes, events: EventLog, status: StatusWatch
     ) -> None:
         """Raises InputError where a port that was set is taken, or a host is not of this machine;
         then none of them is held."""
@@ -88,7 +81,7 @@ class Listeners:
             self.metrics, self.metrics_address = self._bind(settings.metrics, METRICS_PORT)
             self.control = grpc_server()
             control_pb2_grpc.add_ControlServiceServicer_to_server(
-                ControlServicer(volumes, events, status), self.control
+                ControlServicer(volumes.served, events, status, volumes), self.control
             )
             self.health = Health(self.control, (SERVICE_NAME,))
             port = listen_grpc(self.control, settings.control, CONTROL_PORT)
@@ -117,8 +110,14 @@ class TargetDaemon:
         self._version = product_version()
         self._events = EventLog(self._clock)
         self._status = StatusWatch(self._clock)
-        self._volumes: list[ServedVolume] = []
-        self._iscsi = IscsiServer(Directory(self._volumes), self._clock)
+        self._volumes = Volumes(
+            settings.engine,
+            self._events,
+            self._clock,
+            self._version,
+            several=settings.all_volumes,
+        )
+        self._iscsi = self._volumes.iscsi
         self._facts: dict[str, object] = {"pid": os.getpid()}
         self._flushed = True
 
@@ -135,19 +134,26 @@ class TargetDaemon:
             listeners = Listeners(self._settings, self._volumes, self._events, self._status)
             stack.callback(listeners.close)
             self._take_directory(stack)
-            links = await self._links(stack)
-            engine = self._engine(links, listeners.portal)
-            stack.push_async_callback(self._close, engine)
+            self._volumes.begin(await self._links(stack), listeners.portal)
+            stack.push_async_callback(self._close)
+            addresses = self._addresses()
+            volume = self._volumes.add(self._settings.volume, addresses)
             await self._answer(stack, listeners)
-            engine.start()
-            code = await self._until_the_end(engine, stop)
+            self._volumes.start(volume)
+            if self._volumes.several:
+                looking = asyncio.ensure_future(self._volumes.look_for_others(addresses))
+                stack.callback(looking.cancel)
+            code = await self._until_the_end(stop)
         return code if self._flushed else code or EXIT_FAILED
 
-    async def _close(self, engine: Engine) -> None:
-        """Close the engine, and say so if what it acknowledged is not known to be durable."""
-        self._flushed = await engine.close()
-        if not self._flushed:
-            self._happened("stopped_unflushed", {})
+    async def _close(self) -> None:
+        """Close the engines, and note if what they acknowledged is not known to be durable."""
+        self._flushed = await self._volumes.close()
+
+    def _addresses(self) -> list[str]:
+        """Where replicas are looked for: in this process first."""
+        own = self._facts.get("replica_grpc")
+        return [*([str(own)] if own is not None else []), *self._settings.replica]
 
     def _take_directory(self, stack: AsyncExitStack) -> None:
         """Make the state directory and lock it: two targets in one would share a ready file."""
@@ -187,40 +193,19 @@ class TargetDaemon:
         self._facts |= {"replica_grpc": ports.grpc, "replica_metrics": ports.metrics}
         return local_links(ports.grpc, host, others)
 
-    def _engine(self, links: LinkFactory, portal: str) -> Engine:
-        """The engine of the volume, and the volume as initiators and operators see it."""
-        settings = self._settings
-        own = self._facts.get("replica_grpc")
-        addresses = [*([str(own)] if own is not None else []), *settings.replica]
-        instance = str(uuid.uuid4())
-
-        def event(name: str, facts: dict[str, object]) -> None:
-            self._events.add(volume.volume_name, name, facts)
-
-        engine = Engine(
-            settings.volume, addresses, links, self._clock, settings.engine, instance, event
-        )
-        volume = ServedVolume(
-            settings.volume, engine, self._iscsi.sessions, event, portal, self._version
-        )
-        self._volumes.append(volume)
-        self._happened("target_starting", {"instance": instance, "replicas": ", ".join(addresses)})
-        engine.when_serving(self._iscsi.retry_held_logins)
-        return engine
-
     def _happened(
         self, name: str, facts: dict[str, object], error: BaseException | None = None
     ) -> None:
         """Something has happened to this process, and so to each of its volumes."""
-        for volume in self._volumes:
+        for volume in self._volumes.served:
             self._events.add(volume.volume_name, name, facts, error)
 
     async def _answer(self, stack: AsyncExitStack, listeners: Listeners) -> None:
         """Begin to answer on every port, and say so."""
-        http = await serve_pages(listeners.http, pages(self._volumes, self._version))
+        http = await serve_pages(listeners.http, pages(self._volumes.served, self._version))
         stack.callback(http.close)
         registry = CollectorRegistry(auto_describe=False)
-        registry.register(TargetCollector(self._volumes, self._iscsi.counters, self._events))
+        registry.register(TargetCollector(self._volumes.served, self._iscsi.counters, self._events))
         ProcessCollector(registry=registry)
         metrics = await start_metrics(listeners.metrics, registry)
         stack.callback(metrics.close)
@@ -245,22 +230,23 @@ class TargetDaemon:
     async def _tell_health(self, health: Health) -> None:
         """Keep the gRPC health service at what `/readyz` says."""
         while True:
-            await health.set(not any(why_not_ready(volume) for volume in self._volumes))
+            await health.set(not any(why_not_ready(volume) for volume in self._volumes.served))
             await self._clock.sleep(HEALTH_PERIOD_S)
 
-    async def _until_the_end(self, engine: Engine, stop: asyncio.Event) -> int:
+    async def _until_the_end(self, stop: asyncio.Event) -> int:
         """Wait for a reason to end, and let initiators go in the way that it asks for."""
         stopped = asyncio.ensure_future(stop.wait())
-        reasons: tuple[asyncio.Future[Any], ...] = (stopped, engine.deposed, engine.failed)
+        ended = self._volumes.ended
+        reasons: tuple[asyncio.Future[Any], ...] = (stopped, ended)
         await asyncio.wait(reasons, return_when=asyncio.FIRST_COMPLETED)
         stopped.cancel()
-        for volume in self._volumes:
+        for volume in self._volumes.served:
             volume.stopping = True
-        if engine.deposed.done():
+        if ended.done() and not ended.result().failed.done():
             await self._iscsi.drain(0)
             return EXIT_DEPOSED
-        if engine.failed.done():
-            failure = engine.failed.result()
+        if ended.done():
+            failure = ended.result().failed.result()
             self._happened("engine_failed", {"reason": repr(failure)}, failure)
             await self._iscsi.drain(0)
             return EXIT_FAILED

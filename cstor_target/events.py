@@ -107,6 +107,23 @@ KINDS: dict[str, Kind] = {
         Severity.INFO,
         "snapshot {snapshot} has been deleted: its space is given back in the background",
     ),
+    "cloned": Kind(
+        Severity.INFO,
+        "volume {clone} has been made, a clone of snapshot {snapshot}",
+    ),
+    "property_set": Kind(
+        Severity.INFO,
+        "{property} is {value} now: an operator has set it",
+    ),
+    "volume_deleted": Kind(
+        Severity.WARNING,
+        "the volume has been deleted, with {replicas} replicas; {left} did not answer",
+    ),
+    "replica_left": Kind(
+        Severity.WARNING,
+        "the replica at {address} was not destroyed with its volume: {reason}; delete it there "
+        "when its daemon answers",
+    ),
     "reverted": Kind(
         Severity.WARNING,
         "the volume holds again what snapshot {snapshot} holds: what was written since is gone",

@@ -91,6 +91,14 @@ class LocalLink:
         request = replica_pb2.CreateReplicaRequest(identity=identity)
         return (await self._host.create_replica(request)).replica
 
+    async def clone(self, request: replica_pb2.CloneReplicaRequest) -> replica_pb2.ReplicaReport:
+        """As `ReplicaLink.clone`."""
+        return (await self._host.clone_replica(request)).replica
+
+    async def found(self, request: replica_pb2.FoundReplicaRequest) -> replica_pb2.ReplicaReport:
+        """As `ReplicaLink.found`."""
+        return (await self._host.found_replica(request)).replica
+
     async def delete(self, request: replica_pb2.DeleteReplicaRequest) -> None:
         """As `ReplicaLink.delete`."""
         await self._host.delete_replica(request)

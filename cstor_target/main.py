@@ -56,6 +56,14 @@ def serve(
     pool: Annotated[
         Path | None, typer.Option(help="Also keep the replica in this pool directory.")
     ] = None,
+    all_volumes: Annotated[
+        bool | None,
+        typer.Option(
+            "--all-volumes",
+            help="Also serve whatever other volume the daemons' pools hold a quorum of, and clones "
+            "when they are made.",
+        ),
+    ] = None,
     portal: Annotated[
         str | None, typer.Option(help="HOST:PORT for iSCSI; default 127.0.0.1, port 3260.")
     ] = None,

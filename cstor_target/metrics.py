@@ -19,6 +19,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from cstor_core.generated.cstor.v1 import control_pb2
+from cstor_core.properties import has_write_cache
 from cstor_core.units import BLOCK_BYTES
 from cstor_target.event_log import EventLog
 from cstor_target.events import KINDS
@@ -140,6 +141,21 @@ _VOLUME_GAUGES: tuple[_Gauge[control_pb2.VolumeReport], ...] = (
     _Gauge("size_bytes", "Size of the volume", lambda report: report.size_bytes),
     _Gauge("snapshots", "Snapshots of the volume", lambda report: report.snapshot_count),
     _Gauge("sessions", "iSCSI sessions", lambda report: len(report.sessions)),
+    _Gauge(
+        "write_cache",
+        "1 if an acknowledged write may not be on stable storage yet",
+        lambda report: has_write_cache(report.identity, report.properties),
+    ),
+    _Gauge(
+        "read_only",
+        "1 if initiators may not write the volume",
+        lambda report: report.properties.read_only,
+    ),
+    _Gauge(
+        "delete_protection",
+        "1 if the volume cannot be deleted",
+        lambda report: report.properties.delete_protection,
+    ),
     _Gauge("epoch", "Epoch in which this target reigns", lambda report: report.epoch),
     _Gauge("last_seq", "Last entry given a place in the order", lambda report: report.last_seq),
     _Gauge("completed_seq", "Last entry held by a quorum", lambda report: report.completed_seq),

@@ -28,6 +28,8 @@ RawCall = grpc.aio.StreamStreamCall[bytes, bytes]
 
 _CALL_TIMEOUT_S = 5.0
 _CATCH_UP_TIMEOUT_S = 60.0
+_CLONE_TIMEOUT_S = 3600.0
+"""It writes a row for each block of the snapshot."""
 
 
 class GrpcStream:
@@ -109,6 +111,16 @@ class GrpcLink:
         """As `ReplicaLink.create`."""
         request = replica_pb2.CreateReplicaRequest(identity=identity)
         call = self._orders.CreateReplica(request, timeout=_CALL_TIMEOUT_S)
+        return (await called(call, self.address)).replica
+
+    async def clone(self, request: replica_pb2.CloneReplicaRequest) -> replica_pb2.ReplicaReport:
+        """As `ReplicaLink.clone`."""
+        call = self._orders.CloneReplica(request, timeout=_CLONE_TIMEOUT_S)
+        return (await called(call, self.address)).replica
+
+    async def found(self, request: replica_pb2.FoundReplicaRequest) -> replica_pb2.ReplicaReport:
+        """As `ReplicaLink.found`."""
+        call = self._orders.FoundReplica(request, timeout=_CALL_TIMEOUT_S)
         return (await called(call, self.address)).replica
 
     async def delete(self, request: replica_pb2.DeleteReplicaRequest) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 from google.protobuf.json_format import MessageToDict
 
 from cstor_core.generated.cstor.v1 import control_pb2
+from cstor_core.properties import has_write_cache
 from cstor_core.scrub_words import scrub_document
 from cstor_core.serving import Page
 from cstor_target.served_volume import SERVING_STATUSES, ServedVolume
@@ -53,7 +54,9 @@ def report_document(report: control_pb2.VolumeReport) -> dict[str, Any]:
         "size_bytes": report.size_bytes,
         "logical_block_bytes": report.identity.logical_block_bytes,
         "physical_block_bytes": report.identity.physical_block_bytes,
-        "write_cache": report.identity.write_cache,
+        "write_cache": has_write_cache(report.identity, report.properties),
+        "delete_protection": report.properties.delete_protection,
+        "read_only": report.properties.read_only,
         "snapshots": report.snapshot_count,
         "rebuild_pace": pace_word(report.rebuild_pace),
         "epoch": report.epoch,
@@ -98,6 +101,8 @@ def pages(volumes: Sequence[ServedVolume], version: str) -> Mapping[str, Callabl
 
     def ready() -> Page:
         waiting = [sentence for volume in volumes if (sentence := why_not_ready(volume))]
+        if not volumes:
+            return Page(b"no volume is served\n", status=HTTPStatus.SERVICE_UNAVAILABLE)
         if waiting:
             body = "".join(f"{sentence}\n" for sentence in waiting).encode()
             return Page(body, status=HTTPStatus.SERVICE_UNAVAILABLE)

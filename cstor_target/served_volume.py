@@ -12,6 +12,7 @@ from typing import Protocol
 from uuid import UUID
 
 from cstor_core.generated.cstor.v1 import control_pb2, volume_pb2
+from cstor_core.properties import has_write_cache
 from cstor_target.iscsi.sessions import SessionTable
 from cstor_target.scsi.geometry import Geometry
 from cstor_target.scsi.identity import Identity
@@ -19,7 +20,9 @@ from cstor_target.scsi.target_device import TargetDevice
 from cstor_target.settings import is_uuid
 from cstor_target.volume.backing import Volume
 from cstor_target.volume.changes import Changes
+from cstor_target.volume.cloning import Cloning
 from cstor_target.volume.counters import Counters
+from cstor_target.volume.deletion import Deletion
 from cstor_target.volume.events import EventSink
 from cstor_target.volume.keeping import Keeping
 from cstor_target.volume.operations import Operations
@@ -61,6 +64,14 @@ class VolumeEngine(Volume, Protocol):
         """What members are asked."""
 
     @property
+    def cloning(self) -> Cloning:
+        """Clones that are made of it."""
+
+    @property
+    def deletion(self) -> Deletion:
+        """The end of it."""
+
+    @property
     def loss_possible(self) -> bool:
         """Whether initiators are to be told that something acknowledged may be gone."""
 
@@ -76,6 +87,9 @@ class VolumeEngine(Volume, Protocol):
     @property
     def serving(self) -> bool:
         """Whether the volume has opened."""
+
+    def check_versions(self) -> None:
+        """Raise InputError where the daemon of a member knows no properties."""
 
     def when_serving(self, callback: Callable[[], None]) -> None:
         """Call back once it has opened."""
@@ -108,6 +122,7 @@ class ServedVolume:
         self._revision = revision
         self._wanted = wanted
         self._device: TargetDevice | None = None
+        self._is_shut = False
         engine.when_serving(self._opened)
 
     @property
@@ -134,7 +149,16 @@ class ServedVolume:
     @property
     def ready(self) -> bool:
         """Whether a login may go on."""
-        return self._device is not None
+        return self._device is not None and not self._is_shut
+
+    def shut(self) -> None:
+        """Let nobody use the volume any more: sessions end, and nobody can log in."""
+        self._is_shut = True
+        self.sessions.drop_all()
+
+    def unshut(self) -> None:
+        """Let initiators log in again."""
+        self._is_shut = False
 
     @property
     def volume(self) -> Volume:
@@ -177,11 +201,23 @@ class ServedVolume:
             identity.physical_block_bytes,
         )
         names = Identity(UUID(identity.volume_uuid), self.name, self._revision)
-        device = TargetDevice(names, geometry, write_cache=identity.write_cache)
+        operations = self.engine.operations
+        device = TargetDevice(
+            names,
+            geometry,
+            write_cache=has_write_cache(identity, operations.properties),
+            read_only=operations.properties.read_only,
+        )
+
+        def properties_set() -> None:
+            used = operations.properties
+            device.parameters_changed(write_cache=used.write_cache, read_only=used.read_only)
+
         if self.engine.loss_possible:
             device.doubted(self.engine.loss_told)
-        self.engine.operations.on_resized = device.capacity_changed
-        self.engine.operations.on_reverted = device.contents_changed
+        operations.on_properties = properties_set
+        operations.on_resized = device.capacity_changed
+        operations.on_reverted = device.contents_changed
         self._device = device
 
 

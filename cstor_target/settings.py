@@ -68,6 +68,7 @@ class TargetSettings(DaemonSettings):
     volume: str = Field(min_length=1, max_length=200)
     replica: Annotated[ReplicaAddresses, Field(max_length=ADDRESSES_MAX)] = ()
     pool: Path | None = None
+    all_volumes: bool = False
     portal: AddressSetting = Address(LOCAL_HOST, None)
     control: AddressSetting = Address(LOCAL_HOST, None)
     http: AddressSetting = Address(LOCAL_HOST, None)

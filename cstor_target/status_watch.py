@@ -40,14 +40,14 @@ class StatusWatch:
             raise UnavailableError(f"{WATCHERS_MAX} others watch the status of this target")
         self._watchers += 1
         try:
-            told: list[bytes] = [b""] * len(volumes)
+            told: dict[ServedVolume, bytes] = {}
             while not self._closed:
                 changed = []
-                for number, volume in enumerate(volumes):
+                for volume in list(volumes):
                     report = volume.report()
                     lasting = _lasting(report)
-                    if told[number] != lasting:
-                        told[number] = lasting
+                    if told.get(volume) != lasting:
+                        told[volume] = lasting
                         changed.append(report)
                 if changed:
                     yield control_pb2.WatchStatusResponse(volumes=changed)

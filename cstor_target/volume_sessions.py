@@ -69,6 +69,11 @@ class VolumeSessions:
             )
         return told
 
+    def drop_all(self) -> None:
+        """End all of them: the volume is not served here any more."""
+        for session in self._all():
+            self._table.drop(session)
+
     def _all(self) -> list[Session]:
         return self._table.of_target(self._names()[1])
 

@@ -184,7 +184,9 @@ class ReplicaHost:
         identity = request.clone
         self._check_new(identity)
         source = self._node_of(request.volume_uuid)
-        await self._pool.clone(request.volume_uuid, request.snapshot, identity)
+        await self._pool.clone(
+            request.volume_uuid, request.snapshot, identity, read_only=request.read_only
+        )
         node = self.nodes.get(identity.volume_uuid) or self._add(identity.volume_uuid)
         node.log.info(
             "replica_cloned", source=source.store.identity.name, snapshot=request.snapshot

@@ -76,7 +76,7 @@ class ReplicaNode:
         self.dialler = dialler
         self.granted_bytes = granted_bytes
         self.fence = Fence(store)
-        self.lease = LeaseGiven(clock, may_be_given=store.promised_epoch > 0)
+        self.lease = LeaseGiven(clock, may_be_given=bool(store.promised_instance))
         self.counters = Counters()
         self.pace = Pace(clock)
         self.append_session: AppendSession | None = None
@@ -257,6 +257,8 @@ class ReplicaNode:
             short=store.short,
             loss_possible=store.loss_possible,
             operations_seq=store.operations_seq,
+            properties=store.properties,
+            deleted=store.deleted,
         )
 
     def size_blocks(self) -> int:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from google.protobuf.json_format import MessageToDict
 
 from cstor_core.errors import InputError
 from cstor_core.files import File, OsFilesystem
@@ -174,14 +175,11 @@ def _replica_document(look: ReplicaLook) -> dict[str, Any]:
             ],
             "rebuilding": standing.rebuilding,
             "configuration": _configuration_document(look),
-            "snapshots": [
-                {
-                    "name": snapshot.name,
-                    "seq": snapshot.seq,
-                    "created_unix_s": snapshot.created_unix_s,
-                }
-                for snapshot in standing.operations.snapshots.values()
-            ],
+            "properties": MessageToDict(
+                standing.operations.properties, preserving_proto_field_name=True
+            ),
+            "deleted": standing.operations.deleted,
+            "snapshots": _snapshot_documents(look),
             "current_size_bytes": standing.operations.size_bytes,
             "used_bytes": look.used_blocks * BLOCK_BYTES,
             "shared_bytes": look.shared_blocks * BLOCK_BYTES,
@@ -191,6 +189,18 @@ def _replica_document(look: ReplicaLook) -> dict[str, Any]:
             "bad_blocks": look.bad_blocks,
         }
     return found
+
+
+def _snapshot_documents(look: ReplicaLook) -> list[dict[str, Any]]:
+    snapshots = look.recovery.standing.operations.snapshots if look.recovery is not None else {}
+    return [
+        {
+            "name": snapshot.name,
+            "seq": snapshot.seq,
+            "created_unix_s": snapshot.created_unix_s,
+        }
+        for snapshot in snapshots.values()
+    ]
 
 
 def _configuration_document(look: ReplicaLook) -> dict[str, Any] | None:
@@ -248,6 +258,10 @@ def _lines(look: ReplicaLook) -> Iterator[str]:
         yield f"  configuration  {standing.configuration.number}"
         for member in standing.configuration.members:
             yield f"    {member.replica_uuid} at {member.address}"
+    if standing.operations.deleted:
+        yield "  deleted        the volume has been deleted: a target destroys what is left of it"
+    for field, value in standing.operations.properties.ListFields():
+        yield f"  set            {field.name.replace('_', '-')} {'on' if value else 'off'}"
     for snapshot in standing.operations.snapshots.values():
         created = datetime.fromtimestamp(snapshot.created_unix_s, UTC)
         yield f"  snapshot       {snapshot.name} at {snapshot.seq}, {created:%Y-%m-%d %H:%M:%S} UTC"

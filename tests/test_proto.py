@@ -83,7 +83,10 @@ def faults_of_message(message: DescriptorProto, owner: str = "") -> Iterator[str
         yield f"message {name}: not CamelCase"
     for field in message.field:
         yield from faults_of_field(name, field)
-    for oneof in message.oneof_decl:
+    of_optional_fields = {field.oneof_index for field in message.field if field.proto3_optional}
+    for index, oneof in enumerate(message.oneof_decl):
+        if index in of_optional_fields:
+            continue  # protoc makes and names these
         if not SNAKE.fullmatch(oneof.name):
             yield f"oneof {name}.{oneof.name}: not lower_snake_case"
     numbers = sorted(field.number for field in message.field)

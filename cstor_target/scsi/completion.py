@@ -49,5 +49,7 @@ def _failed(failure: Failure, medium_error: Sense) -> Outcome:
             return check_condition(medium_error)
         case Failure.SPACE:
             return check_condition(Sense.SPACE_ALLOCATION_FAILED_WRITE_PROTECT)
+        case Failure.READ_ONLY:
+            return check_condition(Sense.WRITE_PROTECTED)
         case Failure.NOT_READY:
             return check_condition(Sense.LOGICAL_UNIT_IS_IN_PROCESS_OF_BECOMING_READY)

@@ -10,7 +10,21 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 
 from cstor_target.scsi import geometry as limits
-from cstor_target.scsi.cdb import INQUIRY, REPORT_LUNS, REQUEST_SENSE
+from cstor_target.scsi.cdb import (
+    INQUIRY,
+    REPORT_LUNS,
+    REQUEST_SENSE,
+    UNMAP,
+    WRITE_6,
+    WRITE_10,
+    WRITE_12,
+    WRITE_16,
+    WRITE_AND_VERIFY_10,
+    WRITE_AND_VERIFY_12,
+    WRITE_AND_VERIFY_16,
+    WRITE_SAME_10,
+    WRITE_SAME_16,
+)
 from cstor_target.scsi.command import Command
 from cstor_target.scsi.commands import COMMANDS, DISPATCH
 from cstor_target.scsi.doubt import Doubt
@@ -26,10 +40,19 @@ from cstor_target.volume.backing import Buffer
 _DESPITE_UNIT_ATTENTION = frozenset(
     layout.operation_code for layout in (INQUIRY, REPORT_LUNS, REQUEST_SENSE)
 )
+_WRITING = frozenset(
+    layout.operation_code
+    for layout in (
+        *(WRITE_6, WRITE_10, WRITE_12, WRITE_16, WRITE_SAME_10, WRITE_SAME_16, UNMAP),
+        *(WRITE_AND_VERIFY_10, WRITE_AND_VERIFY_12, WRITE_AND_VERIFY_16),
+    )
+)
 
 
 class LogicalUnit:
-    """A block device server; `write_cache` says whether GOOD means durable (WCE = 0) or not."""
+    """A block device server; `write_cache` says whether GOOD means durable (WCE = 0) or not, and
+    `read_only` whether it is write protected (SBC-3, 4.12).
+    """
 
     __slots__ = (
         "attentions",
@@ -39,6 +62,7 @@ class LogicalUnit:
         "doubt",
         "geometry",
         "identity",
+        "read_only",
         "transfer_blocks_max",
         "unmap_blocks_max",
         "write_cache",
@@ -47,10 +71,18 @@ class LogicalUnit:
 
     commands: Sequence[Command] = COMMANDS
 
-    def __init__(self, identity: Identity, geometry: Geometry, *, write_cache: bool = True) -> None:
+    def __init__(
+        self,
+        identity: Identity,
+        geometry: Geometry,
+        *,
+        write_cache: bool = True,
+        read_only: bool = False,
+    ) -> None:
         self.geometry = geometry
         self.identity = identity
         self.write_cache = write_cache
+        self.read_only = read_only
         self.attentions = UnitAttentions()
         self.doubt: Doubt | None = None
         """Set before any nexus is there, where writes of before may be gone."""
@@ -74,6 +106,8 @@ class LogicalUnit:
             condition = self.attentions.take(nexus)
             if condition is not None:
                 return check_condition(condition)
+        if self.read_only and operation_code in _WRITING:
+            return check_condition(Sense.WRITE_PROTECTED)
         try:
             return DISPATCH[operation_code](self, nexus, cdb, data_out)
         except ScsiError as error:
@@ -105,6 +139,11 @@ class LogicalUnit:
         """The volume has grown: commands may use the new blocks, and every nexus is told."""
         self.block_count = self.geometry.blocks(self.geometry.size_bytes())
         self.attentions.establish(Sense.CAPACITY_DATA_HAS_CHANGED)
+
+    def parameters_changed(self, *, write_cache: bool, read_only: bool) -> None:
+        """What the mode parameters say is another thing now, and every nexus is told."""
+        self.write_cache, self.read_only = write_cache, read_only
+        self.attentions.establish(Sense.MODE_PARAMETERS_CHANGED)
 
     def contents_changed(self) -> None:
         """The volume holds something else as a whole, as if the medium had been changed."""

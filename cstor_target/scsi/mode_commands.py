@@ -49,8 +49,9 @@ _SHORT_BLOCK_DESCRIPTOR = struct.Struct(">II")
 _LONG_BLOCK_DESCRIPTOR = struct.Struct(">Q4xI")
 _SHORT_BLOCKS_MAX = 0xFFFF_FFFF
 
-# The DPOFUA bit: DPO and FUA are accepted (SBC-3, 6.5).  The WP bit beside it is always zero.
-_DEVICE_SPECIFIC_PARAMETER = 0x10
+# The device-specific parameter (SBC-3, 6.5): DPO and FUA are accepted; write protected.
+_DPOFUA = 0x10
+_WP = 0x80
 _LONG_LBA = 0x01
 # The SPF bit of a page: it is a subpage, and there are none.
 _SUBPAGE_FORMAT = 0x40
@@ -65,7 +66,7 @@ def mode_sense_6(
     pages = _pages(unit, MODE_SENSE_6, fields)
     rest = descriptor + pages
     header = _HEADER_6.pack(
-        _HEADER_6.size - 1 + len(rest), 0, _DEVICE_SPECIFIC_PARAMETER, len(descriptor)
+        _HEADER_6.size - 1 + len(rest), 0, _device_specific_parameter(unit), len(descriptor)
     )
     return data_in(header + rest, fields.allocation_length)
 
@@ -85,11 +86,15 @@ def mode_sense_10(
     header = _HEADER_10.pack(
         _HEADER_10.size - 2 + len(rest),
         0,
-        _DEVICE_SPECIFIC_PARAMETER,
+        _device_specific_parameter(unit),
         long_lba,
         len(descriptor),
     )
     return data_in(header + rest, fields.allocation_length)
+
+
+def _device_specific_parameter(unit: LogicalUnit) -> int:
+    return _DPOFUA | (_WP if unit.read_only else 0)
 
 
 def _short_block_descriptor(unit: LogicalUnit) -> bytes:

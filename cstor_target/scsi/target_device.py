@@ -30,8 +30,15 @@ class TargetDevice:
 
     __slots__ = ("_units", "unit")
 
-    def __init__(self, identity: Identity, geometry: Geometry, *, write_cache: bool = True) -> None:
-        self.unit = LogicalUnit(identity, geometry, write_cache=write_cache)
+    def __init__(
+        self,
+        identity: Identity,
+        geometry: Geometry,
+        *,
+        write_cache: bool = True,
+        read_only: bool = False,
+    ) -> None:
+        self.unit = LogicalUnit(identity, geometry, write_cache=write_cache, read_only=read_only)
         self._units = {0: self.unit, _LUN_0_FLAT_SPACE: self.unit}
 
     def start(
@@ -77,6 +84,10 @@ class TargetDevice:
     def capacity_changed(self) -> None:
         """The volume has grown."""
         self.unit.capacity_changed()
+
+    def parameters_changed(self, *, write_cache: bool, read_only: bool) -> None:
+        """Properties of the volume that its mode parameters tell of have been set."""
+        self.unit.parameters_changed(write_cache=write_cache, read_only=read_only)
 
     def contents_changed(self) -> None:
         """The volume holds something else as a whole."""

@@ -21,6 +21,7 @@ class Failure(Enum):
     BUSY = "fewer than a quorum of replicas; try again"
     MEDIUM_ERROR = "no good copy of a block is left"
     SPACE = "the pools are full"
+    READ_ONLY = "the volume may not be written"
     NOT_READY = "the volume is not open"
 
 

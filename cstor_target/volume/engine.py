@@ -13,12 +13,14 @@ from collections import deque
 from collections.abc import Callable, Collection, Sequence
 
 from cstor_core.clock import Clock, Timer
-from cstor_core.errors import UnavailableError
+from cstor_core.errors import InputError, UnavailableError
 from cstor_core.generated.cstor.v1 import control_pb2, volume_pb2
 from cstor_core.units import BLOCK_BYTES
 from cstor_target.volume.backing import Buffer, Done, Failure, ReadDone
 from cstor_target.volume.changes import Changes
+from cstor_target.volume.cloning import Cloning
 from cstor_target.volume.counters import Counters, Histogram
+from cstor_target.volume.deletion import Deletion
 from cstor_target.volume.events import EventSink
 from cstor_target.volume.keeping import Keeping
 from cstor_target.volume.lease import Lease
@@ -72,8 +74,9 @@ class Engine:
             self._roster, self.counters, clock, settings.rebuild_floor_bytes_per_s
         )
         self._reads.on_bad = repairs.found_bad
+        opener = Opener(volume, addresses, links, settings, instance)
         self._membership = Membership(
-            Opener(volume, addresses, links, settings, instance),
+            opener,
             self._roster,
             self._order,
             self._reads,
@@ -91,27 +94,46 @@ class Engine:
             self._pass_gate,
             lambda again: self._merger.wait(0, self.size_bytes // BLOCK_BYTES, again),
         )
+        self.operations.on_write_cache = self._reads.use_write_cache
         self._membership.on_open = self.operations.begin
+        self.deletion = Deletion(self._roster, self.operations, events, lambda: self.identity)
+        self._membership.on_deleted = self.deletion.carry_on
         self.questions = Questions(
             self._roster, self._order, self.operations, lambda: self.identity
         )
-        self.scrubs = Scrubs(
-            self._roster,
-            self._order,
-            self.operations,
-            lambda: self._membership.tenure,
-            clock,
-            settings,
-            self.counters,
-            events,
-        )
+        self.scrubs = self._scrubs()
         self.scrubs.on_defect = self._membership.fail
+        self.cloning = self._cloning(opener)
         self._gate: deque[tuple[float, Callable[[], None], Done]] = deque()
         self._tick: Timer | None = None
         self._lease_lapsed = False
         self._ticked_s = clock.monotonic()
         self._patient_until_s = float("-inf")
         self._roster.on_quorum = self._open_gate
+
+    def _scrubs(self) -> Scrubs:
+        return Scrubs(
+            self._roster,
+            self._order,
+            self.operations,
+            lambda: self._membership.tenure,
+            self._clock,
+            self._settings,
+            self.counters,
+            self._events,
+        )
+
+    def _cloning(self, opener: Opener) -> Cloning:
+        return Cloning(
+            self._roster,
+            self._order,
+            self.operations,
+            self._lease,
+            self._clock,
+            self._events,
+            lambda: self.identity,
+            opener.link_to,
+        )
 
     def start(self) -> None:
         """Begin to look for members, to open the volume and to keep its members in sync."""
@@ -186,6 +208,18 @@ class Engine:
             raise UnavailableError("the volume is not open: none of its members is brought back")
         return keeping
 
+    def check_versions(self) -> None:
+        """Raise InputError where the daemon of a member is of a version that knows no properties,
+        and would hold the volume without them.
+        """
+        for member in self._roster.receivers:
+            report = None if member.is_witness else member.report
+            if report is not None and not report.HasField("properties"):
+                raise InputError(
+                    f"the replica daemon at {member.link.address} is of a version that does not "
+                    "know this: upgrade it first"
+                )
+
     def when_serving(self, callback: Callable[[], None]) -> None:
         """Call back once the volume is open; at once if it is."""
         self._membership.when_serving(callback)
@@ -229,6 +263,8 @@ class Engine:
             report.epoch = tenure.epoch
         report.size_bytes = self.size_bytes
         report.snapshot_count = len(self.operations.snapshots)
+        if self.serving:
+            report.properties.CopyFrom(self.operations.properties)
         report.last_seq = self._order.last_seq
         report.completed_seq = self._order.completed_seq
         report.commands_waiting = len(self._gate)
@@ -318,7 +354,10 @@ class Engine:
         count = sum(map(len, pieces)) // BLOCK_BYTES
         if self._merger.wait(first, count, lambda: self._write_blocks(first, data, durable, done)):
             return
-        if self._room.has(count * BLOCK_BYTES):
+        if self.operations.is_read_only:
+            _fail_soon(done, Failure.READ_ONLY)
+        elif self._room.has(count * BLOCK_BYTES):
+            durable = durable or self.operations.is_durable
             self._order.write(first, count, pieces, durable, done)
         else:
             _fail_soon(done, Failure.SPACE)
@@ -327,8 +366,10 @@ class Engine:
         again = lambda: self._unmap_blocks(first, count, durable, done)  # noqa: E731
         if not self._roster.has_quorum or self._gate:
             self._pass_gate(again, done)
+        elif self.operations.is_read_only:
+            _fail_soon(done, Failure.READ_ONLY)
         elif not self._merger.wait(first, count, again):
-            self._order.unmap(first, count, durable, done)
+            self._order.unmap(first, count, durable or self.operations.is_durable, done)
 
     def _place_merged(
         self, first: int, data: Buffer, durable: bool, done: Done, unlock: Callable[[], None]
@@ -341,10 +382,14 @@ class Engine:
             if not self._roster.has_quorum:
                 self._pass_gate(go, failed)
                 return
+            if self.operations.is_read_only:
+                _fail_soon(failed, Failure.READ_ONLY)
+                return
             if not self._room.has(len(data)):
                 _fail_soon(failed, Failure.SPACE)
                 return
-            self._order.write(first, len(data) // BLOCK_BYTES, [data], durable, done)
+            now = durable or self.operations.is_durable
+            self._order.write(first, len(data) // BLOCK_BYTES, [data], now, done)
             unlock()
 
         def failed(error: Failure | None) -> None:

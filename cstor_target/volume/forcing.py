@@ -73,6 +73,8 @@ def _why_not(member: volume_pb2.Member, reports: Mapping[str, Report]) -> str:
     report = reports.get(member.replica_uuid)
     if report is None:
         return "it does not answer"
+    if report.deleted:
+        return "it holds that the volume has been deleted, and is to be destroyed"
     match report.state:
         case replica_pb2.REPLICA_STATE_COMPLETE:
             return ""

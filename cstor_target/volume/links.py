@@ -40,6 +40,12 @@ class ReplicaLink(Protocol):
     async def create(self, identity: volume_pb2.VolumeIdentity) -> replica_pb2.ReplicaReport:
         """Have the daemon make an empty replica, or find the one that it has of the volume."""
 
+    async def clone(self, request: replica_pb2.CloneReplicaRequest) -> replica_pb2.ReplicaReport:
+        """Have the daemon make a clone of a snapshot, or find the one that it has."""
+
+    async def found(self, request: replica_pb2.FoundReplicaRequest) -> replica_pb2.ReplicaReport:
+        """Have a replica store its founding configuration."""
+
     async def delete(self, request: replica_pb2.DeleteReplicaRequest) -> None:
         """Have the daemon delete the replica that it has of the volume."""
 

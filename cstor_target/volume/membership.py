@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Coroutine
+from collections.abc import Awaitable, Callable, Collection, Coroutine
 
 from cstor_core.clock import Clock
 from cstor_core.errors import CstorError, InputError, UnavailableError
 from cstor_core.generated.cstor.v1 import replica_pb2
 from cstor_core.limits import LEASE_S
+from cstor_core.properties import has_write_cache
 from cstor_target.volume.changes import Changes
 from cstor_target.volume.events import EventSink
 from cstor_target.volume.forcing import forced
@@ -62,6 +63,10 @@ class Membership:
         self._repairs = repairs
         self._pacing = pacing
         self._tasks: list[asyncio.Task[None]] = []
+        self._found_deleted = False
+        """The history says that the volume has been deleted: it is not served."""
+        self.on_deleted: Callable[[], Awaitable[None]] = _nothing
+        """Goes on with its deletion."""
         self.on_open: OnOpen = lambda _tenure, _report: None
         """Told, before anything is served, what a member says that holds the history."""
         self.changes: Changes | None = None
@@ -157,6 +162,9 @@ class Membership:
             if await self._has_ceased():
                 return
             await self._clock.sleep(self._settings.retry_s)
+        if self._found_deleted:
+            await self.on_deleted()
+            return
         returning = Returning(
             tenure,
             self._roster,
@@ -305,11 +313,11 @@ class Membership:
         ready = await opener.bring_in_order(tenure, opening)
         end_seq = opening.history.end.last_seq
         order.start(tenure.epoch, end_seq, tenure.identity.checksum_salt)
-        identity = tenure.identity
+        identity, report = tenure.identity, opener.reported(opening.sources[0])
         self._reads.start(
             tenure.stream_opening("", False),
             identity.checksum_salt,
-            write_cache=identity.write_cache,
+            write_cache=has_write_cache(identity, report.properties),
         )
         for member in ready:
             opening_words = tenure.stream_opening(member.replica_uuid, False)
@@ -318,7 +326,11 @@ class Membership:
         await self._record_epoch(tenure, end_seq + 1, loss_possible=opening.loss_possible)
         tenure.history = opening.history.adopted(tenure.epoch, end_seq + 1)
         await self._until_it_may_serve(serve_at_s)
-        self.on_open(tenure, opener.reported(opening.sources[0]))
+        self.on_open(tenure, report)
+        if report.deleted:
+            self._found_deleted = True
+            roster.stop("the volume has been deleted")
+            return tenure
         self._events("open", {"epoch": tenure.epoch, "after_seq": end_seq})
         self.loss_possible = opening.loss_possible
         if tenure.forced_from is not None:
@@ -365,3 +377,7 @@ class Membership:
         if not self.deposed.done():
             self._events("deposed", {"reason": sentence})
             self.deposed.set_result(sentence)
+
+
+async def _nothing() -> None:
+    """Nobody goes on with it."""

@@ -13,7 +13,7 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import TypeVar
 
-from cstor_core.errors import CstorError, UnavailableError
+from cstor_core.errors import CstorError, UnavailableError, UnknownVolumeError
 from cstor_core.generated.cstor.v1 import replica_pb2, volume_pb2
 from cstor_core.history import History
 from cstor_core.words import history_from
@@ -25,6 +25,7 @@ from cstor_target.volume.opening import (
     are_enough_whole,
     can_vote,
     choose,
+    may_have_write_cache,
     newest_configuration,
     next_epoch,
     one_volume,
@@ -69,6 +70,8 @@ class Opener:
         self._attempts = 0
         self.promised: frozenset[str] = frozenset()
         """Who has promised the epoch, by UUID, at the last attempt."""
+        self._without: set[str] = set()
+        """Addresses of daemons that have answered, and have no replica of the volume."""
         self.lease_left_s = 0.0
         """How long leases of earlier targets may run, by what came with the promises."""
 
@@ -144,19 +147,28 @@ class Opener:
         """Raise UnavailableError where those that answer cannot open the volume."""
         quorum = write_quorum(len(self.members))
         if len(voting) < quorum:
+            missing = [member for member in self.members if not _votes(member)]
             raise UnavailableError(
                 f"{len(voting)} of {len(self.members)} members answer and {quorum} are needed; "
-                f"missing: {_names(member for member in self.members if not _votes(member))}; "
-                "start their replica daemons"
+                f"missing: {_names(missing)}; {self._advice(missing)}"
             )
-        write_cache = voting[0].identity.write_cache
         are_enough_whole(
             voting,
             len(self.members),
-            write_cache=write_cache,
+            write_cache=may_have_write_cache(voting),
             out_of_date=out_of_date,
             has_witness=any(member.is_witness for member in self.members),
         )
+
+    def _advice(self, missing: Iterable[Member]) -> str:
+        """What would help where members are missing."""
+        if all(member.link.address in self._without for member in missing):
+            return (
+                "their daemons have no replica of it: if it was deleted while the others were "
+                "away, 'cstor volume delete' with --replica gives these up; if the pools were "
+                "lost, --force opens it with what is left"
+            )
+        return "start their replica daemons"
 
     def reported(self, replica_uuid: str) -> replica_pb2.ReplicaReport:
         """What a replica said that has been asked for a promise."""
@@ -185,7 +197,7 @@ class Opener:
         opening = choose(
             [member.replica_uuid for member in self.members],
             promised,
-            write_cache=tenure.identity.write_cache,
+            write_cache=may_have_write_cache(promised.values()),
             is_forced=tenure.forced_from is not None,
             out_of_date=_out_of_date(tenure.configuration),
             witness=witness_of(tenure.configuration),
@@ -294,7 +306,15 @@ class Opener:
     async def _inquire(
         self, links: Iterable[ReplicaLink]
     ) -> dict[ReplicaLink, replica_pb2.ReplicaReport]:
-        return await self._all({link: link.inquire(self._volume) for link in links})
+        return await self._all({link: self._asked(link) for link in links})
+
+    async def _asked(self, link: ReplicaLink) -> replica_pb2.ReplicaReport:
+        self._without.discard(link.address)
+        try:
+            return await link.inquire(self._volume)
+        except UnknownVolumeError:
+            self._without.add(link.address)
+            raise
 
     async def _all(
         self, calls: dict[Who, Awaitable[Answer]], timeout_s: float | None = None

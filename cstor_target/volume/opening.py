@@ -7,12 +7,13 @@ quorum of members is brought to it, in order, before the epoch's record makes th
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from cstor_core.errors import UnavailableError
 from cstor_core.generated.cstor.v1 import replica_pb2, volume_pb2
 from cstor_core.history import History, Position
+from cstor_core.properties import has_write_cache
 from cstor_core.words import history_from
 from cstor_target.volume.quorum import read_overlap, write_quorum
 from cstor_target.volume.witness import copies_to_open, is_proven
@@ -67,6 +68,20 @@ def next_epoch(reports: Sequence[Report]) -> int:
     """An epoch higher than any that the members promised or lived through."""
     known = [history_from(report.history).end.epoch for report in reports]
     return max([*known, *(report.promised_epoch for report in reports)], default=0) + 1
+
+
+def may_have_write_cache(reports: Iterable[Report]) -> bool:
+    """Whether some acknowledged write may not be on stable storage, for all that these know.
+
+    A cache that is switched on is used when a quorum has that on stable storage, and one of these
+    is of it; one that is switched off counts when none of them has missed that.  A witness knows
+    neither.
+    """
+    return any(
+        has_write_cache(report.identity, report.properties)
+        for report in reports
+        if not report.witness
+    )
 
 
 def are_enough_whole(

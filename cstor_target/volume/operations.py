@@ -1,4 +1,4 @@
-"""Ordered operations of an open volume: snapshots, reverts, a larger size.
+"""Ordered operations of an open volume: snapshots, reverts, a larger size, properties, its end.
 
 Each is an entry of the one order, so no write has to wait for it, and every replica has it at the
 same place among the writes.  Members refuse what cannot be, which would throw them out; so it is
@@ -15,12 +15,15 @@ from cstor_core.clock import Clock
 from cstor_core.errors import InputError, UnavailableError, UnknownSnapshotError
 from cstor_core.generated.cstor.v1 import replica_pb2, volume_pb2
 from cstor_core.limits import SIZE_BYTES_MAX, SNAPSHOT_NAME_BYTES_MAX, SNAPSHOTS_MAX
+from cstor_core.properties import has_write_cache, set_property
 from cstor_core.units import BLOCK_BYTES, format_size
 from cstor_target.volume.backing import Done, Failure
 from cstor_target.volume.events import EventSink
 from cstor_target.volume.order import Order
 from cstor_target.volume.tenure import Tenure
 
+_WEAKER = {"delete_protection": False, "write_cache": True, "read_only": False}
+"""The value of each property that promises less."""
 WhenPossible = Callable[[Callable[[], None], Done], None]
 """Calls the first when a quorum is there, or the second with a failure."""
 WhenUnlocked = Callable[[Callable[[], None]], bool]
@@ -50,6 +53,19 @@ class Operations:
         self.size_bytes = 0
         self.reverted_seq = 0
         """Where the last revert of this opening is in the order; 0 before one."""
+        self.is_durable = False
+        """Each write waits for stable storage: the write cache is off."""
+        self.is_read_only = False
+        self.is_deleted = False
+        """The deletion of the volume has been ordered, and nothing takes that back."""
+        self.deleted_seq = 0
+        """Where that is in the order, if this target has ordered it."""
+        self.on_write_cache: Callable[[bool], None] = lambda write_cache: None
+        """Told whether there is a write cache."""
+        self.on_properties: Callable[[], None] = lambda: None
+        """Told when other properties are used than before."""
+        self._used, self._set = volume_pb2.VolumeProperties(), volume_pb2.VolumeProperties()
+        """What holds now, and when all that has been ordered is done."""
         self.on_resized: Callable[[], None] = lambda: None
         self.on_reverted: Callable[[], None] = lambda: None
 
@@ -58,6 +74,14 @@ class Operations:
         self._tenure = tenure
         self.size_bytes = self._ordered_bytes = report.size_bytes
         self._snapshots = {snapshot.name: snapshot for snapshot in report.snapshots}
+        self._set.CopyFrom(report.properties)
+        self._set.write_cache = has_write_cache(report.identity, report.properties)
+        self._use(self._set)
+
+    @property
+    def properties(self) -> volume_pb2.VolumeProperties:
+        """As they are used now."""
+        return self._used
 
     @property
     def snapshots(self) -> Sequence[volume_pb2.Snapshot]:
@@ -160,6 +184,79 @@ class Operations:
             self.size_bytes = size_bytes
             self._events("resized", {"size": format_size(size_bytes)})
             self.on_resized()
+
+    async def set_property(self, setting: volume_pb2.PropertySetting) -> None:
+        """Give a property a value; nothing happens where it has it.
+
+        One that promises initiators or operators more is used from its place in the order on, one
+        that promises less when W members have it on stable storage.  Raises InputError where the
+        property is none, UnavailableError.
+        """
+        name = setting.WhichOneof("property")
+        if name is None:
+            raise InputError("say which property is to be set, and to what")
+        if self.is_deleted:
+            raise InputError("the volume is being deleted, and nothing of it is set any more")
+        value = bool(getattr(setting, name))
+
+        def ordered(operation: volume_pb2.Operation) -> bool:
+            if getattr(self._set, name) == value:
+                return False
+            operation.set_property.CopyFrom(setting)
+            set_property(self._set, setting)
+            if value is not _WEAKER[name]:
+                self._use_one(setting)
+            return True
+
+        is_ordered = await self._order_operation(ordered)
+        if getattr(self._set, name) == value:
+            self._use_one(setting)
+        if is_ordered:
+            self._events(
+                "property_set",
+                {"property": name.replace("_", "-"), "value": "on" if value else "off"},
+            )
+
+    async def delete_volume(self) -> None:
+        """Order the end of the volume; nothing more happens where that was done.
+
+        On return W members have it on stable storage, so that no opening will serve the volume.
+        Raises InputError where it is protected, UnavailableError.
+        """
+
+        def ordered(operation: volume_pb2.Operation) -> bool:
+            if self.is_deleted or self._set.delete_protection:
+                return False
+            operation.delete_volume.SetInParent()
+            self.is_deleted, self.deleted_seq = True, operation.seq
+            return True
+
+        self.check_deletable()
+        await self._order_operation(ordered)
+        self.check_deletable()
+
+    def check_deletable(self) -> None:
+        """Raise InputError where the volume is protected against its deletion."""
+        if self._set.delete_protection:
+            raise InputError(
+                "the volume is protected against its deletion: take that away first, with "
+                "'cstor volume set delete-protection off'"
+            )
+
+    def _use_one(self, setting: volume_pb2.PropertySetting) -> None:
+        used = volume_pb2.VolumeProperties()
+        used.CopyFrom(self._used)
+        set_property(used, setting)
+        if used != self._used:
+            self._use(used)
+            self.on_properties()
+
+    def _use(self, properties: volume_pb2.VolumeProperties) -> None:
+        self._used = volume_pb2.VolumeProperties()
+        self._used.CopyFrom(properties)
+        self.is_durable = not properties.write_cache
+        self.is_read_only = properties.read_only
+        self.on_write_cache(properties.write_cache)
 
     def _names(self) -> str:
         return ", ".join(self._snapshots) or "none"

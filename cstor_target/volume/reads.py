@@ -70,6 +70,10 @@ class Reads:
         self._salt = salt
         self._write_cache = write_cache
 
+    def use_write_cache(self, write_cache: bool) -> None:
+        """Whether answers may hold what no quorum has on stable storage yet."""
+        self._write_cache = write_cache
+
     def read_blocks(self, block: int, count: int, done: ReadDone) -> None:
         """Read whole blocks; sent with the next kick.  The data come in order, in pieces."""
         if count <= READ_BLOCKS_MAX:

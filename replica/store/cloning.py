@@ -54,6 +54,8 @@ class Cloning:
         identity: volume_pb2.VolumeIdentity,
         replica_uuid: str,
         boot_id: str,
+        *,
+        read_only: bool = False,
     ) -> AsyncIterator[None]:
         """Make the files of a clone of a snapshot in a directory, durably.
 
@@ -71,7 +73,9 @@ class Cloning:
             if self._snapshot(name) != snapshot:
                 raise InputError(f"{parts.what}: snapshot {name!r} has just been replaced")
             with held(parts.block_map.runs) as runs:
-                await self._make(directory, identity, replica_uuid, boot_id, snapshot, runs)
+                await self._make(
+                    directory, identity, replica_uuid, boot_id, snapshot, runs, read_only=read_only
+                )
             yield
         finally:
             parts.reclaimer.end_read(ticket)
@@ -114,6 +118,8 @@ class Cloning:
         boot_id: str,
         snapshot: Snapshot,
         runs: Sequence[MapRun],
+        *,
+        read_only: bool,
     ) -> None:
         """Everything that the snapshot sees is in these runs."""
         opened = self._opened
@@ -128,6 +134,7 @@ class Cloning:
         standing = Standing(Operations(snapshot.size_bytes))
         standing.load(self._parts.standing.history.up_to(snapshot.seq), snapshot.seq)
         standing.operations.completed_seq = snapshot.seq
+        standing.operations.properties.read_only = read_only
         moment = Moment.of(UUID(replica_uuid).bytes, CheckpointHead(0, START), standing)
 
         async def fill() -> None:

@@ -112,6 +112,16 @@ class StoreFacts:
         return self._parts.standing.operations.loss_possible
 
     @property
+    def properties(self) -> volume_pb2.VolumeProperties:
+        """What has been set of the volume."""
+        return self._parts.standing.operations.properties
+
+    @property
+    def deleted(self) -> bool:
+        """Whether the volume has been deleted, and nobody is to serve it any more."""
+        return self._parts.standing.operations.deleted
+
+    @property
     def operations_seq(self) -> int:
         """Of the last entry that changed snapshots, size, configuration or contents as a whole."""
         return self._parts.standing.operations.last_seq

@@ -15,6 +15,7 @@ from google.protobuf.message import DecodeError
 from cstor_core.errors import CorruptError, ProtocolError
 from cstor_core.generated.cstor.v1 import volume_pb2
 from cstor_core.limits import SNAPSHOT_NAME_BYTES_MAX, SNAPSHOTS_MAX
+from cstor_core.properties import set_property
 from cstor_core.units import BLOCK_BYTES
 from replica.store.views import EVERYTHING, View
 
@@ -54,10 +55,12 @@ class Operations:
 
     __slots__ = (
         "completed_seq",
+        "deleted",
         "head",
         "hidden",
         "last_seq",
         "loss_possible",
+        "properties",
         "size_bytes",
         "snapshots",
     )
@@ -75,6 +78,10 @@ class Operations:
         """Of the last entry that changed any of that, or the configuration."""
         self.loss_possible = False
         """Initiators have not been told yet that something acknowledged may be gone."""
+        self.properties = volume_pb2.VolumeProperties()
+        """What has been set."""
+        self.deleted = False
+        """The volume has been deleted: nobody is to serve it any more."""
 
     def views(self) -> tuple[View, ...]:
         """Whoever must go on seeing what it sees."""
@@ -111,6 +118,12 @@ class Operations:
                     )
             case "loss_told":
                 pass
+            case "set_property":
+                if operation.set_property.WhichOneof("property") is None:
+                    raise ProtocolError("a property is one that this version does not know")
+            case "delete_volume":
+                if self.properties.delete_protection:
+                    raise ProtocolError("the volume is protected against its deletion")
             case _:
                 raise ProtocolError("an operation is of a kind that this version does not know")
 
@@ -136,6 +149,10 @@ class Operations:
                 self.size_bytes = operation.resize.size_bytes
             case "loss_told":
                 self.loss_possible = False
+            case "set_property":
+                set_property(self.properties, operation.set_property)
+            case "delete_volume":
+                self.deleted = True
 
     def forget(self, destroyed: Sequence[Hidden]) -> None:
         """What only these needed has been freed."""
@@ -154,6 +171,8 @@ class Operations:
             completed_seq=self.completed_seq,
             loss_possible=self.loss_possible,
             last_seq=self.last_seq,
+            properties=self.properties,
+            deleted=self.deleted,
         )
 
     @classmethod
@@ -171,6 +190,8 @@ class Operations:
         operations.completed_seq = found.completed_seq
         operations.loss_possible = found.loss_possible
         operations.last_seq = found.last_seq
+        operations.properties.CopyFrom(found.properties)
+        operations.deleted = found.deleted
         operations.head = View.of(found.head_ranges)
         operations.hidden = [
             Hidden(one.hidden_by_seq, View.of(one.ranges)) for one in found.hidden_views

@@ -134,7 +134,12 @@ class Pool:
                 raise self._not_made(error) from error
 
     async def clone(
-        self, volume_uuid: str, snapshot: str, identity: volume_pb2.VolumeIdentity
+        self,
+        volume_uuid: str,
+        snapshot: str,
+        identity: volume_pb2.VolumeIdentity,
+        *,
+        read_only: bool = False,
     ) -> ReplicaStore:
         """Make a clone of a snapshot; the one that is there, where it is the same.
 
@@ -161,7 +166,7 @@ class Pool:
             source = self.replicas[volume_uuid]
             try:
                 async with source.cloned(
-                    snapshot, fresh, identity, self._new_uuid(), self._boot_id
+                    snapshot, fresh, identity, self._new_uuid(), self._boot_id, read_only=read_only
                 ):
                     return await self._take_in(directory_name)
             except OSError as error:

@@ -37,6 +37,12 @@ class SimulatedLink:
         request = replica_pb2.CreateReplicaRequest(identity=identity)
         return (await self._call(lambda host: host.create_replica(request))).replica
 
+    async def clone(self, request: replica_pb2.CloneReplicaRequest) -> replica_pb2.ReplicaReport:
+        return (await self._call(lambda host: host.clone_replica(request))).replica
+
+    async def found(self, request: replica_pb2.FoundReplicaRequest) -> replica_pb2.ReplicaReport:
+        return (await self._call(lambda host: host.found_replica(request))).replica
+
     async def delete(self, request: replica_pb2.DeleteReplicaRequest) -> None:
         await self._call(lambda host: host.delete_replica(request))
 

@@ -22,10 +22,13 @@ REQUESTS_IN_FLIGHT_MAX = 16
 
 
 @contextlib.asynccontextmanager
-async def exported(url: str, directory: Path) -> AsyncIterator[NbdClient]:
+async def exported(
+    url: str, directory: Path, *, read_only: bool = False
+) -> AsyncIterator[NbdClient]:
     """Serve the disk at `url` through qemu-nbd and give a connection to it.
 
-    The socket and the log lie in `directory`.  Raises HarnessError when QEMU cannot log in.
+    A disk that is write protected is served only `read_only`.  The socket and the log lie in
+    `directory`.  Raises HarnessError when QEMU cannot log in.
     """
     socket = directory / "nbd.sock"
     log = directory / "qemu-nbd.log"
@@ -33,7 +36,11 @@ async def exported(url: str, directory: Path) -> AsyncIterator[NbdClient]:
     with log.open("wb") as out:
         # The page cache of this host must not stand between the disk and what is read back.
         process = subprocess.Popen(
-            [qemu("qemu-nbd"), "-t", "-f", "raw", "--cache=none", "-k", str(socket), url],
+            [
+                *(qemu("qemu-nbd"), "-t", "-f", "raw", "--cache=none", "-k", str(socket)),
+                *(["--read-only"] if read_only else []),
+                url,
+            ],
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=out,

@@ -117,6 +117,16 @@ class Ledger:
         """The blocks that were ever written, in order."""
         return sorted(self._blocks)
 
+    def acknowledged(self, block: int) -> int:
+        """The number of the last write of a block that was acknowledged; 0 where there is none."""
+        state = self._blocks[block]
+        return state.acknowledged.number if state.acknowledged is not None else 0
+
+    @property
+    def issued(self) -> int:
+        """The number of the last write that was chosen."""
+        return self._number
+
     def problem(self, block: int, data: bytes) -> str | None:
         """Why `data` may not be what the block holds; None if it may.
 

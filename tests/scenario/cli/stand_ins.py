@@ -117,6 +117,7 @@ def run_target() -> None:
     """The program `cstor-target`."""
     parser = _parser()
     parser.add_argument("directory", type=Path)
+    parser.add_argument("--all-volumes", action="store_true")
     parser.add_argument("--volume", required=True)
     parser.add_argument("--replica", action="append", default=[])
     parser.add_argument("--portal", required=True)

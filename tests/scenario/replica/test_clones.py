@@ -74,6 +74,12 @@ async def test_a_clone_is_made_founded_and_outlives_its_volume(tmp_path: Path) -
         configuration = volume_pb2.Configuration(number=1, members=[member])
         founding = replica_pb2.FoundReplicaRequest(volume_uuid=CLONE, configuration=configuration)
         await client.stub.FoundReplica(founding)
+        orders = replica_pb2.PromiseRequest(
+            volume_uuid=CLONE, replica_uuid=report.replica_uuid, epoch=2, target_instance="first"
+        )
+        promised = await client.stub.Promise(orders)
+        assert promised.promised
+        assert not promised.lease_left_ms, "nobody can have been given a lease of it before"
         assert (await contents(client, UUID))[5] == 603
         await client.stub.DeleteReplica(
             replica_pb2.DeleteReplicaRequest(volume_uuid=UUID, replica_uuid=client.replica_uuid)

@@ -21,6 +21,7 @@ from cstor_target.volume.backing import Buffer, Failure
 from cstor_target.volume.engine import Engine
 from cstor_target.volume.links import MessageStream, OnClosed, OnMessage
 from cstor_target.volume.settings import EngineSettings
+from tests.scenario.volume.clones import Clones
 from tests.scenario.volume.disks import Disk
 from tests.scenario.volume.replicas import AppendSession, ReadSession, Replica, Session
 from tests.scenario.volume.scrubbed import repair_rows, scrub_blocks
@@ -150,7 +151,8 @@ class SimulatedLink:
     async def inquire(self, volume: str) -> replica_pb2.ReplicaReport:
         await self._travel()
         self.replica.check_reachable()
-        return self.replica.report()
+        clone = self._cluster.clones.inquire(self.address, volume)
+        return clone or self.replica.report()
 
     async def create(self, identity: volume_pb2.VolumeIdentity) -> replica_pb2.ReplicaReport:
         await self._travel()
@@ -159,7 +161,27 @@ class SimulatedLink:
 
     async def delete(self, request: replica_pb2.DeleteReplicaRequest) -> None:
         await self._travel()
-        self.replica.delete(request)
+        self.replica.check_reachable()
+        if request.volume_uuid == self.replica.disk.identity.volume_uuid:
+            if self.replica.disk.replica_uuid != f"{request.replica_uuid}-again":
+                self.replica.delete(request)
+        else:
+            self._cluster.clones.delete(self.address, request)
+            await self._travel()
+
+    async def clone(self, request: replica_pb2.CloneReplicaRequest) -> replica_pb2.ReplicaReport:
+        await self._travel()
+        self.replica.check_reachable()
+        report = self._cluster.clones.make(self.replica, request)
+        await self._travel()
+        return report
+
+    async def found(self, request: replica_pb2.FoundReplicaRequest) -> replica_pb2.ReplicaReport:
+        await self._travel()
+        self.replica.check_reachable()
+        report = self._cluster.clones.found(self.address, request)
+        await self._travel()
+        return report
 
     async def promise(self, request: replica_pb2.PromiseRequest) -> replica_pb2.PromiseResponse:
         await self._travel()
@@ -254,7 +276,7 @@ class SimulatedLink:
         self.replica.check_reachable()
         return replica_pb2.DescribePoolResponse(
             path=f"/pools/{self.address}",
-            replicas=[self.replica.report()],
+            replicas=[self.replica.report(), *self._cluster.clones.reports(self.address)],
             witness=self._cluster.witness_at(self.address) is not None,
         )
 
@@ -294,6 +316,7 @@ class Cluster:
         self.network = Network(seed)
         self.settings = settings or EngineSettings()
         self.events: list[tuple[str, dict[str, object]]] = []
+        self.clones = Clones()
         self._instances = 0
         self._disks = replicas
         uuids = [str(UUID(int=number + 1)) for number in range(replicas)]
@@ -355,6 +378,14 @@ class Cluster:
         """Something has happened; people must be able to be told of it."""
         assert KINDS[name].facts <= facts.keys(), (name, facts)
         self.events.append((name, facts))
+
+    def serve_clone(self, volume_uuid: str) -> None:
+        """From here on the replicas are those of a clone, and new targets serve that."""
+        self.replicas = [
+            Replica(replica.address, self.clones.at(replica.address).pop(volume_uuid))
+            for replica in self.replicas
+            if volume_uuid in self.clones.at(replica.address)
+        ]
 
     def new_replica(self, host: str = "") -> Replica:
         """A daemon with an empty pool, which makes a replica when it is asked to."""

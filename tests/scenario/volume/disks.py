@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from cstor_core.errors import InputError
 from cstor_core.frames import FrameEntry
 from cstor_core.generated.cstor.v1 import replica_pb2, volume_pb2
 from cstor_core.history import History
+from cstor_core.properties import set_property
 from cstor_core.units import BLOCK_BYTES
 
 Version = tuple[int, int]
@@ -35,6 +37,8 @@ class Disk:
     promised_epoch: int = 0
     promised_instance: str = ""
     loss_possible: bool = False
+    properties: volume_pb2.VolumeProperties = field(default_factory=volume_pb2.VolumeProperties)
+    deleted: bool = False
     operations_seq: int = 0
     size_bytes: int = 0
     """Once it has been changed."""
@@ -61,8 +65,16 @@ class Disk:
             case "resize":
                 assert operation.resize.size_bytes > (self.size_bytes or self.identity.size_bytes)
                 self.size_bytes = operation.resize.size_bytes
+            case "set_property":
+                set_property(self.properties, operation.set_property)
+            case "delete_volume":
+                self.deleted = True
             case kind:
                 raise AssertionError(kind)
+
+    def told(self, **others: Any) -> replica_pb2.ReplicaReport:
+        """What the replica says of itself."""
+        return replica_pb2.ReplicaReport(properties=self.properties, deleted=self.deleted, **others)
 
     def changes(self, older: str, newer: str) -> list[replica_pb2.BlockExtent]:
         """Each block that differs between two snapshots, or a snapshot and the volume."""
@@ -88,6 +100,8 @@ class Disk:
         self.history, self.applied_seq = other.history, other.applied_seq
         self.operations_seq, self.size_bytes = other.operations_seq, other.size_bytes
         self.snapshots = dict(other.snapshots)
+        self.properties, self.deleted = volume_pb2.VolumeProperties(), other.deleted
+        self.properties.CopyFrom(other.properties)
         self.configuration = other.configuration
         self.rebuilding = False
         self.tail.clear()

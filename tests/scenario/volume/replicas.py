@@ -100,7 +100,7 @@ class Replica:
             state = replica_pb2.REPLICA_STATE_REBUILDING
         if self.failed:
             state = replica_pb2.REPLICA_STATE_FAILED
-        return replica_pb2.ReplicaReport(
+        return disk.told(
             identity=disk.identity,
             replica_uuid=disk.replica_uuid,
             state=state,

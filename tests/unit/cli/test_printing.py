@@ -63,6 +63,16 @@ def test_volume_that_waits_says_how_long_and_for_whom(capsys: pytest.CaptureFixt
     assert "  it has been waiting for 34 s, for b:1, c:2, and 12 commands with it\n" in said
 
 
+def test_properties_are_said_that_most_volumes_have_otherwise(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    usual = volume_pb2.VolumeProperties(write_cache=True)
+    assert "cache" not in printed(report(properties=usual), capsys)
+    unusual = volume_pb2.VolumeProperties(write_cache=False, read_only=True, delete_protection=True)
+    said = printed(report(properties=unusual), capsys)
+    assert "  read only, delete protection, no write cache\n" in said
+
+
 def test_doubt_is_said_with_what_it_means(capsys: pytest.CaptureFixture[str]) -> None:
     assert f"  {LOSS_POSSIBLE}\n" in printed(report(loss_possible=True), capsys)
 

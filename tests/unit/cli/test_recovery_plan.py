@@ -104,6 +104,12 @@ def test_what_cannot_be_read_or_has_failed_is_left_out_with_the_reason() -> None
     assert found.missing == ("node-a:7778", "node-b:7778")
 
 
+def test_what_is_left_of_a_deleted_volume_is_not_opened() -> None:
+    found = plan([held("a"), held("b"), held("c", 200, is_deleted=True)])
+    assert [one.replica_uuid for one in found.chosen] == ["a", "b"]
+    assert "has been deleted" in " ".join(found.left_out.values())
+
+
 def test_one_that_is_out_of_date_counts_for_nothing() -> None:
     members = (replace(MEMBERS[0], out_of_date=True), *MEMBERS[1:])
     found = plan((held("a", members=members), held("b", members=members)))

@@ -48,6 +48,8 @@ class MemoryStore:
         self.short = False
         self.loss_possible = False
         self.operations_seq = 0
+        self.properties = volume_pb2.VolumeProperties()
+        self.deleted = False
         self.size_bytes = blocks * BLOCK_BYTES
         self.max_copied_seq = 0
         self.begun = False

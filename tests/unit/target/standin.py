@@ -13,7 +13,9 @@ from cstor_target.iscsi.sessions import SessionTable
 from cstor_target.served_volume import Directory, ServedVolume
 from cstor_target.volume.backing import Buffer, Done, Failure, ReadDone
 from cstor_target.volume.changes import Changes
+from cstor_target.volume.cloning import Cloning
 from cstor_target.volume.counters import Counters
+from cstor_target.volume.deletion import Deletion
 from cstor_target.volume.keeping import Keeping
 from cstor_target.volume.lease import Lease
 from cstor_target.volume.operations import Operations
@@ -102,6 +104,9 @@ class StandInEngine:
             loss_possible=self.serving,
         )
 
+    def check_versions(self) -> None:
+        """No replica is too old."""
+
     def may_be_lost(self, replicas: Collection[str]) -> str:
         return f"all but {', '.join(replicas)}"
 
@@ -118,6 +123,14 @@ class StandInEngine:
 
     @property
     def questions(self) -> Questions:
+        raise UnavailableError("the volume is not open")
+
+    @property
+    def cloning(self) -> Cloning:
+        raise UnavailableError("the volume is not open")
+
+    @property
+    def deletion(self) -> Deletion:
         raise UnavailableError("the volume is not open")
 
     def loss_told(self) -> None:

@@ -26,6 +26,16 @@ def report(
     )
 
 
+def test_nobody_opens_a_volume_again_by_force_that_has_been_deleted() -> None:
+    deleted = report(9)
+    deleted.deleted = True
+    assert len(forced(CONFIGURATION, {"a": report(8), "b": deleted}, []).configuration.members) == 1
+    with pytest.raises(InputError, match="has been deleted"):
+        forced(CONFIGURATION, {"b": deleted}, ["b"])
+    with pytest.raises(UnavailableError):
+        forced(CONFIGURATION, {"b": deleted}, [])
+
+
 def test_all_that_answer_and_are_complete_are_taken_where_nobody_is_named() -> None:
     rebuilding = report(9, replica_pb2.REPLICA_STATE_REBUILDING)
     found = forced(CONFIGURATION, {"a": report(7), "c": rebuilding}, [])

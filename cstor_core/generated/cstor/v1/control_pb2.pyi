@@ -269,6 +269,7 @@ class VolumeReport(_message.Message):
     SNAPSHOT_COUNT_FIELD_NUMBER: _builtins.int
     REBUILD_PACE_FIELD_NUMBER: _builtins.int
     SCRUB_FIELD_NUMBER: _builtins.int
+    PROPERTIES_FIELD_NUMBER: _builtins.int
     ONE_COPY_FIELD_NUMBER: _builtins.int
     size_bytes: _builtins.int
     status: Global___VolumeStatus.ValueType
@@ -304,6 +305,10 @@ class VolumeReport(_message.Message):
     def scrub(self) -> Global___ScrubReport:
         """The one that runs, or the last one since this target was started; absent where there was none."""
 
+    @_builtins.property
+    def properties(self) -> _volume_pb2.VolumeProperties:
+        """As they are used now; absent before the volume is open."""
+
     def __init__(
         self,
         *,
@@ -326,11 +331,12 @@ class VolumeReport(_message.Message):
         snapshot_count: _builtins.int = ...,
         rebuild_pace: Global___RebuildPace.ValueType = ...,
         scrub: Global___ScrubReport | None = ...,
+        properties: _volume_pb2.VolumeProperties | None = ...,
         one_copy: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["identity", b"identity", "scrub", b"scrub"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["identity", b"identity", "properties", b"properties", "scrub", b"scrub"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["awaited_addresses", b"awaited_addresses", "commands_waiting", b"commands_waiting", "completed_seq", b"completed_seq", "epoch", b"epoch", "identity", b"identity", "iqn", b"iqn", "last_seq", b"last_seq", "lease_left_ms", b"lease_left_ms", "loss_possible", b"loss_possible", "members", b"members", "one_copy", b"one_copy", "portal", b"portal", "reason", b"reason", "rebuild_pace", b"rebuild_pace", "scrub", b"scrub", "sessions", b"sessions", "size_bytes", b"size_bytes", "snapshot_count", b"snapshot_count", "status", b"status", "waiting_ms", b"waiting_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["awaited_addresses", b"awaited_addresses", "commands_waiting", b"commands_waiting", "completed_seq", b"completed_seq", "epoch", b"epoch", "identity", b"identity", "iqn", b"iqn", "last_seq", b"last_seq", "lease_left_ms", b"lease_left_ms", "loss_possible", b"loss_possible", "members", b"members", "one_copy", b"one_copy", "portal", b"portal", "properties", b"properties", "reason", b"reason", "rebuild_pace", b"rebuild_pace", "scrub", b"scrub", "sessions", b"sessions", "size_bytes", b"size_bytes", "snapshot_count", b"snapshot_count", "status", b"status", "waiting_ms", b"waiting_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -906,6 +912,76 @@ class RevertVolumeResponse(_message.Message):
 Global___RevertVolumeResponse: _TypeAlias = RevertVolumeResponse  # noqa: Y015
 
 @_typing.final
+class CloneVolumeRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VOLUME_FIELD_NUMBER: _builtins.int
+    SNAPSHOT_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    READ_ONLY_FIELD_NUMBER: _builtins.int
+    volume: _builtins.str
+    """Name or UUID."""
+    snapshot: _builtins.str
+    name: _builtins.str
+    """Of the clone."""
+    read_only: _builtins.bool
+    """Initiators may not write the clone: it is the snapshot, as a volume."""
+    def __init__(
+        self,
+        *,
+        volume: _builtins.str = ...,
+        snapshot: _builtins.str = ...,
+        name: _builtins.str = ...,
+        read_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "read_only", b"read_only", "snapshot", b"snapshot", "volume", b"volume"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CloneVolumeRequest: _TypeAlias = CloneVolumeRequest  # noqa: Y015
+
+@_typing.final
+class CloneVolumeResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLONE_FIELD_NUMBER: _builtins.int
+    MEMBERS_FIELD_NUMBER: _builtins.int
+    LEFT_OUT_MEMBERS_FIELD_NUMBER: _builtins.int
+    IQN_FIELD_NUMBER: _builtins.int
+    PORTAL_FIELD_NUMBER: _builtins.int
+    iqn: _builtins.str
+    """Where this target serves the clone; empty where another has to be started."""
+    portal: _builtins.str
+    @_builtins.property
+    def clone(self) -> _volume_pb2.VolumeIdentity: ...
+    @_builtins.property
+    def members(self) -> _containers.RepeatedCompositeFieldContainer[_volume_pb2.Member]:
+        """Of the clone."""
+
+    @_builtins.property
+    def left_out_members(self) -> _containers.RepeatedCompositeFieldContainer[_volume_pb2.Member]:
+        """Those of the volume that were not in sync, so that there is no replica of the clone with them."""
+
+    def __init__(
+        self,
+        *,
+        clone: _volume_pb2.VolumeIdentity | None = ...,
+        members: _abc.Iterable[_volume_pb2.Member] | None = ...,
+        left_out_members: _abc.Iterable[_volume_pb2.Member] | None = ...,
+        iqn: _builtins.str = ...,
+        portal: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["clone", b"clone"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clone", b"clone", "iqn", b"iqn", "left_out_members", b"left_out_members", "members", b"members", "portal", b"portal"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CloneVolumeResponse: _TypeAlias = CloneVolumeResponse  # noqa: Y015
+
+@_typing.final
 class ResizeVolumeRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -946,6 +1022,128 @@ class ResizeVolumeResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ResizeVolumeResponse: _TypeAlias = ResizeVolumeResponse  # noqa: Y015
+
+@_typing.final
+class SetVolumePropertyRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VOLUME_FIELD_NUMBER: _builtins.int
+    SETTING_FIELD_NUMBER: _builtins.int
+    volume: _builtins.str
+    """Name or UUID."""
+    @_builtins.property
+    def setting(self) -> _volume_pb2.PropertySetting: ...
+    def __init__(
+        self,
+        *,
+        volume: _builtins.str = ...,
+        setting: _volume_pb2.PropertySetting | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["setting", b"setting"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["setting", b"setting", "volume", b"volume"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetVolumePropertyRequest: _TypeAlias = SetVolumePropertyRequest  # noqa: Y015
+
+@_typing.final
+class SetVolumePropertyResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROPERTIES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def properties(self) -> _volume_pb2.VolumeProperties:
+        """All of them, as they are now."""
+
+    def __init__(
+        self,
+        *,
+        properties: _volume_pb2.VolumeProperties | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["properties", b"properties"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["properties", b"properties"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetVolumePropertyResponse: _TypeAlias = SetVolumePropertyResponse  # noqa: Y015
+
+@_typing.final
+class DeleteVolumeRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VOLUME_FIELD_NUMBER: _builtins.int
+    CONFIRMED_FIELD_NUMBER: _builtins.int
+    IN_USE_FIELD_NUMBER: _builtins.int
+    volume: _builtins.str
+    """Name or UUID."""
+    confirmed: _builtins.bool
+    in_use: _builtins.bool
+    """Although initiators are logged in; their sessions end."""
+    def __init__(
+        self,
+        *,
+        volume: _builtins.str = ...,
+        confirmed: _builtins.bool = ...,
+        in_use: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["confirmed", b"confirmed", "in_use", b"in_use", "volume", b"volume"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteVolumeRequest: _TypeAlias = DeleteVolumeRequest  # noqa: Y015
+
+@_typing.final
+class DeleteVolumeResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SENTENCE_FIELD_NUMBER: _builtins.int
+    LEFT_REPLICAS_FIELD_NUMBER: _builtins.int
+    sentence: _builtins.str
+    """What it does, for a person."""
+    @_builtins.property
+    def left_replicas(self) -> _containers.RepeatedCompositeFieldContainer[Global___LeftReplica]:
+        """Those that did not answer, where their replicas are still."""
+
+    def __init__(
+        self,
+        *,
+        sentence: _builtins.str = ...,
+        left_replicas: _abc.Iterable[Global___LeftReplica] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["left_replicas", b"left_replicas", "sentence", b"sentence"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteVolumeResponse: _TypeAlias = DeleteVolumeResponse  # noqa: Y015
+
+@_typing.final
+class LeftReplica(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MEMBER_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    reason: _builtins.str
+    @_builtins.property
+    def member(self) -> _volume_pb2.Member: ...
+    def __init__(
+        self,
+        *,
+        member: _volume_pb2.Member | None = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["member", b"member"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["member", b"member", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LeftReplica: _TypeAlias = LeftReplica  # noqa: Y015
 
 @_typing.final
 class AddReplicaRequest(_message.Message):

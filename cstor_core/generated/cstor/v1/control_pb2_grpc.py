@@ -74,10 +74,25 @@ class ControlServiceStub:
                 request_serializer=cstor_dot_v1_dot_control__pb2.RevertVolumeRequest.SerializeToString,
                 response_deserializer=cstor_dot_v1_dot_control__pb2.RevertVolumeResponse.FromString,
                 _registered_method=True)
+        self.CloneVolume = channel.unary_unary(
+                '/cstor.v1.ControlService/CloneVolume',
+                request_serializer=cstor_dot_v1_dot_control__pb2.CloneVolumeRequest.SerializeToString,
+                response_deserializer=cstor_dot_v1_dot_control__pb2.CloneVolumeResponse.FromString,
+                _registered_method=True)
         self.ResizeVolume = channel.unary_unary(
                 '/cstor.v1.ControlService/ResizeVolume',
                 request_serializer=cstor_dot_v1_dot_control__pb2.ResizeVolumeRequest.SerializeToString,
                 response_deserializer=cstor_dot_v1_dot_control__pb2.ResizeVolumeResponse.FromString,
+                _registered_method=True)
+        self.SetVolumeProperty = channel.unary_unary(
+                '/cstor.v1.ControlService/SetVolumeProperty',
+                request_serializer=cstor_dot_v1_dot_control__pb2.SetVolumePropertyRequest.SerializeToString,
+                response_deserializer=cstor_dot_v1_dot_control__pb2.SetVolumePropertyResponse.FromString,
+                _registered_method=True)
+        self.DeleteVolume = channel.unary_unary(
+                '/cstor.v1.ControlService/DeleteVolume',
+                request_serializer=cstor_dot_v1_dot_control__pb2.DeleteVolumeRequest.SerializeToString,
+                response_deserializer=cstor_dot_v1_dot_control__pb2.DeleteVolumeResponse.FromString,
                 _registered_method=True)
         self.AddReplica = channel.unary_unary(
                 '/cstor.v1.ControlService/AddReplica',
@@ -197,8 +212,33 @@ class ControlServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CloneVolume(self, request, context):
+        """Makes a volume of its own that begins with what a snapshot holds, and serves it where this
+        target serves several.  Asked for again, what broke off is finished and what has been done is
+        found done; ALREADY_EXISTS where the name is another volume's.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ResizeVolume(self, request, context):
         """It only grows.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetVolumeProperty(self, request, context):
+        """Ordered like the others; one that weakens what GOOD means is used only when W members have it
+        on stable storage.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteVolume(self, request, context):
+        """Deletes a volume for ever; what is half-made of a clone, too.  Without `confirmed` it only says
+        what would be lost.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -330,10 +370,25 @@ def add_ControlServiceServicer_to_server(servicer, server):
                     request_deserializer=cstor_dot_v1_dot_control__pb2.RevertVolumeRequest.FromString,
                     response_serializer=cstor_dot_v1_dot_control__pb2.RevertVolumeResponse.SerializeToString,
             ),
+            'CloneVolume': grpc.unary_unary_rpc_method_handler(
+                    servicer.CloneVolume,
+                    request_deserializer=cstor_dot_v1_dot_control__pb2.CloneVolumeRequest.FromString,
+                    response_serializer=cstor_dot_v1_dot_control__pb2.CloneVolumeResponse.SerializeToString,
+            ),
             'ResizeVolume': grpc.unary_unary_rpc_method_handler(
                     servicer.ResizeVolume,
                     request_deserializer=cstor_dot_v1_dot_control__pb2.ResizeVolumeRequest.FromString,
                     response_serializer=cstor_dot_v1_dot_control__pb2.ResizeVolumeResponse.SerializeToString,
+            ),
+            'SetVolumeProperty': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetVolumeProperty,
+                    request_deserializer=cstor_dot_v1_dot_control__pb2.SetVolumePropertyRequest.FromString,
+                    response_serializer=cstor_dot_v1_dot_control__pb2.SetVolumePropertyResponse.SerializeToString,
+            ),
+            'DeleteVolume': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteVolume,
+                    request_deserializer=cstor_dot_v1_dot_control__pb2.DeleteVolumeRequest.FromString,
+                    response_serializer=cstor_dot_v1_dot_control__pb2.DeleteVolumeResponse.SerializeToString,
             ),
             'AddReplica': grpc.unary_unary_rpc_method_handler(
                     servicer.AddReplica,
@@ -623,6 +678,33 @@ class ControlService:
             _registered_method=True)
 
     @staticmethod
+    def CloneVolume(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cstor.v1.ControlService/CloneVolume',
+            cstor_dot_v1_dot_control__pb2.CloneVolumeRequest.SerializeToString,
+            cstor_dot_v1_dot_control__pb2.CloneVolumeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def ResizeVolume(request,
             target,
             options=(),
@@ -639,6 +721,60 @@ class ControlService:
             '/cstor.v1.ControlService/ResizeVolume',
             cstor_dot_v1_dot_control__pb2.ResizeVolumeRequest.SerializeToString,
             cstor_dot_v1_dot_control__pb2.ResizeVolumeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetVolumeProperty(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cstor.v1.ControlService/SetVolumeProperty',
+            cstor_dot_v1_dot_control__pb2.SetVolumePropertyRequest.SerializeToString,
+            cstor_dot_v1_dot_control__pb2.SetVolumePropertyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteVolume(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cstor.v1.ControlService/DeleteVolume',
+            cstor_dot_v1_dot_control__pb2.DeleteVolumeRequest.SerializeToString,
+            cstor_dot_v1_dot_control__pb2.DeleteVolumeResponse.FromString,
             options,
             channel_credentials,
             insecure,

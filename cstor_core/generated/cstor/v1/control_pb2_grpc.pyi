@@ -45,8 +45,21 @@ class ControlServiceStub:
     CompareSnapshots: _grpc.UnaryStreamMultiCallable[_control_pb2.CompareSnapshotsRequest, _control_pb2.CompareSnapshotsResponse]
     """What differs between two snapshots, or a snapshot and the volume as it is."""
     RevertVolume: _grpc.UnaryUnaryMultiCallable[_control_pb2.RevertVolumeRequest, _control_pb2.RevertVolumeResponse]
+    CloneVolume: _grpc.UnaryUnaryMultiCallable[_control_pb2.CloneVolumeRequest, _control_pb2.CloneVolumeResponse]
+    """Makes a volume of its own that begins with what a snapshot holds, and serves it where this
+    target serves several.  Asked for again, what broke off is finished and what has been done is
+    found done; ALREADY_EXISTS where the name is another volume's.
+    """
     ResizeVolume: _grpc.UnaryUnaryMultiCallable[_control_pb2.ResizeVolumeRequest, _control_pb2.ResizeVolumeResponse]
     """It only grows."""
+    SetVolumeProperty: _grpc.UnaryUnaryMultiCallable[_control_pb2.SetVolumePropertyRequest, _control_pb2.SetVolumePropertyResponse]
+    """Ordered like the others; one that weakens what GOOD means is used only when W members have it
+    on stable storage.
+    """
+    DeleteVolume: _grpc.UnaryUnaryMultiCallable[_control_pb2.DeleteVolumeRequest, _control_pb2.DeleteVolumeResponse]
+    """Deletes a volume for ever; what is half-made of a clone, too.  Without `confirmed` it only says
+    what would be lost.
+    """
     AddReplica: _grpc.UnaryUnaryMultiCallable[_control_pb2.AddReplicaRequest, _control_pb2.AddReplicaResponse]
     """Changes of the membership, one at a time; what has been done is found done."""
     RemoveReplica: _grpc.UnaryUnaryMultiCallable[_control_pb2.RemoveReplicaRequest, _control_pb2.RemoveReplicaResponse]
@@ -90,8 +103,21 @@ class ControlServiceAsyncStub(ControlServiceStub):
     CompareSnapshots: _aio.UnaryStreamMultiCallable[_control_pb2.CompareSnapshotsRequest, _control_pb2.CompareSnapshotsResponse]  # type: ignore[assignment]
     """What differs between two snapshots, or a snapshot and the volume as it is."""
     RevertVolume: _aio.UnaryUnaryMultiCallable[_control_pb2.RevertVolumeRequest, _control_pb2.RevertVolumeResponse]  # type: ignore[assignment]
+    CloneVolume: _aio.UnaryUnaryMultiCallable[_control_pb2.CloneVolumeRequest, _control_pb2.CloneVolumeResponse]  # type: ignore[assignment]
+    """Makes a volume of its own that begins with what a snapshot holds, and serves it where this
+    target serves several.  Asked for again, what broke off is finished and what has been done is
+    found done; ALREADY_EXISTS where the name is another volume's.
+    """
     ResizeVolume: _aio.UnaryUnaryMultiCallable[_control_pb2.ResizeVolumeRequest, _control_pb2.ResizeVolumeResponse]  # type: ignore[assignment]
     """It only grows."""
+    SetVolumeProperty: _aio.UnaryUnaryMultiCallable[_control_pb2.SetVolumePropertyRequest, _control_pb2.SetVolumePropertyResponse]  # type: ignore[assignment]
+    """Ordered like the others; one that weakens what GOOD means is used only when W members have it
+    on stable storage.
+    """
+    DeleteVolume: _aio.UnaryUnaryMultiCallable[_control_pb2.DeleteVolumeRequest, _control_pb2.DeleteVolumeResponse]  # type: ignore[assignment]
+    """Deletes a volume for ever; what is half-made of a clone, too.  Without `confirmed` it only says
+    what would be lost.
+    """
     AddReplica: _aio.UnaryUnaryMultiCallable[_control_pb2.AddReplicaRequest, _control_pb2.AddReplicaResponse]  # type: ignore[assignment]
     """Changes of the membership, one at a time; what has been done is found done."""
     RemoveReplica: _aio.UnaryUnaryMultiCallable[_control_pb2.RemoveReplicaRequest, _control_pb2.RemoveReplicaResponse]  # type: ignore[assignment]
@@ -182,12 +208,43 @@ class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_control_pb2.RevertVolumeResponse, _abc.Awaitable[_control_pb2.RevertVolumeResponse]]: ...
 
     @_abc_1.abstractmethod
+    def CloneVolume(
+        self,
+        request: _control_pb2.CloneVolumeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.CloneVolumeResponse, _abc.Awaitable[_control_pb2.CloneVolumeResponse]]:
+        """Makes a volume of its own that begins with what a snapshot holds, and serves it where this
+        target serves several.  Asked for again, what broke off is finished and what has been done is
+        found done; ALREADY_EXISTS where the name is another volume's.
+        """
+
+    @_abc_1.abstractmethod
     def ResizeVolume(
         self,
         request: _control_pb2.ResizeVolumeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_control_pb2.ResizeVolumeResponse, _abc.Awaitable[_control_pb2.ResizeVolumeResponse]]:
         """It only grows."""
+
+    @_abc_1.abstractmethod
+    def SetVolumeProperty(
+        self,
+        request: _control_pb2.SetVolumePropertyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.SetVolumePropertyResponse, _abc.Awaitable[_control_pb2.SetVolumePropertyResponse]]:
+        """Ordered like the others; one that weakens what GOOD means is used only when W members have it
+        on stable storage.
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteVolume(
+        self,
+        request: _control_pb2.DeleteVolumeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.DeleteVolumeResponse, _abc.Awaitable[_control_pb2.DeleteVolumeResponse]]:
+        """Deletes a volume for ever; what is half-made of a clone, too.  Without `confirmed` it only says
+        what would be lost.
+        """
 
     @_abc_1.abstractmethod
     def AddReplica(

@@ -69,6 +69,8 @@ class ReplicaReport(_message.Message):
     SHORT_FIELD_NUMBER: _builtins.int
     LOSS_POSSIBLE_FIELD_NUMBER: _builtins.int
     OPERATIONS_SEQ_FIELD_NUMBER: _builtins.int
+    PROPERTIES_FIELD_NUMBER: _builtins.int
+    DELETED_FIELD_NUMBER: _builtins.int
     WITNESS_FIELD_NUMBER: _builtins.int
     OUT_OF_DATE_MARK_FIELD_NUMBER: _builtins.int
     replica_uuid: _builtins.str
@@ -86,6 +88,8 @@ class ReplicaReport(_message.Message):
     loss_possible: _builtins.bool
     """As in OperationsState."""
     operations_seq: _builtins.int
+    """As in OperationsState."""
+    deleted: _builtins.bool
     """As in OperationsState."""
     witness: _builtins.bool
     """It is a witness: a member without data.  Its history is the record of the last epoch that it
@@ -106,6 +110,12 @@ class ReplicaReport(_message.Message):
     @_builtins.property
     def origin(self) -> _volume_pb2.CloneOrigin:
         """Of a clone."""
+
+    @_builtins.property
+    def properties(self) -> _volume_pb2.VolumeProperties:
+        """As in OperationsState; there even where nothing was set, so that a daemon that knows no
+        properties is told from one whose replica has none.
+        """
 
     @_builtins.property
     def out_of_date_mark(self) -> Global___OutOfDateMark:
@@ -130,12 +140,14 @@ class ReplicaReport(_message.Message):
         short: _builtins.bool = ...,
         loss_possible: _builtins.bool = ...,
         operations_seq: _builtins.int = ...,
+        properties: _volume_pb2.VolumeProperties | None = ...,
+        deleted: _builtins.bool = ...,
         witness: _builtins.bool = ...,
         out_of_date_mark: Global___OutOfDateMark | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["configuration", b"configuration", "history", b"history", "identity", b"identity", "origin", b"origin", "out_of_date_mark", b"out_of_date_mark"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["configuration", b"configuration", "history", b"history", "identity", b"identity", "origin", b"origin", "out_of_date_mark", b"out_of_date_mark", "properties", b"properties"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["configuration", b"configuration", "durable_seq", b"durable_seq", "history", b"history", "identity", b"identity", "loss_possible", b"loss_possible", "operations_seq", b"operations_seq", "origin", b"origin", "out_of_date_mark", b"out_of_date_mark", "promised_epoch", b"promised_epoch", "promised_instance", b"promised_instance", "reason", b"reason", "replica_uuid", b"replica_uuid", "short", b"short", "size_bytes", b"size_bytes", "snapshots", b"snapshots", "state", b"state", "used_bytes", b"used_bytes", "witness", b"witness"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["configuration", b"configuration", "deleted", b"deleted", "durable_seq", b"durable_seq", "history", b"history", "identity", b"identity", "loss_possible", b"loss_possible", "operations_seq", b"operations_seq", "origin", b"origin", "out_of_date_mark", b"out_of_date_mark", "promised_epoch", b"promised_epoch", "promised_instance", b"promised_instance", "properties", b"properties", "reason", b"reason", "replica_uuid", b"replica_uuid", "short", b"short", "size_bytes", b"size_bytes", "snapshots", b"snapshots", "state", b"state", "used_bytes", b"used_bytes", "witness", b"witness"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -281,9 +293,12 @@ class CloneReplicaRequest(_message.Message):
     VOLUME_UUID_FIELD_NUMBER: _builtins.int
     SNAPSHOT_FIELD_NUMBER: _builtins.int
     CLONE_FIELD_NUMBER: _builtins.int
+    READ_ONLY_FIELD_NUMBER: _builtins.int
     volume_uuid: _builtins.str
     snapshot: _builtins.str
     """A complete one: W members hold its entry."""
+    read_only: _builtins.bool
+    """As in VolumeProperties, from the beginning."""
     @_builtins.property
     def clone(self) -> _volume_pb2.VolumeIdentity:
         """Of the clone: size and salt are those of the snapshot and of its volume."""
@@ -294,10 +309,11 @@ class CloneReplicaRequest(_message.Message):
         volume_uuid: _builtins.str = ...,
         snapshot: _builtins.str = ...,
         clone: _volume_pb2.VolumeIdentity | None = ...,
+        read_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["clone", b"clone"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["clone", b"clone", "snapshot", b"snapshot", "volume_uuid", b"volume_uuid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clone", b"clone", "read_only", b"read_only", "snapshot", b"snapshot", "volume_uuid", b"volume_uuid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -307,6 +307,8 @@ class Operation(_message.Message):
     REVERT_FIELD_NUMBER: _builtins.int
     RESIZE_FIELD_NUMBER: _builtins.int
     LOSS_TOLD_FIELD_NUMBER: _builtins.int
+    SET_PROPERTY_FIELD_NUMBER: _builtins.int
+    DELETE_VOLUME_FIELD_NUMBER: _builtins.int
     seq: _builtins.int
     @_builtins.property
     def create_snapshot(self) -> Global___SnapshotCreation: ...
@@ -318,6 +320,10 @@ class Operation(_message.Message):
     def resize(self) -> Global___Resizing: ...
     @_builtins.property
     def loss_told(self) -> Global___LossTold: ...
+    @_builtins.property
+    def set_property(self) -> Global___PropertySetting: ...
+    @_builtins.property
+    def delete_volume(self) -> Global___VolumeDeletion: ...
     def __init__(
         self,
         *,
@@ -327,12 +333,14 @@ class Operation(_message.Message):
         revert: Global___Reversion | None = ...,
         resize: Global___Resizing | None = ...,
         loss_told: Global___LossTold | None = ...,
+        set_property: Global___PropertySetting | None = ...,
+        delete_volume: Global___VolumeDeletion | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_snapshot", b"create_snapshot", "delete_snapshot", b"delete_snapshot", "kind", b"kind", "loss_told", b"loss_told", "resize", b"resize", "revert", b"revert"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_snapshot", b"create_snapshot", "delete_snapshot", b"delete_snapshot", "delete_volume", b"delete_volume", "kind", b"kind", "loss_told", b"loss_told", "resize", b"resize", "revert", b"revert", "set_property", b"set_property"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_snapshot", b"create_snapshot", "delete_snapshot", b"delete_snapshot", "kind", b"kind", "loss_told", b"loss_told", "resize", b"resize", "revert", b"revert", "seq", b"seq"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_snapshot", b"create_snapshot", "delete_snapshot", b"delete_snapshot", "delete_volume", b"delete_volume", "kind", b"kind", "loss_told", b"loss_told", "resize", b"resize", "revert", b"revert", "seq", b"seq", "set_property", b"set_property"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["create_snapshot", "delete_snapshot", "revert", "resize", "loss_told"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["create_snapshot", "delete_snapshot", "revert", "resize", "loss_told", "set_property", "delete_volume"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -424,8 +432,6 @@ Global___Resizing: _TypeAlias = Resizing  # noqa: Y015
 
 @_typing.final
 class LossTold(_message.Message):
-    """Entries that are seen: those behind one seq and up to another."""
-
     DESCRIPTOR: _descriptor.Descriptor
 
     def __init__(
@@ -440,7 +446,88 @@ class LossTold(_message.Message):
 Global___LossTold: _TypeAlias = LossTold  # noqa: Y015
 
 @_typing.final
+class PropertySetting(_message.Message):
+    """One property gets a value.  A replica takes no property that it does not know."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DELETE_PROTECTION_FIELD_NUMBER: _builtins.int
+    WRITE_CACHE_FIELD_NUMBER: _builtins.int
+    READ_ONLY_FIELD_NUMBER: _builtins.int
+    delete_protection: _builtins.bool
+    write_cache: _builtins.bool
+    """As in VolumeIdentity, which says what it was at the founding."""
+    read_only: _builtins.bool
+    def __init__(
+        self,
+        *,
+        delete_protection: _builtins.bool = ...,
+        write_cache: _builtins.bool = ...,
+        read_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["delete_protection", b"delete_protection", "property", b"property", "read_only", b"read_only", "write_cache", b"write_cache"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["delete_protection", b"delete_protection", "property", b"property", "read_only", b"read_only", "write_cache", b"write_cache"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_property: _TypeAlias = _typing.Literal["delete_protection", "write_cache", "read_only"]  # noqa: Y015
+    _WhichOneofArgType_property: _TypeAlias = _typing.Literal["property", b"property"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_property) -> _WhichOneofReturnType_property | None: ...
+
+Global___PropertySetting: _TypeAlias = PropertySetting  # noqa: Y015
+
+@_typing.final
+class VolumeProperties(_message.Message):
+    """What has been set of a volume."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DELETE_PROTECTION_FIELD_NUMBER: _builtins.int
+    WRITE_CACHE_FIELD_NUMBER: _builtins.int
+    READ_ONLY_FIELD_NUMBER: _builtins.int
+    delete_protection: _builtins.bool
+    """It takes no VolumeDeletion."""
+    write_cache: _builtins.bool
+    """Absent where it was never set: it is what the identity says."""
+    read_only: _builtins.bool
+    """Initiators may not write."""
+    def __init__(
+        self,
+        *,
+        delete_protection: _builtins.bool = ...,
+        write_cache: _builtins.bool | None = ...,
+        read_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_write_cache", b"_write_cache", "write_cache", b"write_cache"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_write_cache", b"_write_cache", "delete_protection", b"delete_protection", "read_only", b"read_only", "write_cache", b"write_cache"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__write_cache: _TypeAlias = _typing.Literal["write_cache"]  # noqa: Y015
+    _WhichOneofArgType__write_cache: _TypeAlias = _typing.Literal["_write_cache", b"_write_cache"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__write_cache) -> _WhichOneofReturnType__write_cache | None: ...
+
+Global___VolumeProperties: _TypeAlias = VolumeProperties  # noqa: Y015
+
+@_typing.final
+class VolumeDeletion(_message.Message):
+    """The volume is not served any more, and its replicas are destroyed once W members hold this."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VolumeDeletion: _TypeAlias = VolumeDeletion  # noqa: Y015
+
+@_typing.final
 class SeqRange(_message.Message):
+    """Entries that are seen: those behind one seq and up to another."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     AFTER_SEQ_FIELD_NUMBER: _builtins.int
@@ -535,6 +622,8 @@ class OperationsState(_message.Message):
     COMPLETED_SEQ_FIELD_NUMBER: _builtins.int
     LOSS_POSSIBLE_FIELD_NUMBER: _builtins.int
     LAST_SEQ_FIELD_NUMBER: _builtins.int
+    PROPERTIES_FIELD_NUMBER: _builtins.int
+    DELETED_FIELD_NUMBER: _builtins.int
     size_bytes: _builtins.int
     completed_seq: _builtins.int
     """W members hold every entry up to here."""
@@ -544,6 +633,8 @@ class OperationsState(_message.Message):
     """Of the last entry that changed snapshots, size, configuration or contents as a whole; 0 where
     there was none.
     """
+    deleted: _builtins.bool
+    """The volume has been deleted."""
     @_builtins.property
     def snapshots(self) -> _containers.RepeatedCompositeFieldContainer[Global___Snapshot]: ...
     @_builtins.property
@@ -554,6 +645,8 @@ class OperationsState(_message.Message):
     def hidden_views(self) -> _containers.RepeatedCompositeFieldContainer[Global___HiddenView]:
         """Kept until every entry up to theirs is held by W members."""
 
+    @_builtins.property
+    def properties(self) -> Global___VolumeProperties: ...
     def __init__(
         self,
         *,
@@ -564,10 +657,12 @@ class OperationsState(_message.Message):
         completed_seq: _builtins.int = ...,
         loss_possible: _builtins.bool = ...,
         last_seq: _builtins.int = ...,
+        properties: Global___VolumeProperties | None = ...,
+        deleted: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["properties", b"properties"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["completed_seq", b"completed_seq", "head_ranges", b"head_ranges", "hidden_views", b"hidden_views", "last_seq", b"last_seq", "loss_possible", b"loss_possible", "size_bytes", b"size_bytes", "snapshots", b"snapshots"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["completed_seq", b"completed_seq", "deleted", b"deleted", "head_ranges", b"head_ranges", "hidden_views", b"hidden_views", "last_seq", b"last_seq", "loss_possible", b"loss_possible", "properties", b"properties", "size_bytes", b"size_bytes", "snapshots", b"snapshots"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

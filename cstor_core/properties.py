@@ -1,0 +1,27 @@
+"""Properties of a volume: what can be set of it while it lives (`VolumeProperties`)."""
+
+from __future__ import annotations
+
+from cstor_core.generated.cstor.v1 import volume_pb2
+
+
+def set_property(
+    properties: volume_pb2.VolumeProperties, setting: volume_pb2.PropertySetting
+) -> None:
+    """Give the property that a setting names the value that it has there."""
+    match setting.WhichOneof("property"):
+        case "delete_protection":
+            properties.delete_protection = setting.delete_protection
+        case "write_cache":
+            properties.write_cache = setting.write_cache
+        case "read_only":
+            properties.read_only = setting.read_only
+
+
+def has_write_cache(
+    identity: volume_pb2.VolumeIdentity, properties: volume_pb2.VolumeProperties
+) -> bool:
+    """Whether GOOD for a write does not mean that it is on stable storage: as it was set, or else
+    as the volume was founded.
+    """
+    return properties.write_cache if properties.HasField("write_cache") else identity.write_cache
