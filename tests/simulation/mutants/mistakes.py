@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from tests.simulation.mutants import histories, opening, operations, scrubbing, serving
+from tests.simulation.mutants import (
+    forcing,
+    histories,
+    membership,
+    opening,
+    operations,
+    rebuilding,
+    scrubbing,
+    serving,
+)
 from tests.simulation.mutants.planting import Mistake
 
 MISTAKES: dict[str, Mistake] = {
@@ -12,6 +21,9 @@ MISTAKES: dict[str, Mistake] = {
         *serving.MISTAKES,
         *histories.MISTAKES,
         *operations.MISTAKES,
+        *membership.MISTAKES,
+        *rebuilding.MISTAKES,
+        *forcing.MISTAKES,
         *scrubbing.MISTAKES,
     )
 }
