@@ -22,6 +22,7 @@ from tests.simulation.oracle import NEVER
 from tests.simulation.watch import counts, reverted, rows_of_node
 
 AGAIN_S = 0.3
+LOOK_AGAIN_S = 2.0
 
 Ask = Callable[[Operations], Awaitable[object]]
 Content = dict[int, tuple[int, bytes]]
@@ -167,7 +168,17 @@ class Snapshots:
         )
 
     async def look(self) -> list[str]:
-        """What is wrong with what is there, when all replicas that are not lost should be equal."""
+        """What is wrong with what is there, when all replicas that are not lost should be equal.
+
+        What somebody has asked for may be done just now: what is wrong is looked at once more.
+        """
+        broken = await self._look()
+        if broken:
+            await asyncio.sleep(LOOK_AGAIN_S)
+            broken = await self._look()
+        return broken
+
+    async def _look(self) -> list[str]:
         found: dict[str, tuple[str, dict[str, Content]]] = {}
         broken: list[str] = []
         for machine in self._clients.cluster.members:
