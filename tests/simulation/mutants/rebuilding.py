@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -90,13 +91,19 @@ def be_a_source_while_rebuilding() -> None:
     """Whoever has a stream that is far enough is asked, those being rebuilt first."""
 
     async def source_at(
-        self: Returning, member: Member, seq: int, *, needs_stream: bool = True
+        self: Returning,
+        member: Member,
+        seq: int,
+        *,
+        needs_stream: bool = True,
+        tried: Collection[Member] = (),
     ) -> Member:
         while True:
             able = [
                 other
                 for other in self._roster.receivers
                 if other is not member
+                and other not in tried
                 and other.append_stream is not None
                 and other.applied_seq >= seq
             ]
@@ -127,12 +134,12 @@ def copy_over_what_is_newer() -> None:
 def skip_what_is_older_than_the_own_end() -> None:
     """The source is asked for what it has behind the member's own end, be that shared or not."""
 
-    async def without_the_shared(self: pulls.Rebuild, peer: Any) -> History:
-        store = self._node.store
-        foreign = await store.foreign_blocks(self._comparison)
-        return await self._pull(peer, store.history.end, foreign)
+    compare = pulls.Rebuild._compare
 
-    pulls.Rebuild._copy = without_the_shared  # type: ignore[method-assign]
+    async def careless(self: pulls.Rebuild, peer: Any, since: Reign, asked: Any) -> History:
+        return await compare(self, peer, self._node.store.history.end, asked)
+
+    pulls.Rebuild._compare = careless  # type: ignore[method-assign]
 
 
 @_found.breaks("A rebuild ends when the stream has reached every version that was copied.")
