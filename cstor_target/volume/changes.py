@@ -73,9 +73,10 @@ class Changes:
         """
         async with self._one_at_a_time:
             for member in self._tenure.configuration.members:
-                if member.address == address and not await self._is_gone(member):
+                if member.address == address:
                     await self._check_lease()
-                    return member.replica_uuid
+                    if not await self._is_gone(member):
+                        return member.replica_uuid
             self._check_place(address, same_host=same_host)
             learner = await self._learner(address)
             self._roster.add_learner(learner)
