@@ -42,6 +42,7 @@ class Job(Generic[T]):
         """Start the work."""
         self.epoch = epoch
         self.task = asyncio.get_running_loop().create_task(work)
+        self.task.add_done_callback(_heard)
         self._error: CstorError | None = None
 
     def close(self, error: CstorError) -> None:
@@ -58,6 +59,12 @@ class Job(Generic[T]):
             if self._error is None:
                 raise
             raise self._error from None
+
+
+def _heard(task: asyncio.Task[T]) -> None:
+    """An error counts as heard of, also where the target that ordered the work has gone."""
+    if not task.cancelled():
+        task.exception()
 
 
 class ReplicaNode:

@@ -21,6 +21,7 @@ from cstor_core.clock import Clock
 from cstor_core.errors import CstorError, InputError, UnavailableError, UnknownVolumeError
 from cstor_core.generated.cstor.v1 import replica_pb2, volume_pb2
 from cstor_core.limits import REPLICAS_MAX
+from cstor_target.volume.backing import Done, Failure
 from cstor_target.volume.events import EventSink
 from cstor_target.volume.links import ReplicaLink
 from cstor_target.volume.members import Member, Standing
@@ -50,8 +51,11 @@ class Changes:
         events: EventSink,
         link_to: Callable[[str], ReplicaLink],
         keep: Callable[[Member], None],
+        when_leased: Callable[[Done], None],
     ) -> None:
-        """`keep` has a member looked after from now on, for as long as the roster knows it."""
+        """`keep` has a member looked after from now on, for as long as the roster knows it;
+        `when_leased` calls back when no other target can have changed anything yet.
+        """
         self._tenure = tenure
         self._roster = roster
         self._order = order
@@ -59,6 +63,7 @@ class Changes:
         self._events = events
         self._link_to = link_to
         self._keep = keep
+        self._when_leased = when_leased
         self._one_at_a_time = asyncio.Lock()
         """What operators ask for, which may take long."""
         self._one_entry = asyncio.Lock()
@@ -72,8 +77,10 @@ class Changes:
         """
         async with self._one_at_a_time:
             for member in self._tenure.configuration.members:
-                if member.address == address and not await self._is_gone(member):
-                    return member.replica_uuid
+                if member.address == address:
+                    await self._check_lease()
+                    if not await self._is_gone(member):
+                        return member.replica_uuid
             self._check_place(address, same_host=same_host)
             link = self._link_to(address)
             is_witness = (await link.describe_pool()).witness
@@ -108,6 +115,7 @@ class Changes:
                 None,
             )
             if leaving is None:
+                await self._check_lease()
                 return
             await _to_its_end(self._let_go(leaving))
 
@@ -218,6 +226,23 @@ class Changes:
         learner.is_learner = True
         learner.standing, learner.reason = Standing.LEARNER, "it is being made"
         return learner
+
+    async def _check_lease(self) -> None:
+        """Wait until it is certain that no later target has changed what this one remembers.
+
+        Raises UnavailableError where that does not become certain in time.
+        """
+        answered: asyncio.Future[Failure | None] = asyncio.get_running_loop().create_future()
+
+        def told(failure: Failure | None) -> None:
+            if not answered.done():
+                answered.set_result(failure)
+
+        self._when_leased(told)
+        if await answered is not None:
+            raise UnavailableError(
+                "too few replicas say that this target still serves the volume: ask again"
+            )
 
     async def _until_in_sync(self, learner: Member) -> None:
         """Wait until a learner has everything and takes what comes."""

@@ -93,6 +93,7 @@ class Engine:
             events,
             self._pass_gate,
             lambda again: self._merger.wait(0, self.size_bytes // BLOCK_BYTES, again),
+            self._lease.when_held,
         )
         self.operations.on_write_cache = self._reads.use_write_cache
         self._membership.on_open = self.operations.begin

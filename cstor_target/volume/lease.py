@@ -84,6 +84,13 @@ class Lease:
         """Call back when W members have renewed it from now on, or with BUSY in the end."""
         self._waiting.append((self._clock.monotonic(), done))
 
+    def when_held(self, done: Done) -> None:
+        """Call back at once where it holds, or else as `when_renewed` does."""
+        if self.holds:
+            done(None)
+        else:
+            self.when_renewed(done)
+
     def expire(self, before_s: float) -> None:
         """End with BUSY what has waited since before a moment."""
         while self._waiting and self._waiting[0][0] < before_s:

@@ -190,6 +190,7 @@ class Membership:
             self._events,
             self._opener.link_to,
             keep,
+            self._lease.when_held,
         )
         keeping = self.keeping = Keeping(
             returning,

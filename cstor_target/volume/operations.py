@@ -40,12 +40,15 @@ class Operations:
         events: EventSink,
         when_possible: WhenPossible,
         when_unlocked: WhenUnlocked,
+        when_leased: Callable[[Done], None],
     ) -> None:
+        """`when_leased` calls back when no other target can have ordered anything yet."""
         self._order = order
         self._clock = clock
         self._events = events
         self._when_possible = when_possible
         self._when_unlocked = when_unlocked
+        self._when_leased = when_leased
         self._tenure: Tenure | None = None
         self._snapshots: dict[str, volume_pb2.Snapshot] = {}
         self._ordered_bytes = 0
@@ -267,7 +270,8 @@ class Operations:
         """Give an operation its place, which `ordered` fills in, and wait until W members have it
         on stable storage; False where `ordered` says that nothing is to be done.
 
-        Even then all that was ordered before is on stable storage: it may have been just that.
+        Even then all that was ordered before is on stable storage: it may have been just that; and
+        this target has its lease: a later one may have undone what this one remembers.
         """
         tenure = self._tenure
         if tenure is None:
@@ -294,7 +298,7 @@ class Operations:
                     blocks=self._ordered_bytes // BLOCK_BYTES if changes_all else 0,
                 )
             elif self._order.all_durable:
-                finished(None)
+                self._when_leased(finished)
             else:
                 self._order.flush(finished)
                 self._order.kick()

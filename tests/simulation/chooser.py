@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 
+from tests.simulation.changes import REPLICAS_MAX
 from tests.simulation.clients import Clients
 from tests.simulation.cluster import Cluster
-from tests.simulation.deeds import LAST, Deed, Value
-from tests.simulation.storms import Cast, storm
+from tests.simulation.deeds import LAST, LOST, NEWEST, Deed, Value
+from tests.simulation.storms import Cast, Plan, slow_rebuild, storm
 
 FAULTS_S = 45.0
 """Things go wrong until then."""
 PAUSE_S = 1.5
 ORDER_PAUSE_S = 6.0
 """Between what operators ask for, in the mean."""
+QUIET = 0.3
+"""In so many lives nobody asks for anything but reads and writes."""
+CHANGING = 0.4
+"""In so many lives replicas come and go."""
+CHANGE_PAUSE_S = 6.0
+"""Between such changes there, in the mean."""
+REVERTING = 0.35
+"""In so many lives somebody reverts to snapshots."""
+REVERT_PAUSE_S = 8.0
+"""Between two of these, in the mean."""
+FORCING = 0.4
+"""In so many of the lives that lose too much somebody forces an opening."""
 SCRUB_PAUSE_S = 16.0
 """Between the scrubs that they ask for, in the mean."""
 TOO_MUCH = 0.15
@@ -39,14 +53,32 @@ class Chooser:
         self._cluster = cluster
         self._clients = clients
         self._chance = random.Random(f"{cluster.seed} faults")
-        self._numbers = list(range(len(cluster.everybody)))
         self._quiet_until_s = 0.0
+        self._is_changing = self._is_reverting = self._is_quiet = False
+        self._first: Callable[[Cast], Plan] | None = None
+        """The storm that a life begins with."""
         self._too_much_s = (
             self._chance.uniform(30.0, 42.0) if self._chance.random() < TOO_MUCH else FAULTS_S
         )
+        forcing = random.Random(f"{cluster.seed} forcing")
+        may_force = cluster.witness is None and forcing.random() < FORCING
+        self._forcing: random.Random | None = forcing if may_force else None
+        """Of lives in which somebody forces an opening where too much is lost."""
+        self._leaves_behind = bool(self._forcing) and forcing.random() < 0.5
+        if self._leaves_behind and self._too_much_s < FAULTS_S:
+            self._too_much_s = forcing.uniform(20.0, 28.0)
+
+    @property
+    def _numbers(self) -> list[int]:
+        """Of the machines that something may happen to."""
+        return [self._cluster.machines.index(machine) for machine in self._cluster.used]
 
     def orders(self) -> list[tuple[float, Deed]]:
         """What operators ask for in this life, with a moment for each; it is no fault."""
+        self._is_quiet = random.Random(f"{self._cluster.seed} quiet").random() < QUIET
+        if self._is_quiet:
+            self._first = slow_rebuild
+            return self._scrubs()
         chance = random.Random(f"{self._cluster.seed} operators")
         planned: list[tuple[float, Deed]] = []
         at_s = 1.0
@@ -56,7 +88,43 @@ class Chooser:
             if name == "delete_snapshot":
                 number = chance.randrange(number + 1)
             planned.append((at_s, (name, (number,))))
-        return planned + self._scrubs()
+        return planned + self._scrubs() + self._reverts() + self._changes()
+
+    def _reverts(self) -> list[tuple[float, Deed]]:
+        chance = random.Random(f"{self._cluster.seed} reverts")
+        planned: list[tuple[float, Deed]] = []
+        self._is_reverting = chance.random() < REVERTING
+        at_s = 4.0 if self._is_reverting else FAULTS_S
+        while (at_s := at_s + chance.expovariate(1 / REVERT_PAUSE_S)) < FAULTS_S:
+            number = chance.choice((NEWEST, chance.randrange(8)))
+            planned.append((at_s, ("revert", (number,))))
+        return planned
+
+    def _changes(self) -> list[tuple[float, Deed]]:
+        """Which replicas come and go, as if all of them did so at once."""
+        chance = random.Random(f"{self._cluster.seed} changes")
+        members = list(range(len(self._cluster.founders)))
+        planned: list[tuple[float, Deed]] = []
+        self._is_changing = self._cluster.witness is None and chance.random() < CHANGING
+        at_s = 1.0 if self._is_changing else FAULTS_S
+        while (at_s := at_s + chance.expovariate(1 / CHANGE_PAUSE_S)) < FAULTS_S:
+            others = [at for at in range(len(self._cluster.machines)) if at not in members]
+            leaving, fresh = chance.choice(members), chance.choice(others or [LOST])
+            may_grow = len(members) < REPLICAS_MAX and fresh != LOST
+            name = chance.choice(("add", "remove", "replace"))
+            if name == "remove" and len(members) > 1:
+                planned.append((at_s, ("remove", (leaving,))))
+                members.remove(leaving)
+            elif name == "replace" and may_grow:
+                gone = chance.choice((leaving, LOST))
+                planned.append((at_s, ("replace", (gone, fresh))))
+                if gone == leaving:
+                    members.remove(leaving)
+                    members.append(fresh)
+            elif may_grow:
+                planned.append((at_s, ("add", (fresh,))))
+                members.append(fresh)
+        return planned
 
     def _scrubs(self) -> list[tuple[float, Deed]]:
         chance = random.Random(f"{self._cluster.seed} scrubs")
@@ -77,6 +145,9 @@ class Chooser:
         if now_s > self._too_much_s:
             self._too_much_s = FAULTS_S
             return self._too_much(now_s)
+        if self._first is not None:
+            first, self._first = self._first, None
+            return self._storm(now_s, first)
         name = self._chance.choices(list(WEIGHTS), list(WEIGHTS.values()))[0]
         if name == "start_replicas":
             return [(now_s, ("start_replica", (at,))) for at in self._numbers]
@@ -84,16 +155,29 @@ class Chooser:
             return self._storm(now_s)
         return [(now_s, deed) for deed in self._one(name)]
 
-    def _storm(self, now_s: float) -> list[tuple[float, Deed]]:
+    def _storm(
+        self, now_s: float, chosen: Callable[[Cast], Plan] | None = None
+    ) -> list[tuple[float, Deed]]:
         """Calm first: everybody is there, and has time to be in sync."""
-        if len(self._numbers) == 1:
+        machines = self._cluster.machines
+        members = [at for at, machine in enumerate(machines) if machine in self._cluster.members]
+        if len(members) == 1:
             return []
-        cast = Cast(len(self._numbers), self._chance)
-        name, plan = storm(
-            cast,
-            write_cache=self._cluster.write_cache,
-            has_witness=self._cluster.witness is not None,
+        others = [at for at in range(len(machines)) if self._is_changing and at not in members]
+        cast = Cast(
+            members,
+            self._chance,
+            others,
+            reverts=self._is_reverting,
         )
+        if chosen is None:
+            name, plan = storm(
+                cast,
+                write_cache=self._cluster.write_cache,
+                has_witness=self._cluster.witness is not None,
+            )
+        else:
+            name, plan = chosen.__name__, chosen(cast)
         begins_s = now_s + self._chance.choice((1.0, 3.0))
         ends_s = begins_s + max(after_s for after_s, _ in plan)
         if ends_s > FAULTS_S:
@@ -106,6 +190,8 @@ class Chooser:
         return [*calm, *((begins_s + after_s, deed) for after_s, deed in plan)]
 
     def _too_much(self, now_s: float) -> list[tuple[float, Deed]]:
+        if self._forcing is not None:
+            return self._force(now_s, self._forcing)
         power = "lose_too_much" if self._cluster.write_cache else "rot_all"
         name = self._chance.choice([power, power, "spoil_too_much", "rot_all"])
         deeds: list[tuple[float, Deed]] = [(now_s, (name, (self._seed(),)))]
@@ -117,6 +203,36 @@ class Chooser:
                 for at in self._numbers
             ]
         return deeds
+
+    def _force(self, now_s: float, chance: random.Random) -> list[tuple[float, Deed]]:
+        """An opening is forced: with what is left of spoilt disks, or with somebody who was away
+        while others opened and went on, of whom some come back then.
+        """
+        opening: list[tuple[float, Deed]] = [(4.0 + at, ("force", ())) for at in range(0, 8, 2)]
+        if not self._leaves_behind:
+            plan: list[tuple[float, Deed]] = [(0.0, ("spoil_too_much", (self._seed(),)))]
+            plan.append((0.1, ("kill_target", (LAST, 0.5))))
+        else:
+            machines = self._cluster.machines
+            members = [at for at, one in enumerate(machines) if one in self._cluster.members]
+            chance.shuffle(members)
+            cast = Cast(members, chance)
+            (one, *others), may_lose = cast.all, cast.may_lose
+            away, left_out = others[:may_lose], others[may_lose:]
+            plan = [(0.0, ("heal_network", ()))]
+            plan += [(0.0, ("start_replica", (at,))) for at in members]
+            plan += [(2.0, ("kill_replica", (one,)))]
+            plan += [(at_s, ("close_target", (LAST, 0.0))) for at_s in (2.5, 4.0)]
+            plan += [(7.0, ("wipe", (at,))) for at in away]
+            plan += [(7.0, ("kill_replica", (at,))) for at in left_out]
+            plan += [(7.0, ("kill_target", (LAST, 0.1))), (7.1, ("start_replica", (one,)))]
+            opening = [(7.0 + after_s, deed) for after_s, deed in opening]
+            back_s = chance.choice((0.2, 1.0))
+            plan += [(7.2, ("when_open", (back_s, "start_replica", at))) for at in left_out]
+            plan.append((7.2, ("when_open", (back_s + 0.5, "kill_target", LAST, 0.1))))
+        plan += opening
+        self._quiet_until_s = now_s + max(after_s for after_s, _ in plan)
+        return [(now_s + after_s, deed) for after_s, deed in plan]
 
     def _one(self, name: str) -> list[Deed]:
         """One fault with its arguments; two for a cut of both ways."""

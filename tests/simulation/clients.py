@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import accumulate
 from typing import Any
 
@@ -71,12 +71,24 @@ class Clients:
         self._all = [Client(self, number, blocks) for number, blocks in enumerate(self._own)]
         return [loop.create_task(client.live()) for client in self._all]
 
-    def loss_said(self) -> None:
-        """A target has said that something acknowledged may be gone."""
+    def loss_said(self, *, is_forced: bool = False) -> None:
+        """A target has said that something acknowledged may be gone; with a forced opening also
+        what was flushed.
+        """
         self.losses += 1
         self.registers.loss_said(self.cluster.loop.time())
         for client in self._all:
-            client.loss_said()
+            client.own.lost(is_forced=is_forced)
+
+    def revert_begins(self, contents: Mapping[int, bytes]) -> None:
+        """Somebody asks for a revert to a snapshot with these blocks, and zeros elsewhere."""
+        for client in self._all:
+            client.own.revert_begins(contents)
+
+    def revert_ends(self, *, is_done: bool) -> None:
+        """It was answered; or not, and may have happened before this or never does."""
+        for client in self._all:
+            client.own.revert_ends(is_done=is_done)
 
     def pause_s(self) -> float:
         """How long a client pauses, in the mean, as things are."""
@@ -100,7 +112,7 @@ class Client:
         self._clients = clients
         self._number = number
         self._chance = random.Random(f"{clients.cluster.seed} client {number}")
-        self._own = OwnBlocks(own)
+        self.own = OwnBlocks(own)
         self._losses = 0
         """How many had been said when the last command was begun."""
         self._loop = clients.cluster.loop
@@ -119,7 +131,9 @@ class Client:
                 continue
             target = chance.choice(targets)
             (step,) = chance.choices(steps, cum_weights=_WEIGHTS)
+            self.own.is_busy = True
             await step(target)
+            self.own.command_ends()
 
     async def _ask(self, target: Target, ask: Any) -> tuple[Failure | None, Any] | None:
         """A command and its answer; None where the target ended without one."""
@@ -207,10 +221,10 @@ class Client:
     async def _flush(self, target: Target) -> None:
         answer = await self._ask(target, lambda engine, done: engine.flush(done))
         if answer is not None and answer[0] is None and self._losses == self._clients.losses:
-            self._own.durable(self._own.blocks)
+            self.own.durable(self.own.blocks)
 
     async def _write_own(self, target: Target) -> None:
-        block = self._chance.choice(self._own.blocks)
+        block = self._chance.choice(self.own.blocks)
         stamp = self._clients.next_stamp()
         durable = self._is_durable()
         await self._change(
@@ -225,7 +239,7 @@ class Client:
 
     async def _write_part(self, target: Target) -> None:
         """Some sectors of a block: the target merges them."""
-        block = self._chance.choice(self._own.blocks)
+        block = self._chance.choice(self.own.blocks)
         start = self._chance.randrange(BLOCK_BYTES // SECTOR_BYTES) * SECTOR_BYTES
         stamp = self._clients.next_stamp()
         part = content_of(stamp)[: min(SECTOR_BYTES * 2, BLOCK_BYTES - start)]
@@ -239,7 +253,7 @@ class Client:
         )
 
     async def _unmap_own(self, target: Target) -> None:
-        block = self._chance.choice(self._own.blocks)
+        block = self._chance.choice(self.own.blocks)
         durable = self._is_durable()
         await self._change(
             target,
@@ -257,30 +271,26 @@ class Client:
         ask: Any,
         durable: bool,
     ) -> None:
-        self._own.begin(block, change)
+        self.own.begin(block, change)
         answer = await self._ask(target, ask)
         if answer is not None and answer[0] is None and self._losses == self._clients.losses:
-            self._own.done(block)
+            self.own.done(block)
             if durable:
-                self._own.durable([block])
+                self.own.durable([block])
 
     async def _read_own(self, target: Target) -> None:
-        block = self._chance.choice(self._own.blocks)
+        block = self._chance.choice(self.own.blocks)
         answer = await self._ask(
             target, lambda engine, done: engine.read(block * BLOCK_BYTES, BLOCK_BYTES, done)
         )
         if answer is None or answer[0] is not None:
             return
-        wrong = self._own.read(block, b"".join(answer[1]))
+        wrong = self.own.read(block, b"".join(answer[1]))
         if wrong:
             self._clients.broken.append(
                 f"block {block}: its only client {self._number} read {wrong} "
                 f"from {target.name} at {self._loop.time():.4f}"
             )
-
-    def loss_said(self) -> None:
-        """What was answered may be gone."""
-        self._own.lost()
 
 
 class OwnBlocks:
@@ -293,31 +303,85 @@ class OwnBlocks:
         self._last_change: dict[int, Callable[[bytes], bytes]] = {}
         self._since_durable: dict[int, dict[bytes, None]]
         self._since_durable = {block: {ZEROS: None} for block in blocks}
+        self._ever: dict[int, dict[bytes, None]] = {block: {ZEROS: None} for block in blocks}
+        """Whatever each may have held at some time."""
+        self._unanswered: dict[int, None] = {}
+        """The last change of these has not been answered."""
+        self.is_busy = False
+        """A command is under way."""
+        self._reverted: dict[int, dict[bytes, None]] = {}
+        """What blocks may hold where a revert happens that is under way, or was when the present
+        command began.
+        """
+        self._is_over = self._is_done = False
+
+    def revert_begins(self, contents: Mapping[int, bytes]) -> None:
+        """A revert has been asked for: each block may get what it had then, and a change that is
+        under way may come on top of that.
+        """
+        self._is_over = False  # one before it, during the same command, counts as not answered
+        for block in self.blocks:
+            content = contents.get(block, ZEROS)
+            reverted = self._reverted.setdefault(block, {})
+            reverted[content] = None
+            if block in self._unanswered:
+                reverted[self._last_change[block](content)] = None
+            self._may_hold[block] |= reverted
+            self._since_durable[block] |= reverted
+            self._ever[block] |= reverted
+
+    def revert_ends(self, *, is_done: bool) -> None:
+        """It was answered; or not, and may have happened before this or never does."""
+        self._is_over, self._is_done = True, is_done
+        self._settle()
+
+    def command_ends(self) -> None:
+        """No command is under way."""
+        self.is_busy = False
+        self._settle()
+
+    def _settle(self) -> None:
+        """A revert is over, and so is the command that was under way meanwhile."""
+        if self.is_busy or not self._is_over:
+            return
+        for block, may_hold in self._reverted.items():
+            if self._is_done:
+                self._may_hold[block] = dict(may_hold)
+                self._since_durable[block] = dict(may_hold)
+        self._reverted.clear()
+        self._is_over = False
 
     def begin(self, block: int, change: Callable[[bytes], bytes]) -> None:
         """A change has been asked for: it may come to be, or not."""
+        if block in self._reverted:
+            self._reverted[block] |= dict.fromkeys(map(change, self._reverted[block]))
         may_hold = self._may_hold[block]
         self._changed[block] = dict.fromkeys(change(content) for content in may_hold)
+        self._ever[block] |= self._changed[block]
         self._last_change[block] = change
+        self._unanswered[block] = None
         may_hold |= self._changed[block]
         self._since_durable[block] |= may_hold
 
     def done(self, block: int) -> None:
         """It was answered with GOOD."""
-        self._may_hold[block] = self._changed[block]
+        self._unanswered.pop(block, None)
+        self._may_hold[block] = self._changed[block] | self._reverted.get(block, {})
 
     def durable(self, blocks: list[int]) -> None:
         """What some blocks hold is on stable storage of W members."""
         for block in blocks:
             self._since_durable[block] = dict(self._may_hold[block])
 
-    def lost(self) -> None:
-        """All machines may have lost what was not on stable storage.
+    def lost(self, *, is_forced: bool = False) -> None:
+        """All machines may have lost what was not on stable storage; with a forced opening, a
+        block may hold whatever it ever had.
 
         A change that is under way may come to be on top of that.
         """
         for block in self.blocks:
-            may_hold = dict(self._since_durable[block])
+            held = self._ever if is_forced else self._since_durable
+            may_hold = dict(held[block])
             if block in self._last_change:
                 may_hold |= dict.fromkeys(map(self._last_change[block], may_hold))
             self._may_hold[block] = may_hold
@@ -328,7 +392,7 @@ class OwnBlocks:
         may_hold = self._may_hold[block]
         if content not in may_hold:
             return f"{_stamps(content)}, and it may hold one of {[*map(_stamps, may_hold)]}"
-        self._may_hold[block] = {content: None}
+        self._may_hold[block] = {content: None} | self._reverted.get(block, {})
         return ""
 
 

@@ -13,6 +13,9 @@ from uuid import UUID
 from cstor_core.generated.cstor.v1 import replica_pb2, volume_pb2
 from cstor_core.units import BLOCK_BYTES, KIB
 from cstor_target.volume.engine import Engine
+from cstor_target.volume.members import Member
+from cstor_target.volume.quorum import write_quorum
+from cstor_target.volume.roster import Roster
 from cstor_target.volume.settings import EngineSettings
 from cstor_target.volume.witness import COPIES
 from replica.host import ReplicaHost
@@ -20,6 +23,7 @@ from replica.replica_node import ReplicaNode
 from replica.store.limits import StoreLimits
 from replica.witness_file import Held
 from replica.witness_host import WitnessHost
+from tests.simulation.configurations import Configurations
 from tests.simulation.disk import JOURNAL_BYTES, SimulatedDisk
 from tests.simulation.links import SimulatedDialler, SimulatedLink
 from tests.simulation.network import Network
@@ -31,6 +35,10 @@ REPLICAS: tuple[int, ...] = (1, 2, 3, 3, 3, 4, 5)
 WITNESSED = 0.7
 """So many of the lives with two replicas have a witness."""
 BLOCKS = 64
+SPARES = 3
+"""So many machines more than the volume has replicas at first."""
+OLD_ADDRESSES = 0.3
+"""So many targets are started with the addresses of the founding, where those are enough."""
 LIMITS = StoreLimits(
     journal_bytes=JOURNAL_BYTES,
     tail_bytes=96 * BLOCK_BYTES,
@@ -41,6 +49,8 @@ LIMITS = StoreLimits(
     unflushed_freed_bytes=32 * BLOCK_BYTES,
     run_rows_max=512,
 )
+TELL_CONFIGURATION = frozenset(("open", "member_added", "member_removed", "member_failed"))
+"""What a target tells of when a configuration is in force."""
 SETTINGS = EngineSettings(
     backlog_bytes_max=128 * KIB,
     batch_bytes_max=32 * KIB,
@@ -139,12 +149,18 @@ class Machine:
         self.boots += 1
         self._may_have_lost = not self.is_witness
 
-    def wipe(self) -> None:
-        """Somebody puts an empty disk in, and makes a new replica there."""
+    def renew(self) -> None:
+        """Somebody puts an empty disk in, and starts the daemon."""
         self.kill()
         self.disk = SimulatedDisk(self.chance)
-        self.is_broken = True
+        self.is_broken = self.has_rotted = self._may_have_lost = False
         self.start()
+
+    def wipe(self) -> None:
+        """Somebody puts an empty disk in, and makes a new replica there."""
+        has_rotted = self.has_rotted
+        self.renew()
+        self.is_broken, self.has_rotted = True, has_rotted
         assert self.process is not None
         self.process.run(self.create_replica())
 
@@ -184,6 +200,7 @@ class Target:
         self.ended: asyncio.Future[None] = cluster.loop.create_future()
         """The process has ended, or has been deposed."""
         self._cluster = cluster
+        self.addresses = cluster.addresses(name)
         self.process.run(self._start())
 
     @property
@@ -201,13 +218,14 @@ class Target:
         cluster = self._cluster
         self.engine = Engine(
             "vol",
-            [machine.name for machine in cluster.everybody],
+            self.addresses,
             lambda address: SimulatedLink(cluster.network, self, cluster.machine(address)),
             self.clock,
             SETTINGS,
             self.name,
             self._happened,
         )
+        self._watch_changes(self.engine._roster)
         self.engine.start()
         self.engine.deposed.add_done_callback(lambda _: self._end())
         self.engine.failed.add_done_callback(self._failed)
@@ -217,7 +235,28 @@ class Target:
         self._cluster.loop.errors.append(f"{self.name} failed: {failed.result()!r}")
 
     def _happened(self, name: str, facts: dict[str, object]) -> None:
+        tenure = self.engine._membership.tenure if self.engine is not None else None
+        if name in TELL_CONFIGURATION and tenure is not None:
+            is_open = name == "open"
+            self._cluster.configurations.in_force(tenure.epoch, tenure.configuration, is_open)
         self._cluster.happened(self.name, name, facts)
+
+    def _watch_changes(self, roster: Roster) -> None:
+        """Have each change noted at the moment when it is ordered."""
+        begin_change = roster.begin_change
+
+        def begun(
+            seq: int, configuration: volume_pb2.Configuration, learner: Member | None
+        ) -> None:
+            tenure = self.engine._membership.tenure if self.engine is not None else None
+            assert tenure is not None
+            reign = (tenure.configuration.forced_openings, tenure.epoch)
+            addresses = tuple(member.address for member in configuration.members)
+            self._cluster.configurations.ordered(reign, addresses)
+            self._cluster.on_change()
+            begin_change(seq, configuration, learner)
+
+        roster.begin_change = begun  # type: ignore[method-assign]
 
     async def _close(self) -> None:
         if self.engine is not None:
@@ -268,20 +307,38 @@ class Cluster:
         self.events: Counter[str] = Counter()
         self.on_loss_said: Callable[[], None] = lambda: None
         """Called when a target says that something acknowledged may be gone."""
+        self.forced = 0
+        """How often a target was forced to open with what answered."""
+        self.forced_silently = False
+        """One was, and has not said yet that something may be gone."""
         self.on_mismatch: Callable[[dict[str, object]], None] = lambda facts: None
         """Called when a scrub has found copies wrong."""
         self.on_open: Callable[[], None] = lambda: None
         """Called when a target has opened the volume."""
+        self.on_change: Callable[[], None] = lambda: None
+        """Called when a target is about to send a change of the configuration."""
         self._uuids = count(1)
         self._targets = count(1)
         chance = random.Random(f"{seed} cluster")
         replicas = chance.choice(REPLICAS)
-        self.machines = [Machine(f"node-{number}:7778", self) for number in range(replicas)]
         self.write_cache = chance.random() < 0.6
         self.witness: Machine | None = None
         if replicas == COPIES and random.Random(f"{seed} witness").random() < WITNESSED:
             self.witness = Machine("witness:7778", self, is_witness=True)
-        self.quorum = replicas // 2 + 1
+        spares = SPARES if self.witness is None else 0
+        self.machines = [
+            Machine(f"node-{number}:7778", self) for number in range(replicas + spares)
+        ]
+        """Also those that have no replica yet, and the witness."""
+        self.founders = self.machines[:replicas]
+        if self.witness is not None:
+            self.machines.append(self.witness)
+            self.founders.append(self.witness)
+        self.used = list(self.founders)
+        """Those that have a replica, or had one, and the witness."""
+        self.configurations = Configurations()
+        self.knows_all = False
+        """Whoever starts a target knows all addresses."""
         self.identity = volume_pb2.VolumeIdentity(
             volume_uuid=self.new_uuid(),
             name="vol",
@@ -293,14 +350,24 @@ class Cluster:
         )
 
     @property
-    def everybody(self) -> list[Machine]:
-        """The machines with data, and that of the witness."""
-        return [*self.machines, *([self.witness] if self.witness is not None else [])]
+    def members(self) -> list[Machine]:
+        """The machines of the configuration in force."""
+        return [self.machine(address) for address in self.configurations.addresses]
+
+    @property
+    def quorum(self) -> int:
+        """W of that."""
+        return write_quorum(len(self.configurations.addresses))
+
+    @property
+    def data_members(self) -> list[Machine]:
+        """Those of them that have data."""
+        return [machine for machine in self.members if not machine.is_witness]
 
     @property
     def may_lose(self) -> int:
         """N - W: so many members may be lost with everything on them."""
-        return len(self.everybody) - self.quorum
+        return len(self.configurations.addresses) - self.quorum
 
     def has_everything(self, machine: Machine) -> bool:
         """Whether a machine could open the volume with the witness, by what that holds."""
@@ -321,13 +388,34 @@ class Cluster:
         is_called = held.out_of_date == node.store.replica_uuid and held.record_epoch >= adopted
         return is_called or held.record_epoch > adopted
 
+    def use(self, machine: Machine) -> None:
+        """A machine is to have a replica."""
+        if machine not in self.used:
+            self.used.append(machine)
+            machine.start()
+
+    def addresses(self, target: str) -> list[str]:
+        """What somebody starts a target with: all addresses there are, or those of the founding,
+        where from these all others can be found.
+        """
+        founders = [machine.name for machine in self.founders]
+        left = sum(address in founders for address in self.configurations.addresses)
+        are_enough = left >= self.quorum and not self.knows_all
+        if are_enough and random.Random(f"{self.seed} {target}").random() < OLD_ADDRESSES:
+            return founders
+        return [machine.name for machine in self.used]
+
     def happened(self, who: str, name: str, facts: dict[str, object]) -> None:
         """A target has told of something."""
         self.events[name] += 1
         said = ", ".join(f"{key}: {value}" for key, value in facts.items())
         self.note(f"{who}: {name} {said}")
+        if name == "forced_open":
+            self.forced += 1
+            self.forced_silently = True
         if name == "loss_possible":
             self.on_loss_said()
+            self.forced_silently = False
         if name == "block_mismatch":
             self.on_mismatch(facts)
         if name == "open":
@@ -339,7 +427,7 @@ class Cluster:
 
     def machine(self, address: str) -> Machine:
         """That of an address."""
-        return next(machine for machine in self.everybody if machine.name == address)
+        return next(machine for machine in self.machines if machine.name == address)
 
     def note(self, what: str) -> None:
         """Put a line into the trace."""
@@ -348,7 +436,7 @@ class Cluster:
     async def found(self) -> None:
         """Start the daemons and found the volume."""
         members = []
-        for machine in self.everybody:
+        for machine in self.founders:
             machine.start()
             assert machine.process is not None
             replica_uuid = await machine.process.run(machine.create_replica())
@@ -361,7 +449,8 @@ class Cluster:
         founding = replica_pb2.FoundReplicaRequest(
             volume_uuid=self.identity.volume_uuid, configuration=configuration
         )
-        for machine in self.everybody:
+        self.configurations.in_force(0, configuration, True)
+        for machine in self.founders:
             assert machine.process is not None
             assert machine.host is not None
             await machine.process.run(machine.host.found_replica(founding))

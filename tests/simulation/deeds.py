@@ -1,8 +1,8 @@
 """What may go wrong, deed by deed: each has a name and plain values, and does the same again.
 
 A deed that cannot be done now, or that would take more than the contract survives, is not done.
-Only `lose_too_much`, `spoil_too_much` and `rot_all` take more; from then on the volume may refuse,
-or say that something may be gone, and that is all it may do.
+Only `lose_too_much`, `spoil_too_much`, `rot_all` and `force` take more; from then on the volume may
+refuse, or say that something may be gone, and that is all it may do.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ import contextvars
 import random
 from collections.abc import Callable
 
+from cstor_core.errors import CstorError
 from cstor_core.units import BLOCK_BYTES
+from tests.simulation.changes import Changes
 from tests.simulation.clients import Clients
 from tests.simulation.cluster import BLOCKS, Cluster, Machine, Target
 from tests.simulation.oracle import NEVER
@@ -24,6 +26,8 @@ Deed = tuple[str, tuple[Value, ...]]
 
 NEWEST = -1
 """Instead of the number of a snapshot."""
+LOST = -1
+"""Instead of the number of a machine: the first whose replica is lost for good."""
 FIRST, LAST = "first target", "last target"
 """Of those that somebody may still talk to."""
 
@@ -35,6 +39,7 @@ class Deeds:
         self._cluster = cluster
         self._clients = clients
         self.snapshots = Snapshots(clients)
+        self.changes = Changes(clients)
         self.scrubbing = Scrubbing(cluster, clients)
         self.no_target_before_s = 0.0
         """Whoever runs the target starts none until then."""
@@ -45,7 +50,9 @@ class Deeds:
         """What is done in it goes on whoever dies."""
         self._is_over = False
         self._when_open: list[tuple[float, Deed]] = []
+        self._when_changing: list[tuple[float, Deed]] = []
         cluster.on_open = self._opened
+        cluster.on_change = self._changed
 
     def do(self, name: str, arguments: tuple[Value, ...]) -> str:
         """Do it; a few words on what was done, or nothing where it was not."""
@@ -57,17 +64,36 @@ class Deeds:
         self._when_open.append((after_s, (name, arguments)))
         return f"{name} {arguments} after {after_s} s"
 
+    def when_changing(self, after_s: float, name: str, *arguments: Value) -> str:
+        """Do another deed so long after the next change of the configuration is ordered; with no
+        time, before anybody is sent it.
+        """
+        self._when_changing.append((after_s, (name, arguments)))
+        return f"{name} {arguments} after {after_s} s"
+
     def end(self) -> None:
         """Do nothing of what is planned any more."""
         self._when_open.clear()
+        self._when_changing.clear()
         self._is_over = True
 
     def _opened(self) -> None:
         planned, self._when_open = self._when_open, []
+        self._do_later(planned)
+
+    def _changed(self) -> None:
+        planned, self._when_changing = self._when_changing, []
+        self._do_later(planned)
+
+    def _do_later(self, planned: list[tuple[float, Deed]]) -> None:
         for after_s, (name, arguments) in planned:
-            self._cluster.loop.call_later(
-                after_s, self._do_then, name, arguments, context=self._nobody.copy()
-            )
+            context = self._nobody.copy()
+            if after_s:
+                self._cluster.loop.call_later(
+                    after_s, self._do_then, name, arguments, context=context
+                )
+            else:
+                context.run(self._do_then, name, arguments)
 
     def _do_then(self, name: str, arguments: tuple[Value, ...]) -> None:
         said = "" if self._is_over else self.do(name, arguments)
@@ -230,7 +256,7 @@ class Deeds:
         """Let all lose power: without a write cache whatever was answered is on stable storage."""
         if self._cluster.write_cache:
             return ""
-        machines = [machine for machine in self._cluster.everybody if not machine.is_broken]
+        machines = [machine for machine in self._cluster.used if not machine.is_broken]
         for number, machine in enumerate(machines):
             machine.lose_power(seed + number)
             machine.start()
@@ -238,7 +264,7 @@ class Deeds:
 
     def rot(self, seed: int) -> str:
         """Flip a bit, on one machine only: the others have good copies."""
-        machine = self._cluster.machines[-1]
+        machine = self._cluster.founders[-1]
         if not machine.is_up or not self._may_lose(machine) or self._cluster.witness is not None:
             return ""
         machine.has_rotted = True
@@ -247,7 +273,7 @@ class Deeds:
 
     def lie_about_write(self, what: str) -> str:
         """Let the next write of blocks be `lost` or `misdirected`, on that one machine as well."""
-        machine = self._cluster.machines[-1]
+        machine = self._cluster.founders[-1]
         if not machine.is_up or not self._may_lose(machine) or self._cluster.witness is not None:
             return ""
         machine.has_rotted = True
@@ -270,15 +296,17 @@ class Deeds:
         if not self._cluster.write_cache:
             return ""
         self.too_much = "power"
-        for number, machine in enumerate(self._cluster.machines):
+        for number, machine in enumerate(self._cluster.used):
             if not machine.is_broken:
                 machine.lose_power(seed + number)
-        return f"{len(self._cluster.machines)} machines"
+        return f"{len(self._cluster.used)} machines"
 
     def spoil_too_much(self, seed: int) -> str:
         """Wipe so many that no quorum is left."""
+        if len(self._cluster.configurations.possible()) > 1:
+            return ""
         self.too_much, self.too_much_s = "disks", self._cluster.loop.time()
-        machines = self._cluster.machines
+        machines = self._cluster.data_members
         for machine in random.Random(seed).sample(machines, self._cluster.may_lose + 1):
             machine.wipe()
         return f"{self._cluster.may_lose + 1} machines"
@@ -287,11 +315,39 @@ class Deeds:
         """Damage many blocks everywhere: of some no good copy may be left."""
         chance = random.Random(seed)
         self.too_much = "rot"
-        for machine in self._cluster.machines:
+        for machine in self._cluster.used:
+            if machine.is_witness:
+                continue
             machine.has_rotted = True
             for _ in range(30):
                 machine.disk.rot(chance)
         return "all machines"
+
+    def force(self) -> str:
+        """Let somebody open the volume with what answers, where that is no quorum.
+
+        Nobody does so where those left out could make a quorum without it.
+        """
+        cluster, target = self._cluster, self._target(LAST)
+        left = [machine for machine in cluster.members if not machine.is_broken]
+        up = [machine for machine in left if machine.is_up]
+        is_open = target is None or target.engine is None or target.engine.serving
+        if (
+            (is_open or len(left) > cluster.quorum or len(up) >= cluster.quorum)
+            or len(cluster.configurations.possible()) > 1
+            or cluster.forced
+        ):
+            return ""
+        assert target is not None
+        assert target.process is not None
+        assert target.engine is not None
+        try:
+            sentence = target.engine.may_be_lost([])
+        except CstorError:
+            return ""
+        self.too_much = self.too_much or "forced"
+        target.process.call(target.engine.force, [])
+        return f"{target.name}: {sentence}"
 
     def snapshot(self, number: int, tries: float = NEVER) -> str:
         """Let somebody take a snapshot."""
@@ -303,17 +359,41 @@ class Deeds:
         name = self.snapshots.newest() if number == NEWEST else f"snapshot-{number}"
         return name if self.snapshots.delete(name, tries=tries) else ""
 
+    def revert(self, number: int) -> str:
+        """Let somebody revert to a snapshot: that of a number, or the newest one there is."""
+        name = self.snapshots.newest() if number == NEWEST else f"snapshot-{number}"
+        return name if self.snapshots.revert(name) else ""
+
     def grow(self, blocks: int) -> str:
         """Let somebody make the volume larger by so many blocks than it was at first."""
         self.snapshots.grow((BLOCKS + blocks) * BLOCK_BYTES)
         return f"by {blocks} blocks"
+
+    def add(self, at: int) -> str:
+        """Let somebody add a replica."""
+        machine = self._machine(at)
+        return machine.name if self.changes.add(machine) else ""
+
+    def remove(self, at: int) -> str:
+        """Let somebody remove one."""
+        machine = self._machine(at)
+        return machine.name if self.changes.remove(machine) else ""
+
+    def replace(self, at: int, fresh: int) -> str:
+        """Let somebody put one in another one's place: that of a number, or one that is lost."""
+        lost = [machine for machine in self._cluster.members if machine.is_broken]
+        if at == LOST and not lost:
+            return ""
+        machine, other = lost[0] if at == LOST else self._machine(at), self._machine(fresh)
+        is_begun = self.changes.replace(machine, other)
+        return f"{machine.name} by {other.name}" if is_begun else ""
 
     def scrub(self) -> str:
         """Let somebody ask for a scrub."""
         return self.scrubbing.ask()
 
     def _machine(self, at: Value) -> Machine:
-        return self._cluster.everybody[int(at)]
+        return self._cluster.machines[int(at)]
 
     def _target(self, which: str) -> Target | None:
         targets = self._clients.targets
@@ -331,8 +411,9 @@ class Deeds:
         if self._cluster.witness is not None and not one.is_witness:
             return any(
                 self._cluster.has_everything(other)
-                for other in self._cluster.machines
+                for other in self._cluster.data_members
                 if other is not one
             )
-        others = sum(other.may_have_lost for other in self._cluster.machines if other is not one)
-        return others < self._cluster.may_lose
+        configurations = self._cluster.configurations
+        lost = [other.name for other in self._cluster.used if other.may_have_lost or other is one]
+        return configurations.survive(lost)

@@ -35,7 +35,10 @@ OF_THE_DISK = frozenset(
     )
 )
 NOT_FAULTS = frozenset(
-    ("start_replica", "heal_network", "join", "snapshot", "delete_snapshot", "grow", "scrub")
+    (
+        *("start_replica", "heal_network", "join", "snapshot", "delete_snapshot", "grow"),
+        *("add", "remove", "replace", "revert", "force", "scrub"),
+    )
 )
 
 Script = Sequence[tuple[float, Deed]]
@@ -112,9 +115,11 @@ class Life:
     def result(self, broken: list[str]) -> Result:
         """What came of it, beside what is broken."""
         clients, cluster = self.clients, self.cluster
+        if cluster.forced_silently:
+            broken.append("a target was forced to open, and did not say that something may be gone")
         broken = [
             *(broken + clients.broken + clients.registers.violations()),
-            *(self._versions.broken + self._loop.errors),
+            *(self._versions.broken + cluster.configurations.broken + self._loop.errors),
         ]
         return Result(
             cluster.seed,
@@ -166,7 +171,10 @@ class Life:
             self.cluster.note(f"{name}: {said}")
 
     def _loss_said(self) -> None:
-        self.clients.loss_said()
+        is_forced = self.cluster.forced_silently
+        self.clients.loss_said(is_forced=is_forced)
+        if is_forced:
+            self.deeds.snapshots.forced()
         self._versions.forget()
         if not self.deeds.too_much and self.cluster.write_cache:
             self._versions.broken.append(
@@ -178,12 +186,20 @@ class Life:
         cluster.note("everything is healed")
         self.deeds.no_target_before_s = 0.0
         cluster.network.heal()
-        for number, machine in enumerate(cluster.everybody):
+        for number, machine in enumerate(cluster.machines):
+            if machine not in cluster.used:
+                continue
             machine.disk.faults.slow = 1.0
             machine.disk.faults.is_full = machine.disk.faults.reads_fail = False
             if not machine.is_broken:
                 self.deeds.start_replica(number)
         self.deeds.end()
+        cluster.knows_all = True
+        for target in list(self.clients.targets):
+            serves = target.engine is not None and target.engine.serving
+            if not serves and len(target.addresses) < len(cluster.used):
+                self.clients.targets.remove(target)  # nobody can be found from where it looks
+                target.kill()
         self._good_before = self.clients.good
 
     async def _healed(self) -> list[str]:
@@ -226,7 +242,8 @@ class Life:
         late = self.clients.good - self._good_when_shut
         if self._healed_s and good < GOOD_WHEN_HEALED:
             return [f"{good} commands were answered with GOOD since everything was healed"]
-        if not self._healed_s and self.deeds.too_much == "disks" and late:
+        is_shut = self.deeds.too_much == "disks" and not self.cluster.forced
+        if not self._healed_s and is_shut and late:
             return [f"{late} commands were answered with GOOD without a quorum"]
         return []
 

@@ -4,18 +4,27 @@ Every write of a block has a stamp of its own, so each value that is read tells 
 of.  A block is a linearizable register exactly if its operations can be put into one order that
 respects what came before what; with unique values that is a comparison of a few times for each
 value (Gibbons and Korach, Testing Shared Memories, 1997).
+
+A revert writes all blocks once more with values that they had.  Of a value that came back, each
+read saw either the write or the revert.  Of two reads of it the one that ended first saw the
+earlier of the two, or it may as well have: so it is tried how many reads, by their ends, saw the
+write, and the rest saw the revert.  A block is right if any such choice is.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import islice, pairwise, product
 
 NEVER = float("inf")
 ALWAYS = float("-inf")
 ZERO = 0
 """The value of a block never written."""
+FIRST = "the founding"
+CHOICES_MAX = 3000
+"""So many are tried of a block; one that has more counts as right."""
 
 
 @dataclass(slots=True)
@@ -29,8 +38,18 @@ class Operation:
 
 
 @dataclass(slots=True)
+class Revert:
+    """All blocks get the values of a snapshot, from the start to the answer."""
+
+    values: Mapping[int, int]
+    start_s: float
+    end_s: float
+    who: str
+
+
+@dataclass(slots=True)
 class Cluster:
-    """A value: the write of it, and the reads that returned it."""
+    """A value: the write of it, or a revert to it, and the reads that saw that one."""
 
     write: Operation | None = None
     reads: list[Operation] = field(default_factory=list)
@@ -43,6 +62,7 @@ class Registers:
         self._writes: dict[int, dict[int, Operation]] = defaultdict(dict)
         self._reads: dict[int, list[Operation]] = defaultdict(list)
         self._losses_s: list[float] = []
+        self._reverts: list[Revert] = []
 
     def wrote(self, block: int, value: int, start_s: float, end_s: float, who: str) -> None:
         """A write was begun, and answered with GOOD at its end; never, where it was not."""
@@ -51,6 +71,15 @@ class Registers:
     def read(self, block: int, value: int, start_s: float, end_s: float, who: str) -> None:
         """A read was answered."""
         self._reads[block].append(Operation(value, start_s, end_s, who))
+
+    def revert(self, values: Mapping[int, int], start_s: float, who: str) -> Revert:
+        """A revert was begun; its end is set where it is answered.
+
+        It comes behind all that were begun before it, where both happen.
+        """
+        revert = Revert(values, start_s, NEVER, who)
+        self._reverts.append(revert)
+        return revert
 
     def loss_said(self, now_s: float) -> None:
         """What was answered before now may be gone: somebody has said so.
@@ -83,23 +112,92 @@ class Registers:
         if begin_s != ALWAYS and ZERO in clusters:
             before.append(ZERO)
         for value in before:
-            clusters[value].write = Operation(value, ALWAYS, ALWAYS, "nobody")
-        found = _violations(block, clusters)
-        if len(before) > 1:
-            found.append(f"block {block}: after a loss it held {[hex(value) for value in before]}")
-        return found
+            who = FIRST if begin_s == ALWAYS else "nobody"
+            clusters[value].write = Operation(value, ALWAYS, ALWAYS, who)
+        reverts = [
+            Operation(
+                one.values[block], one.start_s, one.end_s if one.end_s < end_s else NEVER, one.who
+            )
+            for one in self._reverts
+            if block in one.values and one.end_s >= begin_s and one.start_s < end_s
+        ]
+        if not reverts:
+            return _wrong(block, list(clusters.values()))
+        first_wrong: list[str] = []
+        for number, choice in enumerate(_choices(clusters, reverts)):
+            wrong = _wrong(block, choice)
+            first_wrong = first_wrong or wrong
+            if not wrong or number == CHOICES_MAX:
+                return []
+        return first_wrong
 
 
-def _violations(block: int, clusters: dict[int, Cluster]) -> list[str]:
+def _choices(
+    clusters: Mapping[int, Cluster], reverts: Sequence[Operation]
+) -> Iterator[list[Cluster]]:
+    """The clusters for each choice of which reads saw a revert."""
+    writers: dict[int, list[Operation]] = defaultdict(list)
+    for revert in reverts:
+        writers[revert.value].append(revert)
+    of_values = []
+    for value, again in writers.items():
+        known = clusters.get(value, Cluster())
+        reads = sorted(known.reads, key=lambda read: read.end_s)
+        cuts = product(*(_bounds(reads, revert) for revert in again))
+        in_order = (cut for cut in cuts if all(a <= b for a, b in pairwise(cut)))
+        some = islice(in_order, CHOICES_MAX + 1)
+        of_values.append([_cut(known.write, reads, again, cut) for cut in some])
+    others = [cluster for value, cluster in clusters.items() if value not in writers]
+    for choice in product(*of_values):
+        yield others + [cluster for part in choice for cluster in part]
+
+
+def _bounds(reads: Sequence[Operation], revert: Operation) -> range:
+    """How many reads, in the order of their ends, may have come before a revert."""
+    least = sum(read.end_s < revert.start_s for read in reads)
+    behind = (at for at, read in enumerate(reads) if read.start_s > revert.end_s)
+    return range(least, max(next(behind, len(reads)), least) + 1)
+
+
+def _cut(
+    write: Operation | None,
+    reads: Sequence[Operation],
+    reverts: Sequence[Operation],
+    cut: Sequence[int],
+) -> list[Cluster]:
+    """The reads of a value, in order, given to its write and to the reverts behind it."""
+    bounds = [0, *cut, len(reads)]
+    parts = [list(reads[start:end]) for start, end in pairwise(bounds)]
+    known = [Cluster(write, parts[0])] if write is not None or parts[0] else []
+    if write is not None and write.start_s == ALWAYS and not parts[0] and write.who != FIRST:
+        known = []  # after a loss it need not have been what the block held
+    return [*known, *(Cluster(one, part) for one, part in zip(reverts, parts[1:], strict=True))]
+
+
+def _wrong(block: int, clusters: Sequence[Cluster]) -> list[str]:
+    """What no register would have answered."""
+    found = _violations(block, clusters)
+    before = [
+        cluster.write.value
+        for cluster in clusters
+        if cluster.write is not None and cluster.write.start_s == ALWAYS
+    ]
+    if len(before) > 1:
+        found.append(f"block {block}: after a loss it held {[hex(value) for value in before]}")
+    return found
+
+
+def _violations(block: int, clusters: Sequence[Cluster]) -> list[str]:
     found: list[str] = []
     forward: list[tuple[float, float, int]] = []
     backward: list[tuple[float, float, int]] = []
-    for value, cluster in clusters.items():
+    for cluster in clusters:
         write = cluster.write
         if write is None:
             read = cluster.reads[0]
-            found.append(f"block {block}: {read.who} read {value:#x}, which nobody wrote")
+            found.append(f"block {block}: {read.who} read {read.value:#x}, which nobody wrote")
             continue
+        value = write.value
         for read in cluster.reads:
             if read.end_s < write.start_s:
                 found.append(f"block {block}: {value:#x} was read before it was written")

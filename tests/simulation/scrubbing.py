@@ -58,7 +58,7 @@ class Scrubbing:
 
     async def _bad(self) -> list[str]:
         found = []
-        for machine in self._cluster.machines:
+        for machine in self._cluster.members:
             node = machine.node
             if machine.is_broken or not machine.has_rotted or node is None:
                 continue

@@ -10,18 +10,19 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from cstor_core.errors import UnavailableError
+from cstor_core.errors import CstorError, UnavailableError, UnknownSnapshotError
 from cstor_core.rows import ROW_BYTES, UNMAP, rows_of
 from cstor_core.units import BLOCK_BYTES
 from cstor_target.volume.operations import Operations
 from replica.replica_node import ReplicaNode
 from replica.store.operations import Snapshot
 from tests.simulation.clients import SHARED_BLOCKS, ZEROS, Clients, stamp_of
-from tests.simulation.cluster import BLOCKS
+from tests.simulation.cluster import BLOCKS, Target
 from tests.simulation.oracle import NEVER
-from tests.simulation.watch import rows_of_node
+from tests.simulation.watch import counts, reverted, rows_of_node
 
 AGAIN_S = 0.3
+LOOK_AGAIN_S = 2.0
 
 Ask = Callable[[Operations], Awaitable[object]]
 Content = dict[int, tuple[int, bytes]]
@@ -40,6 +41,8 @@ class Asked:
     may_be_gone: bool = False
     """Somebody has asked to delete it, too."""
     is_gone: bool = False
+    is_pinned: bool = False
+    """Somebody has asked to revert to it: it is not deleted any more."""
 
 
 class Snapshots:
@@ -50,6 +53,7 @@ class Snapshots:
         self._loop = clients.cluster.loop
         self._asked: dict[str, Asked] = {}
         self._size_bytes = BLOCKS * BLOCK_BYTES
+        self._is_reverting = False
 
     def take(self, name: str, *, tries: float = NEVER) -> bool:
         """Ask for a snapshot, so often or until it is there; False where that was done before."""
@@ -70,7 +74,7 @@ class Snapshots:
         for before.
         """
         asked = self._asked.get(name)
-        if asked is None or asked.end_s == NEVER or asked.may_be_gone:
+        if asked is None or asked.end_s == NEVER or asked.may_be_gone or asked.is_pinned:
             return False
         asked.may_be_gone = True
 
@@ -79,6 +83,70 @@ class Snapshots:
 
         self._begin(lambda operations: operations.delete_snapshot(name), answered, tries)
         return True
+
+    def revert(self, name: str) -> bool:
+        """Ask once for a revert; False where there is no such snapshot, or another one is under
+        way.
+        """
+        asked = self._asked.get(name)
+        if asked is None or asked.end_s == NEVER or asked.may_be_gone or self._is_reverting:
+            return False
+        asked.is_pinned = self._is_reverting = True
+        self._loop.create_task(self._revert(name))
+        return True
+
+    async def _revert(self, name: str) -> None:
+        try:
+            content = await self._known_content(name)
+            if content is not None:
+                await self._revert_to(name, content)
+        finally:
+            self._is_reverting = False
+
+    async def _known_content(self, name: str) -> Content | None:
+        """What a snapshot holds, as a replica has it that has adopted the newest epoch and tells
+        no lies; None where there is none.
+        """
+        machines = [one for one in self._clients.cluster.members if not one.has_rotted]
+        nodes = [one.node for one in machines if one.node is not None and not one.is_broken]
+        complete = [node for node in nodes if counts(node)]
+        newest = max((node.store.history.end.epoch for node in complete), default=0)
+        for node in complete:
+            names = {snapshot.name for snapshot in node.store.snapshots}
+            if node.store.history.end.epoch == newest and name in names:
+                try:
+                    return await _content_of(node, name)
+                except CstorError:
+                    continue  # its disk does not let it be read now
+        return None
+
+    async def _revert_to(self, name: str, content: Content) -> None:
+        """Ask one target for it, and note what may become of that."""
+        clients = self._clients
+        targets = [target for target in clients.targets if target.is_up]
+        if not targets or clients.is_over:
+            return
+        blocks = {block: data for block, (_, data) in content.items()}
+        stamps = {block: stamp_of(blocks.get(block, ZEROS)) for block in range(SHARED_BLOCKS)}
+        losses = clients.losses
+        revert = clients.registers.revert(stamps, self._loop.time(), f"revert to {name}")
+        clients.revert_begins(blocks)
+        is_done = await self._ask(targets[-1], lambda operations: operations.revert(name))
+        is_done = is_done and losses == clients.losses
+        if is_done:
+            revert.end_s = self._loop.time()
+        clients.revert_ends(is_done=is_done)
+        clients.cluster.note(f"revert to {name}: {'done' if is_done else 'nobody knows'}")
+
+    def forced(self) -> None:
+        """A target was forced to open: it goes on with what some replicas have, whatever that is.
+
+        Of what was asked for before nothing is known any more, and nobody asks for more of it.
+        """
+        for asked in self._asked.values():
+            asked.is_clouded = asked.may_be_gone = True
+            asked.is_gone = False
+        self._size_bytes = BLOCKS * BLOCK_BYTES
 
     def newest(self) -> str:
         """The name of the newest one that nobody has asked to delete; empty where there is none."""
@@ -100,10 +168,20 @@ class Snapshots:
         )
 
     async def look(self) -> list[str]:
-        """What is wrong with what is there, when all replicas that are not lost should be equal."""
+        """What is wrong with what is there, when all replicas that are not lost should be equal.
+
+        What somebody has asked for may be done just now: what is wrong is looked at once more.
+        """
+        broken = await self._look()
+        if broken:
+            await asyncio.sleep(LOOK_AGAIN_S)
+            broken = await self._look()
+        return broken
+
+    async def _look(self) -> list[str]:
         found: dict[str, tuple[str, dict[str, Content]]] = {}
         broken: list[str] = []
-        for machine in self._clients.cluster.machines:
+        for machine in self._clients.cluster.members:
             node = machine.node
             if machine.is_broken or node is None:
                 continue
@@ -135,16 +213,19 @@ class Snapshots:
             if not targets:
                 await asyncio.sleep(AGAIN_S)
                 continue
-            target = targets[-1]
-            engine, process = target.engine, target.process
-            assert engine is not None
-            assert process is not None
-            task = process.run(_asked(ask, engine.operations))
-            await asyncio.wait([task, target.ended], return_when=asyncio.FIRST_COMPLETED)
-            if task.done() and task.result():
+            if await self._ask(targets[-1], ask):
                 answered()
                 return
             await asyncio.sleep(AGAIN_S)
+
+    async def _ask(self, target: Target, ask: Ask) -> bool:
+        """Whether a target says that it is done."""
+        engine, process = target.engine, target.process
+        assert engine is not None
+        assert process is not None
+        task = process.run(_asked(ask, engine.operations))
+        await asyncio.wait([task, target.ended], return_when=asyncio.FIRST_COMPLETED)
+        return bool(task.done() and task.result())
 
     def _missing(self, who: str, node: ReplicaNode) -> list[str]:
         """What somebody was told to be done, and a replica has not done."""
@@ -173,7 +254,7 @@ async def _asked(ask: Ask, operations: Operations) -> bool:
     """Whether an operation is done."""
     try:
         await ask(operations)
-    except UnavailableError:
+    except (UnavailableError, UnknownSnapshotError):
         return False
     return True
 
@@ -197,9 +278,12 @@ def _torn(who: str, node: ReplicaNode, snapshot: Snapshot, content: Content) -> 
         for block, (seq, _) in content.items()
         if seq >= snapshot.seq
     ]
+    after_seq, before_seq = reverted(node)
+    if after_seq > snapshot.seq and before_seq != snapshot.seq:
+        return broken  # the volume sees another snapshot, and what came behind that
     for row in rows_of_node(node).tolist():
         block, place, seq = row[:3]
         held = 0 if place & UNMAP else seq
-        if seq < snapshot.seq and held != content.get(block, (0,))[0]:
+        if seq < max(snapshot.seq, after_seq) and held != content.get(block, (0,))[0]:
             broken.append(f"{who}: {snapshot.name} of {snapshot.seq} lacks block {block} of {seq}")
     return broken

@@ -11,6 +11,7 @@ import random
 from collections.abc import Callable, Sequence
 
 from cstor_core.limits import LEASE_S
+from cstor_target.volume.quorum import write_quorum
 from tests.simulation.deeds import FIRST, LAST, NEWEST, Deed
 
 Plan = list[tuple[float, Deed]]
@@ -23,12 +24,24 @@ AT_A_DEAD_END = 1000
 class Cast:
     """Which machines play which part: drawn anew for each storm."""
 
-    def __init__(self, machines: int, chance: random.Random) -> None:
+    def __init__(
+        self,
+        members: Sequence[int],
+        chance: random.Random,
+        others: Sequence[int] = (),
+        *,
+        reverts: bool = False,
+    ) -> None:
+        """`members` are the numbers of their machines, `others` of those without a member, in lives
+        in which replicas come and go; `reverts` says whether somebody reverts to snapshots.
+        """
+        self.others = list(others)
+        self.reverts = reverts
         self.chance = chance
-        self.all = list(range(machines))
+        self.all = list(members)
         chance.shuffle(self.all)
-        self.quorum = machines // 2 + 1
-        self.may_lose = machines - self.quorum
+        self.quorum = write_quorum(len(members))
+        self.may_lose = len(members) - self.quorum
 
     def seed(self) -> int:
         """For a deed that leaves something to chance."""
@@ -127,6 +140,8 @@ def dead_end(cast: Cast) -> Plan:
     few, many = cast.all[: cast.may_lose], cast.all[cast.may_lose :]
     plan: Plan = [(0.0, deed) for deed in _parted(cast, LAST, many)]
     plan += [(0.1, ("delete_snapshot", (NEWEST, 1))), (0.2, ("snapshot", (AT_A_DEAD_END, 1)))]
+    if cast.reverts:
+        plan.append((0.3, ("revert", (NEWEST,))))
     taken_s = cast.chance.uniform(2.0, 3.5)
     plan += [(taken_s, ("kill_target", (LAST, 20.0))), (taken_s, ("heal_network", ()))]
     plan += [(taken_s, ("kill_replica", (at,))) for at in few]
@@ -221,6 +236,76 @@ def out_of_date(cast: Cast) -> Plan:
     return [*plan, (back_s + cast.chance.uniform(4.0, 7.0), ("start_replica", (new,)))]
 
 
+def half_change(cast: Cast) -> Plan:
+    """Few hear of a change before its target dies; others go on without it, and meet them again."""
+    few, many = cast.all[: cast.may_lose], cast.all[cast.may_lose :]
+    chance = cast.chance
+    fresh = cast.others[0]
+    plan: Plan = [(0.0, ("when_changing", (0.0, "cut", LAST, at))) for at in (*many, fresh)]
+    taken_s = chance.uniform(0.05, 0.4)
+    plan += [(0.0, ("when_changing", (taken_s, "kill_replica", at))) for at in few]
+    plan.append((0.0, ("when_changing", (taken_s, "kill_target", LAST, 0.1))))
+    plan.append((0.0, ("when_changing", (taken_s + 0.01, "heal_network"))))
+    plan.append((0.01, _some_change(cast)))
+    back_s = chance.choice((0.02, 0.05, 0.5, 3.0))
+    plan += _back_when_open(few, back_s, chance)
+    plan.append((12.0, _some_change(cast)))
+    again_s = chance.choice((0.003, 0.02, 0.2))
+    plan.append((12.0, ("when_changing", (again_s, "kill_target", LAST, 0.1))))
+    plan += [
+        (12.0, ("when_changing", (again_s, "kill_replica", at))) for at in many[: cast.may_lose]
+    ]
+    plan += [(16.0, ("start_replica", (at,))) for at in (*few, *many)]
+    return plan
+
+
+def _back_when_open(few: Sequence[int], back_s: float, chance: random.Random) -> Plan:
+    """They are back so long after the next opening, which may have come to its end before that."""
+    begun_s = 1.0
+    plan: Plan = [(begun_s, ("when_open", (back_s, "start_replica", at))) for at in few]
+    if chance.random() < 0.5:
+        plan.append((begun_s, ("when_open", (back_s - 0.015, "kill_target", LAST, 0.1))))
+    return plan
+
+
+def _some_change(cast: Cast) -> Deed:
+    leaving, fresh = cast.chance.choice(cast.all), cast.chance.choice(cast.others)
+    changes: list[Deed] = [
+        *(("add", (fresh,)), ("replace", (leaving, fresh)), ("remove", (leaving,)))
+    ]
+    return cast.chance.choice(changes)
+
+
+def dark_change(cast: Cast) -> Plan:
+    """All lose power right after a change was ordered, before slow disks have flushed it."""
+    dark_s = cast.chance.uniform(0.02, 0.25)
+    plan: Plan = [(0.0, ("when_changing", (0.0, "slow_disk", at, 600.0))) for at in cast.all]
+    plan.append((0.0, ("when_changing", (dark_s, "lose_all_power", cast.seed()))))
+    plan.append((0.0, ("when_changing", (dark_s, "kill_target", FIRST, 0.5))))
+    plan.append((0.01, _some_change(cast)))
+    return plan + [(4.0, ("slow_disk", (at, 1.0))) for at in cast.all]
+
+
+def slow_rebuild(cast: Cast) -> Plan:
+    """Those that were away for long are rebuilt over slow links, and meanwhile somebody dies."""
+    away, others = cast.all[: cast.may_lose], cast.all[cast.may_lose :]
+    back_s = cast.chance.uniform(14.0, 17.0)
+    plan: Plan = [(0.0, ("kill_replica", (at,))) for at in away]
+    plan += [(back_s, ("slow_link", (at, VERY_SLOW / 8))) for at in away]
+    plan += [(back_s, ("start_replica", (at,))) for at in away]
+    dead_s = back_s + cast.chance.uniform(2.0, 5.0)
+    if cast.chance.random() < 0.3:
+        plan += [(dead_s, ("kill_replica", (at,))) for at in away]
+        plan += [(dead_s + 0.1, ("start_replica", (at,))) for at in away]
+        dead_s += cast.chance.uniform(0.2, 1.0)
+    if cast.chance.random() < 0.7:
+        plan += [(dead_s, ("kill_replica", (at,))) for at in others[: cast.may_lose]]
+        plan += [(dead_s, ("kill_target", (LAST, 0.1))), (dead_s + 0.5, ("heal_network", ()))]
+    return [*plan, (dead_s + 6.0, ("heal_network", ()))]
+
+
+OF_CHANGES: Sequence[Callable[[Cast], Plan]] = (half_change, dark_change)
+"""In lives in which replicas come and go, and there more often than others."""
 STORMS: Sequence[Callable[[Cast], Plan]] = (
     *(short_voters, forgetful_members, stale_holder, late_leases, asleep, dark_opening),
     *(dead_end, last_copy, interrupted_rebuild, two_claims, one_after_the_other),
@@ -229,12 +314,14 @@ STORMS: Sequence[Callable[[Cast], Plan]] = (
 
 def needs_write_cache(storm: Callable[[Cast], Plan]) -> bool | None:
     """Whether a storm harms only with a write cache, only without one, or either way."""
-    return {"short_voters": True, "dark_opening": False}.get(storm.__name__)
+    needs = {"short_voters": True, "dark_opening": False, "dark_change": False}
+    return needs.get(storm.__name__)
 
 
 def storm(cast: Cast, *, write_cache: bool, has_witness: bool = False) -> tuple[str, Plan]:
     """Some storm; its name, and what it does when."""
-    fitting = [one for one in STORMS if needs_write_cache(one) in (None, write_cache)]
+    some = [*STORMS, *(list(OF_CHANGES) * 4 if cast.others else [])]
+    fitting = [one for one in some if needs_write_cache(one) in (None, write_cache)]
     if has_witness:
         fitting += [out_of_date] * 3
     chosen = cast.chance.choice(fitting)

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from cstor_core.generated.cstor.v1 import volume_pb2
 from cstor_core.units import BLOCK_BYTES
 from tests.simulation.clients import ZEROS, OwnBlocks, content_of
+from tests.simulation.configurations import Configurations
 from tests.simulation.life import Result, run
 from tests.simulation.mutants.mistakes import MISTAKES
 from tests.simulation.oracle import NEVER, Registers
@@ -101,13 +103,17 @@ def test_there_is_a_mistake_for_each_rule() -> None:
 
 
 def registers(*operations: tuple[str, int, float, float]) -> list[str]:
-    """What is wrong with operations on one block: (kind, value, start, end); l is a loss."""
+    """What is wrong with operations on one block: (kind, value, start, end); l is a loss, and b
+    brings a value back.
+    """
     found = Registers()
     for kind, value, start_s, end_s in operations:
         if kind == "w":
             found.wrote(0, value, start_s, end_s, "w")
         elif kind == "l":
             found.loss_said(start_s)
+        elif kind == "b":
+            found.revert({0: value}, start_s, "b").end_s = end_s
         else:
             found.read(0, value, start_s, end_s, "r")
     return found.violations()
@@ -166,3 +172,89 @@ def test_a_block_of_one_client_keeps_what_was_flushed_through_a_loss() -> None:
     assert own.read(0, ZEROS)
     assert own.read(0, first) == ""
     assert own.read(0, second)
+
+
+def test_after_a_revert_a_value_comes_back() -> None:
+    """A read of it saw the write or the revert: either may explain it, and one of them must."""
+    both = (("w", 1, 0, 1), ("w", 2, 2, 3))
+    back = ("b", 1, 4, 5)
+    assert registers(*both, back, ("r", 2, 3, 4), ("r", 1, 6, 7)) == []
+    assert registers(*both, back, ("r", 1, 4, 6), ("r", 1, 6, 7)) == []
+    assert registers(*both, back, ("w", 3, 6, 7), ("b", 1, 8, NEVER), ("r", 1, 9, 10)) == []
+    assert registers(*both, ("b", 1, 4, NEVER), ("r", 2, 6, 7), ("r", 1, 8, 9)) == []
+    assert registers(*both, ("b", 1, 4, NEVER), ("r", 2, 6, 7)) == []
+    assert registers(*both, ("b", 0, 4, 5), ("r", 0, 6, 7), ("b", 1, 8, 9), ("r", 1, 9, 10)) == []
+    assert registers(*both, back, ("r", 2, 6, 7))  # it was not carried out
+    assert registers(*both, ("r", 1, 3.5, 3.7), back)  # before it was asked for
+    assert registers(*both, back, ("w", 3, 6, 7), ("r", 1, 8, 9))  # a write behind it is lost
+    assert registers(*both, ("b", 1, 4, NEVER), ("r", 1, 6, 7), ("r", 2, 8, 9))  # there and back
+    assert registers(*both, back, ("l", 0, 6, 6), ("r", 2, 7, 8), ("r", 1, 9, 10))  # it held two
+
+
+def test_a_block_of_one_client_has_what_a_snapshot_held_after_a_revert() -> None:
+    own = OwnBlocks(range(1))
+    first, second, third = (content_of(number << 8) for number in (1, 2, 3))
+    for content in (first, second):
+        own.begin(0, lambda _, content=content: content)  # type: ignore[misc]
+        own.done(0)
+        own.command_ends()
+    own.revert_begins({0: first})
+    own.is_busy = True
+    assert own.read(0, second) == ""
+    own.revert_ends(is_done=True)
+    own.command_ends()
+    assert own.read(0, second)
+    assert own.read(0, first) == ""
+    own.revert_begins({})
+    own.begin(0, lambda content: content[:512] + third[512:])
+    own.done(0)
+    own.revert_ends(is_done=False)
+    own.command_ends()
+    assert own.read(0, bytes(512) + third[512:]) == ""
+    assert own.read(0, first)
+
+
+def configurations(*in_force: tuple[int, int, int, str]) -> list[str]:
+    """What is wrong with these: (epoch, forced openings, number, members), each of an opening."""
+    found = Configurations()
+    for epoch, forced, number, members in in_force:
+        configuration = volume_pb2.Configuration(number=number, forced_openings=forced)
+        for member in members:
+            configuration.members.add(replica_uuid=member, address=member)
+        found.in_force(epoch, configuration, is_open=True)
+    return found.broken
+
+
+def test_configurations_in_force_make_one_chain() -> None:
+    assert configurations((1, 0, 1, "abc"), (2, 0, 2, "abcd"), (3, 0, 2, "abcd")) == []
+    assert configurations((1, 0, 1, "abc"), (2, 0, 2, "abcd"), (1, 0, 1, "abc")) == []
+    assert configurations((2, 0, 2, "abcd"), (3, 1, 3, "a"), (3, 1, 3, "a")) == []
+    assert configurations((5, 0, 2, "abcd"), (3, 1, 3, "a"), (6, 1, 4, "ae")) == []
+    assert configurations((1, 0, 2, "abcd"), (2, 0, 1, "abc"))  # a change is lost
+    assert configurations((1, 0, 2, "abcd"), (2, 0, 2, "abce"))  # two at a time
+    assert configurations((2, 0, 1, "abc"), (1, 0, 2, "abcd"))  # one that nobody heard of
+    assert configurations((3, 1, 2, "a"), (4, 0, 1, "abc"))  # those left out are back
+
+
+def test_so_many_may_be_lost_as_every_possible_configuration_survives() -> None:
+    found = Configurations()
+    configuration = volume_pb2.Configuration(number=1)
+    for member in "abc":
+        configuration.members.add(replica_uuid=member, address=member)
+    found.in_force(1, configuration, is_open=True)
+    assert found.survive(["a"])
+    assert not found.survive(["a", "b"])
+    assert found.survive(["a", "d", "e"])
+    wish = found.wish(lambda addresses: tuple(one for one in addresses if one != "c"))
+    assert not found.survive(["a"])
+    assert found.survive(["c"])
+    wish.is_possible = lambda: False
+    assert found.survive(["a"])
+    found.ordered((0, 1), ("a", "b"))
+    assert not found.survive(["a"])
+    found.in_force(2, configuration, is_open=True)
+    assert found.survive(["a"])
+    found.ordered((0, 1), ("a", "b"))  # by a target that has not heard of the later one
+    assert found.survive(["a"])
+    found.told("d", is_member=True)
+    assert found.broken

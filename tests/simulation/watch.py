@@ -21,16 +21,31 @@ def rows_of_node(node: ReplicaNode) -> Rows:
     return rows
 
 
-def _versions(rows: Rows) -> npt.NDArray[np.uint64]:
-    return (rows["epoch"].astype(np.uint64) << np.uint64(32)) | rows["seq"].astype(np.uint64)
+def reverted(node: ReplicaNode) -> tuple[int, int]:
+    """The seqs of the last revert and of the snapshot that it brought back; zeros before one."""
+    ranges = node.store._parts.standing.operations.head.ranges
+    return (ranges[-1][0], ranges[-2][1]) if len(ranges) > 1 else (0, 0)
+
+
+def _versions(node: ReplicaNode) -> npt.NDArray[np.uint64]:
+    """Of each block; a revert wrote all of them."""
+    rows = rows_of(node.store.rows(_ALL))
+    epochs, seqs = rows["epoch"].astype(np.uint64), rows["seq"].astype(np.uint64)
+    versions: npt.NDArray[np.uint64] = (epochs << np.uint64(32)) | seqs
+    after_seq, _ = reverted(node)
+    if after_seq:
+        reigns = node.store.history.reigns
+        epoch = next(reign.epoch for reign in reigns if reign.last_seq >= after_seq)
+        versions = np.maximum(versions, np.uint64(epoch << 32 | after_seq))
+    return versions
 
 
 class Versions:
     """What W members have held together does not go back.
 
     Those count that are complete, have adopted the newest epoch and have lost no power since; any
-    R of them include one of the W.  Beside a witness each of two counts alone that it does not call
-    out of date.
+    R of them include one of the W.  While the configuration changes nobody looks.  Beside a witness
+    each of two counts alone that it does not call out of date.
     """
 
     def __init__(self, cluster: Cluster) -> None:
@@ -45,14 +60,17 @@ class Versions:
     def look(self) -> None:
         """Compare with what was held before."""
         cluster = self._cluster
-        found: list[Any] = [machine.node for machine in cluster.machines if not machine.is_broken]
-        nodes = [node for node in found if node is not None and _counts(node)]
+        if cluster.configurations.is_changing:
+            return
+        members = cluster.data_members
+        found: list[Any] = [machine.node for machine in members if not machine.is_broken]
+        nodes = [node for node in found if node is not None and counts(node)]
         newest = max((node.store.history.end.epoch for node in nodes), default=0)
         nodes = [node for node in nodes if node.store.history.end.epoch == newest]
         nodes = [node for node in nodes if not cluster.is_out_of_date(node)]
-        if newest == 0 or len(nodes) < len(cluster.machines) - cluster.quorum + 1:
+        if newest == 0 or len(nodes) < len(members) - cluster.quorum + 1:
             return
-        versions = np.stack([_versions(rows_of(node.store.rows(_ALL))) for node in nodes])
+        versions = np.stack([_versions(node) for node in nodes])
         back = np.flatnonzero(versions.max(axis=0) < self._held)
         if len(back):
             self.broken.append(
@@ -69,7 +87,8 @@ class Versions:
         self._held = np.maximum(self._held, versions[-cluster.quorum])
 
 
-def _counts(node: ReplicaNode) -> bool:
+def counts(node: ReplicaNode) -> bool:
+    """Whether it is complete, whole, and has adopted the epoch that it has promised."""
     store = node.store
     return (
         not store.rebuilding
@@ -81,14 +100,18 @@ def _counts(node: ReplicaNode) -> bool:
 
 def differences(cluster: Cluster) -> str:
     """In what the replicas that are not lost differ; nothing where they are equal."""
+    if cluster.configurations.is_changing:
+        return "a change of the configuration is on its way"
     found: dict[bytes, str] = {}
-    for machine in cluster.machines:
+    for machine in cluster.data_members:
         if machine.is_broken:
             continue
         node = machine.node
         if node is None:
             return f"{machine.name} is not open: {machine.error or 'its daemon does not run'}"
         store = node.store
+        if store.replica_uuid != cluster.configurations.uuid_at(machine.name):
+            return f"{machine.name} has another replica than the configuration names"
         if store.rebuilding or store.failed_reason is not None:
             return f"{machine.name}: {store.failed_reason or 'it is rebuilding'}"
         key = store.applied_seq.to_bytes(8, "little") + rows_of_node(node).tobytes()
@@ -99,7 +122,7 @@ def differences(cluster: Cluster) -> str:
 async def bad_blocks(cluster: Cluster) -> list[str]:
     """Read all data of all machines whose disk has told no lies, and verify them."""
     found = []
-    for machine in cluster.machines:
+    for machine in cluster.members:
         node = machine.node
         if machine.is_broken or machine.has_rotted or node is None:
             continue

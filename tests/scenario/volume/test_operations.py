@@ -8,6 +8,7 @@ from itertools import pairwise
 import pytest
 
 from cstor_core.errors import InputError, UnavailableError, UnknownSnapshotError
+from cstor_core.limits import LEASE_S
 from cstor_core.units import BLOCK_BYTES, KIB
 from cstor_target.volume.settings import EngineSettings
 from tests.scenario.volume.cluster import VOLUME_BLOCKS, Cluster, block_of, until
@@ -245,5 +246,34 @@ def test_operation_without_a_quorum_ends_with_a_sentence_and_may_be_carried_out_
         await target.engine.operations.create_snapshot("s")
         await asyncio.sleep(1)
         assert all("s" in replica.disk.snapshots for replica in cluster.replicas)
+
+    play(scenario())
+
+
+def test_target_that_is_cut_off_does_not_say_of_anything_that_it_is_done() -> None:
+    """What it remembers may have been changed by a later target, of which it has not heard."""
+
+    async def scenario() -> None:
+        cluster = Cluster()
+        older = await cluster.serving_target()
+        await older.healthy()
+        await older.engine.operations.create_snapshot("kept")
+        cluster.network.dead.add(older.instance)  # nothing passes to or from it
+        newer = await cluster.serving_target()
+        gone = cluster.replicas[2]
+        await newer.healthy()
+        await newer.engine.operations.delete_snapshot("kept")
+        await newer.engine.operations.create_snapshot("later")
+        await newer.engine.changes.remove(gone.address)
+        added = await newer.engine.changes.add(cluster.new_replica().address)
+        await asyncio.sleep(LEASE_S)
+        for asked in (
+            older.engine.operations.create_snapshot("kept"),
+            older.engine.operations.delete_snapshot("later"),
+            older.engine.changes.add(gone.address),
+            older.engine.changes.remove(added),
+        ):
+            with pytest.raises(UnavailableError):
+                await asked
 
     play(scenario())

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from tests.simulation.mutants import (
+    forcing,
     histories,
+    membership,
     opening,
     operations,
+    rebuilding,
     scrubbing,
     serving,
     witness,
@@ -19,6 +22,9 @@ MISTAKES: dict[str, Mistake] = {
         *serving.MISTAKES,
         *histories.MISTAKES,
         *operations.MISTAKES,
+        *membership.MISTAKES,
+        *rebuilding.MISTAKES,
+        *forcing.MISTAKES,
         *scrubbing.MISTAKES,
         *witness.MISTAKES,
     )

@@ -15,6 +15,7 @@ from cstor_target.volume.tenure import Tenure
 from replica.store import operations
 from replica.store.operations import Hidden
 from replica.store.staging import Stage
+from replica.store.writer import Writer
 from tests.simulation.mutants.planting import Mistakes
 
 _found = Mistakes()
@@ -111,3 +112,60 @@ def step_without_the_operations() -> None:
         await switch(self, own.message(), configuration)
 
     Stage.switch = careless  # type: ignore[method-assign]
+
+
+@_found.breaks("A rebuilding replica never applies a revert: its stream ends there.")
+def revert_while_rebuilding() -> None:
+    """It does as a complete one does, and nobody brings the member back in steps."""
+    append_operation = Writer.append_operation
+
+    def careless(self: Writer, operation: volume_pb2.Operation) -> None:
+        standing = self._parts.standing
+        was_rebuilding = standing.rebuilding
+        standing.rebuilding = False
+        try:
+            append_operation(self, operation)
+        finally:
+            standing.rebuilding = was_rebuilding
+
+    Writer.append_operation = careless  # type: ignore[method-assign]
+
+
+@_found.breaks("A revert writes all blocks: reads of them wait for it.")
+def revert_beside_reads() -> None:
+    """It is taken for an operation that changes no block."""
+    operate = Order.operate
+
+    def careless(
+        self: Order, message_of: Callable[[int, int], bytes], done: Done | None, blocks: int = 0
+    ) -> None:
+        operate(self, message_of, done)
+
+    Order.operate = careless  # type: ignore[method-assign]
+
+
+@_found.breaks("A revert is not ordered between the two halves of a merge.")
+def revert_within_a_merge() -> None:
+    """It does not wait until parts of blocks have been merged."""
+    order_operation = Operations._order_operation
+
+    async def careless(self: Operations, *arguments: Any, **named: Any) -> bool:
+        self._when_unlocked = lambda again: False
+        return await order_operation(self, *arguments, **named)
+
+    Operations._order_operation = careless  # type: ignore[method-assign]
+
+
+@_found.breaks("A revert returns exactly what the snapshot holds.")
+def revert_to_a_little_more() -> None:
+    """The volume sees the two entries behind the snapshot, too."""
+    apply = operations.Operations.apply
+
+    def careless(self: operations.Operations, operation: volume_pb2.Operation) -> None:
+        apply(self, operation)
+        if operation.HasField("revert"):
+            taken = self.snapshots[operation.revert.name]
+            view = taken.view.closed_at(taken.seq + 2)
+            self.head = view.going_on_behind(operation.seq)
+
+    operations.Operations.apply = careless  # type: ignore[method-assign]

@@ -170,7 +170,12 @@ def stand_in_operations() -> Operations:
     clock = HandClock()
     order = Order(clock, lambda message: None, 1 << 20, 1 << 20)
     return Operations(
-        order, clock, lambda name, facts: None, lambda go, done: None, lambda again: False
+        order,
+        clock,
+        lambda name, facts: None,
+        lambda go, done: None,
+        lambda again: False,
+        lambda done: None,
     )
 
 

@@ -1,0 +1,43 @@
+"""The network of a scenario: messages arrive later, in their order, or not at all."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from random import Random
+
+BETWEEN_S = 1e-6
+"""Timers of the same moment run in any order, and messages must not."""
+
+
+class Network:
+    """Delays, and which target processes are alive."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = Random(seed)
+        self.dead: set[str] = set()
+
+    def delay_s(self) -> float:
+        """A fraction of a millisecond mostly, now and then much more."""
+        usual = self.random.uniform(0.0001, 0.0005)
+        return usual if self.random.random() < 0.9 else usual * 50
+
+
+class Wire:
+    """One direction of a stream: messages arrive later, and in their order."""
+
+    def __init__(self, network: Network, deliver: Callable[[bytes], None]) -> None:
+        self._network = network
+        self._deliver = deliver
+        self._last_s = 0.0
+        self.cut = False
+
+    def send(self, message: bytes) -> None:
+        """Send a message; nothing arrives once the wire is cut."""
+        loop = asyncio.get_running_loop()
+        self._last_s = max(self._last_s + BETWEEN_S, loop.time() + self._network.delay_s())
+        loop.call_at(self._last_s, self._arrive, message)
+
+    def _arrive(self, message: bytes) -> None:
+        if not self.cut:
+            self._deliver(message)
