@@ -6,10 +6,12 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from uuid import UUID
 
+from cstor_core.errors import NoSpaceError
 from cstor_core.generated.cstor.v1 import replica_pb2, volume_pb2
 from cstor_core.units import BLOCK_BYTES, KIB
 from cstor_target.volume.engine import Engine
@@ -165,11 +167,13 @@ class Machine:
         self.process.run(self.create_replica())
 
     async def create_replica(self) -> str:
-        """Make an empty replica of the volume; its UUID."""
-        while self.host is None:
-            await self.clock.sleep(0.001)
+        """Make an empty replica of the volume, as soon as the disk lets it; its UUID."""
         request = replica_pb2.CreateReplicaRequest(identity=self.cluster.identity)
-        return (await self.host.create_replica(request)).replica.replica_uuid
+        while True:
+            if self.host is not None:
+                with suppress(NoSpaceError):
+                    return (await self.host.create_replica(request)).replica.replica_uuid
+            await self.clock.sleep(0.001)
 
     @property
     def node(self) -> ReplicaNode | None:
