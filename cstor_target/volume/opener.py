@@ -25,6 +25,7 @@ from cstor_target.volume.opening import (
     are_enough_whole,
     can_vote,
     choose,
+    lacks_operations,
     may_have_write_cache,
     newest_configuration,
     next_epoch,
@@ -246,7 +247,11 @@ class Opener:
                 await self._stage(tenure, by_uuid[uuid], source, opening.history, ready)
         for uuid in opening.others:
             if len(ready) < needed:
-                await self._finish_rebuild(tenure, by_uuid[uuid], source, opening.history, ready)
+                bring = self._finish_rebuild
+                reports = self.reported(uuid), self.reported(chosen.replica_uuid)
+                if lacks_operations(*reports, opening.history):
+                    bring = self._stage
+                await bring(tenure, by_uuid[uuid], source, opening.history, ready)
         if len(ready) < needed:
             behind = [m for m in self.members if not (m.is_witness or m in ready)]
             raise UnavailableError(

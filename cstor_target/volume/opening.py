@@ -70,6 +70,14 @@ def next_epoch(reports: Sequence[Report]) -> int:
     return max([*known, *(report.promised_epoch for report in reports)], default=0) + 1
 
 
+def lacks_operations(report: Report, source: Report, history: History) -> bool:
+    """Whether a member, or a source whose history this is, has an ordered operation or a
+    configuration that the other one has not: copies of blocks bring none, and take none away.
+    """
+    shared_seq = history_from(report.history).shared_with(history).last_seq
+    return shared_seq < max(report.operations_seq, source.operations_seq)
+
+
 def may_have_write_cache(reports: Iterable[Report]) -> bool:
     """Whether some acknowledged write may not be on stable storage, for all that these know.
 

@@ -144,7 +144,10 @@ def test_entries_known_only_to_a_member_that_is_rebuilt_keep_the_volume_closed()
     play(scenario())
 
 
-def test_member_that_is_being_rebuilt_finishes_that_where_a_quorum_needs_it() -> None:
+@pytest.mark.parametrize("over_a_snapshot", [False, True])
+def test_member_that_is_being_rebuilt_finishes_that_where_a_quorum_needs_it(
+    over_a_snapshot: bool,
+) -> None:
     async def scenario() -> None:
         cluster = Cluster(tail_entries_max=5)
         target = await cluster.serving_target()
@@ -155,12 +158,15 @@ def test_member_that_is_being_rebuilt_finishes_that_where_a_quorum_needs_it() ->
         flagged.kill()
         for block in range(1, 30):
             assert await target.write(block * BLOCK_BYTES, block_of(block)) is None
+        if over_a_snapshot:
+            await target.engine.operations.create_snapshot("s")
         target.kill()
         lost.kill()
         flagged.disk.rebuilding = True
         flagged.restart()
         target = await cluster.serving_target()
         assert not lost.up
+        assert flagged.disk.snapshots.keys() == holder.disk.snapshots.keys()
         assert not flagged.disk.rebuilding
         assert flagged.disk.blocks.keys() == holder.disk.blocks.keys()
         assert await target.write(0, block_of(2)) is None
