@@ -291,20 +291,7 @@ class Membership:
         roster.configuration = tenure.configuration
         opening = await opener.promises(tenure)
         self._reign = tenure
-        self._witnessing = Witnessing(
-            tenure,
-            roster,
-            order,
-            self._clock,
-            self._settings,
-            lambda: self.deposed.done() or self.tenure is not tenure,
-            self._depose,
-        )
-        for member in opener.members:
-            if member.is_witness:
-                has_promised = member.replica_uuid in opener.promised
-                member.error = None if has_promised else UnavailableError("it has not promised")
-                self._spawn(self._witnessing.keep(member, has_promised=has_promised))
+        self._keep_witness_told(tenure)
         serve_at_s = self._clock.monotonic() + opener.lease_left_s * (1 + MARGIN)
         self._lease.begin(
             [member.replica_uuid for member in opener.members], write_quorum(len(opener.members))
@@ -333,18 +320,39 @@ class Membership:
             roster.stop("the volume has been deleted")
             return tenure
         self._events("open", {"epoch": tenure.epoch, "after_seq": end_seq})
-        self.loss_possible = opening.loss_possible
-        if tenure.forced_from is not None:
-            self._forced_with = None
-            members = ", ".join(member.link.address for member in opener.members)
-            self._events("forced_open", {"epoch": tenure.epoch, "members": members})
-        if opening.loss_possible:
-            self._events("loss_possible", {"epoch": tenure.epoch})
+        self._say_how_it_opened(tenure, loss_possible=opening.loss_possible)
         roster.serve()
         for callback in self._when_serving:
             callback()
         self._when_serving.clear()
         return tenure
+
+    def _keep_witness_told(self, tenure: Tenure) -> None:
+        """Begin to tell the witness, if there is one, of this attempt and what comes of it."""
+        self._witnessing = Witnessing(
+            tenure,
+            self._roster,
+            self._order,
+            self._clock,
+            self._settings,
+            lambda: self.deposed.done() or self.tenure is not tenure,
+            self._depose,
+        )
+        for member in self._opener.members:
+            if member.is_witness:
+                has_promised = member.replica_uuid in self._opener.promised
+                member.error = None if has_promised else UnavailableError("it has not promised")
+                self._spawn(self._witnessing.keep(member, has_promised=has_promised))
+
+    def _say_how_it_opened(self, tenure: Tenure, *, loss_possible: bool) -> None:
+        """Whether it was forced, and whether something acknowledged may be gone."""
+        self.loss_possible = loss_possible
+        if tenure.forced_from is not None:
+            self._forced_with = None
+            members = ", ".join(member.link.address for member in self._opener.members)
+            self._events("forced_open", {"epoch": tenure.epoch, "members": members})
+        if loss_possible:
+            self._events("loss_possible", {"epoch": tenure.epoch})
 
     async def _until_it_may_serve(self, serve_at_s: float) -> None:
         """Wait until no lease of an earlier target runs, and W members have given one to this."""

@@ -199,10 +199,12 @@ def hand_on_what_no_quorum_has() -> None:
 def hand_on_what_is_not_flushed() -> None:
     """Without a write cache a version is answered that W members have, but not durably."""
 
-    def start(self: Reads, opening: Any, salt: int, *, write_cache: bool = True) -> None:
-        self._opening, self._salt, self._write_cache = opening, salt, True
+    def careless(self: Reads, write_cache: bool) -> None:
+        self._write_cache = True
 
-    Reads.start = start  # type: ignore[method-assign]
+    start = Reads.start
+    Reads.start = lambda self, *given, write_cache: start(self, *given)  # type: ignore
+    Reads.use_write_cache = careless  # type: ignore[method-assign]
 
 
 @_found.breaks("A read that overlaps a write in flight waits for that write.")
