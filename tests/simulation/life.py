@@ -109,6 +109,8 @@ class Life:
         self.clients.is_over = True
         await asyncio.wait(tasks, timeout=60)
         for task in tending:
+            if task.done():
+                task.result()  # it goes on for ever, so this raises
             task.cancel()
         return self.result(broken)
 

@@ -129,7 +129,7 @@ def dark_opening(cast: Cast) -> Plan:
     plan += [(dead_s, ("kill_target", (LAST, LEASE_S * 1.3))), (dead_s + 0.1, ("heal_network", ()))]
     slow_s = dead_s + 1.0
     plan += [(slow_s, ("slow_disk", (at, 600.0))) for at in cast.all]
-    dark_s = cast.chance.uniform(0.02, 0.25)
+    dark_s = cast.chance.uniform(0.02, 0.3)
     plan.append((slow_s, ("when_open", (dark_s, "lose_all_power", cast.seed()))))
     plan.append((slow_s, ("when_open", (dark_s, "kill_target", FIRST, 0.5))))
     return plan + [(slow_s + LEASE_S * 1.3 + 2.0, ("slow_disk", (at, 1.0))) for at in cast.all]
@@ -324,5 +324,7 @@ def storm(cast: Cast, *, write_cache: bool, has_witness: bool = False) -> tuple[
     fitting = [one for one in some if needs_write_cache(one) in (None, write_cache)]
     if has_witness:
         fitting += [out_of_date] * 3
+    if not write_cache:
+        fitting += [dark_opening] * 4  # few of them show what was read before it was flushed
     chosen = cast.chance.choice(fitting)
     return chosen.__name__, chosen(cast)

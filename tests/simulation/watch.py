@@ -63,7 +63,11 @@ class Versions:
         if cluster.configurations.is_changing:
             return
         members = cluster.data_members
-        found: list[Any] = [machine.node for machine in members if not machine.is_broken]
+        found: list[Any] = [
+            machine.node
+            for machine in members
+            if not (machine.is_broken or machine.disk.faults.reads_fail)
+        ]
         nodes = [node for node in found if node is not None and counts(node)]
         newest = max((node.store.history.end.epoch for node in nodes), default=0)
         nodes = [node for node in nodes if node.store.history.end.epoch == newest]
