@@ -202,8 +202,10 @@ def hand_on_what_is_not_flushed() -> None:
     def careless(self: Reads, write_cache: bool) -> None:
         self._write_cache = True
 
-    start = Reads.start
-    Reads.start = lambda self, *given, write_cache: start(self, *given)  # type: ignore
+    def start(self: Reads, opening: Any, salt: int, *, write_cache: bool = True) -> None:
+        self._opening, self._salt, self._write_cache = opening, salt, True
+
+    Reads.start = start  # type: ignore[method-assign]
     Reads.use_write_cache = careless  # type: ignore[method-assign]
 
 
