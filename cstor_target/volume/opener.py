@@ -248,8 +248,9 @@ class Opener:
         for uuid in opening.others:
             if len(ready) < needed:
                 bring = self._finish_rebuild
-                reports = self.reported(uuid), self.reported(chosen.replica_uuid)
-                if lacks_operations(*reports, opening.history):
+                own, source_report = self.reported(uuid), self.reported(chosen.replica_uuid)
+                operations_seq = max(own.operations_seq, source_report.operations_seq)
+                if lacks_operations(history_from(own.history), opening.history, operations_seq):
                     bring = self._stage
                 await bring(tenure, by_uuid[uuid], source, opening.history, ready)
         if len(ready) < needed:

@@ -70,12 +70,13 @@ def next_epoch(reports: Sequence[Report]) -> int:
     return max([*known, *(report.promised_epoch for report in reports)], default=0) + 1
 
 
-def lacks_operations(report: Report, source: Report, history: History) -> bool:
-    """Whether a member, or a source whose history this is, has an ordered operation or a
-    configuration that the other one has not: copies of blocks bring none, and take none away.
+def lacks_operations(own: History, history: History, operations_seq: int) -> bool:
+    """Whether a member is to get to a history over an ordered operation or a configuration:
+    copies of blocks bring none, and take none away that only the member has.
+
+    `operations_seq` is of the last one that either of them has.
     """
-    shared_seq = history_from(report.history).shared_with(history).last_seq
-    return shared_seq < max(report.operations_seq, source.operations_seq)
+    return own.shared_with(history).last_seq < operations_seq
 
 
 def may_have_write_cache(reports: Iterable[Report]) -> bool:

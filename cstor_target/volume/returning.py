@@ -21,6 +21,7 @@ from cstor_core.generated.cstor.v1 import replica_pb2
 from cstor_core.history import History
 from cstor_core.words import history_from
 from cstor_target.volume.members import OUT_OF_DATE, Member, Standing
+from cstor_target.volume.opening import lacks_operations
 from cstor_target.volume.order import Order
 from cstor_target.volume.pacing import Pacing
 from cstor_target.volume.roster import Roster
@@ -102,11 +103,10 @@ class Returning:
     def _needs_steps(self, history: History, operations_seq: int, *, is_flagged: bool) -> bool:
         """Whether a member cannot be brought back by copies of blocks beside a stream.
 
-        `operations_seq` is of the last ordered operation or configuration that it or the volume
-        has: blocks bring none, and take none away that only the member has.
+        `operations_seq` is as for `lacks_operations`.
         """
-        shared_seq = history.shared_with(self._history()).last_seq
-        return shared_seq < operations_seq or not (is_flagged or self._may_flag())
+        may_be_copied = is_flagged or self._may_flag()
+        return not may_be_copied or lacks_operations(history, self._history(), operations_seq)
 
     async def _stage(self, member: Member) -> None:
         """Have a member get to what a peer holds, until the rest can be had in order."""
