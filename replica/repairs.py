@@ -34,6 +34,7 @@ async def repair_blocks(
     node.check_orders(request.orders)
     if node.store.rebuilding:
         raise OrderError("a replica that is being rebuilt gets all that it needs by that")
+    operations_seq = node.store.operations_seq
     wanted = _wanted(node, request.rows) if request.rows else None
     if wanted is None:
         bad = await node.store.bad_among(_asked(node, request.blocks))
@@ -42,7 +43,7 @@ async def repair_blocks(
     repaired = 0
     if len(bad):
         node.counters.checksum_errors += len(bad)
-        repaired = await _pull(node, request, bad, wanted)
+        repaired = await _pull(node, request, bad, wanted, operations_seq)
         node.log.warning(
             "blocks_repaired", blocks=bad.tolist(), repaired=repaired, source=request.source.address
         )
@@ -79,8 +80,11 @@ async def _pull(
     request: replica_pb2.RepairBlocksRequest,
     bad: Blocks,
     wanted: Rows | None,
+    operations_seq: int,
 ) -> int:
-    """Take what the source has of these blocks; how many copies counted."""
+    """Take what the source has of these blocks, unless an operation has come between; how many
+    copies counted.
+    """
     peer = Peer(node.dialler, request.source)
     question = replica_pb2.PullBlocksRequest(
         volume_uuid=request.orders.volume_uuid,
@@ -93,7 +97,7 @@ async def _pull(
     try:
         async for message in peer.pull_blocks(question):
             node.check_orders(request.orders)  # a promise since then has ended this one
-            if message.run.table:
+            if message.run.table and node.store.operations_seq == operations_seq:
                 run = RunView(memoryview(message.run.table), memoryview(message.run.data))
                 if wanted is None:
                     repaired += node.store.replace_bad(run)

@@ -251,6 +251,15 @@ class Reader:
         rows = np.concatenate(found)
         return rows, await self._bad_of(rows, views)
 
+    async def has_newer(self, row: np.void) -> bool:
+        """Whether a snapshot has a newer version of a block than this one of the volume."""
+        try:
+            rows = await self._parts.block_map.rows_in(int(row["block"]), 1, self._views())
+        except OSError as error:
+            raise self.map_unreadable(error) from error
+        versions = zip(rows["epoch"].tolist(), rows["seq"].tolist(), strict=True)
+        return any(version > (row["epoch"], row["seq"]) for version in versions)
+
     async def _bad_of(self, rows: Rows, views: Sequence[View]) -> Blocks:
         """The blocks among many rows that fail, ascending."""
         bad = [np.zeros(0, dtype=np.uint64)]

@@ -6,6 +6,9 @@ their checksum.  Otherwise a version never goes down.  At any time a bad block i
 peer's copy of the same version, and one that is not what it must be, as a comparison of all
 replicas has found, by a peer's copy that is exactly so.  What it must be is a version that this
 replica has applied: a later one is on its way in the stream.
+
+Where only the data are bad they are written anew in their place, and the map stays as it is: so
+whoever shares the block has it again, too, be it a snapshot or a volume that was reverted.
 """
 
 from __future__ import annotations
@@ -99,17 +102,20 @@ class Rebuild:
         theirs = self._checked(run)
         own = self._own(theirs)
         taken = _equal(theirs, own) & with_data(own) & _writes(theirs)
-        self._take(theirs, taken, run.data)
+        self._put_right(theirs, own, taken, run.data)
         return int(taken.sum())
 
     async def wrong_among(self, wanted: Rows) -> Blocks:
         """Those blocks that are not what they must be, and have not been written since.
 
-        Raises CorruptError where the map cannot be read.
+        Where a snapshot has a newer version than the volume, which was reverted, only data can be
+        put right: a row laid over that version would hide it.  Raises CorruptError where the map
+        cannot be read.
         """
-        wrong = self._may_replace(wanted, self._own(wanted)) & ~self._equal(wanted)
+        wrong = wanted[self._may_replace(wanted, self._own(wanted)) & ~self._equal(wanted)]
         bad = await self._reader.bad_among(wanted["block"][self._equal(wanted)])
-        return np.union1d(wanted["block"][wrong], bad)
+        hiding = [row["block"] for row in wrong if await self._reader.has_newer(row)]
+        return np.union1d(np.setdiff1d(wrong["block"], hiding), bad)
 
     def replace_wrong(self, run: RunView, wanted: Rows) -> int:
         """Take a peer's copies that are exactly what their blocks must be, where these have not
@@ -121,8 +127,9 @@ class Rebuild:
         index = np.minimum(np.searchsorted(wanted["block"], theirs["block"]), len(wanted) - 1)
         if not len(theirs) or (wanted["block"][index] != theirs["block"]).any():
             raise ProtocolError("copies came of blocks that were not asked for")
-        taken = _same(theirs, wanted[index]) & self._may_replace(theirs, self._own(theirs))
-        self._take(theirs, taken, run.data)
+        own = self._own(theirs)
+        taken = _same(theirs, wanted[index]) & self._may_replace(theirs, own)
+        self._put_right(theirs, own, taken, run.data)
         return int(taken.sum())
 
     def _equal(self, wanted: Rows) -> npt.NDArray[np.bool_]:
@@ -144,6 +151,22 @@ class Rebuild:
         except OSError as error:
             raise self._reader.map_unreadable(error) from error
 
+    def _put_right(
+        self, theirs: Rows, own: Rows, taken: npt.NDArray[np.bool_], data: Buffer
+    ) -> None:
+        """Write data anew where the row is right, if their place is this replica's own; put rows
+        with their data in the place of others.
+        """
+        parts = self._parts
+        anew = taken & _same(theirs, own) & with_data(own) & (own["place"] >= parts.own_places)
+        starts = _starts(theirs)
+        for index in np.flatnonzero(anew):
+            if not self._own_is_bad(own[index : index + 1]):
+                continue
+            start = int(starts[index])
+            self._writer.rewrite(int(own["place"][index]), data[start : start + BLOCK_BYTES])
+        self._take(theirs, taken & ~anew, data)
+
     def _take(self, theirs: Rows, taken: npt.NDArray[np.bool_], data: Buffer) -> None:
         """Put copied rows and their data in the place of the own ones."""
         if not taken.any():
@@ -151,12 +174,9 @@ class Rebuild:
         if taken.all():
             self._writer.copy(bytearray(theirs.tobytes()), (data,), len(data))
             return
-        writing = _writes(theirs)
-        starts: npt.NDArray[np.int64] = np.cumsum(writing) - writing
-        pieces: list[Buffer] = []
-        for start in starts[taken & writing]:
-            offset = int(start) * BLOCK_BYTES
-            pieces.append(data[offset : offset + BLOCK_BYTES])
+        pieces: list[Buffer] = [
+            data[at : at + BLOCK_BYTES] for at in _starts(theirs)[taken & _writes(theirs)].tolist()
+        ]
         rows = bytearray(theirs[taken].tobytes())
         self._writer.copy(rows, pieces, len(pieces) * BLOCK_BYTES)
 
@@ -200,6 +220,13 @@ class Rebuild:
 def _writes(rows: Rows) -> npt.NDArray[np.bool_]:
     writing: npt.NDArray[np.bool_] = (rows["seq"] != 0) & (rows["place"] & np.uint64(UNMAP) == 0)
     return writing
+
+
+def _starts(rows: Rows) -> npt.NDArray[np.int64]:
+    """Where in the data that come with rows those of each are."""
+    writing = _writes(rows)
+    blocks_before: npt.NDArray[np.int64] = np.cumsum(writing) - writing
+    return blocks_before * BLOCK_BYTES
 
 
 def _has_doubles(blocks: Blocks) -> bool:

@@ -3,7 +3,7 @@
 Each is first verified, then its data go to free places, then one journal record says where they
 are, and only then the map, the tail and the standing change; so a call that raises has changed
 nothing, and a process that is killed anywhere in between has either done all of it or nothing.
-Live data are never overwritten.
+Live data are never overwritten; bad ones are, by a peer's copy of the same.
 """
 
 from __future__ import annotations
@@ -148,6 +148,19 @@ class Writer:
         freed: list[int] = []
         apply_copies(rows, parts.standing, parts.block_map, freed)
         parts.tail.hold(freed, point[1])
+
+    def rewrite(self, place: int, data: Buffer) -> None:
+        """Write a block's data once more where they are, since what the disk has there is bad.
+
+        Raises CorruptError where the disk failed, NoSpaceError.
+        """
+        parts = self._parts
+        parts.check_usable()
+        file, offset = parts.located(place)
+        try:
+            file.pwritev((data,), offset)
+        except OSError as error:
+            raise parts.gave_up(error, "a write") from error
 
     def place(self, rows: bytearray, data: Sequence[Buffer], data_bytes: int) -> None:
         """Write data to free places and put these into the rows; nothing refers to them yet.

@@ -122,6 +122,11 @@ def _if(name: str, condition: Callable[..., object]) -> Tell:
     return lambda *call, **named: [name] if condition(*call, **named) else []
 
 
+def _where_it_gives(name: str, condition: Callable[[Any], object]) -> Tell:
+    """Of calls that end without an error."""
+    return _if(name, lambda out, *_: not isinstance(out, CstorError) and condition(out))
+
+
 def install() -> None:
     """Put the wrappers in place, once for a process."""
     _watch_openings()
@@ -198,15 +203,15 @@ def _watch_members() -> None:
         ReplicaNode, "flush", _if("flush: failed", lambda out, *_: isinstance(out, CorruptError))
     )
     _watch_async(ReplicaNode, "reached", lambda *_: ["rebuild: ends with its stream"])
-    _watch_async(
-        Rebuild, "foreign_blocks", _if("rebuild: foreign blocks", lambda out, *_: len(out))
-    )
-    _watch(Rebuild, "replace_bad", _if("bad copy: replaced", lambda out, *_: out))
-    _watch(Rebuild, "replace_wrong", _if("scrub: finds and puts right", lambda out, *_: out))
+    _watch_async(Rebuild, "foreign_blocks", _where_it_gives("rebuild: foreign blocks", len))
+    _watch(Rebuild, "replace_bad", _where_it_gives("bad copy: replaced", bool))
+    _watch(Rebuild, "replace_wrong", _where_it_gives("scrub: finds and puts right", bool))
     _watch(
         ScrubRun,
         "_judged",
-        _if("scrub: a write is on its way", lambda out, *_: any(not v.wrong for v in out.values())),
+        _where_it_gives(
+            "scrub: a write is on its way", lambda out: any(not v.wrong for v in out.values())
+        ),
     )
     _watch(
         ScrubRun,

@@ -104,3 +104,15 @@ def repair_from_the_bad_copy() -> None:
     scrub_run.judge = judge  # type: ignore[attr-defined]
     _take_whatever_comes()
     _verify_nothing()
+
+
+@_found.breaks("What is put right hides nothing that a snapshot has beside the volume.")
+def lay_what_is_put_right_over_all() -> None:
+    """A good copy gets a row of its own, over a newer one that a reverted volume does not see."""
+
+    def put_right(
+        self: Rebuild, theirs: Rows, _own: Rows, taken: npt.NDArray[np.bool_], data: memoryview
+    ) -> None:
+        self._take(theirs, taken, data)
+
+    Rebuild._put_right = put_right  # type: ignore[method-assign, assignment]

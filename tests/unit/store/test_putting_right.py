@@ -170,3 +170,36 @@ async def test_rows_are_told_of_a_range_with_its_bad_blocks_and_its_end() -> Non
     assert (len(rows), bad.tolist(), end) == (471, [], 11_029)
     rows, bad = await store.verified_ones(np.array([7, 9, 9000], dtype=np.uint64), ())
     assert (rows["block"].tolist(), bad.tolist()) == ([7, 9], [7])
+
+
+@pytest.mark.parametrize("checkpointed", [False, True])
+async def test_putting_right_hides_nothing_that_a_snapshot_has_beside_a_reverted_volume(
+    checkpointed: bool,
+) -> None:
+    source, member, filesystem = await one_forgetful()
+    created = volume_pb2.SnapshotCreation(name="newer", created_unix_s=8)
+    for store in (source, member):
+        store.append(writes(17, 1, *[(block, block_of(50 + block)) for block in (3, 5, 7)]))
+        store.append_operation(volume_pb2.Operation(seq=20, create_snapshot=created))
+        store.append_operation(volume_pb2.Operation(seq=21, revert=volume_pb2.Reversion(name="s")))
+    if checkpointed:
+        await member._durability.checkpoint()
+    spoil(member, filesystem, 5)
+    run, wanted = await copies(source, 5, 7)
+    wanted = wanted.copy()
+    wanted["checksum"][1] += 1  # a row that is laid over all would hide the one of the snapshot
+    assert (await member.wrong_among(wanted)).tolist() == [5]
+    run, wanted = await copies(source, 5)
+    assert member.replace_wrong(run, wanted) == 1
+    for seq in (22, 23):
+        assert not len(await member.bad_among(blocks_of(*range(10))))
+        for block in (5, 7):
+            assert content_of(member, block) == block_of(block)
+            assert await snapshot_block(member, block) == block_of(block)
+            found = bytes((await member.read_snapshot("newer", block, 1)).data)
+            assert found == block_of(50 + block)
+        places_of(member)
+        await member.flush()
+        member = await kill_and_open(filesystem)
+        member.append(writes(seq, 1, (9, block_of(seq))))
+        await member._durability.checkpoint()
