@@ -66,6 +66,7 @@ class Witnessing:
                 has_promised = False
                 if not self._is_over():
                     self._roster.witness_lost(member, error)
+                    self._wake.clear()  # it is this loss that has been told of
             await self._woken(pause_s)
 
     async def _woken(self, pause_s: float) -> None:

@@ -126,6 +126,20 @@ def test_nobody_acknowledges_alone_before_the_witness_holds_the_mark() -> None:
     play(scenario())
 
 
+def test_dead_witness_is_asked_now_and_then() -> None:
+    async def scenario() -> None:
+        cluster = volume()
+        target = await cluster.serving_target()
+        await target.healthy()
+        cluster.witness.kill()
+        cluster.replicas[0].kill()  # of which it is to be told
+        await until(lambda: "quorum_lost" in names(cluster))
+        await asyncio.sleep(20 * SMALL.retry_s)
+        assert 1 < cluster.witness.missed <= 40
+
+    play(scenario())
+
+
 def test_without_the_witness_commands_wait_for_both() -> None:
     async def scenario() -> None:
         cluster = volume()

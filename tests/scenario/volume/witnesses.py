@@ -21,6 +21,8 @@ class Witness:
         """Epoch, number, who is out of date."""
         self.words: list[tuple[int, int, str]] = []
         """All that it was told."""
+        self.missed = 0
+        """So often somebody has asked while it was down."""
 
     def kill(self) -> None:
         """End the process; what it holds stays."""
@@ -34,6 +36,7 @@ class Witness:
     def check_reachable(self) -> None:
         """Raise UnavailableError where the process does not run."""
         if not self.up:
+            self.missed += 1
             raise UnavailableError(f"no daemon answers at {self.address}")
 
     def report(self) -> replica_pb2.ReplicaReport:
