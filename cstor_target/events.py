@@ -66,6 +66,11 @@ KINDS: dict[str, Kind] = {
         "an operator has forced the volume open in epoch {epoch}, with the replicas at {members}: "
         "what others held is lost, and they return only as new ones",
     ),
+    "opened_without": Kind(
+        Severity.WARNING,
+        "the volume is open without the newest entries of the replica at {address}, since no other "
+        "one could get them from there: nothing acknowledged is among them; look after its disk",
+    ),
     "loss_told": Kind(
         Severity.INFO,
         "initiators have been told that acknowledged writes may be gone: it is not said again",

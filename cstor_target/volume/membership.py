@@ -351,6 +351,8 @@ class Membership:
             self._forced_with = None
             members = ", ".join(member.link.address for member in self._opener.members)
             self._events("forced_open", {"epoch": tenure.epoch, "members": members})
+        for member in self._opener.not_asked:
+            self._events("opened_without", member.facts())
         if loss_possible:
             self._events("loss_possible", {"epoch": tenure.epoch})
 

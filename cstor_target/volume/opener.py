@@ -3,6 +3,10 @@
 The steps are those of the contract, in their order: questions without effect; promises, only when
 a quorum answered; the highest position; a quorum brought to it in order; the epoch's record.  A
 step that fails ends the attempt with a sentence; the next attempt begins with questions again.
+
+Whoever has the newest entries may be unable to give them away, by a bad block for one.  After some
+attempts the next one does not ask it for a promise: if the others are a quorum without it, what was
+acknowledged is with them.
 """
 
 from __future__ import annotations
@@ -39,6 +43,8 @@ from cstor_target.volume.witness import witness_of
 Who = TypeVar("Who")
 Answer = TypeVar("Answer")
 _NO_HISTORY = History()
+_TRIES_OF_EACH = 3
+"""So often each source is tried before the volume is opened without them, if that is possible."""
 
 
 class Opener:
@@ -69,6 +75,12 @@ class Opener:
         self._others: list[Member] = []
         """Replicas of the volume that answer and are no members, by this configuration."""
         self._attempts = 0
+        self._failures = 0
+        """Attempts in which too few could be brought to the newest entry."""
+        self._unable: frozenset[str] = frozenset()
+        """From whom they could not get it, by UUID, which the next attempt does without."""
+        self.not_asked: list[Member] = []
+        """Who was not asked for a promise at this attempt, therefore."""
         self.promised: frozenset[str] = frozenset()
         """Who has promised the epoch, by UUID, at the last attempt."""
         self._without: set[str] = set()
@@ -180,11 +192,14 @@ class Opener:
 
     async def promises(self, tenure: Tenure) -> Opening:
         """Ask all that answered for a promise, and choose the history to build on."""
+        unable, self._unable = self._unable, frozenset()
         asked = [member for member in (*self.members, *self._others) if _votes(member)]
+        self.not_asked = [member for member in asked if member.replica_uuid in unable]
         answers = await self._all(
             {
                 member: member.link.promise(tenure.promise_request(member.replica_uuid))
                 for member in asked
+                if member not in self.not_asked
             }
         )
         promised = {}
@@ -254,6 +269,9 @@ class Opener:
                     bring = self._stage
                 await bring(tenure, by_uuid[uuid], source, opening.history, ready)
         if len(ready) < needed:
+            self._failures += 1
+            if not self._failures % (_TRIES_OF_EACH * len(opening.sources)):
+                self._unable = frozenset(opening.sources)
             behind = [m for m in self.members if not (m.is_witness or m in ready)]
             raise UnavailableError(
                 f"{len(ready)} replicas could be brought to the newest entry and {needed} are "

@@ -55,7 +55,7 @@ class Replica:
         self.rotten_blocks: set[int] = set()
         self.unreadable_blocks: set[int] = set()
         self.refuses_reads = False
-        self.repairs_fail = False
+        self.repairs_fail = self.gives_nothing = False
         self.asked: list[str] = []
         """What people have had it asked."""
         self.granted_bytes = 1 << 40
@@ -232,7 +232,7 @@ class Replica:
 
     def _check_peer(self, orders: replica_pb2.Orders, peer: Replica) -> None:
         peer.check_reachable()
-        if peer.disk.promised_epoch != orders.epoch or peer.disk.rebuilding:
+        if orders.epoch != peer.disk.promised_epoch or peer.disk.rebuilding or peer.gives_nothing:
             raise UnavailableError(f"{peer.address} is no source for epoch {orders.epoch}")
 
     def stage(self, request: replica_pb2.StageRequest, peer: Replica) -> None:

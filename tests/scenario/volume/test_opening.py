@@ -175,6 +175,61 @@ def test_member_that_is_being_rebuilt_finishes_that_where_a_quorum_needs_it(
     play(scenario())
 
 
+def test_newest_entries_that_nobody_can_have_do_not_keep_the_volume_closed() -> None:
+    async def scenario() -> None:
+        cluster = Cluster()
+        target = await cluster.serving_target()
+        await target.healthy()
+        assert await target.write(0, block_of(1)) is None
+        newest, others = cluster.replicas[0], cluster.replicas[1:]
+        for replica in others:
+            replica.stalled = True
+        target.write(0, block_of(2))
+        await until(lambda: newest.disk.applied_seq > others[0].disk.applied_seq)
+        target.kill()
+        newest.gives_nothing = True
+        for replica in others:
+            replica.kill()
+            replica.restart()
+        target = cluster.start_target()
+        await until(lambda: "newest entry" in target.engine.report().reason)
+        assert not target.engine.serving
+        await until(lambda: target.engine.serving)
+        assert [facts["address"] for name, facts in cluster.events if name == "opened_without"] == [
+            newest.address
+        ]
+        assert await target.read(0, BLOCK_BYTES) == block_of(1)
+        assert await target.write(BLOCK_BYTES, block_of(3)) is None
+        newest.gives_nothing = False
+        await target.healthy()
+        assert newest.disk.blocks == others[0].disk.blocks
+
+    play(scenario())
+
+
+def test_only_holder_of_what_may_be_acknowledged_is_waited_for() -> None:
+    async def scenario() -> None:
+        cluster = Cluster()
+        target = await cluster.serving_target()
+        await target.healthy()
+        holder, behind, lost = cluster.replicas
+        behind.stalled = True
+        assert await target.write(0, block_of(1)) is None
+        target.kill()
+        lost.kill()
+        holder.gives_nothing = True
+        behind.kill()
+        behind.restart()
+        target = cluster.start_target()
+        await asyncio.sleep(60)
+        assert not target.engine.serving
+        holder.gives_nothing = False
+        await until(lambda: target.engine.serving)
+        assert await target.read(0, BLOCK_BYTES) == block_of(1)
+
+    play(scenario())
+
+
 def test_opening_that_loses_a_member_begins_again() -> None:
     async def scenario() -> None:
         cluster = Cluster()
