@@ -18,7 +18,7 @@ from typing import Any, TypeVarTuple
 from cstor_core.clock import Timer
 
 Ts = TypeVarTuple("Ts")
-TICK_S = 0.02
+TICK_S = 0.04
 
 
 class Handle(asyncio.TimerHandle):
