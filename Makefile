@@ -24,7 +24,7 @@ setup-dev: $(DEVELOPMENT)  ## the same with the tools for tests, lint and types
 
 test: setup-dev lint types  ## everything but what takes long; needs some system packages
 	@tools/system-packages test
-	@$(BIN)/python -m pytest -m "not long"
+	@tools/run-tests $(BIN)/python
 
 unit: setup-dev  ## the tests that need no system package
 	@$(BIN)/python -m pytest -m "not long and not system"
