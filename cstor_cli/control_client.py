@@ -186,6 +186,15 @@ class ControlClient:
             OPERATION_S_MAX,
         )
 
+    def move_replica(self, volume: str, replica: str, address: str) -> str:
+        """Find a member, by UUID or the address that it had, at another address; its UUID."""
+        return self._connection.ask(
+            "MoveReplica",
+            control_pb2.MoveReplicaRequest(volume=volume, replica=replica, address=address),
+            control_pb2.MoveReplicaResponse,
+            OPERATION_S_MAX,
+        ).replica_uuid
+
     def delete_replica(self, volume: str, address: str) -> str:
         """Have a daemon delete a replica that is no member; its UUID."""
         return self._connection.ask(

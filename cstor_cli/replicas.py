@@ -30,7 +30,7 @@ from cstor_cli.status import member_document
 from cstor_core.errors import InputError
 from cstor_core.generated.cstor.v1 import control_pb2
 
-app = typer.Typer(help="Add, remove and replace replicas of a volume.", no_args_is_help=True)
+app = typer.Typer(help="Add, remove, move and replace replicas of a volume.", no_args_is_help=True)
 
 AddressArgument = Annotated[
     str, typer.Argument(help="HOST:PORT of a replica daemon.", metavar="ADDRESS")
@@ -132,6 +132,24 @@ def remove(
         agree(f"{named}: it has {copies} replicas{without} then", yes=yes)
         client.remove_replica(named, replica)
     typer.echo(f"{named}: replica {replica} is no member any more")
+
+
+@app.command()
+def move(
+    replica: ReplicaArgument,
+    address: Annotated[
+        str, typer.Option("--address", help="HOST:PORT where its daemon is.", metavar="ADDRESS")
+    ],
+    volume: VolumeOption = "",
+    directory: AnyDirectoryOption = None,
+    target: TargetOption = None,
+) -> None:
+    """Find a replica at another address, at once and whenever the volume is opened."""
+
+    with target_of(directory, target) as client:
+        named = client.named(volume)
+        uuid = client.move_replica(named, replica, str(parse_address(address)))
+    typer.echo(f"{named}: replica {uuid} is at {address}")
 
 
 @app.command()

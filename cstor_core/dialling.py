@@ -17,6 +17,7 @@ from cstor_core.settings import parse_address
 
 KEEPALIVE_TIME_MS = 2000
 KEEPALIVE_TIMEOUT_MS = 2500
+NAME_LOOKUP_MS_MIN = 1000
 MESSAGE_BYTES_MAX = 16 * 1024 * 1024
 CONNECT_S_MAX = 3.0
 
@@ -46,6 +47,8 @@ class GrpcDialler:
                 ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
                 ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
                 ("grpc.enable_retries", 0),
+                # A daemon that comes back may have another address under the same name.
+                ("grpc.dns_min_time_between_resolutions_ms", NAME_LOOKUP_MS_MIN),
             ),
         )
 

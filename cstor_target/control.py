@@ -264,6 +264,21 @@ class ControlServicer(control_pb2_grpc.ControlServiceServicer):
             await abort(context, error)
         return control_pb2.RemoveReplicaResponse()
 
+    async def MoveReplica(  # noqa: N802 - the name of the call
+        self,
+        request: control_pb2.MoveReplicaRequest,
+        context: grpc.aio.ServicerContext[
+            control_pb2.MoveReplicaRequest, control_pb2.MoveReplicaResponse
+        ],
+    ) -> control_pb2.MoveReplicaResponse:
+        """Find a member at another address."""
+        try:
+            changes = self._called(request.volume).engine.changes
+            uuid = await changes.move(request.replica, request.address)
+        except CstorError as error:
+            await abort(context, error)
+        return control_pb2.MoveReplicaResponse(replica_uuid=uuid)
+
     async def DeleteRemovedReplica(  # noqa: N802 - the name of the call
         self,
         request: control_pb2.DeleteRemovedReplicaRequest,

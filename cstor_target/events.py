@@ -235,6 +235,10 @@ KINDS: dict[str, Kind] = {
         Severity.INFO,
         "the replica at {address} is no member of the volume any more: it can be deleted",
     ),
+    "member_moved": Kind(
+        Severity.INFO,
+        "replica {replica} is looked for at {address} from now on",
+    ),
     "replica_deleted": Kind(
         Severity.INFO,
         "the replica at {address}, which was no member of the volume, has been deleted",

@@ -33,6 +33,7 @@ from cstor_target.volume.tenure import Tenure
 from cstor_target.volume.witness import COPIES, witness_of
 
 _POLL_S = 0.05
+_QUORUM_S_MAX = 10.0
 
 Configuration = volume_pb2.Configuration
 Edit = Callable[[Configuration], None]
@@ -106,18 +107,70 @@ class Changes:
         on by themselves.
         """
         async with self._one_at_a_time:
-            leaving = next(
-                (
-                    member
-                    for member in self._roster.members
-                    if replica in (member.replica_uuid, member.link.address)
-                ),
-                None,
-            )
+            leaving = self._named(replica)
             if leaving is None:
                 await self._check_lease()
                 return
             await _to_its_end(self._let_go(leaving))
+
+    async def move(self, replica: str, address: str) -> str:
+        """Find a member, named by UUID or by the address that it had, at another address; its UUID.
+
+        It is looked for there at once, and by whoever opens the volume later.  Done already, it is
+        found done.  Raises InputError where it is none, or not there; UnknownVolumeError where
+        nothing of the volume is there; UnavailableError where nobody answers, or too few replicas
+        are in sync to have that written down.
+        """
+        async with self._one_at_a_time:
+            member = self._named(replica) or self._named(address)
+            if member is None:
+                raise InputError(
+                    f"the volume has no replica {replica!r}: `cstor replica list` shows those it "
+                    "has"
+                )
+            link = self._link_to(address)
+            found = await link.inquire(self._tenure.identity.volume_uuid)
+            if found.replica_uuid != member.replica_uuid:
+                raise InputError(
+                    f"at {address} there is replica {found.replica_uuid} of the volume, and not "
+                    f"{member.replica_uuid}: a new one takes its place by `cstor replica replace`"
+                )
+            if member.link is not link:
+                member.link = link
+                self._events("member_moved", member.facts())
+            await self._until_quorum()
+            await _to_its_end(self.write_addresses_down())
+            return member.replica_uuid
+
+    async def write_addresses_down(self) -> None:
+        """Have the configuration name members where they are found, if it does not.
+
+        Raises UnavailableError where no quorum is in sync.
+        """
+        found = {one.replica_uuid: one.link.address for one in self._roster.members}
+
+        def edit(configuration: Configuration) -> None:
+            for one in configuration.members:
+                one.address = found.get(one.replica_uuid, one.address)
+
+        if any(
+            found.get(one.replica_uuid, one.address) != one.address
+            for one in self._tenure.configuration.members
+        ):
+            await self._change(edit)
+
+    def _named(self, replica: str) -> Member | None:
+        """The member with a UUID, or with an address, be it where it is or where it was."""
+        written = {one.replica_uuid: one.address for one in self._tenure.configuration.members}
+        return next(
+            (
+                member
+                for member in self._roster.members
+                if replica
+                in (member.replica_uuid, member.link.address, written.get(member.replica_uuid))
+            ),
+            None,
+        )
 
     async def record_failed(self, member: Member) -> None:
         """Have the configuration say that a member is out of date, if it does not.
@@ -249,6 +302,12 @@ class Changes:
         while not learner.is_caught_up:
             if learner not in self._roster.learners or not self._roster.serving:
                 raise UnavailableError("the volume is not open any more")
+            await self._clock.sleep(_POLL_S)
+
+    async def _until_quorum(self) -> None:
+        """Wait until enough members are in sync, but not for ever."""
+        until_s = self._clock.monotonic() + _QUORUM_S_MAX
+        while not self._roster.has_quorum and self._clock.monotonic() < until_s:
             await self._clock.sleep(_POLL_S)
 
     async def _take_in(self, learner: Member, address: str) -> None:

@@ -164,7 +164,11 @@ class Membership:
             await self._clock.sleep(self._settings.retry_s)
         if self._found_deleted:
             await self.on_deleted()
-            return
+        else:
+            self._look_after(tenure)
+
+    def _look_after(self, tenure: Tenure) -> None:
+        """Begin what goes on for as long as the volume is open."""
         returning = Returning(
             tenure,
             self._roster,
@@ -208,8 +212,18 @@ class Membership:
             if not member.is_witness:
                 self._spawn(keeping.keep(member))
         self.changes = changes
+        self._spawn(self._write_addresses_down(changes))
         self._spawn(self._repairs.work(tenure))
         self._spawn(self._pacing.work(tenure))
+
+    async def _write_addresses_down(self, changes: Changes) -> None:
+        """Whoever opens the volume next is to know where members have been found."""
+        while self._roster.serving:
+            try:
+                await changes.write_addresses_down()
+                return
+            except CstorError:  # too few are in sync yet
+                await self._clock.sleep(self._settings.retry_s)
 
     def _came_to_nothing(self, reason: str) -> None:
         """An attempt has: two reasons that take turns are not said each time."""

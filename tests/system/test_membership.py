@@ -2,7 +2,7 @@
 
 All of it through the command line, under a load of stamped blocks through QEMU's own initiator:
 three replicas, five, one of them killed and replaced, then two, and three again, of which one finds
-an empty disk.
+an empty disk, and then another address.
 """
 
 from __future__ import annotations
@@ -85,6 +85,11 @@ async def live(cluster: Cluster, scratch: Path, stack: ExitStack) -> list[str]:
             await empty.ready()
             await replicas.change("replace", spare, spare, "--same-host", "--yes")
             assert await replicas.addresses() == [fourth, founders[0], spare]
+            empty.end(signal.SIGKILL)
+            moved = stack.enter_context(running(Daemon(empty.pool)))
+            elsewhere = (await moved.ready())["grpc"]
+            await replicas.change("move", spare, "--address", elsewhere)
+            assert await replicas.addresses() == [fourth, founders[0], elsewhere]
         load.check()
         assert await load.writer.verify() > 0
     return await replicas.addresses()

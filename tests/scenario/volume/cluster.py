@@ -352,6 +352,13 @@ class Cluster:
             if volume_uuid in self.clones.at(replica.address)
         ]
 
+    def move(self, replica: Replica, address: str) -> Replica:
+        """Its process ends, and another one has its disk at another address."""
+        replica.kill()
+        moved = Replica(address, replica.disk)
+        self.replicas[self.replicas.index(replica)] = moved
+        return moved
+
     def new_replica(self, host: str = "") -> Replica:
         """A daemon with an empty pool, which makes a replica when it is asked to."""
         number = len(self.replicas)

@@ -144,6 +144,76 @@ def test_wiped_replica_is_replaced_by_a_new_one_at_its_address() -> None:
     play(scenario())
 
 
+def addresses(target: Target) -> list[str]:
+    tenure = target.engine._membership.tenure
+    assert tenure is not None
+    return [member.address for member in tenure.configuration.members]
+
+
+@pytest.mark.parametrize("copies", [2, 3])
+def test_moved_replica_is_found_at_its_new_address(copies: int) -> None:
+    async def scenario() -> None:
+        cluster = Cluster(copies, settings=SMALL)
+        target = await cluster.serving_target()
+        await target.healthy()
+        writers = Writers(target)
+        moved = cluster.replicas[1]
+        old = moved.address
+        moved = cluster.move(moved, "elsewhere:7778")
+        for name in (old, old, moved.disk.replica_uuid):
+            found = await target.engine.changes.move(name, moved.address)
+            assert found == moved.disk.replica_uuid
+        await target.healthy()
+        assert addresses(target)[1] == moved.address
+        assert [name for name, _ in cluster.events].count("member_moved") == 1
+        await writers.end()
+        await asyncio.sleep(1)
+        assert_equal_replicas(cluster)
+
+    play(scenario())
+
+
+def test_target_that_is_told_the_new_addresses_writes_them_down() -> None:
+    async def scenario() -> None:
+        cluster = Cluster(settings=SMALL)
+        target = await cluster.serving_target()
+        await target.healthy()
+        target.kill()
+        for number, replica in enumerate(list(cluster.replicas)):
+            cluster.move(replica, f"elsewhere-{number}:7778")
+        target = await cluster.serving_target()
+        await target.healthy()
+        await until(lambda: addresses(target) == [one.address for one in cluster.replicas])
+        number = cluster.replicas[0].disk.configuration.number
+        assert number == 2
+        target.kill()
+        target = await cluster.serving_target()
+        await target.healthy()
+        assert cluster.replicas[0].disk.configuration.number == number
+
+    play(scenario())
+
+
+def test_member_is_not_looked_for_where_it_is_not() -> None:
+    async def scenario() -> None:
+        cluster = Cluster(settings=SMALL)
+        target = await cluster.serving_target()
+        await target.healthy()
+        first, second, third = cluster.replicas
+        move = target.engine.changes.move
+        with pytest.raises(InputError, match="no replica 'nobody'"):
+            await move("nobody", "nowhere:7778")
+        with pytest.raises(InputError, match="and not"):
+            await move(first.address, second.address)
+        third.kill()
+        with pytest.raises(UnavailableError):
+            await move(first.address, third.address)
+        assert addresses(target) == [one.address for one in cluster.replicas]
+        assert "member_moved" not in [name for name, _ in cluster.events]
+
+    play(scenario())
+
+
 def test_changes_may_be_asked_for_again() -> None:
     async def scenario() -> None:
         cluster = Cluster()

@@ -1232,6 +1232,53 @@ class RemoveReplicaResponse(_message.Message):
 Global___RemoveReplicaResponse: _TypeAlias = RemoveReplicaResponse  # noqa: Y015
 
 @_typing.final
+class MoveReplicaRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VOLUME_FIELD_NUMBER: _builtins.int
+    REPLICA_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    volume: _builtins.str
+    """Name or UUID."""
+    replica: _builtins.str
+    """UUID, or the address that it had."""
+    address: _builtins.str
+    """HOST:PORT where its daemon is."""
+    def __init__(
+        self,
+        *,
+        volume: _builtins.str = ...,
+        replica: _builtins.str = ...,
+        address: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "replica", b"replica", "volume", b"volume"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MoveReplicaRequest: _TypeAlias = MoveReplicaRequest  # noqa: Y015
+
+@_typing.final
+class MoveReplicaResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REPLICA_UUID_FIELD_NUMBER: _builtins.int
+    replica_uuid: _builtins.str
+    def __init__(
+        self,
+        *,
+        replica_uuid: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["replica_uuid", b"replica_uuid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MoveReplicaResponse: _TypeAlias = MoveReplicaResponse  # noqa: Y015
+
+@_typing.final
 class DeleteRemovedReplicaRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -104,6 +104,11 @@ class ControlServiceStub:
                 request_serializer=cstor_dot_v1_dot_control__pb2.RemoveReplicaRequest.SerializeToString,
                 response_deserializer=cstor_dot_v1_dot_control__pb2.RemoveReplicaResponse.FromString,
                 _registered_method=True)
+        self.MoveReplica = channel.unary_unary(
+                '/cstor.v1.ControlService/MoveReplica',
+                request_serializer=cstor_dot_v1_dot_control__pb2.MoveReplicaRequest.SerializeToString,
+                response_deserializer=cstor_dot_v1_dot_control__pb2.MoveReplicaResponse.FromString,
+                _registered_method=True)
         self.DeleteRemovedReplica = channel.unary_unary(
                 '/cstor.v1.ControlService/DeleteRemovedReplica',
                 request_serializer=cstor_dot_v1_dot_control__pb2.DeleteRemovedReplicaRequest.SerializeToString,
@@ -257,6 +262,13 @@ class ControlServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def MoveReplica(self, request, context):
+        """Its daemon has another address.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def DeleteRemovedReplica(self, request, context):
         """Of one that is no member any more: what it holds is given up.
         """
@@ -399,6 +411,11 @@ def add_ControlServiceServicer_to_server(servicer, server):
                     servicer.RemoveReplica,
                     request_deserializer=cstor_dot_v1_dot_control__pb2.RemoveReplicaRequest.FromString,
                     response_serializer=cstor_dot_v1_dot_control__pb2.RemoveReplicaResponse.SerializeToString,
+            ),
+            'MoveReplica': grpc.unary_unary_rpc_method_handler(
+                    servicer.MoveReplica,
+                    request_deserializer=cstor_dot_v1_dot_control__pb2.MoveReplicaRequest.FromString,
+                    response_serializer=cstor_dot_v1_dot_control__pb2.MoveReplicaResponse.SerializeToString,
             ),
             'DeleteRemovedReplica': grpc.unary_unary_rpc_method_handler(
                     servicer.DeleteRemovedReplica,
@@ -829,6 +846,33 @@ class ControlService:
             '/cstor.v1.ControlService/RemoveReplica',
             cstor_dot_v1_dot_control__pb2.RemoveReplicaRequest.SerializeToString,
             cstor_dot_v1_dot_control__pb2.RemoveReplicaResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def MoveReplica(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cstor.v1.ControlService/MoveReplica',
+            cstor_dot_v1_dot_control__pb2.MoveReplicaRequest.SerializeToString,
+            cstor_dot_v1_dot_control__pb2.MoveReplicaResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -63,6 +63,8 @@ class ControlServiceStub:
     AddReplica: _grpc.UnaryUnaryMultiCallable[_control_pb2.AddReplicaRequest, _control_pb2.AddReplicaResponse]
     """Changes of the membership, one at a time; what has been done is found done."""
     RemoveReplica: _grpc.UnaryUnaryMultiCallable[_control_pb2.RemoveReplicaRequest, _control_pb2.RemoveReplicaResponse]
+    MoveReplica: _grpc.UnaryUnaryMultiCallable[_control_pb2.MoveReplicaRequest, _control_pb2.MoveReplicaResponse]
+    """Its daemon has another address."""
     DeleteRemovedReplica: _grpc.UnaryUnaryMultiCallable[_control_pb2.DeleteRemovedReplicaRequest, _control_pb2.DeleteRemovedReplicaResponse]
     """Of one that is no member any more: what it holds is given up."""
     RebuildReplicas: _grpc.UnaryUnaryMultiCallable[_control_pb2.RebuildReplicasRequest, _control_pb2.RebuildReplicasResponse]
@@ -121,6 +123,8 @@ class ControlServiceAsyncStub(ControlServiceStub):
     AddReplica: _aio.UnaryUnaryMultiCallable[_control_pb2.AddReplicaRequest, _control_pb2.AddReplicaResponse]  # type: ignore[assignment]
     """Changes of the membership, one at a time; what has been done is found done."""
     RemoveReplica: _aio.UnaryUnaryMultiCallable[_control_pb2.RemoveReplicaRequest, _control_pb2.RemoveReplicaResponse]  # type: ignore[assignment]
+    MoveReplica: _aio.UnaryUnaryMultiCallable[_control_pb2.MoveReplicaRequest, _control_pb2.MoveReplicaResponse]  # type: ignore[assignment]
+    """Its daemon has another address."""
     DeleteRemovedReplica: _aio.UnaryUnaryMultiCallable[_control_pb2.DeleteRemovedReplicaRequest, _control_pb2.DeleteRemovedReplicaResponse]  # type: ignore[assignment]
     """Of one that is no member any more: what it holds is given up."""
     RebuildReplicas: _aio.UnaryUnaryMultiCallable[_control_pb2.RebuildReplicasRequest, _control_pb2.RebuildReplicasResponse]  # type: ignore[assignment]
@@ -260,6 +264,14 @@ class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _control_pb2.RemoveReplicaRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_control_pb2.RemoveReplicaResponse, _abc.Awaitable[_control_pb2.RemoveReplicaResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def MoveReplica(
+        self,
+        request: _control_pb2.MoveReplicaRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.MoveReplicaResponse, _abc.Awaitable[_control_pb2.MoveReplicaResponse]]:
+        """Its daemon has another address."""
 
     @_abc_1.abstractmethod
     def DeleteRemovedReplica(
