@@ -294,6 +294,8 @@ class Membership:
         ]
         if calls:
             giving = asyncio.gather(*calls, return_exceptions=True)
+            # Nobody waits for those that are given up; their end is nobody's error.
+            giving.add_done_callback(lambda given: given.cancelled() or given.exception())
             await asyncio.wait((giving,), timeout=_GIVE_BACK_S_MAX)
             giving.cancel()
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 
 import pytest
 
-from cstor_core.generated.cstor.v1 import control_pb2, volume_pb2
+from cstor_core.generated.cstor.v1 import control_pb2, replica_pb2, volume_pb2
 from cstor_core.units import BLOCK_BYTES
 from tests.scenario.volume.cluster import Cluster, block_of, until
 from tests.scenario.volume.virtual_time import play
@@ -259,5 +260,29 @@ def test_close_drains_what_is_in_flight_and_flushes() -> None:
         await target.engine.close()
         assert [write.result() for write in writes] == [None] * 50
         assert sum(replica.durable_seq >= 51 for replica in cluster.replicas) >= 2
+
+    play(scenario())
+
+
+def test_replica_that_does_not_take_its_lease_back_holds_up_no_close_for_long() -> None:
+    async def scenario() -> None:
+        cluster = Cluster()
+        target = await cluster.serving_target()
+        await target.healthy()
+        loop = asyncio.get_running_loop()
+        link = next(iter(target.engine._roster.members)).link
+        lease = link.lease
+
+        async def slow(request: replica_pb2.LeaseRequest) -> replica_pb2.LeaseResponse:
+            await asyncio.sleep(0 if request.duration_ms else 60)
+            return await lease(request)
+
+        link.lease = slow  # type: ignore[method-assign]
+        begun_s = loop.time()
+        await target.engine.close()
+        assert loop.time() - begun_s < 10
+        target.kill()
+        await asyncio.sleep(0.1)
+        gc.collect()  # an error that nobody took would be told of then
 
     play(scenario())
