@@ -197,8 +197,10 @@ class Cloning:
     async def _make_at(
         self, member: Member, wanted: WantedClone, identity: volume_pb2.VolumeIdentity
     ) -> volume_pb2.Member:
-        """Have a member make its replica of the clone, as soon as it has heard that a quorum holds
-        the snapshot.
+        """Have a member make its replica of the clone, as soon as it has the snapshot, and has
+        heard that a quorum holds it.
+
+        One that lags has not come to it yet: a call does not wait behind what its stream carries.
         """
         request = replica_pb2.CloneReplicaRequest(
             volume_uuid=wanted.volume_uuid,
@@ -211,6 +213,11 @@ class Cloning:
             self._check_snapshot(wanted)
             self._order.ask_for_word()
             try:
+                if member.applied_seq < wanted.snapshot_seq:
+                    raise UnavailableError(
+                        f"the replica at {member.link.address} has not come to the snapshot yet: "
+                        "clone a little later"
+                    )
                 report = await member.link.clone(request)
             except UnavailableError:
                 if member not in self._roster.in_sync or self._clock.monotonic() > deadline_s:

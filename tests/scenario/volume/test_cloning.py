@@ -174,6 +174,24 @@ def test_no_clone_without_a_quorum_or_of_a_replica_that_is_being_rebuilt() -> No
     play(scenario())
 
 
+def test_member_that_lags_makes_its_clone_when_it_has_come_to_the_snapshot() -> None:
+    async def scenario() -> None:
+        cluster = Cluster()
+        target = await with_snapshot(cluster)
+        cluster.replicas[1].stalled = True
+        await target.engine.operations.create_snapshot("late")
+        assert "late" not in cluster.replicas[1].disk.snapshots
+        assert len(target.engine._roster.in_sync) == 3
+        asking = asyncio.ensure_future(target.engine.cloning.clone("late", "copy", FRESH.format(1)))
+        await asyncio.sleep(2)
+        assert not asking.done()
+        cluster.replicas[1].stalled = False
+        clone = await asking
+        assert len(clone.configuration.members) == 3
+
+    play(scenario())
+
+
 def test_clone_is_read_only_from_the_beginning_where_that_is_asked_for() -> None:
     async def scenario() -> None:
         cluster = Cluster()
