@@ -9,7 +9,7 @@ from tests.simulation.changes import REPLICAS_MAX
 from tests.simulation.clients import Clients
 from tests.simulation.cluster import Cluster
 from tests.simulation.deeds import LAST, LOST, NEWEST, Deed, Value
-from tests.simulation.storms import Cast, Plan, slow_rebuild, storm
+from tests.simulation.storms import OF_A_CLONE, Cast, Plan, slow_rebuild, storm
 
 FAULTS_S = 45.0
 """Things go wrong until then."""
@@ -26,6 +26,12 @@ REVERTING = 0.35
 """In so many lives somebody reverts to snapshots."""
 REVERT_PAUSE_S = 8.0
 """Between two of these, in the mean."""
+CLONING = 0.2
+"""In so many lives somebody clones snapshots."""
+CLONES_MAX = 2
+"""So many clones are asked for there; storms ask for more."""
+CLONE_PAUSE_S = 8.0
+"""Between what is asked of clones there, in the mean."""
 FORCING = 0.4
 """In so many of the lives that lose too much somebody forces an opening."""
 SCRUB_PAUSE_S = 16.0
@@ -54,7 +60,7 @@ class Chooser:
         self._clients = clients
         self._chance = random.Random(f"{cluster.seed} faults")
         self._quiet_until_s = 0.0
-        self._is_changing = self._is_reverting = self._is_quiet = False
+        self._is_changing = self._is_reverting = self._is_cloning = self._is_quiet = False
         self._first: Callable[[Cast], Plan] | None = None
         """The storm that a life begins with."""
         self._too_much_s = (
@@ -88,7 +94,7 @@ class Chooser:
             if name == "delete_snapshot":
                 number = chance.randrange(number + 1)
             planned.append((at_s, (name, (number,))))
-        return planned + self._scrubs() + self._reverts() + self._changes()
+        return planned + self._scrubs() + self._reverts() + self._changes() + self._clones()
 
     def _reverts(self) -> list[tuple[float, Deed]]:
         chance = random.Random(f"{self._cluster.seed} reverts")
@@ -125,6 +131,28 @@ class Chooser:
                 planned.append((at_s, ("add", (fresh,))))
                 members.append(fresh)
         return planned
+
+    def _clones(self) -> list[tuple[float, Deed]]:
+        chance = random.Random(f"{self._cluster.seed} clones")
+        self._is_cloning = chance.random() < CLONING
+        if not self._is_cloning:
+            return []
+        at_s = chance.uniform(1.0, 6.0)
+        planned: list[tuple[float, Deed]] = [(at_s, ("snapshot", (OF_A_CLONE,)))]
+        for _ in range(CLONES_MAX):
+            at_s += chance.expovariate(1 / CLONE_PAUSE_S)
+            number = chance.choice((NEWEST, NEWEST, OF_A_CLONE, chance.randrange(6)))
+            serve_s = chance.choice((0.0, 1.5, 4.0))
+            planned.append((at_s, ("clone", (number, serve_s))))
+            if serve_s and chance.random() < 0.4:
+                dead_s = at_s + chance.uniform(0.3, serve_s)
+                planned.append((dead_s, ("kill_clone_target", ())))
+            if chance.random() < 0.5:
+                planned.append((at_s + chance.uniform(0.0, 6.0), ("delete_snapshot", (number,))))
+            if chance.random() < 0.3:
+                gone_s = at_s + chance.expovariate(1 / CLONE_PAUSE_S)
+                planned.append((gone_s, ("delete_clone", (chance.randrange(CLONES_MAX + 1),))))
+        return [(at_s, deed) for at_s, deed in planned if at_s < FAULTS_S]
 
     def _scrubs(self) -> list[tuple[float, Deed]]:
         chance = random.Random(f"{self._cluster.seed} scrubs")
@@ -169,6 +197,7 @@ class Chooser:
             self._chance,
             others,
             reverts=self._is_reverting,
+            clones=self._is_cloning,
         )
         if chosen is None:
             name, plan = storm(

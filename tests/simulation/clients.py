@@ -7,6 +7,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Mapping
 from itertools import accumulate
+from types import MappingProxyType
 from typing import Any
 
 from cstor_core.units import BLOCK_BYTES
@@ -296,14 +297,18 @@ class Client:
 class OwnBlocks:
     """Blocks that only one client writes: what each of them may hold."""
 
-    def __init__(self, blocks: range) -> None:
+    def __init__(self, blocks: range, contents: Mapping[int, bytes] = MappingProxyType({})) -> None:
+        """Those that are not among the contents are zeros at first."""
         self.blocks = list(blocks)
-        self._may_hold: dict[int, dict[bytes, None]] = {block: {ZEROS: None} for block in blocks}
+        first = {block: contents.get(block, ZEROS) for block in blocks}
+        self._may_hold: dict[int, dict[bytes, None]] = {
+            at: {one: None} for at, one in first.items()
+        }
         self._changed: dict[int, dict[bytes, None]] = {}
         self._last_change: dict[int, Callable[[bytes], bytes]] = {}
         self._since_durable: dict[int, dict[bytes, None]]
-        self._since_durable = {block: {ZEROS: None} for block in blocks}
-        self._ever: dict[int, dict[bytes, None]] = {block: {ZEROS: None} for block in blocks}
+        self._since_durable = {block: dict(may_hold) for block, may_hold in self._may_hold.items()}
+        self._ever = {block: dict(may_hold) for block, may_hold in self._may_hold.items()}
         """Whatever each may have held at some time."""
         self._unanswered: dict[int, None] = {}
         """The last change of these has not been answered."""

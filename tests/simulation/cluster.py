@@ -73,7 +73,7 @@ class Machine:
         self.held: Callable[[], Held | None] = lambda: None
         """What its witness holds on disk, whether its daemon runs or not."""
         self.chance = random.Random(f"{cluster.seed} {name}")
-        self.clock = ProcessClock(cluster.loop, *_clock(self.chance))
+        self.clock = ProcessClock(cluster.loop, *clock_of(self.chance))
         self.disk = SimulatedDisk(self.chance)
         self.boots = 1
         self._may_have_lost = False
@@ -178,9 +178,13 @@ class Machine:
     @property
     def node(self) -> ReplicaNode | None:
         """Its replica of the volume, if that is open."""
+        return self.node_of(self.cluster.identity.volume_uuid)
+
+    def node_of(self, volume_uuid: str) -> ReplicaNode | None:
+        """Its replica of any volume, if that is open."""
         if not isinstance(self.host, ReplicaHost):
             return None
-        return next(iter(self.host.nodes.values()), None)
+        return self.host.nodes.get(volume_uuid)
 
     @property
     def may_have_lost(self) -> bool:
@@ -199,7 +203,7 @@ class Target:
         self.name = name
         self.host: ReplicaHost | None = None
         self.process: Process | None = Process(name, cluster.loop)
-        self.clock = ProcessClock(cluster.loop, *_clock(random.Random(f"{cluster.seed} {name}")))
+        self.clock = ProcessClock(cluster.loop, *clock_of(random.Random(f"{cluster.seed} {name}")))
         self.engine: Engine | None = None
         self.ended: asyncio.Future[None] = cluster.loop.create_future()
         """The process has ended, or has been deposed."""
@@ -295,7 +299,7 @@ class Target:
             self.ended.set_result(None)
 
 
-def _clock(chance: random.Random) -> tuple[float, float]:
+def clock_of(chance: random.Random) -> tuple[float, float]:
     """How fast a clock runs, and where it stands; any two are at most a tenth apart."""
     return chance.choice((1.0, 1.0, chance.uniform(0.95, 1.045))), chance.random() * 1000
 

@@ -35,6 +35,7 @@ from replica.store import standing
 from replica.store.reader import Reader as StoreReader
 from replica.store.rebuild import Rebuild
 from replica.store.replica_store import ReplicaStore
+from tests.simulation import clone_coverage as cloning
 
 _taken: Counter[str] = Counter()
 
@@ -70,6 +71,7 @@ BRANCHES = frozenset(
         *("scrub: finished", "scrub: ends", "scrub: finds and puts right"),
         *("scrub: a write is on its way", "scrub: a member is missed"),
         *("answer GOOD", "answer BUSY", "answer MEDIUM_ERROR"),
+        *cloning.BRANCHES,
     )
 )
 
@@ -139,6 +141,7 @@ def install() -> None:
     _watch_members()
     _watch_commands()
     _watch_returns()
+    cloning.install(_watch, _watch_async)
 
 
 def _watch_openings() -> None:

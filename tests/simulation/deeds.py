@@ -15,6 +15,7 @@ from cstor_core.errors import CstorError
 from cstor_core.units import BLOCK_BYTES
 from tests.simulation.changes import Changes
 from tests.simulation.clients import Clients
+from tests.simulation.clones import Clones
 from tests.simulation.cluster import BLOCKS, Cluster, Machine, Target
 from tests.simulation.oracle import NEVER
 from tests.simulation.scrubbing import Scrubbing
@@ -39,6 +40,7 @@ class Deeds:
         self._cluster = cluster
         self._clients = clients
         self.snapshots = Snapshots(clients)
+        self.clones = Clones(clients, self.snapshots)
         self.changes = Changes(clients)
         self.scrubbing = Scrubbing(cluster, clients)
         self.no_target_before_s = 0.0
@@ -363,6 +365,21 @@ class Deeds:
         """Let somebody revert to a snapshot: that of a number, or the newest one there is."""
         name = self.snapshots.newest() if number == NEWEST else f"snapshot-{number}"
         return name if self.snapshots.revert(name) else ""
+
+    def clone(self, number: int, serve_s: float) -> str:
+        """Let somebody clone a snapshot, that of a number or the newest one there is, and use the
+        clone for a while, or not at all.
+        """
+        name = self.snapshots.newest() if number == NEWEST else f"snapshot-{number}"
+        return self.clones.clone(name, serve_s)
+
+    def delete_clone(self, number: int) -> str:
+        """Let somebody delete a clone by its number, from 0 on."""
+        return self.clones.delete(number)
+
+    def kill_clone_target(self) -> str:
+        """End a target that serves a clone and nothing else; another one is started."""
+        return self.clones.kill_target()
 
     def grow(self, blocks: int) -> str:
         """Let somebody make the volume larger by so many blocks than it was at first."""

@@ -38,6 +38,7 @@ NOT_FAULTS = frozenset(
     (
         *("start_replica", "heal_network", "join", "snapshot", "delete_snapshot", "grow"),
         *("add", "remove", "replace", "revert", "force", "scrub"),
+        *("clone", "delete_clone", "kill_clone_target"),
     )
 )
 
@@ -102,6 +103,8 @@ class Life:
         broken += await bad_blocks(cluster)
         if self._healed_s and self.deeds.too_much != "rot":
             broken += await self.deeds.snapshots.look()
+        if self.deeds.too_much != "rot":
+            broken += await self.deeds.clones.look()
         if self._healed_s and not self.deeds.too_much:
             broken += await self.deeds.scrubbing.look()
         await asyncio.sleep(max(LIFE_S, self._healed_s + FLOWS_S) - self._loop.time())

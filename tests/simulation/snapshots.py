@@ -7,10 +7,11 @@ each of its blocks is a read of that block's register, and no replica has anothe
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from cstor_core.errors import CstorError, UnavailableError, UnknownSnapshotError
+from cstor_core.frames import RunView
 from cstor_core.rows import ROW_BYTES, UNMAP, rows_of
 from cstor_core.units import BLOCK_BYTES
 from cstor_target.volume.operations import Operations
@@ -97,28 +98,19 @@ class Snapshots:
 
     async def _revert(self, name: str) -> None:
         try:
-            content = await self._known_content(name)
+            content = await self.known_content(name)
             if content is not None:
                 await self._revert_to(name, content)
         finally:
             self._is_reverting = False
 
-    async def _known_content(self, name: str) -> Content | None:
+    async def known_content(self, name: str) -> Content | None:
         """What a snapshot holds, as a replica has it that has adopted the newest epoch and tells
         no lies; None where there is none.
         """
         machines = [one for one in self._clients.cluster.members if not one.has_rotted]
         nodes = [one.node for one in machines if one.node is not None and not one.is_broken]
-        complete = [node for node in nodes if counts(node)]
-        newest = max((node.store.history.end.epoch for node in complete), default=0)
-        for node in complete:
-            names = {snapshot.name for snapshot in node.store.snapshots}
-            if node.store.history.end.epoch == newest and name in names:
-                try:
-                    return await _content_of(node, name)
-                except CstorError:
-                    continue  # its disk does not let it be read now
-        return None
+        return await content_known_to(nodes, name)
 
     async def _revert_to(self, name: str, content: Content) -> None:
         """Ask one target for it, and note what may become of that."""
@@ -156,6 +148,13 @@ class Snapshots:
             if asked.end_s != NEVER and not asked.may_be_gone
         ]
         return there[-1] if there else ""
+
+    def taken(self, name: str) -> Asked | None:
+        """What is known of one that was taken, whoever has asked to delete it since; None where
+        nobody was told that it was.
+        """
+        asked = self._asked.get(name)
+        return asked if asked is not None and asked.end_s != NEVER else None
 
     def grow(self, size_bytes: int) -> None:
         """Ask for a larger volume until it has the size, or a larger one."""
@@ -259,8 +258,26 @@ async def _asked(ask: Ask, operations: Operations) -> bool:
     return True
 
 
+async def content_known_to(nodes: Sequence[ReplicaNode], name: str) -> Content | None:
+    """What a snapshot holds, as one of some replicas has it that has adopted the newest epoch."""
+    complete = [node for node in nodes if counts(node)]
+    newest = max((node.store.history.end.epoch for node in complete), default=0)
+    for node in complete:
+        names = {snapshot.name for snapshot in node.store.snapshots}
+        if node.store.history.end.epoch == newest and name in names:
+            try:
+                return await _content_of(node, name)
+            except CstorError:
+                continue  # its disk does not let it be read now
+    return None
+
+
 async def _content_of(node: ReplicaNode, name: str) -> Content:
-    run = await node.store.read_snapshot(name, 0, BLOCKS)
+    return content_of_run(await node.store.read_snapshot(name, 0, BLOCKS))
+
+
+def content_of_run(run: RunView) -> Content:
+    """What is in rows and their data, as a store gives them."""
     data = bytes(run.data)
     rows = rows_of(bytes(run.table))
     assert len(run.table) == ROW_BYTES * len(rows)

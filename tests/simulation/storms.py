@@ -19,6 +19,8 @@ VERY_SLOW = 4000.0
 """A message takes about a second then."""
 AT_A_DEAD_END = 1000
 """The number of the snapshot that is taken then."""
+OF_A_CLONE = 2000
+"""The number of the snapshot that is taken to be cloned, and the first one of many."""
 
 
 class Cast:
@@ -31,12 +33,15 @@ class Cast:
         others: Sequence[int] = (),
         *,
         reverts: bool = False,
+        clones: bool = False,
     ) -> None:
         """`members` are the numbers of their machines, `others` of those without a member, in lives
-        in which replicas come and go; `reverts` says whether somebody reverts to snapshots.
+        in which replicas come and go; `reverts` says whether somebody reverts to snapshots, and
+        `clones` whether somebody clones them.
         """
         self.others = list(others)
         self.reverts = reverts
+        self.clones = clones
         self.chance = chance
         self.all = list(members)
         chance.shuffle(self.all)
@@ -304,6 +309,41 @@ def slow_rebuild(cast: Cast) -> Plan:
     return [*plan, (dead_s + 6.0, ("heal_network", ()))]
 
 
+def half_clone(cast: Cast) -> Plan:
+    """While a clone is made, or right behind it, somebody dies or loses power."""
+    chance, number = cast.chance, OF_A_CLONE + 1 + cast.chance.randrange(1000)
+    few, many = cast.all[: cast.may_lose], cast.all[cast.may_lose :]
+    plan: Plan = [(0.0, ("snapshot", (number,)))]
+    asked_s = chance.choice((0.004, 0.01, 1.0, 1.0))
+    plan.append((asked_s, ("clone", (number, chance.choice((0.0, 0.0, 2.0))))))
+    kinds = ("target", "replica", "power", "power", "all", "parts", "parts", "parts")
+    hit = chance.choice((*kinds, "gone", "full"))
+    slow = chance.choice((1.0, 1.0, 20.0)) if hit != "parts" else 200.0
+    slowed = cast.all if hit != "parts" else many  # a part is made by few, and another by many
+    plan += [(asked_s + 0.002, ("slow_disk", (at, slow))) for at in slowed]
+    dead_s = asked_s + slow * chance.choice(
+        (chance.uniform(0.002, 0.03), chance.gauss(0.012, 0.002))
+    )
+    if hit == "full":
+        plan += [(asked_s, ("fill_disk", (at, 2.0))) for at in few]
+    if hit == "gone":
+        plan.append((dead_s, ("delete_snapshot", (number,))))
+    if hit == "parts":
+        dead_s = asked_s + 0.03
+        plan += [(dead_s, ("kill_replica", (at,))) for at in many]
+        plan += [(dead_s + 0.2, ("start_replica", (at,))) for at in many]
+    if hit in ("target", "all", "parts"):
+        plan.append((dead_s, ("kill_target", (LAST, 0.1))))
+    if hit == "power":
+        plan += [(dead_s, ("lose_power", (at, cast.seed()))) for at in few]
+        plan.append((dead_s, ("lose_all_power", (cast.seed(),))))
+    if hit in ("replica", "all", "parts"):
+        plan += [(dead_s, ("kill_replica", (at,))) for at in few]
+    back_s = dead_s + chance.choice((0.05, 1.0, 8.0) if hit != "parts" else (5.5, 6.0))
+    plan += [(back_s, ("start_replica", (at,))) for at in few]
+    return plan + [(dead_s + 0.1, ("slow_disk", (at, 1.0))) for at in cast.all]
+
+
 OF_CHANGES: Sequence[Callable[[Cast], Plan]] = (half_change, dark_change)
 """In lives in which replicas come and go, and there more often than others."""
 STORMS: Sequence[Callable[[Cast], Plan]] = (
@@ -322,6 +362,8 @@ def storm(cast: Cast, *, write_cache: bool, has_witness: bool = False) -> tuple[
     """Some storm; its name, and what it does when."""
     some = [*STORMS, *(list(OF_CHANGES) * 4 if cast.others else [])]
     fitting = [one for one in some if needs_write_cache(one) in (None, write_cache)]
+    if cast.clones:
+        fitting += [half_clone] * 7
     if has_witness:
         fitting += [out_of_date] * 3
     if not write_cache:

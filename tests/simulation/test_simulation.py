@@ -31,7 +31,7 @@ def test_a_thousand_lives_keep_the_contract() -> None:
     assert summary.counted >= COUNTED_MIN * summary.seeds
 
 
-@pytest.mark.parametrize("seed", [7, 10])
+@pytest.mark.parametrize("seed", [7, 10, 24])
 def test_a_seed_lives_the_same_life_again_whatever_the_hash_seed(seed: int) -> None:
     code = (
         "from tests.simulation.life import run; import hashlib;"
@@ -157,6 +157,19 @@ def test_a_block_of_one_client_holds_what_was_answered() -> None:
     assert own.read(0, first[:512] + second[512:]) == ""
     assert own.read(0, first)  # there and back
     assert own.read(0, bytes(BLOCK_BYTES))
+
+
+def test_a_block_of_one_client_holds_what_there_was_at_first() -> None:
+    first, second = content_of(1 << 8), content_of(2 << 8)
+    own = OwnBlocks(range(2), {1: first})
+    assert own.read(0, ZEROS) == own.read(1, first) == ""
+    assert own.read(0, first)
+    assert own.read(1, ZEROS)
+    own.begin(1, lambda _: second)
+    own.done(1)
+    assert own.read(1, first)
+    own.lost()
+    assert own.read(1, first) == ""
 
 
 def test_a_block_of_one_client_keeps_what_was_flushed_through_a_loss() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tests.simulation.mutants import (
+    cloning,
     forcing,
     histories,
     membership,
@@ -25,6 +26,7 @@ MISTAKES: dict[str, Mistake] = {
         *membership.MISTAKES,
         *rebuilding.MISTAKES,
         *forcing.MISTAKES,
+        *cloning.MISTAKES,
         *scrubbing.MISTAKES,
         *witness.MISTAKES,
     )

@@ -1,0 +1,144 @@
+"""Mistakes with clones."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from cstor_core.errors import UnavailableError, UnknownVolumeError
+from cstor_core.generated.cstor.v1 import replica_pb2, volume_pb2
+from cstor_target.volume import clone_plan, cloning
+from cstor_target.volume.clone_plan import ClonePlan
+from replica.host import ReplicaHost
+from replica.replica_node import ReplicaNode
+from replica.store import cloning as store_cloning
+from replica.store import family, pool
+from replica.store.bits import Bits, Units
+from replica.store.opening import BASE_PREFIX
+from replica.store.operations import Snapshot
+from replica.store.replica_store import ReplicaStore
+from tests.simulation.mutants.planting import Mistakes
+
+_found = Mistakes()
+MISTAKES = _found.all
+
+
+@_found.breaks("What a volume frees is kept while a clone holds it.")
+def forget_what_a_clone_holds() -> None:
+    """The volume takes for free whatever it does not need itself."""
+
+    def careless(self: family.Space, clone: str, units: Bits) -> None:
+        self._held[clone] = Bits()
+
+    family.Space.hold = careless  # type: ignore[method-assign]
+
+
+@_found.breaks("What a clone lets go is free only where the volume does not need it either.")
+def free_what_a_clone_lets_go() -> None:
+    """What the clone no longer needs is given to whoever wants it."""
+
+    def careless(self: family.Space, clone: str, units: Units) -> None:
+        self._held[clone].remove(units)
+        self._kept.remove(units)
+        if self._allocator is not None:
+            self._allocator.release(units.tolist())
+
+    family.Space.let_go = careless  # type: ignore[method-assign]
+
+
+@_found.breaks("A clone begins as exactly what the snapshot holds.")
+def clone_what_came_later() -> None:
+    """It begins as the volume is by now."""
+    make = store_cloning.Cloning._make
+
+    async def careless(
+        self: store_cloning.Cloning,
+        directory: Path,
+        identity: volume_pb2.VolumeIdentity,
+        replica_uuid: str,
+        boot_id: str,
+        snapshot: Snapshot,
+        *arguments: Any,
+        **named: Any,
+    ) -> None:
+        head = self._parts.standing.operations.head
+        now = replace(snapshot, view=head)
+        await make(self, directory, identity, replica_uuid, boot_id, now, *arguments, **named)
+
+    store_cloning.Cloning._make = careless  # type: ignore[method-assign]
+
+
+@_found.breaks("A clone is a volume of its own: what is meant for it is done to no other.")
+def take_the_volume_for_its_clone() -> None:
+    """Whatever is asked of a clone is asked of the first replica of the pool."""
+
+    def first(self: ReplicaHost, volume_uuid: str) -> ReplicaNode:
+        for node in self.nodes.values():
+            return node
+        raise UnknownVolumeError(f"the pool has no replica of volume {volume_uuid}")
+
+    ReplicaHost._node_of = first  # type: ignore[method-assign]
+    ReplicaNode.check_identity = lambda *_: None  # type: ignore[method-assign]
+
+
+@_found.breaks("A clone is made where each of its members has stored who they are.")
+def say_that_a_clone_is_made_before_it_is_founded() -> None:
+    """The first one that stores it is enough."""
+
+    async def careless(
+        self: cloning.Cloning, volume_uuid: str, configuration: volume_pb2.Configuration
+    ) -> volume_pb2.VolumeIdentity:
+        link = self._link_to(configuration.members[0].address)
+        request = replica_pb2.FoundReplicaRequest(
+            volume_uuid=volume_uuid, configuration=configuration
+        )
+        return (await link.found(request)).identity
+
+    cloning.Cloning._finish = careless  # type: ignore[method-assign]
+
+
+@_found.breaks("A clone is durable on each of its members before somebody is told of it.")
+def tell_of_a_clone_before_it_is_durable() -> None:
+    """Its files have their name, and no flush has covered that."""
+
+    take_in = pool.Pool._take_in
+
+    async def careless(self: pool.Pool, directory_name: str) -> ReplicaStore:
+        names = self._filesystem.list(self._fresh(directory_name))
+        if not any(name.startswith(BASE_PREFIX) for name in names):
+            return await take_in(self, directory_name)
+        self._filesystem.rename(self._fresh(directory_name), self.path / "volumes" / directory_name)
+        replica = await self._open_replica(directory_name)
+        self.replicas[directory_name] = replica
+        return replica
+
+    pool.Pool._take_in = careless  # type: ignore[method-assign]
+
+
+@_found.breaks("A clone begins with as many members as are a quorum of the volume.")
+def found_a_clone_of_whoever_has_made_it() -> None:
+    """Those whose replica of it was not made are left out, whoever is left."""
+
+    async def careless(
+        self: cloning.Cloning, wanted: clone_plan.WantedClone, identity: volume_pb2.VolumeIdentity
+    ) -> volume_pb2.Configuration:
+        asked = [self._make_at(member, wanted, identity) for member in self._roster.in_sync]
+        results = await asyncio.gather(*asked, return_exceptions=True)
+        members = [one for one in results if isinstance(one, volume_pb2.Member)]
+        if not members:
+            raise UnavailableError("nobody has made the clone")
+        return volume_pb2.Configuration(number=1, members=members)
+
+    cloning.Cloning._make = careless  # type: ignore[method-assign]
+
+
+@_found.breaks("There is one clone of a name: what is there of it is gone on with.")
+def make_a_clone_anew_when_it_is_asked_for_again() -> None:
+    """What some pools have of it is not looked at."""
+
+    def careless(wanted: clone_plan.WantedClone, pools: Any) -> ClonePlan:
+        return ClonePlan("", None, ())
+
+    cloning.plan_clone = careless  # type: ignore[attr-defined]
