@@ -7,6 +7,7 @@ import random
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from uuid import UUID
@@ -53,8 +54,9 @@ LIMITS = StoreLimits(
 )
 TELL_CONFIGURATION = frozenset(("open", "member_added", "member_removed", "member_failed"))
 """What a target tells of when a configuration is in force."""
+BACKLOG_BYTES = (8 * KIB, 128 * KIB, 128 * KIB)
+"""The least is less than what clients send at a time."""
 SETTINGS = EngineSettings(
-    backlog_bytes_max=128 * KIB,
     batch_bytes_max=32 * KIB,
     write_timeout_s=5.0,
     rebuild_floor_bytes_per_s=64 * KIB,
@@ -229,7 +231,7 @@ class Target:
             self.addresses,
             lambda address: SimulatedLink(cluster.network, self, cluster.machine(address)),
             self.clock,
-            SETTINGS,
+            cluster.settings,
             self.name,
             self._happened,
         )
@@ -330,6 +332,8 @@ class Cluster:
         chance = random.Random(f"{seed} cluster")
         replicas = chance.choice(REPLICAS)
         self.write_cache = chance.random() < 0.6
+        backlog_bytes = random.Random(f"{seed} backlog").choice(BACKLOG_BYTES)
+        self.settings = replace(SETTINGS, backlog_bytes_max=backlog_bytes)
         self.witness: Machine | None = None
         if replicas == COPIES and random.Random(f"{seed} witness").random() < WITNESSED:
             self.witness = Machine("witness:7778", self, is_witness=True)

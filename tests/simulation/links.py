@@ -9,7 +9,7 @@ import grpc
 import grpc.aio
 
 from cstor_core.calls import ERROR_NAME_KEY
-from cstor_core.errors import CstorError
+from cstor_core.errors import CstorError, UnavailableError
 from cstor_core.frames import Buffer
 from cstor_core.generated.cstor.v1 import replica_pb2, volume_pb2
 from cstor_target.volume.links import MessageStream, OnClosed, OnMessage
@@ -135,14 +135,20 @@ async def messages(
     callee: Machine,
     begin: Callable[[ReplicaHost], AsyncIterator[Any]],
 ) -> AsyncIterator[Any]:
-    """The answers of a call that gives many; each is fetched by a call of its own."""
-    stream: list[AsyncIterator[Any]] = []
+    """The answers of a call that gives many; each is fetched by a call of its own.
+
+    It ends with the process that it was begun in.
+    """
+    begun: list[tuple[ReplicaHost, AsyncIterator[Any]]] = []
 
     async def next_one(host: ReplicaHost) -> Any:
-        if not stream:
-            stream.append(begin(host))
+        if not begun:
+            begun.append((host, begin(host)))
+        its_host, stream = begun[0]
+        if host is not its_host:
+            raise UnavailableError(f"the connection to {callee.name} was lost")
         try:
-            return await anext(stream[0])
+            return await anext(stream)
         except StopAsyncIteration:
             return None
 
