@@ -14,18 +14,17 @@ import json
 import signal
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
 import pytest
 
-from tests.scenario.replica.test_daemon import Daemon
 from tests.system.bridge import exported
 from tests.system.cluster import IN_SYNC, WITNESS, Cluster
+from tests.system.extra import Extra
 from tests.system.load import Load
 from tests.system.stamps import BLOCK_BYTES, Ledger
-from tests.system.test_membership import Replicas, running
+from tests.system.test_membership import Replicas
 from tests.system.test_snapshots import cstor
 from tests.system.tools import check, cstor_command
 
@@ -33,29 +32,6 @@ pytestmark = pytest.mark.system
 
 REGION_BYTES = 32 * 1024 * 1024
 WAIT_S_MAX = 60.0
-
-
-@dataclass(slots=True)
-class Extra:
-    """A daemon beside those of `cstor up`, on a pool and at an address that stay the same."""
-
-    pool: Path
-    stack: ExitStack
-    """Its processes end with that, if not before."""
-    flags: tuple[str, ...] = ()
-    address: str = "127.0.0.1:0"
-    daemon: Daemon | None = None
-
-    async def start(self) -> None:
-        """Run it until it is killed; it answers then."""
-        flags = ("--listen", self.address, "--metrics", "127.0.0.1:0", *self.flags)
-        self.daemon = self.stack.enter_context(running(Daemon(self.pool, *flags)))
-        self.address = (await self.daemon.ready())["grpc"]
-
-    def end(self, number: signal.Signals) -> int:
-        """Send it a signal that ends it; its exit code."""
-        assert self.daemon is not None
-        return self.daemon.end(number)
 
 
 class Copies:
