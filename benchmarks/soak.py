@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import itertools
 import json
 import signal
 import sys
@@ -39,25 +40,28 @@ MINUTES = 60.0
 EXTRAS = 2
 SIZE = "256MiB"
 SHOWN_MAX = 20
+SAMPLES_A_LINE = 6
 
 
-async def live(life: Life, cluster: Cluster) -> list[Sample]:
-    """All of it; what the daemons used."""
-    samples: list[Sample] = []
+async def live(life: Life, cluster: Cluster, samples: list[Sample]) -> None:
+    """All of it, and what the daemons use; what cannot go on is a failure."""
 
     async def watch() -> None:
-        while True:
+        for number in itertools.count():
             begun_s = time.monotonic()
             samples.append(await asyncio.to_thread(look, cluster, life))
+            if number % SAMPLES_A_LINE == 0:
+                print(life.progress(), file=sys.stderr, flush=True)
             await asyncio.sleep(max(0.0, begun_s + SAMPLE_S - time.monotonic()))
 
     watching = asyncio.create_task(watch())
     try:
         await life.go()
+    except (HarnessError, OSError) as error:
+        life.found.failed.append(f"the soak ended early: {error}")
     finally:
         watching.cancel()
         await asyncio.gather(watching, return_exceptions=True)
-    return samples
 
 
 def soak(directory: Path, settings: Settings) -> tuple[dict[str, Any], list[Sample]]:
@@ -70,7 +74,8 @@ def soak(directory: Path, settings: Settings) -> tuple[dict[str, Any], list[Samp
         extras = [Extra(directory / f"extra-{number}", stack) for number in range(EXTRAS)]
         asyncio.run(_start(extras))
         life = Life(cluster, extras, directory, settings)
-        samples = asyncio.run(live(life, cluster))
+        samples: list[Sample] = []
+        asyncio.run(live(life, cluster, samples))
         took_s = life.age_s
         cluster.stop()
         for extra in extras:
@@ -163,7 +168,7 @@ def markdown(report: dict[str, Any]) -> str:
         lines += [sentence, ""]
     lines += [
         "Medians of the second quarter of the time and of the last one; of several daemons, of the",
-        "largest figure of any. The target and replica 0 are killed in the first quarter only.",
+        "largest figure of any. The target and replica 0 are killed in the first fifth only.",
         "",
         "| figure | of | second quarter | last quarter | |",
         "|---|---|---:|---:|---|",

@@ -7,8 +7,8 @@ too few replicas are there for, is repeated until it is done.  In quiet moments 
 and compared with the ledger, and now and then the volume goes back to a snapshot, after which each
 block must hold what it may have held when that was taken.
 
-The *elders*, the target and the first replica, are killed only in the first quarter, so that what
-would grow with the age of a process can be seen.
+The *elders*, the target and the first replica, are killed only in the first fifth, so that what would
+grow with the age of a process can be seen, and caches are full when the second quarter begins.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import time
 import urllib.request
@@ -48,6 +49,7 @@ COMMAND_S_MAX = 180.0
 WHOLE_S_MAX = 180.0
 STATUS_S_MAX = 5.0
 CLONE_WRITES = 200
+GIVE_UP = re.compile(r"`cstor replica delete (\S+)` gives up what it holds")
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,8 +140,17 @@ class Life:
         """Seconds since the beginning."""
         return time.monotonic() - self._start_s
 
+    def progress(self) -> str:
+        """How it goes, in a line."""
+        found = self.found
+        problems = f"{len(found.lost)} lost, {len(found.wrong)} wrong, {len(found.failed)} failed"
+        writes = self._ledger.acknowledged_count
+        return (
+            f"{self.age_s / 60:.1f} min: {writes:,} writes, {found.done.total()} done; {problems}"
+        )
+
     async def go(self) -> None:
-        """All of it."""
+        """All of it.  Raises HarnessError or OSError where it cannot go on."""
         end_s = self._settings.minutes * 60
         async with exported(self._cluster.url, self._scratch) as disk:
             faults = asyncio.create_task(self._faults(end_s))
@@ -324,6 +335,10 @@ class Life:
                 self.found.done[verb] += 1
                 return ""
             self.found.repeated[verb] += 1
+            advice = GIVE_UP.search(ended.stdout)
+            if advice and verb in ("replica add", "replica replace"):
+                # An addition broke off for good when its replica had something already.
+                await self._ask("replica delete", advice[1], "--yes", f"--volume={VOLUME}")
             if time.monotonic() > deadline_s:
                 self.found.failed.append(f"cstor {verb} {' '.join(words)}: {ended.stdout}")
                 return ""
@@ -356,7 +371,7 @@ class Life:
             await asyncio.sleep(random.uniform(1.0, 8.0))
             if self.age_s > end_s - 10.0:
                 return
-            is_early = self.age_s < end_s / 4
+            is_early = self.age_s < end_s / 5
             kind = random.choice(
                 ["kill", "kill", "stop", "stop target", "kill target", "kill both"]
             )

@@ -70,7 +70,7 @@ MEASURES = (
     Measure("tasks", "tasks of the event loop", 1, "", 0.1, 8),
     Measure("threads", "threads", 1, "", 0.1, 4),
     Measure("journal", "journal in use", MIB, "MiB", 0.25, 4 * MIB, REPLICAS),
-    Measure("pool", "pool on the disk", MIB, "MiB", 0.25, 64 * MIB, REPLICAS),
+    Measure("pool", "pool on the disk", MIB, "MiB", 0.5, 128 * MIB, REPLICAS),
 )
 
 
