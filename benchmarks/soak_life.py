@@ -7,8 +7,8 @@ too few replicas are there for, is repeated until it is done.  In quiet moments 
 and compared with the ledger, and now and then the volume goes back to a snapshot, after which each
 block must hold what it may have held when that was taken.
 
-The *elders*, the target and the first replica, are killed only in the first fifth, so that what would
-grow with the age of a process can be seen, and caches are full when the second quarter begins.
+The *elders*, the target and the first replica, are killed only in the first fifth, so that what
+would grow with the age of a process can be seen; in the second quarter their caches are full.
 """
 
 from __future__ import annotations
