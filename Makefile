@@ -10,7 +10,7 @@ DEVELOPMENT := $(VENV)/.installed-development
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help run setup setup-dev test unit long system simulate mutants bench bench-failure bench-rebuild bench-store proto lint types lock wheel clean
+.PHONY: help run setup setup-dev test unit long system simulate mutants bench bench-failure bench-rebuild bench-store soak proto lint types lock wheel clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -56,6 +56,12 @@ bench-failure: setup-dev  ## one replica killed, stopped or slow: writes tables 
 bench-rebuild: setup-dev  ## a replica that was away: writes its figures to benchmarks/results
 	@tools/system-packages test
 	@$(BIN)/python -m benchmarks.rebuild
+
+MINUTES ?= 60
+SEED ?= 1
+soak: setup-dev  ## a volume under load and faults for MINUTES=60, from a SEED=1
+	@tools/system-packages test
+	@$(BIN)/python -m benchmarks.soak --minutes $(MINUTES) --seed $(SEED)
 
 bench-store: setup-dev  ## the store alone: writes its figures to benchmarks/results
 	@for name in store large snapshots map_shapes; do \

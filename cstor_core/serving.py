@@ -13,7 +13,7 @@ import json
 import os
 import signal
 import socket
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
@@ -28,6 +28,9 @@ from grpc_health.v1 import (
 )
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
 
 from cstor_core.calls import ERROR_NAME_KEY
 from cstor_core.dialling import SERVER_OPTIONS
@@ -167,10 +170,27 @@ async def serve_pages(
     return await asyncio.start_server(connected, sock=listener, limit=REQUEST_BYTES_MAX)
 
 
+class _TaskCollector(Collector):
+    """How many tasks the event loop has that asks for it."""
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing: there may be no loop yet when it is registered."""
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        """As prometheus_client asks; the task that answers the scraper is among them."""
+        yield GaugeMetricFamily(
+            "cstor_process_tasks",
+            "Tasks of the event loop that have not ended.",
+            value=len(asyncio.all_tasks()),
+        )
+
+
 async def start_metrics(
     listener: socket.socket, registry: CollectorRegistry
 ) -> asyncio.AbstractServer:
-    """Serve the registry at `/metrics` in Prometheus' text format."""
+    """Serve the registry at `/metrics` in Prometheus' text format, and the tasks of the loop."""
+    registry.register(_TaskCollector())
 
     def metrics() -> Page:
         return Page(generate_latest(registry), CONTENT_TYPE_LATEST)

@@ -153,8 +153,8 @@ class Volumes:
         """Stop all; whether all that was acknowledged is known to be durable."""
         await asyncio.gather(*self._leaving)
         for volume in list(self.served):
+            events = self._sinks[volume]
             if not await self._stop(volume):
-                events = self._sinks[volume]
                 events("stopped_unflushed", {})
                 self._flushed = False
         return self._flushed
@@ -212,8 +212,8 @@ class Volumes:
             self._lost.add(engine.identity.volume_uuid)
         volume.stopping = True
         volume.shut()
-        self.served.remove(volume)
-        await self._engines.pop(volume).close()
+        del self._tasks[volume]
+        await self._forget(volume).close()
 
     async def _stop(self, volume: ServedVolume) -> bool:
         task = self._tasks.pop(volume, None)
@@ -221,5 +221,10 @@ class Volumes:
             task.cancel()
         if volume not in self.served:
             return True
+        return await self._forget(volume).close()
+
+    def _forget(self, volume: ServedVolume) -> Engine:
+        """Nothing of it stays here, or each clone that is deleted would leave its backlog."""
         self.served.remove(volume)
-        return await self._engines.pop(volume).close()
+        del self._sinks[volume]
+        return self._engines.pop(volume)

@@ -54,6 +54,11 @@ _GAUGES: tuple[tuple[str, str, Number], ...] = (
     ("shared_bytes", "Data in other replicas' files.", lambda n: n.store.shared_bytes),
     ("snapshots", "Snapshots of the volume.", lambda n: len(n.store.snapshots)),
     ("map_bytes", "Size of the map on disk.", lambda n: n.store.map_bytes),
+    (
+        "journal_used_bytes",
+        "What of the journal an opening or the tail needs.",
+        lambda n: n.store.journal_used_bytes,
+    ),
     ("rebuild_blocks", "Blocks of the latest rebuild.", lambda n: n.counters.rebuild_blocks_total),
     (
         "rebuild_blocks_done",

@@ -162,6 +162,8 @@ class Engine:
             self._tick.cancel()
         await self.scrubs.close()
         await self._membership.close()
+        # Whoever still has the engine, if only in a cycle, is not to have so much memory with it.
+        self._order.backlog.clear()
         return not served or self._order.durable_seq >= self._order.completed_seq
 
     @property

@@ -102,6 +102,11 @@ class StoreFacts:
         return self._parts.block_map.file_bytes
 
     @property
+    def journal_used_bytes(self) -> int:
+        """What of the journal may not be overwritten: an opening or the tail needs it."""
+        return self._parts.journal.used
+
+    @property
     def reserved_bytes(self) -> int:
         """Of the file system, what data never take: the room to checkpoint and to delete."""
         return self._parts.limits.reserve_bytes + self.map_bytes

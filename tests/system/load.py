@@ -21,10 +21,10 @@ WAIT_S_MAX = 90.0
 class Load:
     """A writer and a reader on one ledger, and what they saw."""
 
-    def __init__(self, disk: NbdClient, ledger: Ledger) -> None:
-        """On `disk`, as deep as qemu-nbd goes."""
-        self.writer = StampedWriter(disk, ledger, WRITE_DEPTH)
-        self.reader = StampedReader(disk, ledger, READ_DEPTH)
+    def __init__(self, disk: NbdClient, ledger: Ledger, rest_s: float = 0.0) -> None:
+        """On `disk`, as deep as qemu-nbd goes; each worker may rest after each answer."""
+        self.writer = StampedWriter(disk, ledger, WRITE_DEPTH, rest_s)
+        self.reader = StampedReader(disk, ledger, READ_DEPTH, rest_s)
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:

@@ -13,8 +13,10 @@ from tests.system.stamps import BLOCK_BYTES, Ledger
 class StampedReader:
     """Keeps `depth` reads in flight while it runs; none is of a block that is being written."""
 
-    def __init__(self, disk: NbdClient, ledger: Ledger, depth: int = 2) -> None:
-        """Read from `disk` what `ledger` knows of."""
+    def __init__(
+        self, disk: NbdClient, ledger: Ledger, depth: int = 2, rest_s: float = 0.0
+    ) -> None:
+        """Read from `disk` what `ledger` knows of, after each answer a while later."""
         self.answered = 0
         self.problems: list[str] = []
         """Of answers that were not what the block had to hold."""
@@ -22,6 +24,7 @@ class StampedReader:
         self._disk = disk
         self._ledger = ledger
         self._depth = depth
+        self._rest_s = rest_s
         self._running = False
 
     @contextlib.asynccontextmanager
@@ -57,3 +60,5 @@ class StampedReader:
                 problem = self._ledger.problem(block, data)
                 if problem is not None:
                     self.problems.append(problem)
+            if self._rest_s:
+                await asyncio.sleep(self._rest_s)

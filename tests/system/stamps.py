@@ -56,6 +56,52 @@ class _Block:
     open: list[Stamp] = field(default_factory=list)
 
 
+@dataclass(slots=True)
+class Moment:
+    """What a snapshot may hold that was taken somewhen between two points of a ledger's life.
+
+    Of each block: what was acknowledged last or was under way at its beginning, or a write that
+    was sent until its end.
+    """
+
+    cycle: int
+    block_count: int
+    may: dict[int, frozenset[Stamp | None]]
+    """By block; None stands for zeros, as for a block that is not in it."""
+    first: int
+    """The number of the last write before."""
+    last: int | None = None
+    """The number of the last write in it; None while it lasts."""
+
+    def over(self, ledger: Ledger) -> None:
+        """What is sent from now on is in no snapshot that is there."""
+        self.last = ledger.issued
+
+    def read(self, data: bytes) -> tuple[dict[int, Stamp | None], list[str]]:
+        """What the blocks hold, from the first one on, and why that may not be."""
+        assert self.last is not None
+        held: dict[int, Stamp | None] = {}
+        problems = []
+        for block in range(self.block_count):
+            content = data[block * BLOCK_BYTES : (block + 1) * BLOCK_BYTES]
+            if content == ZEROS:
+                stamp = None
+            elif (stamp := Stamp.parse(content)) is None or stamp.block != block:
+                problems.append(f"block {block} holds no whole write: {content[:32].hex()}")
+                continue
+            is_known = stamp in self.may.get(block, {None})
+            if is_known or (stamp is not None and self.first < stamp.number <= self.last):
+                if stamp is not None or block in self.may:
+                    held[block] = stamp
+            else:
+                may = self.may.get(block)
+                problems.append(
+                    f"block {block} holds {stamp}, written between {self.first} and {self.last} "
+                    f"may be there, or {may}"
+                )
+        return held, problems
+
+
 class Ledger:
     """Chooses what to write next, and knows what every block may hold.
 
@@ -72,6 +118,7 @@ class Ledger:
         self._blocks: dict[int, _Block] = {}
         self._order: list[int] = []
         self._in_flight: set[int] = set()
+        self._writing: dict[int, Stamp] = {}
 
     def next(self) -> Stamp:
         """The next write: half of them overwrite a block that was written before."""
@@ -83,17 +130,20 @@ class Ledger:
             self._order.append(block)
         self._in_flight.add(block)
         self._number += 1
-        return Stamp(self.cycle, self._number, block)
+        stamp = self._writing[block] = Stamp(self.cycle, self._number, block)
+        return stamp
 
     def acknowledge(self, stamp: Stamp) -> None:
         """The disk said GOOD: from now on the block must hold this write."""
         self._in_flight.remove(stamp.block)
+        del self._writing[stamp.block]
         self._blocks[stamp.block] = _Block(stamp)
         self.acknowledged_count += 1
 
     def give_up(self, stamp: Stamp) -> None:
         """No answer, or an error: the block may hold this write or what it held before."""
         self._in_flight.remove(stamp.block)
+        del self._writing[stamp.block]
         self._blocks[stamp.block].open.append(stamp)
 
     @contextlib.contextmanager
@@ -126,6 +176,23 @@ class Ledger:
     def issued(self) -> int:
         """The number of the last write that was chosen."""
         return self._number
+
+    def moment(self) -> Moment:
+        """What each block may hold from now on, until the moment is over."""
+        may = {}
+        for block, state in self._blocks.items():
+            writing = self._writing.get(block)
+            known = [state.acknowledged, *state.open, *([writing] if writing else [])]
+            may[block] = frozenset(known)
+        return Moment(self.cycle, self._block_count, may, self._number)
+
+    def go_back(self, found: dict[int, Stamp | None]) -> None:
+        """The disk, which is at rest, was put back to this: the writes that blocks hold, None for
+        zeros.
+        """
+        assert not self._writing
+        self._blocks = {block: _Block(stamp) for block, stamp in found.items()}
+        self._order = list(self._blocks)
 
     def problem(self, block: int, data: bytes) -> str | None:
         """Why `data` may not be what the block holds; None if it may.

@@ -103,3 +103,49 @@ def test_a_block_at_rest_is_not_chosen_for_a_write(ledger: Ledger) -> None:
         assert known.block not in {stamp.block for stamp in others}
         ledger.acknowledge(others[0])
     assert rewrite(ledger, known.block).block == known.block
+
+
+def disk_of(blocks: dict[int, bytes]) -> bytes:
+    """A disk with these, and zeros elsewhere."""
+    return b"".join(blocks.get(block, ZEROS) for block in range(BLOCK_COUNT))
+
+
+def test_a_snapshot_has_each_block_as_it_may_have_been_in_its_moment(ledger: Ledger) -> None:
+    old = ledger.next()
+    ledger.acknowledge(old)
+    kept = rewrite(ledger, old.block)
+    ledger.acknowledge(kept)
+    before = {block: ledger.acknowledged(block) for block in ledger.written()}
+    writing = next(stamp for stamp in iter(ledger.next, None) if stamp.block != kept.block)
+    moment = ledger.moment()
+    ledger.acknowledge(writing)
+    new = rewrite(ledger, kept.block)
+    ledger.acknowledge(new)
+    moment.over(ledger)
+    late = rewrite(ledger, kept.block)
+    whole = {block: Stamp(0, number, block).data() for block, number in before.items() if number}
+    for stamp in (kept, new):
+        held, problems = moment.read(disk_of(whole | {kept.block: stamp.data()}))
+        assert problems == []
+        assert held[kept.block] == stamp
+    for wrong in (old.data(), late.data(), ZEROS, Stamp(0, 1, kept.block + 1).data(), b"x" * 4096):
+        assert len(moment.read(disk_of(whole | {kept.block: wrong}))[1]) == 1
+    assert moment.read(disk_of(whole | {writing.block: writing.data()}))[1] == []
+
+
+def test_after_going_back_blocks_hold_what_was_found_and_a_dropped_write_is_wrong(
+    ledger: Ledger,
+) -> None:
+    old = ledger.next()
+    ledger.acknowledge(old)
+    moment = ledger.moment()
+    moment.over(ledger)
+    new = rewrite(ledger, old.block)
+    ledger.acknowledge(new)
+    held, problems = moment.read(disk_of({old.block: old.data()}))
+    assert problems == []
+    ledger.go_back(held)
+    assert ledger.problem(old.block, old.data()) is None
+    assert ledger.problem(old.block, new.data()) is not None
+    assert ledger.moment().may == {old.block: {old}}
+    assert ledger.next().number > new.number

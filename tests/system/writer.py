@@ -20,13 +20,18 @@ class StampedWriter:
     """Keeps `depth` writes in flight while it runs, and measures how evenly they are answered."""
 
     def __init__(
-        self, disk: NbdClient, ledger: Ledger, depth: int = REQUESTS_IN_FLIGHT_MAX
+        self,
+        disk: NbdClient,
+        ledger: Ledger,
+        depth: int = REQUESTS_IN_FLIGHT_MAX,
+        rest_s: float = 0.0,
     ) -> None:
-        """Write to `disk` what `ledger` chooses."""
+        """Write to `disk` what `ledger` chooses, after each answer a while later."""
         self.ledger = ledger
         self.errors: list[str] = []
         self._disk = disk
         self._depth = depth
+        self._rest_s = rest_s
         self._running = False
         self._last_answer_s = 0.0
         self._largest_gap_s = 0.0
@@ -113,6 +118,8 @@ class StampedWriter:
             else:
                 self._note_answer(now(), is_answer=True)
                 self.ledger.acknowledge(stamp)
+                if self._rest_s:
+                    await asyncio.sleep(self._rest_s)
 
     def _note_answer(self, now_s: float, *, is_answer: bool) -> None:
         self._largest_gap_s = max(self._largest_gap_s, now_s - self._last_answer_s)

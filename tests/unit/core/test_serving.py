@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -122,4 +123,10 @@ async def test_metrics_are_served_in_prometheus_text_format() -> None:
     server = await start_metrics(listener, registry)
     answer = await ask(listener, b"GET /metrics HTTP/1.1\r\n\r\n")
     assert b"things_total 3.0" in answer
+    (tasks,) = re.findall(rb"^cstor_process_tasks (\S+)$", answer, re.MULTILINE)
+    waiting = [asyncio.create_task(asyncio.sleep(60)) for _ in range(3)]
+    answer = await ask(listener, b"GET /metrics HTTP/1.1\r\n\r\n")
+    assert f"cstor_process_tasks {float(tasks) + 3}".encode() in answer
+    for task in waiting:
+        task.cancel()
     server.close()

@@ -40,6 +40,7 @@ class MemoryStore:
         self.failed_reason: str | None = None
         self.used_bytes = 0
         self.map_bytes = 0
+        self.journal_used_bytes = 0
         self.logical_bytes = 0
         self.completed_seq = 0
         self.reserved_bytes = 0

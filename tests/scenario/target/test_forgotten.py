@@ -1,0 +1,33 @@
+"""What a process keeps of a volume that was deleted: nothing, in however long a life."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+
+from cstor_target.event_log import EventLog
+from cstor_target.served_volume import ServedVolume
+from cstor_target.volumes import Volumes
+from tests.scenario.volume.cluster import Cluster, SimulatedLink, until
+from tests.scenario.volume.virtual_time import VirtualClock, play
+
+
+def test_nothing_stays_of_a_volume_that_was_deleted() -> None:
+    async def scenario() -> None:
+        cluster, clock = Cluster(), VirtualClock()
+        volumes = Volumes(cluster.settings, EventLog(clock), clock, "0", several=True)
+        volumes.begin(lambda address: SimulatedLink(address, cluster, "one"), "127.0.0.1:3260")
+
+        def served() -> weakref.ref[ServedVolume]:
+            volume = volumes.add("vol", [member.address for member in cluster.members])
+            volumes.start(volume)
+            volume.engine.deletion.on_done()
+            return weakref.ref(volume)
+
+        volume = served()
+        await until(lambda: not volumes.served)
+        await volumes.close()
+        gc.collect()
+        assert volume() is None
+
+    play(scenario())
