@@ -186,17 +186,6 @@ def unheard(cast: Cast) -> Plan:
     return [*plan, (5.5, ("heal_network", ()))]
 
 
-def full_and_alone(cast: Cast) -> Plan:
-    """One of just enough has no space for long, and then all others are lost that hold as much."""
-    away, holding = cast.all[: cast.may_lose], cast.all[cast.may_lose :]
-    lost_s = cast.chance.uniform(6.0, 9.0)
-    plan: Plan = [(0.0, ("kill_replica", (at,))) for at in away]
-    plan += [(1.2, ("fill_disk", (holding[0], lost_s + 2.0)))]
-    plan += [(lost_s, ("wipe", (at,))) for at in holding[1:][: cast.may_lose]]
-    plan += [(lost_s, ("kill_target", (LAST, 0.2)))]
-    return plan + [(lost_s + 0.2, ("start_replica", (at,))) for at in away]
-
-
 def interrupted_rebuild(cast: Cast) -> Plan:
     """Those that were away for long are rebuilt, and whoever has a part in that dies meanwhile."""
     back, others = cast.all[: cast.may_lose], cast.all[cast.may_lose :]
@@ -367,7 +356,6 @@ OF_CHANGES: Sequence[Callable[[Cast], Plan]] = (half_change, dark_change)
 STORMS: Sequence[Callable[[Cast], Plan]] = (
     *(short_voters, forgetful_members, stale_holder, late_leases, asleep, dark_opening),
     *(dead_end, last_copy, interrupted_rebuild, two_claims, one_after_the_other, unheard),
-    full_and_alone,
 )
 
 
