@@ -20,7 +20,16 @@ from functools import cache
 import numpy as np
 import numpy.typing as npt
 
-from cstor_core.rows import ABSENT_ROW, ROW, ROW_BYTES, UNMAP, Rows, has_data, rows_of
+from cstor_core.rows import (
+    ABSENT_ROW,
+    ROW,
+    ROW_BYTES,
+    ROW_DTYPE,
+    UNMAP,
+    Rows,
+    has_data,
+    rows_of,
+)
 from replica.store.bits import Units
 from replica.store.block_filter import spread
 from replica.store.map_run import BLOCK_END, PAGE_BYTES, MapRun, Page
@@ -158,7 +167,21 @@ class BlockMap:
 
     def gather(self, blocks: Blocks) -> Rows:
         """The rows of any blocks; one never written has only its number.  Waits for the disk."""
-        rows = rows_of(b"".join([self.row_at_once(block) for block in blocks.tolist()])).copy()
+        numbers: list[int] = blocks.tolist()
+        held: list[bytes | None] = list(map(self._rows.get, numbers))
+        if None in held and not self._is_covered and self._cached:
+            held = [
+                self._cached.get(block) if row is None else row
+                for block, row in zip(numbers, held, strict=True)
+            ]
+        found = [
+            self.row_at_once(block) if row is None else row
+            for block, row in zip(numbers, held, strict=True)
+        ]
+        rows = rows_of(bytearray().join(found))
+        absent = rows["seq"] == 0
+        if absent.any():
+            rows[absent] = np.zeros((), ROW_DTYPE)
         rows["block"] = blocks
         return rows
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from cstor_core.checksums import Buffer, block_checksum
 from cstor_core.errors import CorruptError, FencedError
-from cstor_core.frames import FrameEntry, RunView
+from cstor_core.frames import CopiesMessage, FrameEntry, RunView
 from cstor_core.generated.cstor.v1 import volume_pb2
 from cstor_core.history import History, Reign
 from cstor_core.rows import ROW, rows_of
@@ -177,7 +177,8 @@ class MemoryStore:
             elif place and (epoch, seq) == self._version(block):
                 same += 1
                 blocks += [block] if block in self.broken else []
-        return Lacking(np.array(blocks, dtype=np.uint64), same)
+        found = np.array(blocks, dtype=np.uint64)
+        return Lacking(found, found, same)
 
     async def foreign_blocks(self, history: History) -> npt.NDArray[np.uint64]:
         return self._foreign(history)
@@ -195,16 +196,34 @@ class MemoryStore:
         self.rebuilding = False
         await self.flush()
 
-    async def discarded_since(self, since: Reign) -> npt.NDArray[np.uint64]:
-        changed = await self.changed_since(since)
-        return np.array([b for b in changed.tolist() if b not in self.data], dtype=np.uint64)
-
-    async def changed_since(self, since: Reign) -> npt.NDArray[np.uint64]:
+    async def changed_since(
+        self, since: Reign
+    ) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
         changed = [b for b in self.table if self._version(b) > (since.epoch, since.last_seq)]
-        return np.array(sorted(changed), dtype=np.uint64)
+        discarded = [b for b in changed if b not in self.data]
+        written = [b for b in changed if b in self.data]
+        return np.array(sorted(discarded), np.uint64), np.array(sorted(written), np.uint64)
+
+    def copies(self, blocks: npt.NDArray[np.uint64]) -> memoryview | None:
+        if self.missing.intersection(blocks.tolist()):
+            return None
+        run = self._run(blocks)
+        made = CopiesMessage(run.table, len(run.data))
+        made.data[:] = run.data
+        return made.message
+
+    async def copies_off_loop(self, blocks: npt.NDArray[np.uint64]) -> memoryview:
+        await asyncio.sleep(0)
+        run = self._run(blocks)
+        made = CopiesMessage(run.table, len(run.data))
+        made.data[:] = run.data
+        return made.message
 
     async def read_verified(self, blocks: npt.NDArray[np.uint64]) -> RunView:
         await asyncio.sleep(0)
+        return self._run(blocks)
+
+    def _run(self, blocks: npt.NDArray[np.uint64]) -> RunView:
         table, data = b"", b""
         for block in blocks.tolist():
             if block in self.broken:
