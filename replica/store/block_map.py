@@ -13,9 +13,7 @@ one away.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import AsyncIterator, Callable, Sequence
-from functools import cache
 
 import numpy as np
 import numpy.typing as npt
@@ -33,11 +31,11 @@ from cstor_core.rows import (
 from replica.store.bits import Units
 from replica.store.block_filter import spread
 from replica.store.map_run import BLOCK_END, PAGE_BYTES, MapRun, Page
-from replica.store.map_writing import laid_over, next_cut, rows_between
-from replica.store.pace import BACKGROUND, Pace
+from replica.store.map_writing import laid_over, next_cut, rows_between, rows_of_blocks
+from replica.store.pace import AT_ONCE, BACKGROUND, Pace, finished
 from replica.store.places import PlaceSet
 from replica.store.recent import ROW_MEMORY_BYTES, Recent
-from replica.store.row_sets import Blocks, with_data, written
+from replica.store.row_sets import Blocks, apart, with_data, written
 from replica.store.views import EVERYTHING, View, first_seen, needed
 
 _PAGE_MEMORY_BYTES = PAGE_BYTES + 512
@@ -169,7 +167,9 @@ class BlockMap:
         """The rows of any blocks; one never written has only its number.  Waits for the disk."""
         numbers: list[int] = blocks.tolist()
         held: list[bytes | None] = list(map(self._rows.get, numbers))
-        if None in held and not self._is_covered and self._cached:
+        if None in held:
+            self._look_up_together(numbers)
+        if not self._is_covered and self._cached:
             held = [
                 self._cached.get(block) if row is None else row
                 for block, row in zip(numbers, held, strict=True)
@@ -211,7 +211,7 @@ class BlockMap:
                 if row is None:
                     self._cached.pop(block, None)
                     self._cached_before.pop(block, None)
-        held.update(zip(blocks, _pieces(whole), strict=True))
+        held.update(zip(blocks, apart(whole), strict=True))
 
     def discard(self, first: int, count: int, epoch: int, seq: int, freed: list[int]) -> None:
         """Turn the rows of a range into tombstones of this version, where they are older.
@@ -389,6 +389,22 @@ class BlockMap:
         cached[block] = row
         return row
 
+    def _look_up_together(self, blocks: list[int]) -> None:
+        """Have the rows in the cache that would be looked up in the runs one by one, if many."""
+        over = [level.rows for level in self._over_runs()]
+        known = (*over, self._cached, self._cached_before)
+        missing = [block for block in blocks if not any(block in rows for rows in known)]
+        if len(missing) < _TOGETHER_MIN:
+            return
+        ordered = np.unique(np.array(missing, dtype=np.uint64))
+        rows = finished(rows_of_blocks(self.runs, ordered, AT_ONCE))
+        rows = written(first_seen(rows, self._view or EVERYTHING))
+        if len(self._cached) >= self._cached_rows_max:
+            self._cached_before = self._cached
+            self._cached = {}
+        self._cached.update(dict.fromkeys(missing, ABSENT_ROW))
+        self._cached.update(zip(rows["block"].tolist(), apart(rows.tobytes()), strict=True))
+
     def _row_of_runs(self, block: int) -> tuple[bytes | None, tuple[MapRun, int] | None]:
         """The row of a block as the runs have it; None, and the page that is missing to tell."""
         pages, before = self._pages, self._pages_before
@@ -463,23 +479,10 @@ class BlockMap:
 
 
 _LEVELS_MAX = 8
+_TOGETHER_MIN = 32
+"""So many look-ups cost less together than one by one."""
 
 
-def _pieces(rows: bytes) -> Sequence[bytes]:
-    """Rows one by one."""
-    count = len(rows) // ROW_BYTES
-    if count <= _APART_MAX:
-        return _apart(count).unpack(rows)
-    return [rows[start : start + ROW_BYTES] for start in range(0, len(rows), ROW_BYTES)]
-
-
-@cache
-def _apart(rows: int) -> struct.Struct:
-    """Takes so many rows apart."""
-    return struct.Struct(f"{ROW_BYTES}s" * rows)
-
-
-_APART_MAX = 256
 _DISCARDED_PART = 128
 _DISCARDED_BLOCKS_MIN = 64
 _NO_SEQ = bytes(8)

@@ -106,7 +106,7 @@ async def resolved(
             if is_covered:
                 older = await rows_between(runs, low, high, pace)
             else:
-                older = await _rows_of(runs, blocks[start:stop], pace)
+                older = await rows_of_blocks(runs, blocks[start:stop], pace)
             await pace.turn()
             fresh = [_between(rows, low, high) for rows in ordered]
             rows, is_older = laid_over(levels, fresh, older, low, high)
@@ -176,8 +176,8 @@ def runs_to_merge(heads: Sequence[RunHead], placed: int) -> int:
     return merging
 
 
-async def _rows_of(runs: Sequence[MapRun], blocks: Blocks, pace: Pace) -> Rows:
-    """All rows of blocks, given ascending, in runs, newest first."""
+async def rows_of_blocks(runs: Sequence[MapRun], blocks: Blocks, pace: Pace) -> Rows:
+    """All rows of blocks, given ascending, in runs, newest first.  Raises CorruptError, OSError."""
     with held(runs):
         return stacked([await run.rows_of(blocks, pace) for run in runs])
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
 
 from cstor_core.history import Reign
-from cstor_core.rows import ROW_DTYPE, UNMAP, Rows
+from cstor_core.rows import ROW_BYTES, ROW_DTYPE, UNMAP, Rows
 
 Blocks = npt.NDArray[np.uint64]
 _TOMBSTONES_IN_A_ROW_MAX = 128
@@ -115,3 +117,20 @@ def changed(before: Rows, now: Rows) -> Rows:
     holes["block"] = gone["block"]
     holes["place"] = UNMAP
     return stacked([found, holes])
+
+
+def apart(rows: bytes) -> Sequence[bytes]:
+    """Rows one by one."""
+    count = len(rows) // ROW_BYTES
+    if count <= _APART_MAX:
+        return _taking_apart(count).unpack(rows)
+    return [rows[start : start + ROW_BYTES] for start in range(0, len(rows), ROW_BYTES)]
+
+
+@cache
+def _taking_apart(rows: int) -> struct.Struct:
+    """Takes so many rows apart."""
+    return struct.Struct(f"{ROW_BYTES}s" * rows)
+
+
+_APART_MAX = 256
