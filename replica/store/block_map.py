@@ -238,9 +238,12 @@ class BlockMap:
         They are those that some view needs, the newer ones first; without views, the volume's own.
         """
         low = first_block
+        cuts = self._cuts()
+        await pace.turn()
         while low < BLOCK_END:
             runs = self.runs
-            high = next_cut(runs, low)
+            cut = int(np.searchsorted(cuts, low, side="right"))
+            high = min(next_cut(runs, low), int(cuts[cut]) if cut < len(cuts) else BLOCK_END)
             older = await rows_between(runs, low, high, pace)
             if runs is self.runs:  # else what was a level is in a run now
                 rows = self._counting(older, low, high, views)
@@ -369,6 +372,11 @@ class BlockMap:
             return written(rows[needed(rows, views)])
         return written(first_seen(rows, self._recent.view))
 
+    def _cuts(self) -> Blocks:
+        """Blocks between which there are few enough recent rows for one turn of the loop."""
+        numbers = [np.fromiter(level.rows, np.uint64) for level in self._over_runs()]
+        return np.sort(np.concatenate(numbers))[_RECENT_AT_ONCE::_RECENT_AT_ONCE]
+
     def _older_row(self, block: int) -> bytes | None:
         """The row as closed levels, the cache or the runs have it; None where the disk is asked."""
         for level in self._levels:
@@ -479,6 +487,7 @@ class BlockMap:
 
 
 _LEVELS_MAX = 8
+_RECENT_AT_ONCE = 8192
 _TOGETHER_MIN = 32
 """So many look-ups cost less together than one by one."""
 
