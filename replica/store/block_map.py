@@ -35,7 +35,7 @@ from replica.store.map_writing import laid_over, next_cut, rows_between, rows_of
 from replica.store.pace import AT_ONCE, BACKGROUND, Pace, finished
 from replica.store.places import PlaceSet
 from replica.store.recent import ROW_MEMORY_BYTES, Recent
-from replica.store.row_sets import Blocks, apart, with_data, written
+from replica.store.row_sets import Blocks, apart, ascending, with_data, written
 from replica.store.views import EVERYTHING, View, first_seen, needed
 
 _PAGE_MEMORY_BYTES = PAGE_BYTES + 512
@@ -168,12 +168,13 @@ class BlockMap:
         numbers: list[int] = blocks.tolist()
         held: list[bytes | None] = list(map(self._rows.get, numbers))
         if None in held:
-            self._look_up_together(numbers)
-        if not self._is_covered and self._cached:
-            held = [
-                self._cached.get(block) if row is None else row
-                for block, row in zip(numbers, held, strict=True)
-            ]
+            self._look_up_together([b for b, row in zip(numbers, held, strict=True) if row is None])
+            if not self._is_covered:
+                cached, before = self._cached, self._cached_before
+                held = [
+                    cached.get(block) or before.get(block) if row is None else row
+                    for block, row in zip(numbers, held, strict=True)
+                ]
         found = [
             self.row_at_once(block) if row is None else row
             for block, row in zip(numbers, held, strict=True)
@@ -398,20 +399,21 @@ class BlockMap:
         return row
 
     def _look_up_together(self, blocks: list[int]) -> None:
-        """Have the rows in the cache that would be looked up in the runs one by one, if many."""
-        over = [level.rows for level in self._over_runs()]
-        known = (*over, self._cached, self._cached_before)
-        missing = [block for block in blocks if not any(block in rows for rows in known)]
+        """Have rows that the top level lacks in the cache, if many of them are only in runs."""
+        known = (self._cached, self._cached_before, *(level.rows for level in self._levels))
+        missing = blocks
+        for rows in known:
+            missing = [block for block in missing if block not in rows]
         if len(missing) < _TOGETHER_MIN:
             return
-        ordered = np.unique(np.array(missing, dtype=np.uint64))
-        rows = finished(rows_of_blocks(self.runs, ordered, AT_ONCE))
-        rows = written(first_seen(rows, self._view or EVERYTHING))
+        ordered = ascending(np.array(missing, dtype=np.uint64))
+        found = finished(rows_of_blocks(self.runs, ordered, AT_ONCE))
+        found = written(first_seen(found, self._view or EVERYTHING))
         if len(self._cached) >= self._cached_rows_max:
             self._cached_before = self._cached
             self._cached = {}
         self._cached.update(dict.fromkeys(missing, ABSENT_ROW))
-        self._cached.update(zip(rows["block"].tolist(), apart(rows.tobytes()), strict=True))
+        self._cached.update(zip(found["block"].tolist(), apart(found.tobytes()), strict=True))
 
     def _row_of_runs(self, block: int) -> tuple[bytes | None, tuple[MapRun, int] | None]:
         """The row of a block as the runs have it; None, and the page that is missing to tell."""

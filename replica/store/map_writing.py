@@ -20,7 +20,7 @@ from replica.store.bits import Units
 from replica.store.map_run import BLOCK_END, PAGE_ROWS, PAGES_AT_ONCE, MapRun, RunHead, held
 from replica.store.pace import Pace
 from replica.store.recent import Recent
-from replica.store.row_sets import Blocks, is_among, stacked, with_data, written
+from replica.store.row_sets import Blocks, ascending, is_among, stacked, with_data, written
 from replica.store.views import Mask, View, first_seen, needed
 
 RUNS_MAX = 4
@@ -91,7 +91,7 @@ async def resolved(
     for level in levels:
         ordered.append(level.sorted_rows())
         await pace.turn()
-    blocks = np.unique(np.concatenate([rows["block"] for rows in ordered]))
+    blocks = ascending(np.concatenate([rows["block"] for rows in ordered]))
     has_discards = any(level.discards for level in levels)
     low = start = 0
     while low < BLOCK_END:

@@ -24,7 +24,15 @@ from cstor_core.units import BLOCK_BYTES
 from replica.store.allocator import Extent
 from replica.store.parts import Parts
 from replica.store.places import FILE_SHIFT, UNIT_MASK
-from replica.store.row_sets import NO_ROWS, Blocks, changed, is_among, later_than, with_data
+from replica.store.row_sets import (
+    NO_ROWS,
+    Blocks,
+    ascending,
+    changed,
+    is_among,
+    later_than,
+    with_data,
+)
 from replica.store.views import View, first_seen
 
 _PLACE_OF_ROW = struct.Struct("<8xQ16x")
@@ -244,7 +252,7 @@ class Reader:
         """The blocks of which any row that some view needs is wanted, ascending."""
         try:
             found = [
-                np.unique(rows["block"][wanted(rows)])
+                ascending(rows["block"][wanted(rows)])
                 async for rows in self._parts.block_map.scan(0, self._views())
             ]
         except OSError as error:
@@ -323,7 +331,7 @@ class Reader:
                 bad += [await self._bad_blocks(rows[start : start + _SCAN_ROWS], views)]
         except OSError as error:
             raise self.map_unreadable(error) from error
-        return np.unique(np.concatenate(bad))
+        return ascending(np.concatenate(bad))
 
     async def _bad_blocks(self, rows: Rows, views: Sequence[View]) -> Blocks:
         """The blocks among these rows that fail; where the disk cannot read, one by one."""

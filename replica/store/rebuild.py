@@ -27,7 +27,7 @@ from cstor_core.units import BLOCK_BYTES
 from replica.store.bits import Units
 from replica.store.parts import Parts
 from replica.store.reader import Reader
-from replica.store.row_sets import Blocks, with_data
+from replica.store.row_sets import Blocks, ascending, with_data
 from replica.store.writer import Writer
 
 
@@ -235,7 +235,7 @@ def _starts(rows: Rows) -> npt.NDArray[np.int64]:
 
 def _has_doubles(blocks: Blocks) -> bool:
     """Whether a number is there twice; they ascend, mostly."""
-    return not (blocks[1:] > blocks[:-1]).all() and len(np.unique(blocks)) != len(blocks)
+    return not (blocks[1:] > blocks[:-1]).all() and len(ascending(blocks)) != len(blocks)
 
 
 def _equal(rows: Rows, others: Rows) -> npt.NDArray[np.bool_]:

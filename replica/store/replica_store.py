@@ -97,6 +97,7 @@ class ReplicaStore(StoreFacts):
         self.cloned = Cloning(opened, filesystem, self._durability.checkpoint).cloned
         """Makes the files of a clone, and keeps for it what it shares until it is open."""
         self._marking: asyncio.Task[None] | None = None
+        self._unflushed_copies_bytes = 0
         parts.on_failure = self._mark_failed
         self._space.came_back = self._durability.space_came_back
 
@@ -293,10 +294,18 @@ class ReplicaStore(StoreFacts):
         self._rebuild.max_copied_seq = 0
 
     def copy_in(self, run: RunView, history: History) -> None:
-        """Take blocks copied from a peer whose history this is; see `Rebuild.copy_in`."""
+        """Take blocks copied from a peer whose history this is; see `Rebuild.copy_in`.
+
+        Now and then they are flushed beside what goes on: so the flush at the end is short, and
+        the space that they free can be used again.
+        """
         self._rebuild.copy_in(run, history)
+        self._unflushed_copies_bytes += len(run.data)
         if self._durability.is_checkpoint_due:
             self._durability.relieve()
+        elif self._unflushed_copies_bytes > self._parts.limits.unflushed_copies_bytes:
+            self._unflushed_copies_bytes = 0
+            self._durability.flush_soon()
 
     async def lacking(self, table: bytes, history: History) -> Lacking:
         """What is to be copied of a peer whose history this is; see `Rebuild.lacking`."""

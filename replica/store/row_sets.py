@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from functools import cache
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,7 @@ from cstor_core.history import Reign
 from cstor_core.rows import ROW_BYTES, ROW_DTYPE, UNMAP, Rows
 
 Blocks = npt.NDArray[np.uint64]
+N = TypeVar("N", bound=np.integer[Any])
 _TOMBSTONES_IN_A_ROW_MAX = 128
 """So that what a page stands for stays in proportion."""
 NO_ROWS: Rows = np.zeros(0, dtype=ROW_DTYPE)
@@ -87,6 +89,14 @@ def stacked(newest_first: Sequence[Rows]) -> Rows:
     rows = np.concatenate(parts)
     found: Rows = rows[np.argsort(rows["block"], kind="stable")]
     return found
+
+
+def ascending(numbers: npt.NDArray[N]) -> npt.NDArray[N]:
+    """The numbers in their order, each once.  NumPy's own `unique` takes five times as long."""
+    found = np.sort(numbers)
+    is_first = np.ones(len(found), dtype=np.bool_)
+    is_first[1:] = found[1:] != found[:-1]
+    return found if is_first.all() else found[is_first]
 
 
 def is_among(blocks: Blocks, among: Blocks) -> npt.NDArray[np.bool_]:

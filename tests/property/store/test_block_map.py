@@ -182,8 +182,8 @@ class MapAndModel(RuleBasedStateMachine):
     @invariant()
     def holds_the_same(self) -> None:
         first = len(self.freed) % (BLOCKS - 60)
-        for count in (60, 9):  # many are looked up together, few one by one
-            asked = [(first + 7 * number) % BLOCKS for number in range(count)]
+        for many in (60, 9):  # many are looked up together, few one by one
+            asked = [(first + 7 * number) % BLOCKS for number in range(many)]
             rows = self.map.gather(np.array(asked, dtype=np.uint64))
             assert [(int(row["place"]), int(row["seq"])) for row in rows] == [
                 self.model.get(block, (0, 0)) for block in asked
