@@ -55,6 +55,7 @@ class MemoryStore:
         self.begun = False
         self.table: dict[int, tuple[int, int, int]] = {}
         self.data: dict[int, bytes] = {}
+        self.places: dict[int, int] = {}
         self.log: list[FrameEntry] = []
         self.missing: set[int] = set()
         self.broken: set[int] = set()
@@ -161,14 +162,16 @@ class MemoryStore:
 
     def rows(self, blocks: npt.NDArray[np.uint64]) -> bytes:
         return b"".join(
-            ROW.pack(block, block in self.table, *self.table.get(block, (0, 0, 0)))
+            ROW.pack(block, self._place(block), *self.table.get(block, (0, 0, 0)))
             for block in blocks.tolist()
         )
 
     async def lacking(self, table: bytes, history: History) -> Lacking:
         foreign, blocks, same = set(self._foreign(history).tolist()), [], 0
+        places: dict[int, int] = {}
         for block, place, seq, epoch, _ in ROW.iter_unpack(table):
             self.max_copied_seq = max(self.max_copied_seq, seq)
+            places[block] = place
             if block in foreign or (epoch, seq) > self._version(block):
                 if place:
                     blocks.append(block)
@@ -177,8 +180,8 @@ class MemoryStore:
             elif place and (epoch, seq) == self._version(block):
                 same += 1
                 blocks += [block] if block in self.broken else []
-        found = np.array(blocks, dtype=np.uint64)
-        return Lacking(found, found, same)
+        found = [places[block] for block in blocks]
+        return Lacking(np.array(blocks, np.uint64), np.array(found, np.uint64), same)
 
     async def foreign_blocks(self, history: History) -> npt.NDArray[np.uint64]:
         return self._foreign(history)
@@ -232,6 +235,9 @@ class MemoryStore:
             table += ROW.pack(block, 1 if block in self.table else 0, seq, epoch, checksum)
             data += self.data[block] if block in self.table else b""
         return RunView(memoryview(table), memoryview(data))
+
+    def _place(self, block: int) -> int:
+        return self.places.get(block, 1) if block in self.table else 0
 
     def _version(self, block: int) -> tuple[int, int]:
         seq, epoch, _ = self.table.get(block, (0, 0, 0))

@@ -10,7 +10,7 @@ import pytest
 from cstor_core.errors import CorruptError, ProtocolError, UnavailableError
 from cstor_core.frames import RunView
 from cstor_core.history import History, Reign, history_of
-from cstor_core.rows import ROW
+from cstor_core.rows import ROW, rows_of
 from cstor_core.units import BLOCK_BYTES
 from replica.store import discards as discards_room
 from replica.store import standing as standing_room
@@ -138,6 +138,8 @@ async def compared(source: ReplicaStore, member: ReplicaStore) -> tuple[list[int
     changed = np.concatenate(await source.changed_since(shared))
     wanted = np.union1d(changed, await member.foreign_blocks(source.history))
     found = await member.lacking(source.rows(wanted), source.history)
+    held = rows_of(source.rows(found.blocks))
+    assert found.places.tolist() == held["place"].tolist()
     return found.blocks.tolist(), found.verified
 
 
