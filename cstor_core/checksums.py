@@ -8,11 +8,11 @@ shows.  `crcmod` states what the polynomial is (it is the fallback where `crc32c
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import crcmod.predefined
 
-from cstor_core.units import BLOCK_BYTES
+from cstor_core.units import BLOCK_BYTES, MIB
 
 Buffer = bytes | bytearray | memoryview
 
@@ -37,6 +37,30 @@ def block_seed(salt: int, block: int) -> int:
 def block_checksum(data: Buffer, salt: int, block: int) -> int:
     """The checksum of one block of 4096 bytes at block number `block`."""
     return crc32c(data, (salt ^ block ^ (block >> 32)) & _MASK)
+
+
+def checksums_of(data: memoryview, salt: int, blocks: Sequence[int]) -> list[int]:
+    """The checksums of blocks of these numbers, whose data follow one another."""
+    pieces = block_pieces(len(blocks))
+    if blocks and max(blocks) <= _MASK:
+        return [
+            crc32c(data[piece], salt ^ block) for block, piece in zip(blocks, pieces, strict=True)
+        ]
+    return [
+        crc32c(data[piece], (salt ^ block ^ (block >> 32)) & _MASK)
+        for block, piece in zip(blocks, pieces, strict=True)
+    ]
+
+
+def block_pieces(count: int) -> Sequence[slice]:
+    """Where in data of so many blocks each of them is."""
+    if count <= len(_PIECES):
+        return _PIECES[:count]
+    starts = range(0, count * BLOCK_BYTES, BLOCK_BYTES)
+    return [slice(start, start + BLOCK_BYTES) for start in starts]
+
+
+_PIECES = tuple(slice(start, start + BLOCK_BYTES) for start in range(0, MIB, BLOCK_BYTES))
 
 
 def block_checksums(data: Buffer, salt: int, first: int) -> list[int]:

@@ -13,6 +13,7 @@ from typing import Protocol
 
 import grpc.aio
 
+from cstor_core.message_stream import MessageStream, OnClosed, OnMessage
 from cstor_core.settings import parse_address
 
 KEEPALIVE_TIME_MS = 2000
@@ -27,6 +28,15 @@ class Dialler(Protocol):
 
     def channel(self, address: str) -> grpc.aio.Channel:
         """A channel of its own (never shared) to HOST:PORT; connects when it is first used."""
+
+
+class PeerDialler(Dialler, Protocol):
+    """Makes a replica's connections to the daemons of others."""
+
+    def open_stream(
+        self, address: str, path: str, on_message: OnMessage, on_closed: OnClosed
+    ) -> MessageStream:
+        """A stream of messages on a connection of its own; see `OpenStream`."""
 
 
 class GrpcDialler:

@@ -44,6 +44,9 @@ class File(Protocol):
     def pread_cached(self, length: int, offset: int) -> Buffer | None:
         """Read what the page cache holds; None if the disk would be asked (RWF_NOWAIT)."""
 
+    def fill_cached(self, buffer: memoryview, offset: int) -> bool:
+        """Fill a buffer with what the page cache holds; False if the disk would be asked."""
+
     async def pread_off_loop(self, length: int, offset: int) -> bytes:
         """Read on a thread."""
 
@@ -157,6 +160,18 @@ class OsFile:
             self._may_miss = False  # tmpfs: nothing there can miss
             return _pread(self._fd, length, offset)
         return None
+
+    def fill_cached(self, buffer: memoryview, offset: int) -> bool:
+        if self._may_miss:
+            try:
+                return _preadv(self._fd, (buffer,), offset, _NOWAIT) == len(buffer)
+            except BlockingIOError:
+                return False
+            except OSError as error:
+                if error.errno != errno.EOPNOTSUPP:
+                    raise
+                self._may_miss = False  # as in `pread_cached`
+        return _preadv(self._fd, (buffer,), offset) == len(buffer)
 
     async def pread_off_loop(self, length: int, offset: int) -> bytes:
         return await self._off_loop(lambda: os.pread(self._fd, length, offset))

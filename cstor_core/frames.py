@@ -1,4 +1,4 @@
-"""The hand-made codec of the data path's messages (proto/cstor/v1/stream.proto).
+"""The hand-made codec of the messages that carry data (proto/cstor/v1/stream.proto).
 
 What is encoded here is what protobuf would encode, byte for byte, and a property test proves it;
 what protobuf encodes is read here without copying the data.  protobuf itself would copy every
@@ -13,6 +13,7 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from google.protobuf.message import DecodeError
 
 from cstor_core.errors import ProtocolError
@@ -30,6 +31,7 @@ QUESTION = struct.Struct("<QQQI4x")
 ANSWER = struct.Struct("<QII")
 """One answer: id, count, status."""
 READ_BLOCKS_MAX = 256
+BLOCK_NUMBER_BYTES = 8
 
 _VARINT = 0
 _FIXED64 = 1
@@ -62,8 +64,8 @@ class AppendFrame:
 
 
 @dataclass(slots=True)
-class ReadFrame:
-    """A decoded ReadRequest."""
+class QuestionsFrame:
+    """A decoded ReadRequest or PullCopiesRequest."""
 
     format: int
     opening: stream_pb2.StreamOpening | None
@@ -117,6 +119,30 @@ def encode_run_request(
 def encode_read_request(questions: Buffer) -> bytes:
     """A ReadRequest without an opening."""
     return b"".join((b"\x08", _varint(FORMAT), b"\x1a", _varint(len(questions)), questions))
+
+
+def encode_copies_request(blocks: Buffer) -> bytes:
+    """A PullCopiesRequest without an opening; `blocks` are packed u64 numbers."""
+    return encode_read_request(blocks)  # the same fields, as is tested
+
+
+class CopiesMessage:
+    """A PullCopiesResponse into which the data are read where they are to be sent from."""
+
+    __slots__ = ("data", "message")
+
+    def __init__(self, table: Buffer, data_bytes: int) -> None:
+        """The packed rows, and room for the data of those that have any."""
+        run_head = b"\x0a" + _varint(len(table))
+        data_head = b"\x12" + _varint(data_bytes) if data_bytes else b""
+        run_bytes = len(run_head) + len(table) + len(data_head) + data_bytes
+        start = b"\x08" + _varint(FORMAT) + b"\x12" + _varint(run_bytes)
+        head = b"".join((start, run_head, table, data_head))
+        self.message = np.empty(len(head) + data_bytes, np.uint8).data
+        """The whole message, once `data` have been filled,"""
+        self.message[: len(head)] = head
+        self.data = self.message[len(head) :]
+        """which is to be done by the caller."""
 
 
 def encode_read_response(answers: Buffer, rows: Sequence[Buffer], data: Sequence[Buffer]) -> bytes:
@@ -210,9 +236,19 @@ def check_run_lengths(run: RunView) -> None:
         raise ProtocolError(f"a run of {writing} blocks comes with {len(run.data)} bytes")
 
 
-def decode_read_request(message: Buffer) -> ReadFrame:
+def decode_read_request(message: Buffer) -> QuestionsFrame:
     """Read a ReadRequest."""
-    frame = ReadFrame(0, None, memoryview(b""))
+    return _questions(message, QUESTION.size)
+
+
+def decode_copies_request(message: Buffer) -> QuestionsFrame:
+    """Read a PullCopiesRequest; its questions are packed u64 numbers of blocks."""
+    return _questions(message, BLOCK_NUMBER_BYTES)
+
+
+def _questions(message: Buffer, size: int) -> QuestionsFrame:
+    """Read a message that asks questions of so many bytes."""
+    frame = QuestionsFrame(0, None, memoryview(b""))
     for number, value in _fields(memoryview(message)):
         match number, value:
             case 1, int():
@@ -224,9 +260,24 @@ def decode_read_request(message: Buffer) -> ReadFrame:
             case _:
                 _check_unknown(number, 3)
     _check_format(frame.format)
-    if len(frame.questions) % QUESTION.size:
-        raise ProtocolError("the questions of a read request are not a whole number")
+    if len(frame.questions) % size:
+        raise ProtocolError("the questions of a request are not a whole number")
     return frame
+
+
+def decode_copies(message: Buffer) -> RunView:
+    """Read a PullCopiesResponse; the views of the result lie in `message`."""
+    format_version, run = 0, RunView(memoryview(b""), memoryview(b""))
+    for number, value in _fields(memoryview(message)):
+        match number, value:
+            case 1, int():
+                format_version = value
+            case 2, memoryview():
+                run = decode_run(value)
+            case _:
+                _check_unknown(number, 2)
+    _check_format(format_version)
+    return run
 
 
 def decode_read_response(message: Buffer) -> ReadAnswers:

@@ -36,11 +36,12 @@ from cstor_core.serving import (
     write_ready_file,
 )
 from cstor_core.settings import Address, DataStream, join_address
+from cstor_core.streams.client import fast_streams
 from cstor_target.control import SERVICE_NAME, ControlServicer
 from cstor_target.event_log import EventLog
 from cstor_target.local_links import local_links
 from cstor_target.metrics import TargetCollector
-from cstor_target.replica_links import fast_streams, grpc_links
+from cstor_target.replica_links import grpc_links
 from cstor_target.reporting import pages, why_not_ready
 from cstor_target.settings import (
     CONTROL_PORT,

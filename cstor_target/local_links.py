@@ -13,7 +13,8 @@ from typing import Protocol
 
 from cstor_core.errors import CstorError
 from cstor_core.generated.cstor.v1 import replica_pb2, volume_pb2
-from cstor_target.volume.links import LinkFactory, MessageStream, OnClosed, OnMessage
+from cstor_core.message_stream import MessageStream, OnClosed, OnMessage
+from cstor_target.volume.links import LinkFactory
 from replica.host import ReplicaHost
 
 

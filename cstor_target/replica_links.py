@@ -10,20 +10,17 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 
 import grpc.aio
 
 from cstor_core.calls import called, error_of
-from cstor_core.clock import Clock
-from cstor_core.dialling import Connector, Dialler
+from cstor_core.dialling import Dialler
 from cstor_core.errors import CstorError, UnavailableError
 from cstor_core.generated.cstor.v1 import replica_pb2, replica_pb2_grpc, volume_pb2
-from cstor_core.streams.client import ClientStream
-from cstor_target.volume.links import LinkFactory, MessageStream, OnClosed, OnMessage
+from cstor_core.message_stream import MessageStream, OnClosed, OnMessage, OpenStream
+from cstor_target.volume.links import LinkFactory
 
-OpenStream = Callable[[str, str, OnMessage, OnClosed], MessageStream]
-"""Opens a stream: address, path of the method, and who hears of messages and of the end."""
 RawCall = grpc.aio.StreamStreamCall[bytes, bytes]
 
 _CALL_TIMEOUT_S = 5.0
@@ -243,14 +240,3 @@ class GrpcLink:
 def grpc_links(dialler: Dialler, streams: OpenStream | None = None) -> LinkFactory:
     """The factory of links over gRPC; see `GrpcLink`."""
     return lambda address: GrpcLink(address, dialler, streams)
-
-
-def fast_streams(connector: Connector, clock: Clock) -> OpenStream:
-    """Streams that speak gRPC's wire format themselves."""
-
-    def open_stream(
-        address: str, path: str, on_message: OnMessage, on_closed: OnClosed
-    ) -> MessageStream:
-        return ClientStream(connector, clock, address, path, on_message, on_closed)
-
-    return open_stream

@@ -16,10 +16,11 @@ from pathlib import Path
 import grpc.aio
 import structlog
 
-from cstor_core.clock import SystemClock
-from cstor_core.dialling import GrpcDialler
+from cstor_core.clock import Clock, SystemClock
+from cstor_core.dialling import GrpcDialler, TcpConnector
 from cstor_core.errors import CorruptError, InputError, UnavailableError
 from cstor_core.files import OsFilesystem
+from cstor_core.message_stream import MessageStream, OnClosed, OnMessage
 from cstor_core.serving import (
     Health,
     bind_port,
@@ -31,6 +32,7 @@ from cstor_core.serving import (
     write_ready_file,
 )
 from cstor_core.settings import Address, DataStream, join_address
+from cstor_core.streams.client import ClientStream
 from cstor_core.streams.front_door import FrontDoor
 from replica.host import ReplicaHost
 from replica.metrics import replica_registry, witness_registry
@@ -39,7 +41,7 @@ from replica.service import replica_service, witness_service
 from replica.settings import LISTEN_PORT, METRICS_PORT, ReplicaSettings
 from replica.store.limits import StoreLimits
 from replica.store.pool import MARKS
-from replica.stream_calls import APPEND_PATH, READ_PATH, stream_calls
+from replica.stream_calls import STREAM_PATHS, stream_calls
 from replica.witness_host import WitnessHost
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -47,6 +49,25 @@ STREAMS_END_S = 0.5
 _LIMITS = StoreLimits()
 
 log = structlog.get_logger()
+
+
+class PeerConnections:
+    """Connections to other daemons: gRPC's, and streams that speak its format themselves."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._channels = GrpcDialler()
+        self._connector = TcpConnector()
+
+    def channel(self, address: str) -> grpc.aio.Channel:
+        """As `Dialler.channel`."""
+        return self._channels.channel(address)
+
+    def open_stream(
+        self, address: str, path: str, on_message: OnMessage, on_closed: OnClosed
+    ) -> MessageStream:
+        """As `PeerDialler.open_stream`."""
+        return ClientStream(self._connector, self._clock, address, path, on_message, on_closed)
 
 
 async def open_host(
@@ -58,12 +79,13 @@ async def open_host(
 
     Raises InputError where the directory cannot be used.
     """
+    clock = SystemClock()
     try:
         return await ReplicaHost.open(
             OsFilesystem(),
             pool,
-            clock=SystemClock(),
-            dialler=GrpcDialler(),
+            clock=clock,
+            dialler=PeerConnections(clock),
             new_uuid=lambda: str(uuid.uuid4()),
             boot_id=boot_id(),
             limits=limits,
@@ -164,7 +186,7 @@ class ReplicaPorts:
 
         return FrontDoor(
             stream_calls(self._host),
-            (APPEND_PATH, READ_PATH),
+            STREAM_PATHS,
             backend,
             SystemClock(),
             self._host.count_stream_error,

@@ -15,11 +15,12 @@ from pathlib import Path
 import structlog
 
 from cstor_core.clock import Clock
-from cstor_core.dialling import Dialler
+from cstor_core.dialling import PeerDialler
 from cstor_core.errors import CorruptError, CstorError, InputError, UnknownVolumeError
 from cstor_core.files import Filesystem
 from cstor_core.generated.cstor.v1 import replica_pb2, volume_pb2
 from replica import pulls, repairs, scrubs, sources, staging
+from replica.copies import CopiesSession
 from replica.errors import OrderError
 from replica.identities import check_identity, check_promise
 from replica.pool_space import PoolSpace
@@ -38,7 +39,7 @@ _LIMITS = StoreLimits()
 class ReplicaHost:
     """The replicas of one pool."""
 
-    def __init__(self, pool: Pool, clock: Clock, dialler: Dialler) -> None:
+    def __init__(self, pool: Pool, clock: Clock, dialler: PeerDialler) -> None:
         """Use `open`."""
         self._pool = pool
         self._clock = clock
@@ -57,7 +58,7 @@ class ReplicaHost:
         path: Path,
         *,
         clock: Clock,
-        dialler: Dialler,
+        dialler: PeerDialler,
         new_uuid: Callable[[], str],
         boot_id: str,
         limits: StoreLimits = _LIMITS,
@@ -127,6 +128,10 @@ class ReplicaHost:
     def read_session(self, wake: Wake, closed: Closed) -> ReadSession:
         """A session for a new read stream."""
         return ReadSession(self.node, wake, closed)
+
+    def copies_session(self, wake: Wake, closed: Closed) -> CopiesSession:
+        """A session for a new stream of copies."""
+        return CopiesSession(self.node, wake, closed)
 
     def count_stream_error(self, error: CstorError) -> None:
         """Count why a stream was closed, by the name of the error."""

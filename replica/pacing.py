@@ -9,10 +9,15 @@ from __future__ import annotations
 from cstor_core.clock import Clock
 from cstor_core.units import BLOCK_BYTES
 
-PIECE_BLOCKS = 8192
+PIECE_BLOCKS = 256
 """So many blocks are asked for at a time where nothing bounds the pace,"""
+PIECES_AHEAD = 8
+"""so many times before the first of them are here;"""
 PACED_BLOCKS = (16, 128)
-"""and at a pace between so few and so many: a source is held up by each for under a millisecond."""
+"""at a pace between so few and so many: a source is held up by each for under a millisecond."""
+GATHERED_BLOCKS = 1 << 18
+PACED_GATHERED_BLOCKS = 1 << 12
+"""So many blocks that are lacking are gathered, to be copied in the order of their places."""
 _PIECE_S = 0.016
 _WAIT_S_MAX = 0.1
 VERIFYING = 4
@@ -41,6 +46,16 @@ class Pace:
             return PIECE_BLOCKS
         least, most = PACED_BLOCKS
         return min(max(int(self.bytes_per_s * _PIECE_S) // BLOCK_BYTES, least), most)
+
+    @property
+    def ahead_blocks(self) -> int:
+        """So many may be on their way: at a pace one piece."""
+        return self.piece_blocks * (1 if self.bytes_per_s else PIECES_AHEAD)
+
+    @property
+    def gathered_blocks(self) -> int:
+        """So many that are lacking are to be known before some are asked for."""
+        return PACED_GATHERED_BLOCKS if self.bytes_per_s else GATHERED_BLOCKS
 
     async def spend(self, copied_bytes: int) -> None:
         """So much has been copied: wait as long as that is to take."""

@@ -16,9 +16,10 @@ import grpc.aio
 from google.protobuf.message import Message
 
 from cstor_core.calls import ERROR_NAME_KEY
-from cstor_core.dialling import Dialler
+from cstor_core.dialling import PeerDialler
 from cstor_core.errors import CorruptError, CstorError, InputError, UnavailableError
 from cstor_core.generated.cstor.v1 import replica_pb2
+from cstor_core.message_stream import MessageStream, OnClosed, OnMessage
 from replica.errors import DivergedError, TailError
 from replica.replica_node import ReplicaNode
 
@@ -34,12 +35,18 @@ _TOLD: dict[str, type[CstorError]] = {
 
 
 class Peer:
-    """A connection to the daemon of a source, of its own for this one use."""
+    """Connections to the daemon of a source, for this one use."""
 
-    def __init__(self, dialler: Dialler, source: replica_pb2.Source) -> None:
+    def __init__(self, dialler: PeerDialler, source: replica_pb2.Source) -> None:
         """Nothing is connected before the first call."""
+        self.replica_uuid = source.replica_uuid
         self._source = source
+        self._dialler = dialler
         self._channel = dialler.channel(source.address)
+
+    def open_stream(self, path: str, on_message: OnMessage, on_closed: OnClosed) -> MessageStream:
+        """A stream of messages, on a connection of its own; whoever opened it closes it."""
+        return self._dialler.open_stream(self._source.address, path, on_message, on_closed)
 
     def pull_entries(
         self, request: replica_pb2.PullEntriesRequest

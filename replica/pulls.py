@@ -6,7 +6,8 @@ append stream brings what is new (`Rebuild`): the replica is flagged before and 
 has reached every version that it copied.
 
 A source first lists rows, which are compared with the own ones, and what differs is asked for by
-number: so what an earlier rebuild has copied, under whatever target, is not copied again.
+number: so what an earlier rebuild has copied, under whatever target, is not copied again.  It is
+asked for in the order in which it lies at the source, which reads what lies side by side at once.
 
 Blocks that this replica has beyond the history of the volume are foreign and are replaced
 whatever their version is.  The reigning epoch has one order only, so nothing written under it is
@@ -21,18 +22,20 @@ from collections.abc import AsyncIterator
 import numpy as np
 
 from cstor_core.errors import CorruptError, InputError, ProtocolError
-from cstor_core.frames import FrameEntry, RunView
+from cstor_core.frames import BLOCK_NUMBER_BYTES, FrameEntry, RunView
 from cstor_core.generated.cstor.v1 import replica_pb2, volume_pb2
 from cstor_core.history import History, Reign
 from cstor_core.rows import ROW_BYTES
 from cstor_core.units import BLOCK_BYTES
 from cstor_core.words import history_from, history_message
+from replica.copies import Copies
 from replica.errors import OrderError
 from replica.pacing import VERIFYING
 from replica.peers import Peer, blame
 from replica.replica_node import ReplicaNode
 from replica.sessions import AppendSession
 from replica.sources import NOTHING_SINCE
+from replica.store.rebuild import Lacking
 from replica.store.row_sets import Blocks
 
 PROGRESS_S = 0.25
@@ -154,9 +157,11 @@ class Rebuild:
         node, store = self._node, self._node.store
         session = await self._stream()
         peer = Peer(node.dialler, self._request.source)
+        copies = Copies(peer, self._request.orders)
         try:
-            source_history = await self._copy(peer)
+            source_history = await self._copy(peer, copies)
         finally:
+            copies.close()
             await peer.close()
         if not self._history.is_prefix_of(source_history):
             raise peer.unavailable("it lacks entries from before this replica's stream began")
@@ -186,7 +191,7 @@ class Rebuild:
         except TimeoutError as error:
             raise OrderError("no append stream was opened for the rebuild") from error
 
-    async def _copy(self, peer: Peer) -> History:
+    async def _copy(self, peer: Peer, copies: Copies) -> History:
         """Copy what the source has and this replica lacks; returns the source's history."""
         node, store = self._node, self._node.store
         since = store.history.shared_with(self._history)
@@ -198,17 +203,19 @@ class Rebuild:
             shared=f"{since.epoch}:{since.last_seq}",
             foreign_blocks=len(foreign),
         )
-        source_history = await self._compare(peer, since, foreign[:ASKED_BLOCKS_MAX])
+        asked = foreign[:ASKED_BLOCKS_MAX]
+        source_history = await self._compare(peer, copies, since, asked)
         for start in range(ASKED_BLOCKS_MAX, len(foreign), ASKED_BLOCKS_MAX):
-            await self._compare(peer, NOTHING_SINCE, foreign[start : start + ASKED_BLOCKS_MAX])
+            asked = foreign[start : start + ASKED_BLOCKS_MAX]
+            await self._compare(peer, copies, NOTHING_SINCE, asked)
         return source_history
 
-    async def _compare(self, peer: Peer, since: Reign, asked: Blocks) -> History:
+    async def _compare(self, peer: Peer, copies: Copies, since: Reign, asked: Blocks) -> History:
         """Copy what differs of what the source has since a point, and of the blocks asked for."""
         progress, store, pace = self._progress, self._node.store, self._node.pace
         source_history: History | None = None
-        lacking: list[Blocks] = []
-        async for message in peer.pull_blocks(self._request_for(since, asked, rows_only=True)):
+        lacking: list[Lacking] = []
+        async for message in peer.pull_blocks(self._rows_request(since, asked)):
             progress.blocks_total += message.blocks_total
             self._node.counters.rebuild_metadata_bytes += len(message.rows)
             if message.rows:
@@ -218,56 +225,51 @@ class Rebuild:
                     raise blame(self._node, peer, error) from error
                 progress.blocks_done += len(message.rows) // ROW_BYTES - len(found.blocks)
                 await pace.spend(found.verified * BLOCK_BYTES // VERIFYING)
-                lacking.append(found.blocks)
-                if sum(map(len, lacking)) >= pace.piece_blocks:
-                    await self._copy_blocks(peer, np.concatenate(lacking))
+                lacking.append(found)
+                if sum(len(some.blocks) for some in lacking) >= pace.gathered_blocks:
+                    await self._copy_blocks(peer, copies, _in_order(lacking))
                     lacking.clear()
             if message.history.reigns:
                 source_history = history_from(message.history)
             self._count()
         if lacking:
-            await self._copy_blocks(peer, np.concatenate(lacking))
+            await self._copy_blocks(peer, copies, _in_order(lacking))
         if source_history is None:
             raise peer.unavailable("its answer ended before its last message")
         return source_history
 
-    async def _copy_blocks(self, peer: Peer, blocks: Blocks) -> None:
-        """Copy these blocks."""
+    async def _copy_blocks(self, peer: Peer, copies: Copies, blocks: Blocks) -> None:
+        """Copy these blocks, in this order."""
         pace = self._node.pace
-        while len(blocks):
-            piece, blocks = np.split(blocks, [pace.piece_blocks])
-            is_whole = False
-            async for message in peer.pull_blocks(self._request_for(NOTHING_SINCE, piece)):
-                if message.run.table:
-                    self._copy_in(peer, message.run)
-                    await pace.spend(len(message.run.data))
-                is_whole |= bool(message.history.reigns)
-            if not is_whole:
-                raise peer.unavailable("its answer ended before its last message")
+        while len(blocks) or copies.asked_blocks:
+            while len(blocks) and copies.asked_blocks < pace.ahead_blocks:
+                piece, blocks = blocks[: pace.piece_blocks], blocks[pace.piece_blocks :]
+                self._node.counters.rebuild_metadata_bytes += BLOCK_NUMBER_BYTES * len(piece)
+                copies.ask(piece)
+            try:
+                run = await copies.next()
+                self._copy_in(run)
+            except (CorruptError, ProtocolError) as error:
+                raise blame(self._node, peer, error) from error
+            await pace.spend(len(run.data))
 
-    def _request_for(
-        self, since: Reign, asked: Blocks, *, rows_only: bool = False
-    ) -> replica_pb2.PullBlocksRequest:
-        self._node.counters.rebuild_metadata_bytes += 8 * len(asked)
+    def _rows_request(self, since: Reign, asked: Blocks) -> replica_pb2.PullBlocksRequest:
+        self._node.counters.rebuild_metadata_bytes += BLOCK_NUMBER_BYTES * len(asked)
         return replica_pb2.PullBlocksRequest(
             volume_uuid=self._request.orders.volume_uuid,
             replica_uuid=self._request.source.replica_uuid,
             epoch=self._request.orders.epoch,
             since=volume_pb2.Reign(epoch=since.epoch, last_seq=since.last_seq),
             blocks=np.asarray(asked, dtype="<u8").tobytes(),
-            rows_only=rows_only,
+            rows_only=True,
         )
 
-    def _copy_in(self, peer: Peer, message: volume_pb2.Run) -> None:
-        run = RunView(memoryview(message.table), memoryview(message.data))
-        try:
-            self._node.store.copy_in(run, self._comparison)
-        except (CorruptError, ProtocolError) as error:
-            raise blame(self._node, peer, error) from error
-        self._progress.blocks_done += len(message.table) // ROW_BYTES
-        self._progress.bytes_copied += len(message.data)
-        self._node.counters.rebuild_bytes += len(message.data)
-        self._node.counters.rebuild_metadata_bytes += len(message.table)
+    def _copy_in(self, run: RunView) -> None:
+        self._node.store.copy_in(run, self._comparison)
+        self._progress.blocks_done += len(run.table) // ROW_BYTES
+        self._progress.bytes_copied += len(run.data)
+        self._node.counters.rebuild_bytes += len(run.data)
+        self._node.counters.rebuild_metadata_bytes += len(run.table)
         self._count()
 
     def _count(self) -> None:
@@ -280,3 +282,10 @@ def _with_reigning(history: History, epoch: int) -> History:
     """The history with the whole reign of the present epoch, as far as it may ever go."""
     before = tuple(reign for reign in history.reigns if reign.epoch < epoch)
     return History((*before, Reign(epoch, _ENDLESS_SEQ)))
+
+
+def _in_order(lacking: list[Lacking]) -> Blocks:
+    """The blocks of several comparisons in the order of their places at the source."""
+    blocks = np.concatenate([some.blocks for some in lacking])
+    places = np.concatenate([some.places for some in lacking])
+    return blocks[np.argsort(places, kind="stable")]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 import structlog
 
 from cstor_core.clock import Clock
-from cstor_core.dialling import Dialler
+from cstor_core.dialling import PeerDialler
 from cstor_core.errors import CorruptError, CstorError, ForeignReplicaError
 from cstor_core.frames import FrameEntry, RunView
 from cstor_core.generated.cstor.v1 import replica_pb2, volume_pb2
@@ -74,7 +74,7 @@ class ReplicaNode:
         self,
         store: ReplicaStore,
         clock: Clock,
-        dialler: Dialler,
+        dialler: PeerDialler,
         granted_bytes: Callable[[], int],
     ) -> None:
         """`granted_bytes` says how much more the pool promises this replica to take."""

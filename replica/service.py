@@ -1,6 +1,6 @@
 """The gRPC face of a replica host (proto/cstor/v1/replica.proto): shells, and nothing else.
 
-The two data streams take and give raw bytes: their messages are read and written by the codec of
+The data streams take and give raw bytes: their messages are read and written by the codec of
 `cstor_core.frames`.  Each stream is one loop of read, apply, write in the handler's own task; a
 second task exists only while an answer is written that became ready out of turn.
 """
@@ -93,7 +93,7 @@ class SessionStream:
         self._writing = True
         try:
             while (answer := self._session.take_answer()) is not None:
-                await self._context.write(answer)
+                await self._context.write(bytes(answer))
         finally:
             self._writing = False
 
@@ -126,11 +126,15 @@ def replica_service(host: ReplicaHost) -> grpc.GenericRpcHandler:
     async def read(_requests: object, context: StreamContext) -> None:
         await SessionStream(context, host.read_session, host.count_stream_error).run()
 
+    async def pull_copies(_requests: object, context: StreamContext) -> None:
+        await SessionStream(context, host.copies_session, host.count_stream_error).run()
+
     return grpc.method_handlers_generic_handler(
         SERVICE,
         {
             "Append": grpc.stream_stream_rpc_method_handler(cast(Any, append)),
             "Read": grpc.stream_stream_rpc_method_handler(cast(Any, read)),
+            "PullCopies": grpc.stream_stream_rpc_method_handler(cast(Any, pull_copies)),
             "DescribePool": _unary(replica_pb2.DescribePoolRequest, host.describe_pool),
             "CreateReplica": _unary(replica_pb2.CreateReplicaRequest, host.create_replica),
             "CloneReplica": _unary(replica_pb2.CloneReplicaRequest, host.clone_replica),

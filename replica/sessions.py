@@ -52,12 +52,12 @@ _FIRST_ROW = ROW.unpack_from
 
 
 class Session(Protocol):
-    """What the two kinds of sessions have in common for their transport."""
+    """What all kinds of sessions have in common for their transport."""
 
     def receive(self, message: Buffer) -> None:
         """Take a message, which it does not keep; raises the error that ends the stream."""
 
-    def take_answer(self) -> bytes | None:
+    def take_answer(self) -> Buffer | None:
         """The next message to write, if there is one now."""
 
     def end(self) -> None:

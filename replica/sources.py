@@ -19,7 +19,7 @@ from cstor_core.history import Reign
 from cstor_core.words import history_from, history_message
 from replica.errors import DivergedError, OrderError, TailError
 from replica.replica_node import ReplicaNode
-from replica.store.row_sets import Blocks, with_data
+from replica.store.row_sets import Blocks, ascending, is_among, with_data
 
 BATCH_BLOCKS = 256
 LISTED_ROWS = 512
@@ -116,9 +116,12 @@ async def pull_blocks(
 async def _wanted(node: ReplicaNode, since: Reign, asked: Blocks) -> Blocks:
     """What has been discarded since a point, then what has been written since, and is asked for."""
     if since >= node.store.history.end:
-        return np.unique(asked).astype(np.uint64)
-    discarded = await node.store.discarded_since(since)
-    written = np.setdiff1d(np.union1d(await node.store.changed_since(since), asked), discarded)
+        return ascending(asked.astype(np.uint64))
+    discarded, written = await node.store.changed_since(since)
+    if len(asked):  # else they ascend already, and may be very many
+        written = ascending(np.concatenate([written, asked.astype(np.uint64)]))
+    if len(discarded):
+        written = written[~is_among(written, discarded)]
     return np.concatenate([discarded, written])
 
 

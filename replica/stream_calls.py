@@ -1,4 +1,4 @@
-"""The two data streams as calls on the daemon's own HTTP/2 connections (cstor_core/streams).
+"""The data streams as calls on the daemon's own HTTP/2 connections (cstor_core/streams).
 
 No task and no coroutine a message: a message is given to its session where it lies in the receive
 buffer, and what is to be answered is taken when the burst is over and whenever there is room to
@@ -22,12 +22,14 @@ from cstor_core.http2.fields import (
 )
 from cstor_core.http2.stream import Buffer, Stream
 from cstor_core.http2.wire import StreamError
+from replica.copies import COPIES_PATH
 from replica.host import ReplicaHost
 from replica.peers import SERVICE
 from replica.sessions import Closed, Session, Wake
 
 APPEND_PATH = f"/{SERVICE}/Append"
 READ_PATH = f"/{SERVICE}/Read"
+STREAM_PATHS = (APPEND_PATH, READ_PATH, COPIES_PATH)
 
 MakeSession = Callable[[Wake, Closed], Session]
 
@@ -101,10 +103,11 @@ class SessionCall:
 
 
 def stream_calls(host: ReplicaHost) -> Callable[[Stream, Fields], SessionCall]:
-    """What accepts the calls of the two paths for a host."""
+    """What accepts the calls of these paths for a host."""
     sessions: dict[str, MakeSession] = {
         APPEND_PATH: host.append_session,
         READ_PATH: host.read_session,
+        COPIES_PATH: host.copies_session,
     }
 
     def accept(stream: Stream, fields: Fields) -> SessionCall:

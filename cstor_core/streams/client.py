@@ -7,7 +7,6 @@ turn of the loop that received them; nothing here is a task but the connecting.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 
 from cstor_core.calls import ERROR_NAME_KEY, error_of_status
 from cstor_core.clock import Clock
@@ -17,10 +16,8 @@ from cstor_core.http2.connection import Connection
 from cstor_core.http2.fields import CONTENT_TYPE, Fields, call_end, request_fields
 from cstor_core.http2.limits import LIMITS, Limits
 from cstor_core.http2.stream import Buffer, Stream
+from cstor_core.message_stream import MessageStream, OnClosed, OnMessage, OpenStream
 from cstor_core.streams.endpoint import Endpoint
-
-OnMessage = Callable[[Buffer], None]
-OnClosed = Callable[[CstorError], None]
 
 
 class ClientStream:
@@ -133,3 +130,14 @@ class ClientStream:
 
     def _says(self, what: str) -> str:
         return f"the replica daemon at {self._address} {what}"
+
+
+def fast_streams(connector: Connector, clock: Clock) -> OpenStream:
+    """Streams that speak gRPC's wire format themselves."""
+
+    def open_stream(
+        address: str, path: str, on_message: OnMessage, on_closed: OnClosed
+    ) -> MessageStream:
+        return ClientStream(connector, clock, address, path, on_message, on_closed)
+
+    return open_stream

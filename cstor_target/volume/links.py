@@ -11,22 +11,8 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable
 from typing import Protocol
 
-from cstor_core.errors import CstorError
-from cstor_core.frames import Buffer
 from cstor_core.generated.cstor.v1 import replica_pb2, volume_pb2
-
-OnMessage = Callable[[Buffer], None]
-OnClosed = Callable[[CstorError], None]
-
-
-class MessageStream(Protocol):
-    """One open bidirectional stream of encoded messages."""
-
-    def send(self, message: bytes) -> None:
-        """Queue a message, in order; never waits.  After the stream has closed it is dropped."""
-
-    def close(self) -> None:
-        """End the stream; no callback comes after it."""
+from cstor_core.message_stream import MessageStream, OnClosed, OnMessage
 
 
 class ReplicaLink(Protocol):

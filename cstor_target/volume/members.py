@@ -10,7 +10,8 @@ from google.protobuf.message import DecodeError
 from cstor_core.errors import CstorError, ProtocolError
 from cstor_core.frames import Buffer
 from cstor_core.generated.cstor.v1 import control_pb2, replica_pb2, stream_pb2, volume_pb2
-from cstor_target.volume.links import MessageStream, ReplicaLink
+from cstor_core.message_stream import MessageStream
+from cstor_target.volume.links import ReplicaLink
 from cstor_target.volume.progress import Progress
 from cstor_target.volume.witness import Told
 

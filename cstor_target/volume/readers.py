@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from cstor_core.message_stream import MessageStream
 from cstor_target.volume.backing import Buffer, Failure, ReadDone
-from cstor_target.volume.links import MessageStream
 from cstor_target.volume.members import Member
 
 HEDGE_FACTOR = 8.0

@@ -24,6 +24,7 @@ import numpy as np
 
 from cstor_core.errors import NoSpaceError
 from replica.store.bits import Bits, Places, Units
+from replica.store.row_sets import ascending
 
 Extent = tuple[int, int]
 """First unit and number of units."""
@@ -297,7 +298,7 @@ class Allocator:
         self._free.remove(units)
         self._set_units -= len(units)
         self.free_units -= len(units)
-        groups = np.unique(units // np.uint64(self._group_units))
+        groups = ascending(units // np.uint64(self._group_units))
         self._punched.remove(groups)
         self.release_extents(reversed(extents_of(units)))
 

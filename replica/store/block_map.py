@@ -13,22 +13,29 @@ one away.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import AsyncIterator, Callable, Sequence
-from functools import cache
 
 import numpy as np
 import numpy.typing as npt
 
-from cstor_core.rows import ABSENT_ROW, ROW, ROW_BYTES, UNMAP, Rows, has_data, rows_of
+from cstor_core.rows import (
+    ABSENT_ROW,
+    ROW,
+    ROW_BYTES,
+    ROW_DTYPE,
+    UNMAP,
+    Rows,
+    has_data,
+    rows_of,
+)
 from replica.store.bits import Units
 from replica.store.block_filter import spread
 from replica.store.map_run import BLOCK_END, PAGE_BYTES, MapRun, Page
-from replica.store.map_writing import laid_over, next_cut, rows_between
-from replica.store.pace import BACKGROUND, Pace
+from replica.store.map_writing import laid_over, next_cut, rows_between, rows_of_blocks
+from replica.store.pace import AT_ONCE, BACKGROUND, Pace, finished
 from replica.store.places import PlaceSet
 from replica.store.recent import ROW_MEMORY_BYTES, Recent
-from replica.store.row_sets import Blocks, with_data, written
+from replica.store.row_sets import Blocks, apart, ascending, with_data, written
 from replica.store.views import EVERYTHING, View, first_seen, needed
 
 _PAGE_MEMORY_BYTES = PAGE_BYTES + 512
@@ -158,7 +165,24 @@ class BlockMap:
 
     def gather(self, blocks: Blocks) -> Rows:
         """The rows of any blocks; one never written has only its number.  Waits for the disk."""
-        rows = rows_of(b"".join([self.row_at_once(block) for block in blocks.tolist()])).copy()
+        numbers: list[int] = blocks.tolist()
+        held: list[bytes | None] = list(map(self._rows.get, numbers))
+        if None in held:
+            self._look_up_together([b for b, row in zip(numbers, held, strict=True) if row is None])
+            if not self._is_covered:
+                cached, before = self._cached, self._cached_before
+                held = [
+                    cached.get(block) or before.get(block) if row is None else row
+                    for block, row in zip(numbers, held, strict=True)
+                ]
+        found = [
+            self.row_at_once(block) if row is None else row
+            for block, row in zip(numbers, held, strict=True)
+        ]
+        rows = rows_of(bytearray().join(found))
+        absent = rows["seq"] == 0
+        if absent.any():
+            rows[absent] = np.zeros((), ROW_DTYPE)
         rows["block"] = blocks
         return rows
 
@@ -188,7 +212,7 @@ class BlockMap:
                 if row is None:
                     self._cached.pop(block, None)
                     self._cached_before.pop(block, None)
-        held.update(zip(blocks, _pieces(whole), strict=True))
+        held.update(zip(blocks, apart(whole), strict=True))
 
     def discard(self, first: int, count: int, epoch: int, seq: int, freed: list[int]) -> None:
         """Turn the rows of a range into tombstones of this version, where they are older.
@@ -215,9 +239,12 @@ class BlockMap:
         They are those that some view needs, the newer ones first; without views, the volume's own.
         """
         low = first_block
+        cuts = self._cuts()
+        await pace.turn()
         while low < BLOCK_END:
             runs = self.runs
-            high = next_cut(runs, low)
+            cut = int(np.searchsorted(cuts, low, side="right"))
+            high = min(next_cut(runs, low), int(cuts[cut]) if cut < len(cuts) else BLOCK_END)
             older = await rows_between(runs, low, high, pace)
             if runs is self.runs:  # else what was a level is in a run now
                 rows = self._counting(older, low, high, views)
@@ -346,6 +373,11 @@ class BlockMap:
             return written(rows[needed(rows, views)])
         return written(first_seen(rows, self._recent.view))
 
+    def _cuts(self) -> Blocks:
+        """Blocks between which there are few enough recent rows for one turn of the loop."""
+        numbers = [np.fromiter(level.rows, np.uint64) for level in self._over_runs()]
+        return np.sort(np.concatenate(numbers))[_RECENT_AT_ONCE::_RECENT_AT_ONCE]
+
     def _older_row(self, block: int) -> bytes | None:
         """The row as closed levels, the cache or the runs have it; None where the disk is asked."""
         for level in self._levels:
@@ -365,6 +397,23 @@ class BlockMap:
             cached = self._cached = {}
         cached[block] = row
         return row
+
+    def _look_up_together(self, blocks: list[int]) -> None:
+        """Have rows that the top level lacks in the cache, if many of them are only in runs."""
+        known = (self._cached, self._cached_before, *(level.rows for level in self._levels))
+        missing = blocks
+        for rows in known:
+            missing = [block for block in missing if block not in rows]
+        if len(missing) < _TOGETHER_MIN:
+            return
+        ordered = ascending(np.array(missing, dtype=np.uint64))
+        found = finished(rows_of_blocks(self.runs, ordered, AT_ONCE))
+        found = written(first_seen(found, self._view or EVERYTHING))
+        if len(self._cached) >= self._cached_rows_max:
+            self._cached_before = self._cached
+            self._cached = {}
+        self._cached.update(dict.fromkeys(missing, ABSENT_ROW))
+        self._cached.update(zip(found["block"].tolist(), apart(found.tobytes()), strict=True))
 
     def _row_of_runs(self, block: int) -> tuple[bytes | None, tuple[MapRun, int] | None]:
         """The row of a block as the runs have it; None, and the page that is missing to tell."""
@@ -440,23 +489,11 @@ class BlockMap:
 
 
 _LEVELS_MAX = 8
+_RECENT_AT_ONCE = 8192
+_TOGETHER_MIN = 32
+"""So many look-ups cost less together than one by one."""
 
 
-def _pieces(rows: bytes) -> Sequence[bytes]:
-    """Rows one by one."""
-    count = len(rows) // ROW_BYTES
-    if count <= _APART_MAX:
-        return _apart(count).unpack(rows)
-    return [rows[start : start + ROW_BYTES] for start in range(0, len(rows), ROW_BYTES)]
-
-
-@cache
-def _apart(rows: int) -> struct.Struct:
-    """Takes so many rows apart."""
-    return struct.Struct(f"{ROW_BYTES}s" * rows)
-
-
-_APART_MAX = 256
 _DISCARDED_PART = 128
 _DISCARDED_BLOCKS_MIN = 64
 _NO_SEQ = bytes(8)

@@ -20,6 +20,8 @@ class StoreLimits:
     reserve_bytes: int = 64 * MIB
     """Of the file system, and as much again as the map is large: data never take it, so that there
     is room for a checkpoint, and for the merge with which a deletion gives space back."""
+    unflushed_copies_bytes: int = 64 * MIB
+    """Of a rebuild: beyond it a flush is started."""
     hole_bytes: int = MIB
     """What is punched is a whole number of these, and they of 8 units."""
     unflushed_freed_bytes: int = 64 * MIB

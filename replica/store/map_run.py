@@ -29,7 +29,15 @@ from cstor_core.files import Buffer, File
 from cstor_core.rows import ABSENT_ROW, ROW, ROW_BYTES, ROW_DTYPE, UNMAP, Rows
 from replica.store.block_filter import BlockFilter
 from replica.store.pace import Pace
-from replica.store.row_sets import NO_ROWS, Blocks, compressed, expanded, is_among, with_data
+from replica.store.row_sets import (
+    NO_ROWS,
+    Blocks,
+    ascending,
+    compressed,
+    expanded,
+    is_among,
+    with_data,
+)
 from replica.store.views import View
 
 PAGE_BYTES = 4096
@@ -283,11 +291,11 @@ class MapRun:
         ends = np.searchsorted(firsts, blocks, side="right")
         starts = np.searchsorted(firsts, blocks, side="left")
         starts = np.where(starts < ends, starts, starts - 1)
-        pages = np.unique(starts[ends > 0])
+        pages = ascending(starts[ends > 0])
         long = np.flatnonzero(ends - starts > 1)
         if len(long):  # blocks whose rows fill more than a page
             more = [np.arange(starts[one], ends[one]) for one in long]
-            pages = np.unique(np.concatenate([pages, *more]))
+            pages = ascending(np.concatenate([pages, *more]))
         found: list[int] = pages.tolist()
         return found
 

@@ -20,7 +20,7 @@ from replica.store.bits import Units
 from replica.store.map_run import BLOCK_END, PAGE_ROWS, PAGES_AT_ONCE, MapRun, RunHead, held
 from replica.store.pace import Pace
 from replica.store.recent import Recent
-from replica.store.row_sets import Blocks, is_among, stacked, with_data, written
+from replica.store.row_sets import Blocks, ascending, is_among, stacked, with_data, written
 from replica.store.views import Mask, View, first_seen, needed
 
 RUNS_MAX = 4
@@ -91,7 +91,7 @@ async def resolved(
     for level in levels:
         ordered.append(level.sorted_rows())
         await pace.turn()
-    blocks = np.unique(np.concatenate([rows["block"] for rows in ordered]))
+    blocks = ascending(np.concatenate([rows["block"] for rows in ordered]))
     has_discards = any(level.discards for level in levels)
     low = start = 0
     while low < BLOCK_END:
@@ -106,7 +106,7 @@ async def resolved(
             if is_covered:
                 older = await rows_between(runs, low, high, pace)
             else:
-                older = await _rows_of(runs, blocks[start:stop], pace)
+                older = await rows_of_blocks(runs, blocks[start:stop], pace)
             await pace.turn()
             fresh = [_between(rows, low, high) for rows in ordered]
             rows, is_older = laid_over(levels, fresh, older, low, high)
@@ -176,8 +176,8 @@ def runs_to_merge(heads: Sequence[RunHead], placed: int) -> int:
     return merging
 
 
-async def _rows_of(runs: Sequence[MapRun], blocks: Blocks, pace: Pace) -> Rows:
-    """All rows of blocks, given ascending, in runs, newest first."""
+async def rows_of_blocks(runs: Sequence[MapRun], blocks: Blocks, pace: Pace) -> Rows:
+    """All rows of blocks, given ascending, in runs, newest first.  Raises CorruptError, OSError."""
     with held(runs):
         return stacked([await run.rows_of(blocks, pace) for run in runs])
 

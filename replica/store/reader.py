@@ -10,19 +10,29 @@ from __future__ import annotations
 
 import struct
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 
-from cstor_core.checksums import Buffer, block_checksum
+from cstor_core.checksums import Buffer, checksums_of
 from cstor_core.errors import CorruptError
-from cstor_core.frames import RunView
+from cstor_core.frames import CopiesMessage, RunView
+from cstor_core.history import Reign
 from cstor_core.rows import UNMAP, Rows
 from cstor_core.units import BLOCK_BYTES
 from replica.store.allocator import Extent
 from replica.store.parts import Parts
 from replica.store.places import FILE_SHIFT, UNIT_MASK
-from replica.store.row_sets import NO_ROWS, Blocks, changed, is_among, with_data
+from replica.store.row_sets import (
+    NO_ROWS,
+    Blocks,
+    ascending,
+    changed,
+    is_among,
+    later_than,
+    with_data,
+)
 from replica.store.views import View, first_seen
 
 _PLACE_OF_ROW = struct.Struct("<8xQ16x")
@@ -138,12 +148,65 @@ class Reader:
         except OSError as error:
             raise self.map_unreadable(error) from error
 
+    async def changed_since(self, point: Reign) -> tuple[Blocks, Blocks]:
+        """The blocks whose version is later than a point of the order: those that have no data any
+        more, and those that have; both ascend.  Raises CorruptError.
+        """
+        discarded = [np.zeros(0, dtype=np.uint64)]
+        written = [np.zeros(0, dtype=np.uint64)]
+        try:
+            async for rows in self._parts.block_map.scan(0):
+                later = rows[later_than(rows, point)]
+                has = with_data(later)
+                discarded.append(later["block"][~has])
+                written.append(later["block"][has])
+        except OSError as error:
+            raise self.map_unreadable(error) from error
+        return np.concatenate(discarded), np.concatenate(written)
+
     async def read_verified(self, blocks: Blocks) -> RunView:
         """The rows of any blocks and their data, of one moment.
 
         Raises CorruptError, naming the block, where data do not match their checksum.
         """
         return await self.with_data_of(self._parts.block_map.gather(blocks))
+
+    def copies(self, blocks: Blocks) -> memoryview | None:
+        """The message that carries any blocks as they are now, verified, to a peer.
+
+        None where the page cache misses.  Raises as `copies_off_loop`.
+        """
+        rows = self._gathered(blocks)
+        made = CopiesMessage(rows.tobytes(), int(with_data(rows).sum()) * BLOCK_BYTES)
+        for place, data in _rooms(rows, made.data):
+            file, offset = self._parts.located(place)
+            try:
+                if not file.fill_cached(data, offset):
+                    return None
+            except OSError as error:
+                raise self._unreadable(place, error) from error
+        self._check(rows, made.data)
+        return made.message
+
+    async def copies_off_loop(self, blocks: Blocks) -> memoryview:
+        """The same, and wait for the disk.
+
+        Raises CorruptError, naming the block, where data do not match their checksum, and where
+        the disk cannot read.
+        """
+        ticket = self._parts.reclaimer.begin_read()
+        try:
+            rows = self._gathered(blocks)
+            pieces = await self.read_places(rows["place"].tolist())
+        finally:
+            self._parts.reclaimer.end_read(ticket)
+        made = CopiesMessage(rows.tobytes(), sum(map(len, pieces)))
+        start = 0
+        for piece in pieces:
+            made.data[start : start + len(piece)] = piece
+            start += len(piece)
+        self._check(rows, made.data)
+        return made.message
 
     async def bad_among(self, blocks: Blocks) -> Blocks:
         """Those blocks whose data do not match their checksum or cannot be read.
@@ -189,7 +252,7 @@ class Reader:
         """The blocks of which any row that some view needs is wanted, ascending."""
         try:
             found = [
-                np.unique(rows["block"][wanted(rows)])
+                ascending(rows["block"][wanted(rows)])
                 async for rows in self._parts.block_map.scan(0, self._views())
             ]
         except OSError as error:
@@ -268,7 +331,7 @@ class Reader:
                 bad += [await self._bad_blocks(rows[start : start + _SCAN_ROWS], views)]
         except OSError as error:
             raise self.map_unreadable(error) from error
-        return np.unique(np.concatenate(bad))
+        return ascending(np.concatenate(bad))
 
     async def _bad_blocks(self, rows: Rows, views: Sequence[View]) -> Blocks:
         """The blocks among these rows that fail; where the disk cannot read, one by one."""
@@ -302,21 +365,35 @@ class Reader:
 
     def mismatches(self, rows: Rows, data: memoryview) -> list[int]:
         """The blocks whose data, given in the order of the rows, do not match their checksum."""
-        held = rows[with_data(rows)]
-        salt = self._parts.salt
-        bad = []
-        start = 0
-        for block, checksum in zip(held["block"].tolist(), held["checksum"].tolist(), strict=True):
-            if block_checksum(data[start : start + BLOCK_BYTES], salt, block) != checksum:
-                bad.append(block)
-            start += BLOCK_BYTES
-        return bad
+        return self.failing(rows[with_data(rows)], data)
+
+    def failing(self, held: Rows, data: memoryview) -> list[int]:
+        """The same of rows all of which have data."""
+        blocks: list[int] = held["block"].tolist()
+        found = checksums_of(data, self._parts.salt, blocks)
+        wanted = held["checksum"].tolist()
+        if found == wanted:
+            return []
+        return [
+            block for block, has, needs in zip(blocks, found, wanted, strict=True) if has != needs
+        ]
 
     def _verified(self, rows: Rows, data: memoryview) -> RunView:
+        self._check(rows, data)
+        return RunView(memoryview(rows.tobytes()), data)
+
+    def _check(self, rows: Rows, data: memoryview) -> None:
+        """Raise CorruptError where data do not match the checksum of their row."""
         bad = self.mismatches(rows, data)
         if bad:
             raise CorruptError(f"{self._parts.what}: block {bad[0]} does not match its checksum")
-        return RunView(memoryview(rows.tobytes()), data)
+
+    def _gathered(self, blocks: Blocks) -> Rows:
+        """The rows of any blocks.  Raises CorruptError where the map cannot be read."""
+        try:
+            return self._parts.block_map.gather(blocks)
+        except OSError as error:
+            raise self.map_unreadable(error) from error
 
     def map_unreadable(self, error: OSError) -> CorruptError:
         """The error of one whose map cannot be read."""
@@ -341,3 +418,17 @@ def extents_of(places: Iterable[int]) -> Iterable[Extent]:
             first, count = place, 1
     if count:
         yield first, count
+
+
+def _rooms(rows: Rows, data: memoryview) -> Iterable[tuple[int, memoryview]]:
+    """Where rows have their data, place by place as far as these follow one another, and where in
+    `data` each piece belongs.
+    """
+    places = rows["place"][with_data(rows)]
+    if not len(places):
+        return
+    begins = np.flatnonzero(places[1:] != places[:-1] + np.uint64(1)) + 1
+    bounds = [0, *begins.tolist(), len(places)]
+    firsts = [int(places[0]), *places[begins].tolist()]
+    for place, (start, end) in zip(firsts, pairwise(bounds), strict=True):
+        yield place, data[start * BLOCK_BYTES : end * BLOCK_BYTES]

@@ -24,9 +24,10 @@ from cstor_core.frames import RunView
 from cstor_core.history import History
 from cstor_core.rows import ROW_BYTES, UNMAP, Rows, rows_of
 from cstor_core.units import BLOCK_BYTES
+from replica.store.bits import Units
 from replica.store.parts import Parts
 from replica.store.reader import Reader
-from replica.store.row_sets import Blocks, with_data
+from replica.store.row_sets import Blocks, ascending, with_data
 from replica.store.writer import Writer
 
 
@@ -36,6 +37,8 @@ class Lacking:
 
     blocks: Blocks
     """These have to be copied."""
+    places: Units
+    """Where the peer has each of them: blocks that lie side by side are read at once."""
     verified: int
     """So many blocks had the same version, and were read to see whether they are good."""
 
@@ -72,8 +75,11 @@ class Rebuild:
         if len(theirs):
             self.max_copied_seq = max(self.max_copied_seq, int(theirs["seq"].max()))
         same = theirs["block"][_equal(theirs, own) & ~wanted & with_data(own)]
-        bad = await self._reader.bad_among(same)
-        return Lacking(np.concatenate([theirs["block"][wanted & is_data], bad]), len(same))
+        lacking = wanted & is_data
+        if len(same):
+            lacking |= np.isin(theirs["block"], await self._reader.bad_among(same))
+        places = rows_of(table)["place"][lacking]
+        return Lacking(theirs["block"][lacking], places, len(same))
 
     def copy_in(self, run: RunView, history: History) -> None:
         """Take a peer's blocks: rows as in its map, and the data of those that have any.
@@ -185,7 +191,7 @@ class Rebuild:
         parts = self._parts
         if len(table) % ROW_BYTES or len(table) > parts.limits.run_rows_max * ROW_BYTES:
             raise ProtocolError(f"a table of {len(table)} bytes is not one of copied rows")
-        rows = rows_of(table).copy()
+        rows = rows_of(bytearray(table))
         tombstone = rows["place"] & np.uint64(UNMAP) != 0
         rows["place"] = np.where(tombstone & (rows["seq"] != 0), np.uint64(UNMAP), np.uint64(0))
         if _has_doubles(rows["block"]) or (rows["block"] >= parts.size_blocks).any():
@@ -200,9 +206,7 @@ class Rebuild:
             raise ProtocolError(
                 f"{int(writing.sum())} copied blocks come with {len(run.data)} bytes"
             )
-        placed = rows.copy()
-        placed["place"][writing] = 1
-        bad = self._reader.mismatches(placed, run.data)
+        bad = self._reader.failing(rows if writing.all() else rows[writing], run.data)
         if bad:
             raise CorruptError(f"copied block {bad[0]} does not match its checksum on arrival")
         return rows
@@ -231,7 +235,7 @@ def _starts(rows: Rows) -> npt.NDArray[np.int64]:
 
 def _has_doubles(blocks: Blocks) -> bool:
     """Whether a number is there twice; they ascend, mostly."""
-    return not (blocks[1:] > blocks[:-1]).all() and len(np.unique(blocks)) != len(blocks)
+    return not (blocks[1:] > blocks[:-1]).all() and len(ascending(blocks)) != len(blocks)
 
 
 def _equal(rows: Rows, others: Rows) -> npt.NDArray[np.bool_]:

@@ -92,5 +92,7 @@ class Recent:
         if high - low <= len(held):
             blocks = [block for block in range(low, high) if block in held]
         else:
-            blocks = sorted(block for block in held if low <= block < high)
+            numbers = np.fromiter(held, np.uint64, len(held))
+            numbers = numbers[(numbers >= low) & (numbers < high)]
+            blocks = np.sort(numbers).tolist()
         return np.frombuffer(b"".join([held[block] for block in blocks]), dtype=ROW_DTYPE)

@@ -18,7 +18,7 @@ from cstor_core.errors import FencedError, ForeignReplicaError, InputError, NoSp
 from cstor_core.files import Filesystem
 from cstor_core.frames import FrameEntry, RunView
 from cstor_core.generated.cstor.v1 import volume_pb2
-from cstor_core.history import History, Reign
+from cstor_core.history import History
 from cstor_core.rows import Rows
 from cstor_core.units import BLOCK_BYTES
 from cstor_core.words import history_message
@@ -34,7 +34,7 @@ from replica.store.operations import Snapshot
 from replica.store.reader import Reader
 from replica.store.rebuild import Lacking, Rebuild
 from replica.store.records import Kind
-from replica.store.row_sets import Blocks, later_than, with_data
+from replica.store.row_sets import Blocks
 from replica.store.scrub import ScrubProgress, scrub
 from replica.store.staging import Staging
 from replica.store.state_file import TEXT_BYTES_MAX, State
@@ -74,6 +74,11 @@ class ReplicaStore(StoreFacts):
         """The same, and wait for the disk.  CorruptError where it cannot read."""
         self.read_verified = self._reader.read_verified
         """Rows and data of one moment, verified; CorruptError names a block that fails."""
+        self.copies = self._reader.copies
+        self.copies_off_loop = self._reader.copies_off_loop
+        """The message that carries blocks to a peer, likewise; None where the page cache misses."""
+        self.changed_since = self._reader.changed_since
+        """The blocks whose version is later than a point of the order: discarded ones, others."""
         self.verified = self._reader.verified
         self.verified_ones = self._reader.verified_ones
         """Rows of a range, or of blocks by number, and which blocks are bad."""
@@ -92,6 +97,7 @@ class ReplicaStore(StoreFacts):
         self.cloned = Cloning(opened, filesystem, self._durability.checkpoint).cloned
         """Makes the files of a clone, and keeps for it what it shares until it is open."""
         self._marking: asyncio.Task[None] | None = None
+        self._unflushed_copies_bytes = 0
         parts.on_failure = self._mark_failed
         self._space.came_back = self._durability.space_came_back
 
@@ -288,10 +294,18 @@ class ReplicaStore(StoreFacts):
         self._rebuild.max_copied_seq = 0
 
     def copy_in(self, run: RunView, history: History) -> None:
-        """Take blocks copied from a peer whose history this is; see `Rebuild.copy_in`."""
+        """Take blocks copied from a peer whose history this is; see `Rebuild.copy_in`.
+
+        Now and then they are flushed beside what goes on: so the flush at the end is short, and
+        the space that they free can be used again.
+        """
         self._rebuild.copy_in(run, history)
+        self._unflushed_copies_bytes += len(run.data)
         if self._durability.is_checkpoint_due:
             self._durability.relieve()
+        elif self._unflushed_copies_bytes > self._parts.limits.unflushed_copies_bytes:
+            self._unflushed_copies_bytes = 0
+            self._durability.flush_soon()
 
     async def lacking(self, table: bytes, history: History) -> Lacking:
         """What is to be copied of a peer whose history this is; see `Rebuild.lacking`."""
@@ -326,14 +340,6 @@ class ReplicaStore(StoreFacts):
         standing.end_rebuild(history, parts.block_map, freed)
         parts.reclaimer.put(freed, point[1])
         await self.flush()
-
-    async def discarded_since(self, since: Reign) -> Blocks:
-        """Those of `changed_since` that have no data any more."""
-        return await self._reader.select(lambda rows: later_than(rows, since) & ~with_data(rows))
-
-    async def changed_since(self, since: Reign) -> Blocks:
-        """The blocks whose version is later than this point of the order, ascending."""
-        return await self._reader.select(lambda rows: later_than(rows, since))
 
     def frozen(self) -> AbstractContextManager[Frozen]:
         """The replica as it is now, for a peer that stages; see `Frozen`."""

@@ -10,17 +10,17 @@ from __future__ import annotations
 
 import struct
 from array import array
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain, pairwise
 
 import numpy as np
 
-from cstor_core.checksums import Buffer, crc32c
+from cstor_core.checksums import Buffer, checksums_of, crc32c
 from cstor_core.errors import CorruptError, FencedError, NoSpaceError, ProtocolError
 from cstor_core.frames import RunView
 from cstor_core.generated.cstor.v1 import volume_pb2
 from cstor_core.rows import ROW, ROW_BYTES, UNMAP, rows_of
-from cstor_core.units import BLOCK_BYTES, MIB
+from cstor_core.units import BLOCK_BYTES
 from replica.store.allocator import Extent
 from replica.store.journal import Point
 from replica.store.parts import Parts
@@ -267,10 +267,7 @@ class Writer:
             or not _rise_by_one(seqs)
         ):
             return 0
-        found = [
-            crc32c(data[piece], salt ^ block)
-            for block, piece in zip(blocks, _pieces(count), strict=True)
-        ]
+        found = checksums_of(data, salt, blocks)
         last_seq: int = seqs[-1]
         return last_seq if found == half_columns[7::8].tolist() else 0
 
@@ -341,18 +338,6 @@ class Writer:
             parts.journal.append(Kind.TAIL_SHED, _PLACE.pack(durable), parts.standing.applied_seq)
             parts.tail.shed(durable)
             return parts.allocator.allocate(count)
-
-
-def _pieces(blocks: int) -> Iterable[slice]:
-    """Where in the data of a run each of so many blocks is."""
-    if blocks <= len(_PIECES):
-        return _PIECES[:blocks]
-    return (
-        slice(start, start + BLOCK_BYTES) for start in range(0, blocks * BLOCK_BYTES, BLOCK_BYTES)
-    )
-
-
-_PIECES = tuple(slice(start, start + BLOCK_BYTES) for start in range(0, MIB, BLOCK_BYTES))
 
 
 def _check_unmap(block: int, place: int, size_blocks: int) -> None:

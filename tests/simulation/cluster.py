@@ -50,6 +50,7 @@ LIMITS = StoreLimits(
     hole_bytes=8 * BLOCK_BYTES,
     map_cache_bytes=64 * KIB,
     unflushed_freed_bytes=32 * BLOCK_BYTES,
+    unflushed_copies_bytes=32 * BLOCK_BYTES,
     run_rows_max=512,
 )
 TELL_CONFIGURATION = frozenset(("open", "member_added", "member_removed", "member_failed"))

@@ -281,6 +281,13 @@ class SimulatedFile:
     def pread_cached(self, length: int, offset: int) -> Buffer | None:
         return None if self._disk.misses_cache() else self.pread(length, offset)
 
+    def fill_cached(self, buffer: memoryview, offset: int) -> bool:
+        data = self.pread_cached(len(buffer), offset)
+        if data is None or len(data) != len(buffer):
+            return False
+        buffer[:] = data
+        return True
+
     async def pread_off_loop(self, length: int, offset: int) -> bytes:
         await asyncio.sleep(READ_S * self._disk.faults.slow)
         return self.pread(length, offset)

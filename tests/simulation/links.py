@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from operator import attrgetter
 from typing import Any, TypeVar
 
 import grpc
@@ -12,7 +13,8 @@ from cstor_core.calls import ERROR_NAME_KEY
 from cstor_core.errors import CstorError, UnavailableError
 from cstor_core.frames import Buffer
 from cstor_core.generated.cstor.v1 import replica_pb2, volume_pb2
-from cstor_target.volume.links import MessageStream, OnClosed, OnMessage
+from cstor_core.message_stream import MessageStream, OnClosed, OnMessage
+from replica.copies import COPIES_PATH
 from replica.host import ReplicaHost
 from replica.sessions import Session
 from tests.simulation.network import Connection, Machine, Network
@@ -157,7 +159,7 @@ async def messages(
 
 
 class SimulatedDialler:
-    """A replica's way to its peers: channels with the one kind of call that it makes."""
+    """A replica's way to its peers: channels with the kinds of call that it makes, and streams."""
 
     def __init__(self, network: Network, caller: Machine, find: Callable[[str], Machine]) -> None:
         self._network = network
@@ -166,6 +168,14 @@ class SimulatedDialler:
 
     def channel(self, address: str) -> Any:
         return _Channel(self._network, self._caller, self._find(address))
+
+    def open_stream(
+        self, address: str, path: str, on_message: OnMessage, on_closed: OnClosed
+    ) -> MessageStream:
+        assert path == COPIES_PATH
+        callee = self._find(address)
+        make = attrgetter("copies_session")
+        return Connection(self._network, self._caller, callee, make, on_message, on_closed)
 
 
 _PULLS = {

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 from cstor_core.errors import CstorError, UnavailableError
-from cstor_target.volume.links import OnClosed, OnMessage
+from cstor_core.message_stream import OnClosed, OnMessage
 from replica.host import ReplicaHost
 from replica.sessions import Session
 from tests.simulation.world import Process, SimulatedLoop
@@ -310,7 +310,7 @@ class Connection:
 
     def _answer(self) -> None:
         while self._session is not None and (answer := self._session.take_answer()) is not None:
-            self._ways[1].send(self._arrived, answer)
+            self._ways[1].send(self._arrived, bytes(answer))
 
     def _arrived(self, message: bytes) -> None:
         """In the caller's process."""

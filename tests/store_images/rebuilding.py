@@ -76,7 +76,8 @@ async def rebuild(life: RebuildLife, store: ReplicaStore, stage: type[Stage] | N
     _stream(life, store, last - 6, middle)
     history = peer.history
     shared = store.history.shared_with(history)
-    wanted = np.union1d(await peer.changed_since(shared), await store.foreign_blocks(history))
+    changed = np.concatenate(await peer.changed_since(shared))
+    wanted = np.union1d(changed, await store.foreign_blocks(history))
     for first in range(0, len(wanted), 5):
         copies = await peer.read_verified(wanted[first : first + 5])
         store.copy_in(copies, history)

@@ -49,6 +49,12 @@ async def away(cluster: Cluster, disk: NbdClient) -> None:
     await write(disk, extents(64, CHANGED_MIB), MIB, 1)
 
 
+async def keep_writing(disk: NbdClient) -> None:
+    """One block after the other, until it is cancelled."""
+    while True:
+        await disk.write(0, bytes(BLOCK_BYTES))
+
+
 def copied(metrics_address: str) -> float:
     """Bytes that the replica has copied since its process was started."""
     return metrics_at(metrics_address).get("rebuild_bytes", 0.0)
@@ -107,11 +113,14 @@ def test_rebuild_is_watched_from_its_start_to_its_end(cluster: Cluster, tmp_path
             await away(cluster, disk)
             address = await asyncio.to_thread(address_of, cluster, "address")
             last = (await asyncio.to_thread(cluster.events))[-1]["number"]
+            # Beside an initiator a rebuild is slow enough to be watched.
+            writing = asyncio.ensure_future(keep_writing(disk))
             with watcher(cluster) as watching:
                 await asyncio.to_thread(cluster.start)
                 found = await asyncio.to_thread(events_of, cluster, address, last)
                 said, _ = await asyncio.to_thread(watching.communicate, timeout=60.0)
             assert watching.returncode == 0
+            writing.cancel()
             return found, [json.loads(line) for line in said.splitlines()]
 
     events, watched = asyncio.run(live())

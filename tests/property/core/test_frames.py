@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from contextlib import suppress
 
 import pytest
@@ -13,11 +14,15 @@ from cstor_core.frames import (
     ANSWER,
     FORMAT,
     QUESTION,
+    CopiesMessage,
     RunView,
     check_run_lengths,
     decode_append,
+    decode_copies,
+    decode_copies_request,
     decode_read_request,
     decode_read_response,
+    encode_copies_request,
     encode_read_request,
     encode_read_response,
     encode_run_request,
@@ -120,6 +125,51 @@ def test_read_response_is_protobufs_byte_for_byte(
 
 
 @settings(deadline=None)
+@given(st.lists(U64, min_size=1, max_size=300), OPENINGS)
+def test_copies_request_is_protobufs_byte_for_byte(
+    numbers: list[int], opening: stream_pb2.StreamOpening | None
+) -> None:
+    blocks = struct.pack(f"<{len(numbers)}Q", *numbers)
+    expected = stream_pb2.PullCopiesRequest(format=FORMAT, blocks=blocks)
+    assert encode_copies_request(blocks) == expected.SerializeToString()
+    expected.MergeFrom(stream_pb2.PullCopiesRequest(opening=opening))
+    frame = decode_copies_request(expected.SerializeToString())
+    assert (frame.opening, bytes(frame.questions)) == (opening, blocks)
+
+
+@settings(deadline=None)
+@given(TABLES, st.binary(max_size=300))
+def test_copies_are_protobufs_byte_for_byte(table: bytes, data: bytes) -> None:
+    expected = stream_pb2.PullCopiesResponse(
+        format=FORMAT, run=volume_pb2.Run(table=table, data=data)
+    ).SerializeToString()
+    made = CopiesMessage(table, len(data))
+    made.data[:] = data
+    assert bytes(made.message) == expected
+    run = decode_copies(expected)
+    assert (bytes(run.table), bytes(run.data)) == (table, data)
+
+
+@pytest.mark.parametrize(
+    ("message", "words"),
+    [
+        (b"\x08\x80\x80\x08", "format 2"),
+        (b"\x08\x80\x80\x04\x12\x02\x0a\x00", "not a number of rows"),
+        (b"\x08\x80\x80\x04\x10\x02", "wrong type"),
+    ],
+)
+def test_copies_that_are_none_are_refused(message: bytes, words: str) -> None:
+    with pytest.raises(ProtocolError, match=words):
+        decode_copies(message)
+
+
+def test_numbers_of_blocks_are_whole() -> None:
+    message = stream_pb2.PullCopiesRequest(format=FORMAT, blocks=bytes(12)).SerializeToString()
+    with pytest.raises(ProtocolError, match="not a whole number"):
+        decode_copies_request(message)
+
+
+@settings(deadline=None)
 @given(OPENINGS, U64, st.booleans(), ENTRIES)
 def test_what_protobuf_encodes_is_read(
     opening: stream_pb2.StreamOpening | None,
@@ -150,7 +200,10 @@ def test_opening_of_a_read_stream_is_read(opening: stream_pb2.StreamOpening | No
 @settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_random_bytes_are_refused_or_read_but_never_crash(message: bytes) -> None:
-    for decode in (decode_append, decode_read_request, decode_read_response):
+    for decode in (
+        *(decode_append, decode_read_request, decode_read_response),
+        *(decode_copies_request, decode_copies),
+    ):
         with suppress(ProtocolError):
             decode(message)
 

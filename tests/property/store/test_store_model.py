@@ -300,7 +300,7 @@ class StoreAndModel(RuleBasedStateMachine):
         history = self.peer.history
         shared = self.store.history.shared_with(history)
         wanted = np.union1d(
-            self.run(self.peer.changed_since(shared)),
+            np.concatenate(self.run(self.peer.changed_since(shared))),
             self.run(self.store.foreign_blocks(history)),
         )
         batches = [wanted[first : first + 100] for first in range(0, len(wanted), 100)]

@@ -13,13 +13,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cstor_core.errors import CstorError
-from cstor_core.frames import FORMAT, QUESTION, encode_read_request
+from cstor_core.frames import FORMAT, QUESTION, encode_copies_request, encode_read_request
 from cstor_core.generated.cstor.v1 import replica_pb2, stream_pb2, volume_pb2
 from cstor_core.rows import rows_of
+from replica.copies import CopiesSession
 from replica.daemon import open_host
 from replica.host import ReplicaHost
 from replica.replica_node import ReplicaNode
-from replica.sessions import AppendSession, ReadSession
+from replica.sessions import AppendSession, ReadSession, Session
 from tests.scenario.replica.clients import IDENTITY, INSTANCE, run_message
 
 Edits = list[tuple[int, int]]
@@ -49,6 +50,12 @@ class Victim:
     def read_session(self) -> ReadSession:
         session = self.host.read_session(lambda: None, lambda _: None)
         request = stream_pb2.ReadRequest(format=FORMAT, opening=self.opening)
+        session.receive(request.SerializeToString())
+        return session
+
+    def copies_session(self) -> CopiesSession:
+        session = self.host.copies_session(lambda: None, lambda _: None)
+        request = stream_pb2.PullCopiesRequest(format=FORMAT, opening=self.opening)
         session.receive(request.SerializeToString())
         return session
 
@@ -104,7 +111,7 @@ def edited(message: bytes, edits: Edits) -> bytes:
     return bytes(changed)
 
 
-def said(session: AppendSession | ReadSession, message: bytes) -> None:
+def said(session: Session, message: bytes) -> None:
     """Give a message to a session; only an error of ours may come of it."""
     with suppress(CstorError):
         session.receive(message)
@@ -120,6 +127,8 @@ def test_garbage_ends_a_stream_before_and_after_its_opening(victim: Victim, garb
         for session in (
             victim.append_session(),
             victim.read_session(),
+            victim.copies_session(),
+            victim.host.copies_session(lambda: None, lambda _: None),
             victim.host.append_session(lambda: None, lambda _: None),
             victim.host.read_session(lambda: None, lambda _: None),
         ):
@@ -153,6 +162,8 @@ def test_damaged_questions_harm_nothing(victim: Victim, edits: Edits) -> None:
     async def speak() -> None:
         questions = QUESTION.pack(1, 0, 3, 1) + QUESTION.pack(2, 0, 0, 256)
         said(victim.read_session(), edited(encode_read_request(questions), edits))
+        blocks = np.arange(600, dtype="<u8").tobytes()
+        said(victim.copies_session(), edited(encode_copies_request(blocks), edits))
         victim.run_is_taken()
 
     victim.loop.run_until_complete(speak())

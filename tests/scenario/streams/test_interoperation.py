@@ -10,6 +10,7 @@ from typing import Any
 
 import grpc
 import grpc.aio
+import numpy as np
 import pytest
 import uvloop
 
@@ -32,10 +33,16 @@ from cstor_core.frames import (
     encode_read_request,
 )
 from cstor_core.generated.cstor.v1 import replica_pb2, stream_pb2, volume_pb2
+from cstor_core.message_stream import MessageStream
+from cstor_core.rows import rows_of
 from cstor_core.settings import DataStream
-from cstor_target.replica_links import fast_streams, grpc_links
-from cstor_target.volume.links import MessageStream, ReplicaLink
+from cstor_core.streams.client import fast_streams
+from cstor_target.replica_links import grpc_links
+from cstor_target.volume.links import ReplicaLink
+from replica.copies import Copies
+from replica.daemon import PeerConnections
 from replica.host import ReplicaHost
+from replica.peers import Peer
 from tests.scenario.replica.clients import (
     IDENTITY,
     INSTANCE,
@@ -176,6 +183,36 @@ async def append_and_read_back(bench: Bench) -> None:
     await asyncio.sleep(0.05)
     assert not ear.ended.done()
     assert bench.host.nodes[IDENTITY.volume_uuid].append_session is None
+
+
+@pytest.mark.parametrize("theirs", [FAST, GRPC])
+async def test_copies_come_from_either_server(tmp_path: Path, theirs: DataStream) -> None:
+    async with hosted(tmp_path / "pool", theirs) as (_, ports):
+        client = Client(ports.grpc)
+        await found([client])
+        stream = await client.append_stream(1)
+        await stream.record(1, 1)
+        for seq in range(2, 1202, 300):
+            await stream.write(1, seq, *range(seq, seq + 300))
+        peer = Peer(PeerConnections(SystemClock()), client.as_source())
+        copies = Copies(peer, client.orders(1))
+        asked = np.arange(1201, 1, -1, dtype=np.uint64)
+        for start in range(0, len(asked), 500):
+            copies.ask(asked[start : start + 500])
+        while copies.asked_blocks:
+            run = await copies.next()
+            numbers = rows_of(run.table)["block"].tolist()
+            assert numbers == asked[: len(numbers)].tolist()
+            assert run.data == b"".join(block_data(number, number) for number in numbers)
+            asked = asked[len(numbers) :]
+        assert not len(asked)
+        await client.promise(2, "target-b")
+        copies.ask(np.arange(2, 5, dtype=np.uint64))
+        with pytest.raises(UnavailableError, match="target-b"):
+            await copies.next()
+        copies.close()
+        await peer.close()
+        await client.close()
 
 
 async def test_errors_arrive_as_the_same_errors_with_their_sentences(bench: Bench) -> None:

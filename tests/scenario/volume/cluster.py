@@ -14,11 +14,11 @@ from uuid import UUID
 
 from cstor_core.errors import CstorError, RefusedError, UnavailableError
 from cstor_core.generated.cstor.v1 import control_pb2, replica_pb2, volume_pb2
+from cstor_core.message_stream import MessageStream, OnClosed, OnMessage
 from cstor_core.units import BLOCK_BYTES
 from cstor_target.events import KINDS
 from cstor_target.volume.backing import Buffer, Failure
 from cstor_target.volume.engine import Engine
-from cstor_target.volume.links import MessageStream, OnClosed, OnMessage
 from cstor_target.volume.settings import EngineSettings
 from tests.scenario.volume.clones import Clones
 from tests.scenario.volume.disks import Disk

@@ -109,6 +109,6 @@ def find_an_older_block_good() -> None:
 
     async def careless(self: ReplicaStore, table: bytes, history: History) -> Lacking:
         found = await lacking(self, table, history)
-        return Lacking(found.blocks[1:], found.verified)
+        return Lacking(found.blocks[1:], found.places[1:], found.verified)
 
     ReplicaStore.lacking = careless  # type: ignore[method-assign]

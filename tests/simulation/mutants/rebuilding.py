@@ -12,15 +12,16 @@ from cstor_core.words import history_message
 from cstor_target.volume.members import Member
 from cstor_target.volume.returning import Returning
 from cstor_target.volume.roster import Roster
-from replica import pulls, sources, staging
+from replica import copies, pulls, sources, staging
+from replica.copies import CopiesSession
 from replica.errors import OrderError
 from replica.host import ReplicaHost
 from replica.replica_node import ReplicaNode
 from replica.sources import Giving
+from replica.store.reader import Reader
 from replica.store.rebuild import Rebuild
 from replica.store.records import Kind
 from replica.store.replica_store import ReplicaStore
-from replica.store.row_sets import later_than, with_data
 from replica.store.standing import Standing
 from tests.simulation.mutants.planting import Mistakes
 
@@ -81,7 +82,7 @@ def _any_may_give() -> None:
         node.check_usable()
         node.fence.check_epoch(epoch)
 
-    patched: Any = (sources, staging)
+    patched: Any = (copies, sources, staging)
     for module in patched:
         module.check_source = check
 
@@ -136,8 +137,10 @@ def skip_what_is_older_than_the_own_end() -> None:
 
     compare = pulls.Rebuild._compare
 
-    async def careless(self: pulls.Rebuild, peer: Any, since: Reign, asked: Any) -> History:
-        return await compare(self, peer, self._node.store.history.end, asked)
+    async def careless(
+        self: pulls.Rebuild, peer: Any, copies: Any, since: Reign, asked: Any
+    ) -> History:
+        return await compare(self, peer, copies, self._node.store.history.end, asked)
 
     pulls.Rebuild._compare = careless  # type: ignore[method-assign]
 
@@ -182,14 +185,13 @@ def clear_the_flag_before_the_flush() -> None:
 def forget_what_was_unmapped() -> None:
     """A source names no block that has no data any more."""
 
-    async def none(self: ReplicaStore, since: Reign) -> Any:
-        return np.zeros(0, dtype=np.uint64)
+    changed_since = Reader.changed_since
 
-    async def written(self: ReplicaStore, since: Reign) -> Any:
-        return await self._reader.select(lambda rows: later_than(rows, since) & with_data(rows))
+    async def careless(self: Reader, point: Reign) -> Any:
+        _, written = await changed_since(self, point)
+        return written[:0], written
 
-    ReplicaStore.discarded_since = none  # type: ignore[method-assign]
-    ReplicaStore.changed_since = written  # type: ignore[method-assign]
+    Reader.changed_since = careless  # type: ignore[method-assign]
 
 
 @_found.breaks("Copies carry the epoch and are fenced by it.")
@@ -201,7 +203,8 @@ def copy_for_an_earlier_epoch() -> None:
         if node.store.rebuilding:
             raise OrderError("it is rebuilding")
 
-    patched: Any = (sources, staging)
+    patched: Any = (copies, sources, staging)
     for module in patched:
         module.check_source = check
     Giving.check = lambda self: None  # type: ignore[method-assign]
+    CopiesSession.close = lambda self, error: None  # type: ignore[method-assign]

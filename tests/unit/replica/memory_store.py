@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from cstor_core.checksums import Buffer, block_checksum
 from cstor_core.errors import CorruptError, FencedError
-from cstor_core.frames import FrameEntry, RunView
+from cstor_core.frames import CopiesMessage, FrameEntry, RunView
 from cstor_core.generated.cstor.v1 import volume_pb2
 from cstor_core.history import History, Reign
 from cstor_core.rows import ROW, rows_of
@@ -56,6 +56,7 @@ class MemoryStore:
         self.begun = False
         self.table: dict[int, tuple[int, int, int]] = {}
         self.data: dict[int, bytes] = {}
+        self.places: dict[int, int] = {}
         self.log: list[FrameEntry] = []
         self.missing: set[int] = set()
         self.broken: set[int] = set()
@@ -162,14 +163,16 @@ class MemoryStore:
 
     def rows(self, blocks: npt.NDArray[np.uint64]) -> bytes:
         return b"".join(
-            ROW.pack(block, block in self.table, *self.table.get(block, (0, 0, 0)))
+            ROW.pack(block, self._place(block), *self.table.get(block, (0, 0, 0)))
             for block in blocks.tolist()
         )
 
     async def lacking(self, table: bytes, history: History) -> Lacking:
         foreign, blocks, same = set(self._foreign(history).tolist()), [], 0
+        places: dict[int, int] = {}
         for block, place, seq, epoch, _ in ROW.iter_unpack(table):
             self.max_copied_seq = max(self.max_copied_seq, seq)
+            places[block] = place
             if block in foreign or (epoch, seq) > self._version(block):
                 if place:
                     blocks.append(block)
@@ -178,7 +181,8 @@ class MemoryStore:
             elif place and (epoch, seq) == self._version(block):
                 same += 1
                 blocks += [block] if block in self.broken else []
-        return Lacking(np.array(blocks, dtype=np.uint64), same)
+        found = [places[block] for block in blocks]
+        return Lacking(np.array(blocks, np.uint64), np.array(found, np.uint64), same)
 
     async def foreign_blocks(self, history: History) -> npt.NDArray[np.uint64]:
         return self._foreign(history)
@@ -196,16 +200,34 @@ class MemoryStore:
         self.rebuilding = False
         await self.flush()
 
-    async def discarded_since(self, since: Reign) -> npt.NDArray[np.uint64]:
-        changed = await self.changed_since(since)
-        return np.array([b for b in changed.tolist() if b not in self.data], dtype=np.uint64)
-
-    async def changed_since(self, since: Reign) -> npt.NDArray[np.uint64]:
+    async def changed_since(
+        self, since: Reign
+    ) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
         changed = [b for b in self.table if self._version(b) > (since.epoch, since.last_seq)]
-        return np.array(sorted(changed), dtype=np.uint64)
+        discarded = [b for b in changed if b not in self.data]
+        written = [b for b in changed if b in self.data]
+        return np.array(sorted(discarded), np.uint64), np.array(sorted(written), np.uint64)
+
+    def copies(self, blocks: npt.NDArray[np.uint64]) -> memoryview | None:
+        if self.missing.intersection(blocks.tolist()):
+            return None
+        run = self._run(blocks)
+        made = CopiesMessage(run.table, len(run.data))
+        made.data[:] = run.data
+        return made.message
+
+    async def copies_off_loop(self, blocks: npt.NDArray[np.uint64]) -> memoryview:
+        await asyncio.sleep(0)
+        run = self._run(blocks)
+        made = CopiesMessage(run.table, len(run.data))
+        made.data[:] = run.data
+        return made.message
 
     async def read_verified(self, blocks: npt.NDArray[np.uint64]) -> RunView:
         await asyncio.sleep(0)
+        return self._run(blocks)
+
+    def _run(self, blocks: npt.NDArray[np.uint64]) -> RunView:
         table, data = b"", b""
         for block in blocks.tolist():
             if block in self.broken:
@@ -214,6 +236,9 @@ class MemoryStore:
             table += ROW.pack(block, 1 if block in self.table else 0, seq, epoch, checksum)
             data += self.data[block] if block in self.table else b""
         return RunView(memoryview(table), memoryview(data))
+
+    def _place(self, block: int) -> int:
+        return self.places.get(block, 1) if block in self.table else 0
 
     def _version(self, block: int) -> tuple[int, int]:
         seq, epoch, _ = self.table.get(block, (0, 0, 0))

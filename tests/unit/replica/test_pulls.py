@@ -13,6 +13,7 @@ from cstor_core.units import BLOCK_BYTES
 from cstor_core.words import history_message
 from replica import pacing, pulls, sources
 from replica.errors import DivergedError, EndedError, OrderError, TailError
+from replica.store.row_sets import Blocks
 from tests.unit.replica.worlds import World, orders_of, turns
 
 
@@ -123,6 +124,25 @@ async def test_a_rebuild_copies_what_is_missing_while_new_entries_come(world: Wo
     answer = stream.answer()
     assert answer is not None
     assert answer.applied_seq == 8
+
+
+async def test_blocks_are_asked_for_in_the_order_in_which_they_lie_at_the_source(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.stores[0].places = {0: 7, 1: 3, 2: 9, 3: 2, 4: 8}
+    given: list[int] = []
+    copies = world.stores[0].copies
+
+    def watched(blocks: Blocks) -> memoryview | None:
+        given.extend(blocks.tolist())
+        return copies(blocks)
+
+    monkeypatch.setattr(world.stores[0], "copies", watched)
+    await begin(world)
+    world.append_stream(1).open(1, rebuilding=True)
+    assert (await rebuild(world, rebuild_request([(1, 6)]))).complete
+    assert given == [3, 1, 0, 4, 2]
+    assert world.stores[1].table == world.stores[0].table
 
 
 async def test_a_rebuild_of_an_idle_volume_ends_at_the_history_that_it_was_given(

@@ -15,9 +15,11 @@ from cstor_core.checksums import block_checksum
 from cstor_core.errors import CstorError, UnavailableError
 from cstor_core.frames import FORMAT, QUESTION, encode_read_request, encode_run_request
 from cstor_core.generated.cstor.v1 import replica_pb2, stream_pb2, volume_pb2
+from cstor_core.message_stream import OnClosed, OnMessage
 from cstor_core.rows import ROW
 from cstor_core.units import BLOCK_BYTES
 from replica import sources
+from replica.copies import CopiesSession
 from replica.replica_node import ReplicaNode
 from replica.sessions import AppendSession, ReadSession
 from tests.unit.replica.memory_store import SALT, VOLUME, MemoryStore
@@ -88,6 +90,49 @@ class Call:
         pass
 
 
+class CopiesStream:
+    """A stream of copies from another node, or from nobody, as its asker sees it."""
+
+    def __init__(
+        self, node: ReplicaNode | None, on_message: OnMessage, on_closed: OnClosed
+    ) -> None:
+        self._on_message = on_message
+        self._on_closed = on_closed
+        self._is_open = True
+        self._loop = asyncio.get_running_loop()
+        self._session: CopiesSession | None = None
+        if node is None:
+            self._loop.call_soon(self._closed, UnavailableError("nobody answers"))
+        else:
+            self._session = CopiesSession(lambda *_: node, self._answer, self._closed)
+
+    def send(self, message: bytes) -> None:
+        self._loop.call_soon(self._receive, message)
+
+    def close(self) -> None:
+        self._is_open = False
+        if self._session is not None:
+            self._session.end()
+
+    def _receive(self, message: bytes) -> None:
+        if self._session is not None and self._is_open:
+            try:
+                self._session.receive(message)
+            except CstorError as error:
+                self._closed(error)
+            self._answer()
+
+    def _answer(self) -> None:
+        while self._session is not None and (answer := self._session.take_answer()) is not None:
+            if self._is_open:
+                self._on_message(bytes(answer))
+
+    def _closed(self, error: CstorError) -> None:
+        if self._is_open:
+            self._is_open = False
+            self._on_closed(error)
+
+
 class Network:
     """Dials nodes by address; a channel carries the two calls that peers make."""
 
@@ -96,6 +141,11 @@ class Network:
 
     def channel(self, address: str) -> Any:
         return Channel(self.nodes.get(address))
+
+    def open_stream(
+        self, address: str, _path: str, on_message: OnMessage, on_closed: OnClosed
+    ) -> CopiesStream:
+        return CopiesStream(self.nodes.get(address), on_message, on_closed)
 
 
 class Channel:

@@ -171,6 +171,13 @@ class MemoryFile:
         self._filesystem.called("pread_cached")
         return self.pread(length, offset) if self._filesystem.cached else None
 
+    def fill_cached(self, buffer: memoryview, offset: int) -> bool:
+        data = self.pread_cached(len(buffer), offset)
+        if data is None or len(data) != len(buffer):
+            return False
+        buffer[:] = data
+        return True
+
     async def pread_off_loop(self, length: int, offset: int) -> bytes:
         return self.pread(length, offset)
 

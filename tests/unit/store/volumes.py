@@ -32,6 +32,7 @@ SMALL = StoreLimits(
     growth_bytes=32 * BLOCK_BYTES,
     reserve_bytes=64 * 1024,
     unflushed_freed_bytes=64 * BLOCK_BYTES,
+    unflushed_copies_bytes=4 * BLOCK_BYTES,
     map_cache_bytes=64 * 1024,
     run_rows_max=200,
 )

@@ -8,8 +8,9 @@ from typing import cast
 from cstor_core.checksums import block_checksum
 from cstor_core.frames import ANSWER, QUESTION, decode_read_request, encode_read_response
 from cstor_core.generated.cstor.v1 import stream_pb2
+from cstor_core.message_stream import MessageStream, OnClosed, OnMessage
 from cstor_core.rows import ROW
-from cstor_target.volume.links import MessageStream, OnClosed, OnMessage, ReplicaLink
+from cstor_target.volume.links import ReplicaLink
 from cstor_target.volume.members import Member, Standing
 
 SALT = 77

@@ -145,6 +145,11 @@ class ReplicaServiceStub:
                 request_serializer=cstor_dot_v1_dot_replica__pb2.PullBlocksRequest.SerializeToString,
                 response_deserializer=cstor_dot_v1_dot_replica__pb2.PullBlocksResponse.FromString,
                 _registered_method=True)
+        self.PullCopies = channel.stream_stream(
+                '/cstor.v1.ReplicaService/PullCopies',
+                request_serializer=cstor_dot_v1_dot_stream__pb2.PullCopiesRequest.SerializeToString,
+                response_deserializer=cstor_dot_v1_dot_stream__pb2.PullCopiesResponse.FromString,
+                _registered_method=True)
         self.Scan = channel.unary_stream(
                 '/cstor.v1.ReplicaService/Scan',
                 request_serializer=cstor_dot_v1_dot_replica__pb2.ScanRequest.SerializeToString,
@@ -320,6 +325,13 @@ class ReplicaServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PullCopies(self, request_iterator, context):
+        """Asked by a peer that is being rebuilt: blocks by number, question after question.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Scan(self, request, context):
         """Reads all data, verifies every checksum and gives version and checksum of every block.
         """
@@ -453,6 +465,11 @@ def add_ReplicaServiceServicer_to_server(servicer, server):
                     servicer.PullBlocks,
                     request_deserializer=cstor_dot_v1_dot_replica__pb2.PullBlocksRequest.FromString,
                     response_serializer=cstor_dot_v1_dot_replica__pb2.PullBlocksResponse.SerializeToString,
+            ),
+            'PullCopies': grpc.stream_stream_rpc_method_handler(
+                    servicer.PullCopies,
+                    request_deserializer=cstor_dot_v1_dot_stream__pb2.PullCopiesRequest.FromString,
+                    response_serializer=cstor_dot_v1_dot_stream__pb2.PullCopiesResponse.SerializeToString,
             ),
             'Scan': grpc.unary_stream_rpc_method_handler(
                     servicer.Scan,
@@ -1064,6 +1081,33 @@ class ReplicaService:
             '/cstor.v1.ReplicaService/PullBlocks',
             cstor_dot_v1_dot_replica__pb2.PullBlocksRequest.SerializeToString,
             cstor_dot_v1_dot_replica__pb2.PullBlocksResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PullCopies(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/cstor.v1.ReplicaService/PullCopies',
+            cstor_dot_v1_dot_stream__pb2.PullCopiesRequest.SerializeToString,
+            cstor_dot_v1_dot_stream__pb2.PullCopiesResponse.FromString,
             options,
             channel_credentials,
             insecure,

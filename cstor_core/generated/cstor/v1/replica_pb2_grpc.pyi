@@ -79,6 +79,8 @@ class ReplicaServiceStub:
     """Asked by a peer: recent entries by seq, as messages of the append stream."""
     PullBlocks: _grpc.UnaryStreamMultiCallable[_replica_pb2.PullBlocksRequest, _replica_pb2.PullBlocksResponse]
     """Asked by a peer: blocks written after a point, and blocks by number."""
+    PullCopies: _grpc.StreamStreamMultiCallable[_stream_pb2.PullCopiesRequest, _stream_pb2.PullCopiesResponse]
+    """Asked by a peer that is being rebuilt: blocks by number, question after question."""
     Scan: _grpc.UnaryStreamMultiCallable[_replica_pb2.ScanRequest, _replica_pb2.ScanResponse]
     """Reads all data, verifies every checksum and gives version and checksum of every block."""
     ReadSnapshot: _grpc.UnaryStreamMultiCallable[_replica_pb2.ReadSnapshotRequest, _replica_pb2.ReadSnapshotResponse]
@@ -136,6 +138,8 @@ class ReplicaServiceAsyncStub(ReplicaServiceStub):
     """Asked by a peer: recent entries by seq, as messages of the append stream."""
     PullBlocks: _aio.UnaryStreamMultiCallable[_replica_pb2.PullBlocksRequest, _replica_pb2.PullBlocksResponse]  # type: ignore[assignment]
     """Asked by a peer: blocks written after a point, and blocks by number."""
+    PullCopies: _aio.StreamStreamMultiCallable[_stream_pb2.PullCopiesRequest, _stream_pb2.PullCopiesResponse]  # type: ignore[assignment]
+    """Asked by a peer that is being rebuilt: blocks by number, question after question."""
     Scan: _aio.UnaryStreamMultiCallable[_replica_pb2.ScanRequest, _replica_pb2.ScanResponse]  # type: ignore[assignment]
     """Reads all data, verifies every checksum and gives version and checksum of every block."""
     ReadSnapshot: _aio.UnaryStreamMultiCallable[_replica_pb2.ReadSnapshotRequest, _replica_pb2.ReadSnapshotResponse]  # type: ignore[assignment]
@@ -322,6 +326,14 @@ class ReplicaServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_replica_pb2.PullBlocksResponse], _abc.AsyncIterator[_replica_pb2.PullBlocksResponse]]:
         """Asked by a peer: blocks written after a point, and blocks by number."""
+
+    @_abc_1.abstractmethod
+    def PullCopies(
+        self,
+        request_iterator: _MaybeAsyncIterator[_stream_pb2.PullCopiesRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_stream_pb2.PullCopiesResponse], _abc.AsyncIterator[_stream_pb2.PullCopiesResponse]]:
+        """Asked by a peer that is being rebuilt: blocks by number, question after question."""
 
     @_abc_1.abstractmethod
     def Scan(

@@ -25,15 +25,15 @@ _sym_db = _symbol_database.Default()
 from cstor_core.generated.cstor.v1 import volume_pb2 as cstor_dot_v1_dot_volume__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15\x63stor/v1/stream.proto\x12\x08\x63stor.v1\x1a\x15\x63stor/v1/volume.proto\"v\n\rStreamOpening\x12\x13\n\x0bvolume_uuid\x18\x01 \x01(\t\x12\x14\n\x0creplica_uuid\x18\x02 \x01(\t\x12\r\n\x05\x65poch\x18\x03 \x01(\x04\x12\x17\n\x0ftarget_instance\x18\x04 \x01(\t\x12\x12\n\nrebuilding\x18\x05 \x01(\x08\"\x91\x01\n\rAppendRequest\x12\x0e\n\x06\x66ormat\x18\x01 \x01(\r\x12(\n\x07opening\x18\x02 \x01(\x0b\x32\x17.cstor.v1.StreamOpening\x12\x15\n\rcompleted_seq\x18\x03 \x01(\x04\x12\r\n\x05\x66lush\x18\x04 \x01(\x08\x12 \n\x07\x65ntries\x18\x05 \x03(\x0b\x32\x0f.cstor.v1.Entry\"a\n\x0e\x41ppendResponse\x12\x0e\n\x06\x66ormat\x18\x01 \x01(\r\x12\x13\n\x0b\x61pplied_seq\x18\x02 \x01(\x04\x12\x13\n\x0b\x64urable_seq\x18\x03 \x01(\x04\x12\x15\n\rgranted_bytes\x18\x04 \x01(\x04\"Z\n\x0bReadRequest\x12\x0e\n\x06\x66ormat\x18\x01 \x01(\r\x12(\n\x07opening\x18\x02 \x01(\x0b\x32\x17.cstor.v1.StreamOpening\x12\x11\n\tquestions\x18\x03 \x01(\x0c\"K\n\x0cReadResponse\x12\x0e\n\x06\x66ormat\x18\x01 \x01(\r\x12\x0f\n\x07\x61nswers\x18\x02 \x01(\x0c\x12\x0c\n\x04rows\x18\x03 \x01(\x0c\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c*d\n\nReadStatus\x12\x1b\n\x17READ_STATUS_UNSPECIFIED\x10\x00\x12\x1c\n\x18READ_STATUS_MEDIUM_ERROR\x10\x01\x12\x1b\n\x17READ_STATUS_NOT_IN_SYNC\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15\x63stor/v1/stream.proto\x12\x08\x63stor.v1\x1a\x15\x63stor/v1/volume.proto\"v\n\rStreamOpening\x12\x13\n\x0bvolume_uuid\x18\x01 \x01(\t\x12\x14\n\x0creplica_uuid\x18\x02 \x01(\t\x12\r\n\x05\x65poch\x18\x03 \x01(\x04\x12\x17\n\x0ftarget_instance\x18\x04 \x01(\t\x12\x12\n\nrebuilding\x18\x05 \x01(\x08\"\x91\x01\n\rAppendRequest\x12\x0e\n\x06\x66ormat\x18\x01 \x01(\r\x12(\n\x07opening\x18\x02 \x01(\x0b\x32\x17.cstor.v1.StreamOpening\x12\x15\n\rcompleted_seq\x18\x03 \x01(\x04\x12\r\n\x05\x66lush\x18\x04 \x01(\x08\x12 \n\x07\x65ntries\x18\x05 \x03(\x0b\x32\x0f.cstor.v1.Entry\"a\n\x0e\x41ppendResponse\x12\x0e\n\x06\x66ormat\x18\x01 \x01(\r\x12\x13\n\x0b\x61pplied_seq\x18\x02 \x01(\x04\x12\x13\n\x0b\x64urable_seq\x18\x03 \x01(\x04\x12\x15\n\rgranted_bytes\x18\x04 \x01(\x04\"Z\n\x0bReadRequest\x12\x0e\n\x06\x66ormat\x18\x01 \x01(\r\x12(\n\x07opening\x18\x02 \x01(\x0b\x32\x17.cstor.v1.StreamOpening\x12\x11\n\tquestions\x18\x03 \x01(\x0c\"K\n\x0cReadResponse\x12\x0e\n\x06\x66ormat\x18\x01 \x01(\r\x12\x0f\n\x07\x61nswers\x18\x02 \x01(\x0c\x12\x0c\n\x04rows\x18\x03 \x01(\x0c\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\"]\n\x11PullCopiesRequest\x12\x0e\n\x06\x66ormat\x18\x01 \x01(\r\x12(\n\x07opening\x18\x02 \x01(\x0b\x32\x17.cstor.v1.StreamOpening\x12\x0e\n\x06\x62locks\x18\x03 \x01(\x0c\"@\n\x12PullCopiesResponse\x12\x0e\n\x06\x66ormat\x18\x01 \x01(\r\x12\x1a\n\x03run\x18\x02 \x01(\x0b\x32\r.cstor.v1.Run*d\n\nReadStatus\x12\x1b\n\x17READ_STATUS_UNSPECIFIED\x10\x00\x12\x1c\n\x18READ_STATUS_MEDIUM_ERROR\x10\x01\x12\x1b\n\x17READ_STATUS_NOT_IN_SYNC\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'cstor.v1.stream_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_READSTATUS']._serialized_start=594
-  _globals['_READSTATUS']._serialized_end=694
+  _globals['_READSTATUS']._serialized_start=755
+  _globals['_READSTATUS']._serialized_end=855
   _globals['_STREAMOPENING']._serialized_start=58
   _globals['_STREAMOPENING']._serialized_end=176
   _globals['_APPENDREQUEST']._serialized_start=179
@@ -44,4 +44,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_READREQUEST']._serialized_end=515
   _globals['_READRESPONSE']._serialized_start=517
   _globals['_READRESPONSE']._serialized_end=592
+  _globals['_PULLCOPIESREQUEST']._serialized_start=594
+  _globals['_PULLCOPIESREQUEST']._serialized_end=687
+  _globals['_PULLCOPIESRESPONSE']._serialized_start=689
+  _globals['_PULLCOPIESRESPONSE']._serialized_end=753
 # @@protoc_insertion_point(module_scope)
