@@ -21,7 +21,9 @@ PACED_GATHERED_BLOCKS = 1 << 12
 _PIECE_S = 0.016
 _WAIT_S_MAX = 0.1
 VERIFYING = 4
-"""So many blocks are read here, and verified, for what one costs that is copied."""
+"""So many blocks are read here, and verified, for what one costs that is copied,"""
+COMPARING = 8
+"""and so many rows are listed there and compared here."""
 
 
 class Pace:

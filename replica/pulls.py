@@ -30,7 +30,7 @@ from cstor_core.units import BLOCK_BYTES
 from cstor_core.words import history_from, history_message
 from replica.copies import Copies
 from replica.errors import OrderError
-from replica.pacing import VERIFYING
+from replica.pacing import COMPARING, VERIFYING
 from replica.peers import Peer, blame
 from replica.replica_node import ReplicaNode
 from replica.sessions import AppendSession
@@ -223,8 +223,10 @@ class Rebuild:
                     found = await store.lacking(message.rows, self._comparison)
                 except (CorruptError, ProtocolError) as error:
                     raise blame(self._node, peer, error) from error
-                progress.blocks_done += len(message.rows) // ROW_BYTES - len(found.blocks)
-                await pace.spend(found.verified * BLOCK_BYTES // VERIFYING)
+                rows = len(message.rows) // ROW_BYTES
+                progress.blocks_done += rows - len(found.blocks)
+                cost_blocks = rows / COMPARING + found.verified / VERIFYING
+                await pace.spend(int(cost_blocks * BLOCK_BYTES))
                 lacking.append(found)
                 if sum(len(some.blocks) for some in lacking) >= pace.gathered_blocks:
                     await self._copy_blocks(peer, copies, _in_order(lacking))

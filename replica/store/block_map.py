@@ -489,7 +489,7 @@ class BlockMap:
 
 
 _LEVELS_MAX = 8
-_RECENT_AT_ONCE = 8192
+_RECENT_AT_ONCE = 2048
 _TOGETHER_MIN = 32
 """So many look-ups cost less together than one by one."""
 
