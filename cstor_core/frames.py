@@ -94,6 +94,10 @@ def _varint(value: int) -> bytes:
     return bytes(out)
 
 
+_FORMAT_FIELD = b"\x08" + _varint(FORMAT)
+"""With which every message begins that this version sends."""
+
+
 def encode_run_request(
     table: Buffer, data: Sequence[Buffer], data_bytes: int, completed_seq: int, flush: bool
 ) -> bytes:
@@ -101,7 +105,7 @@ def encode_run_request(
 
     Without rows it is a request with no entries, which carries the marks alone.
     """
-    head = [b"\x08" + _varint(FORMAT)]
+    head = [_FORMAT_FIELD]
     if completed_seq:
         head.append(b"\x18" + _varint(completed_seq))
     if flush:
@@ -118,7 +122,7 @@ def encode_run_request(
 
 def encode_read_request(questions: Buffer) -> bytes:
     """A ReadRequest without an opening."""
-    return b"".join((b"\x08", _varint(FORMAT), b"\x1a", _varint(len(questions)), questions))
+    return b"".join((_FORMAT_FIELD, b"\x1a", _varint(len(questions)), questions))
 
 
 def encode_copies_request(blocks: Buffer) -> bytes:
@@ -136,7 +140,7 @@ class CopiesMessage:
         run_head = b"\x0a" + _varint(len(table))
         data_head = b"\x12" + _varint(data_bytes) if data_bytes else b""
         run_bytes = len(run_head) + len(table) + len(data_head) + data_bytes
-        start = b"\x08" + _varint(FORMAT) + b"\x12" + _varint(run_bytes)
+        start = _FORMAT_FIELD + b"\x12" + _varint(run_bytes)
         head = b"".join((start, run_head, table, data_head))
         self.message = np.empty(len(head) + data_bytes, np.uint8).data
         """The whole message, once `data` have been filled,"""
@@ -147,7 +151,7 @@ class CopiesMessage:
 
 def encode_read_response(answers: Buffer, rows: Sequence[Buffer], data: Sequence[Buffer]) -> bytes:
     """A ReadResponse; rows and data come in pieces."""
-    pieces: list[Buffer] = [b"\x08" + _varint(FORMAT)]
+    pieces: list[Buffer] = [_FORMAT_FIELD]
     for tag, group in ((b"\x12", (answers,)), (b"\x1a", rows), (b"\x22", data)):
         length = sum(map(len, group))
         if length:
@@ -158,21 +162,24 @@ def encode_read_response(answers: Buffer, rows: Sequence[Buffer], data: Sequence
 
 def decode_append(message: Buffer) -> AppendFrame:
     """Read an AppendRequest; the views of the result lie in `message`."""
-    frame = AppendFrame(0, None, 0, False, [])
-    for number, value in _fields(memoryview(message)):
-        match number, value:
-            case 1, int():
-                frame.format = value
-            case 2, memoryview():
-                frame.opening = _opening(value)
-            case 3, int():
-                frame.completed_seq = value
-            case 4, int():
-                frame.flush = value != 0
-            case 5, memoryview():
+    format_version, fields = _fields_behind_format(message)
+    frame = AppendFrame(format_version, None, 0, False, [])
+    for number, value in fields:
+        if isinstance(value, memoryview):
+            if number == 5:
                 frame.entries.append(decode_entry(value))
-            case _:
+            elif number == 2:
+                frame.opening = _opening(value)
+            else:
                 _check_unknown(number, 5)
+        elif number == 3:
+            frame.completed_seq = value
+        elif number == 4:
+            frame.flush = value != 0
+        elif number == 1:
+            frame.format = value
+        else:
+            _check_unknown(number, 5)
     _check_format(frame.format)
     return frame
 
@@ -217,13 +224,12 @@ def decode_run(message: memoryview) -> RunView:
     """Read one Run and check that its data are as long as its table says."""
     run = RunView(memoryview(b""), memoryview(b""))
     for number, value in _fields(message):
-        match number, value:
-            case 1, memoryview():
-                run.table = value
-            case 2, memoryview():
-                run.data = value
-            case _:
-                _check_unknown(number, 2)
+        if number == 1 and isinstance(value, memoryview):
+            run.table = value
+        elif number == 2 and isinstance(value, memoryview):
+            run.data = value
+        else:
+            _check_unknown(number, 2)
     if not run.table or len(run.table) % ROW_BYTES:
         raise ProtocolError(f"a run's table of {len(run.table)} bytes is not a number of rows")
     return run
@@ -248,8 +254,9 @@ def decode_copies_request(message: Buffer) -> QuestionsFrame:
 
 def _questions(message: Buffer, size: int) -> QuestionsFrame:
     """Read a message that asks questions of so many bytes."""
-    frame = QuestionsFrame(0, None, memoryview(b""))
-    for number, value in _fields(memoryview(message)):
+    format_version, fields = _fields_behind_format(message)
+    frame = QuestionsFrame(format_version, None, memoryview(b""))
+    for number, value in fields:
         match number, value:
             case 1, int():
                 frame.format = value
@@ -267,8 +274,9 @@ def _questions(message: Buffer, size: int) -> QuestionsFrame:
 
 def decode_copies(message: Buffer) -> RunView:
     """Read a PullCopiesResponse; the views of the result lie in `message`."""
-    format_version, run = 0, RunView(memoryview(b""), memoryview(b""))
-    for number, value in _fields(memoryview(message)):
+    format_version, fields = _fields_behind_format(message)
+    run = RunView(memoryview(b""), memoryview(b""))
+    for number, value in fields:
         match number, value:
             case 1, int():
                 format_version = value
@@ -283,29 +291,34 @@ def decode_copies(message: Buffer) -> RunView:
 def decode_read_response(message: Buffer) -> ReadAnswers:
     """Read a ReadResponse; the views of the result lie in `message`."""
     empty = memoryview(b"")
-    frame = ReadAnswers(0, empty, empty, empty)
-    for number, value in _fields(memoryview(message)):
-        match number, value:
-            case 1, int():
+    format_version, fields = _fields_behind_format(message)
+    frame = ReadAnswers(format_version, empty, empty, empty)
+    for number, value in fields:
+        if not isinstance(value, memoryview):
+            if number == 1:
                 frame.format = value
-            case 2, memoryview():
-                frame.answers = value
-            case 3, memoryview():
-                frame.rows = value
-            case 4, memoryview():
-                frame.data = value
-            case _:
+            else:
                 _check_unknown(number, 4)
+        elif number == 4:
+            frame.data = value
+        elif number == 3:
+            frame.rows = value
+        elif number == 2:
+            frame.answers = value
+        else:
+            _check_unknown(number, 4)
     _check_format(frame.format)
     if len(frame.answers) % ANSWER.size or len(frame.rows) % ROW_BYTES:
         raise ProtocolError("the tables of a read response are not whole")
     return frame
 
 
-def _fields(message: memoryview) -> list[tuple[int, int | memoryview]]:
-    """The fields of a protobuf message: (number, varint or bytes); the last of equals counts."""
+def _fields(message: memoryview, position: int = 0) -> list[tuple[int, int | memoryview]]:
+    """The fields of a protobuf message: (number, varint or bytes); the last of equals counts.
+
+    Numbers of one byte, which nearly all are, are read without a call.
+    """
     found: list[tuple[int, int | memoryview]] = []
-    position = 0
     end = len(message)
     try:
         while position < end:
@@ -318,14 +331,20 @@ def _fields(message: memoryview) -> list[tuple[int, int | memoryview]]:
                 value = message[position]
                 position += 1
                 if value >= 0x80:
-                    value, position = _long_varint(message, position - 1)
+                    second = message[position]
+                    if second < 0x80:
+                        value += (second << 7) - 0x80
+                        position += 1
+                    else:
+                        value, position = _long_varint(message, position - 1)
                 if kind == _VARINT:
                     found.append((tag >> 3, value))
                     continue
-                if value > end - position:
-                    raise ProtocolError("a message of the stream is shorter than it says")
-                found.append((tag >> 3, message[position : position + value]))
+                start = position
                 position += value
+                if position > end:
+                    raise ProtocolError("a message of the stream is shorter than it says")
+                found.append((tag >> 3, message[start:position]))
             elif kind == _FIXED64:
                 position += 8
             elif kind == _FIXED32:
@@ -337,6 +356,14 @@ def _fields(message: memoryview) -> list[tuple[int, int | memoryview]]:
     if position != end:
         raise ProtocolError("a message of the stream ends in the middle of a field")
     return found
+
+
+def _fields_behind_format(message: Buffer) -> tuple[int, list[tuple[int, int | memoryview]]]:
+    """The format of a message, if it comes first and is ours, else 0; and the other fields."""
+    view = memoryview(message)
+    if view[: len(_FORMAT_FIELD)] == _FORMAT_FIELD:
+        return FORMAT, _fields(view, len(_FORMAT_FIELD))
+    return 0, _fields(view)
 
 
 def _long_varint(message: memoryview, position: int) -> tuple[int, int]:
