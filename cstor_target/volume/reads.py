@@ -137,7 +137,8 @@ class Reads:
             self._readers.remove(reader)
             if reader.stream is not None:
                 reader.stream.close()
-            for question, _, _ in reader.asked.values():
+            given_up, reader.asked = reader.asked, {}
+            for question, _, _ in given_up.values():
                 question.asked.remove(member)
                 if retry:
                     self._ask_others(question)
@@ -261,6 +262,8 @@ class Reads:
         now_s = self._clock.monotonic()
         for number, count, status in ANSWER.iter_unpack(frame.answers):
             asked = reader.asked.get(number)
+            if reader not in self._readers:
+                return  # whoever was handed an answer before has given the member up
             if asked is None or (status == 0 and count != asked[0].count):
                 raise ProtocolError(f"replica {reader.member.name} answered what was not asked")
             question, sent_s, blocks = asked

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from cstor_core.checksums import block_checksum
 from cstor_core.errors import UnavailableError
 from cstor_core.frames import ANSWER, encode_read_response
 from cstor_core.generated.cstor.v1 import stream_pb2
@@ -328,3 +329,24 @@ def test_slices_of_pieces_are_the_slices_of_the_whole() -> None:
         for length in range(len(whole) - start + 1):
             found = b"".join(slice_pieces(pieces, start, length))
             assert found == whole[start : start + length]
+
+
+def test_member_that_is_given_up_by_what_an_answer_brings_is_not_heard_further(
+    reading: Reading,
+) -> None:
+    first, second = reading.members
+
+    def done(error: Failure | None, pieces: Sequence[Buffer]) -> None:
+        reading.heard.append((error, b"".join(pieces)))
+        reading.reads.remove(first)
+
+    reading.reads.read_blocks(4, 1, done)
+    reading.reads.read_blocks(5, 1, lambda error, pieces: reading.heard.append((error, b"5")))
+    reading.reads.kick()
+    rows = [ROW.pack(at, 1, 3, 3, block_checksum(ONE, SALT, at)) for at in (4, 5)]
+    heads = b"".join(ANSWER.pack(number, 1, 0) for number in (1, 2))
+    stream = reading.links[0].stream
+    stream.on_message(encode_read_response(heads, rows, [ONE, ONE]))
+    assert reading.heard == [(None, ONE)]
+    assert [question[2] for question in reading.links[1].stream.questions()] == [5]
+    assert second in [reader.member for reader in reading.reads._readers]
