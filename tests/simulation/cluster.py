@@ -401,6 +401,14 @@ class Cluster:
         is_called = held.out_of_date == node.store.replica_uuid and held.record_epoch >= adopted
         return is_called or held.record_epoch > adopted
 
+    @property
+    def may_seem_lost(self) -> bool:
+        """Whether one of two has lost power, beside a witness that may have held the other one out
+        of date: it is not known then that none acknowledged anything alone in between.
+        """
+        nodes = [machine.node for machine in self.data_members]
+        return self.witness is not None and any(n is not None and n.store.short for n in nodes)
+
     def use(self, machine: Machine) -> None:
         """A machine is to have a replica."""
         if machine not in self.used:

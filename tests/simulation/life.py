@@ -181,7 +181,8 @@ class Life:
         if is_forced:
             self.deeds.snapshots.forced()
         self._versions.forget()
-        if not self.deeds.too_much and self.cluster.write_cache:
+        is_excused = self.deeds.too_much or self.cluster.may_seem_lost
+        if not is_excused and self.cluster.write_cache:
             self._versions.broken.append(
                 f"a loss was said to be possible at {self._loop.time():.4f}, and none was"
             )
