@@ -8,6 +8,9 @@ that is on its way in the stream, or in the place of anything newer.
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TypeVar
+
 import numpy as np
 
 from cstor_core.errors import CorruptError, InputError, ProtocolError
@@ -19,8 +22,10 @@ from replica.peers import Peer, blame
 from replica.replica_node import ReplicaNode
 from replica.sources import NOTHING_SINCE
 from replica.store.row_sets import Blocks
+from replica.store.views import NO_END
 
 BLOCKS_MAX = 1024
+Given = TypeVar("Given", replica_pb2.PullBlocksResponse, replica_pb2.PullStacksResponse)
 
 
 async def repair_blocks(
@@ -34,21 +39,67 @@ async def repair_blocks(
     node.check_orders(request.orders)
     if node.store.rebuilding:
         raise OrderError("a replica that is being rebuilt gets all that it needs by that")
-    operations_seq = node.store.operations_seq
-    wanted = _wanted(node, request.rows) if request.rows else None
-    if wanted is None:
-        bad = await node.store.bad_among(_asked(node, request.blocks))
+    if request.of_snapshots:
+        bad, repaired = await _repair_snapshots(node, request)
     else:
-        bad = await node.store.wrong_among(wanted)
-    repaired = 0
+        bad, repaired = await _repair_volume(node, request)
     if len(bad):
         node.counters.checksum_errors += len(bad)
-        repaired = await _pull(node, request, bad, wanted, operations_seq)
         node.log.warning(
             "blocks_repaired", blocks=bad.tolist(), repaired=repaired, source=request.source.address
         )
     return replica_pb2.RepairBlocksResponse(
         bad_blocks=np.asarray(bad, dtype="<u8").tobytes(), blocks_repaired=repaired
+    )
+
+
+async def _repair_volume(
+    node: ReplicaNode, request: replica_pb2.RepairBlocksRequest
+) -> tuple[Blocks, int]:
+    """Which of the volume's own blocks were bad, or not what they must be, and how many are right
+    now.
+    """
+    store, operations_seq = node.store, node.store.operations_seq
+    wanted = _wanted(node, request.rows) if request.rows else None
+    if wanted is None:
+        bad = await store.bad_among(_asked(node, request.blocks))
+    else:
+        bad = await store.wrong_among(wanted)
+    question = replica_pb2.PullBlocksRequest(
+        volume_uuid=request.orders.volume_uuid,
+        replica_uuid=request.source.replica_uuid,
+        epoch=request.orders.epoch,
+        since=volume_pb2.Reign(epoch=NOTHING_SINCE.epoch, last_seq=NOTHING_SINCE.last_seq),
+        blocks=np.asarray(bad, dtype="<u8").tobytes(),
+    )
+
+    async def take(run: RunView) -> int:
+        if store.operations_seq != operations_seq:
+            return 0  # the volume may have another view than when it was looked at
+        return store.replace_bad(run) if wanted is None else store.replace_wrong(run, wanted)
+
+    if not len(bad):
+        return bad, 0
+    return bad, await _pull(node, request, lambda peer: peer.pull_blocks(question), take)
+
+
+async def _repair_snapshots(
+    node: ReplicaNode, request: replica_pb2.RepairBlocksRequest
+) -> tuple[Blocks, int]:
+    """The same of what snapshots need of blocks, of which only data are put right."""
+    store, asked = node.store, _asked(node, request.blocks)
+    _, bad = await store.verified_ones(asked, store.views_of_snapshots())
+    question = replica_pb2.PullStacksRequest(
+        volume_uuid=request.orders.volume_uuid,
+        replica_uuid=request.source.replica_uuid,
+        epoch=request.orders.epoch,
+        since=volume_pb2.Reign(epoch=request.orders.epoch, last_seq=NO_END),
+        whole_blocks=np.asarray(bad, dtype="<u8").tobytes(),
+    )
+    if not len(bad):
+        return bad, 0
+    return bad, await _pull(
+        node, request, lambda peer: peer.pull_stacks(question), store.rewrite_bad
     )
 
 
@@ -78,33 +129,20 @@ def _wanted(node: ReplicaNode, packed: bytes) -> Rows:
 async def _pull(
     node: ReplicaNode,
     request: replica_pb2.RepairBlocksRequest,
-    bad: Blocks,
-    wanted: Rows | None,
-    operations_seq: int,
+    pull: Callable[[Peer], AsyncIterator[Given]],
+    take: Callable[[RunView], Awaitable[int]],
 ) -> int:
-    """Take what the source has of these blocks, unless an operation has come between; how many
-    copies counted.
-    """
+    """Have what the source gives taken; how many copies counted."""
     peer = Peer(node.dialler, request.source)
-    question = replica_pb2.PullBlocksRequest(
-        volume_uuid=request.orders.volume_uuid,
-        replica_uuid=request.source.replica_uuid,
-        epoch=request.orders.epoch,
-        since=volume_pb2.Reign(epoch=NOTHING_SINCE.epoch, last_seq=NOTHING_SINCE.last_seq),
-        blocks=np.asarray(bad, dtype="<u8").tobytes(),
-    )
-    repaired = 0
+    taken = 0
     try:
-        async for message in peer.pull_blocks(question):
+        async for message in pull(peer):
             node.check_orders(request.orders)  # a promise since then has ended this one
-            if message.run.table and node.store.operations_seq == operations_seq:
+            if message.run.table:
                 run = RunView(memoryview(message.run.table), memoryview(message.run.data))
-                if wanted is None:
-                    repaired += node.store.replace_bad(run)
-                else:
-                    repaired += node.store.replace_wrong(run, wanted)
+                taken += await take(run)
     except (CorruptError, ProtocolError) as error:
         raise blame(node, peer, error) from error
     finally:
         await peer.close()
-    return repaired
+    return taken

@@ -73,6 +73,11 @@ class Member:
             return self.link.address
         return f"{self.link.address} ({self.replica_uuid[:8]})"
 
+    @property
+    def as_source(self) -> replica_pb2.Source:
+        """How another replica is told to copy from it."""
+        return replica_pb2.Source(address=self.link.address, replica_uuid=self.replica_uuid)
+
     def facts(self, **others: object) -> dict[str, object]:
         """The facts of an event that it has to do with: who it is, where it is, and these."""
         return {"replica": self.replica_uuid, "address": self.link.address, **others}

@@ -238,7 +238,7 @@ class Opener:
         at = self._attempts % len(opening.sources)  # one may have a bad block: they take turns
         chosen = by_uuid[opening.sources[at]]
         self._attempts += 1
-        source = replica_pb2.Source(address=chosen.link.address, replica_uuid=chosen.replica_uuid)
+        source = chosen.as_source
         through_seq = opening.history.end.last_seq
         answers = await self._all(
             {

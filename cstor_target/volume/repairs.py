@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 
 from cstor_core.errors import CstorError
-from cstor_core.generated.cstor.v1 import replica_pb2
 from cstor_target.volume.counters import Counters
 from cstor_target.volume.events import EventSink
 from cstor_target.volume.members import Member
@@ -46,8 +45,7 @@ class Repairs:
                 await self._repair(tenure, bad, good, sorted(blocks))
 
     async def _repair(self, tenure: Tenure, bad: Member, good: Member, blocks: list[int]) -> None:
-        source = replica_pb2.Source(address=good.link.address, replica_uuid=good.replica_uuid)
-        request = tenure.repair_request(bad.replica_uuid, source, blocks)
+        request = tenure.repair_request(bad.replica_uuid, good.as_source, blocks)
         try:
             answer = await bad.link.repair_blocks(request)
         except CstorError as error:

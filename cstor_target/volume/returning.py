@@ -118,7 +118,7 @@ class Returning:
             source = await self._source_at(member, end_seq, needs_stream=False)
             bound = self.tenure.history.extended(source.applied_seq)
             rate = self._pacing.rate_of(member)
-            request = self.tenure.stage_request(member.replica_uuid, _source(source), bound, rate)
+            request = self.tenure.stage_request(member.replica_uuid, source.as_source, bound, rate)
             history = History()
             member.progress.begin(self._clock.monotonic())
             async with aclosing(member.link.stage(request)) as staging:
@@ -173,7 +173,7 @@ class Returning:
         for source in list(self._roster.in_sync):
             request = replica_pb2.CatchUpRequest(
                 orders=self.tenure.orders(member.replica_uuid),
-                source=_source(source),
+                source=source.as_source,
                 through_seq=source.applied_seq,
             )
             try:
@@ -238,7 +238,7 @@ class Returning:
         member.progress.begin(self._clock.monotonic())
         rate = self._pacing.rate_of(member)
         uuid = member.replica_uuid
-        request = self.tenure.rebuild_request(uuid, _source(source), through_seq, rate)
+        request = self.tenure.rebuild_request(uuid, source.as_source, through_seq, rate)
         async with aclosing(member.link.rebuild(request)) as rebuilding:
             async for progress in rebuilding:
                 if member.append_stream is None:
@@ -298,7 +298,3 @@ class Returning:
     def _send(member: Member, message: bytes) -> None:
         if member.append_stream is not None:
             member.append_stream.send(message)
-
-
-def _source(member: Member) -> replica_pb2.Source:
-    return replica_pb2.Source(address=member.link.address, replica_uuid=member.replica_uuid)

@@ -3,7 +3,7 @@
 It goes through the volume range by range.  What is not equal is looked at again, a little later,
 as often as it takes until it is equal, has been put right, or is given up; what it is then is for
 `scrub_plan` to say.  What snapshots need beside the volume comes after that: it never changes, and
-is compared only.
+only data that are bad are put right.
 
 It takes whoever is in sync at the moment: a member that leaves is missed, and one that comes is
 asked from then on.  Without a quorum it waits.
@@ -291,38 +291,59 @@ class ScrubRun:
                 source = members[verdict.sources[tried % len(verdict.sources)]]
                 rows[members[number], source].append(verdict.right.row(block))
         for (member, source), table in rows.items():
-            where = replica_pb2.Source(
-                address=source.link.address, replica_uuid=source.replica_uuid
+            request = self._tenure.repair_rows_request(
+                member.replica_uuid, source.as_source, b"".join(table)
             )
-            request = self._tenure.repair_rows_request(member.replica_uuid, where, b"".join(table))
-            try:
-                answer = await member.link.repair_blocks(request)
-            except CstorError as error:
-                findings.reason = str(error)
-            else:
-                self._counters.blocks_repaired += answer.blocks_repaired
+            await self._have_repaired(member, request, findings)
 
     async def _settle_snapshots(self, blocks: Sequence[int]) -> _Findings:
-        """The same of what snapshots need, which is not put right."""
-        findings = _Findings(reason="it is of snapshots only")
-        for pause_s in SETTLES_S:
+        """The same of what snapshots need, of which only data are put right."""
+        findings = _Findings()
+        for tried, pause_s in enumerate(SETTLES_S):
             await self._clock.sleep(pause_s)
             looks = await self._ask_for(blocks, of_snapshots=True)
             each, members = list(looks.values()), list(looks)
             same = len({look.operations_seq for look in each}) == 1
-            found = set(suspects(each)) & set(blocks)
             findings.left = {
                 block: {
                     members[number]: _kind(each[number], block)
                     for number in (odd_ones(each, block) if same else ())
                 }
-                for block in found
+                for block in set(suspects(each)) & set(blocks)
             }
-            if same or not found:
+            for block, copies in findings.left.items():
+                findings.wrong |= {(member, block): wrong for member, wrong in copies.items()}
+            is_last = tried + 1 == len(SETTLES_S)
+            if same and (is_last or not await self._repair_snapshots(members, tried, findings)):
                 break
-        for block, copies in findings.left.items():
-            findings.wrong |= {(member, block): wrong for member, wrong in copies.items()}
         return findings
+
+    async def _repair_snapshots(
+        self, members: Sequence[Member], tried: int, findings: _Findings
+    ) -> bool:
+        """Have bad data replaced by those of a member that is not odd; whether there is any."""
+        asked: dict[tuple[Member, Member], list[int]] = defaultdict(list)
+        for block, copies in sorted(findings.left.items()):
+            sources = [member for member in members if member not in copies]
+            for member, wrong in copies.items():
+                if sources and wrong is Wrong.BAD_CHECKSUM:
+                    asked[member, sources[tried % len(sources)]].append(block)
+        for (member, source), blocks in asked.items():
+            request = self._tenure.repair_snapshots_request(
+                member.replica_uuid, source.as_source, blocks
+            )
+            await self._have_repaired(member, request, findings)
+        return bool(asked)
+
+    async def _have_repaired(
+        self, member: Member, request: replica_pb2.RepairBlocksRequest, findings: _Findings
+    ) -> None:
+        try:
+            answer = await member.link.repair_blocks(request)
+        except CstorError as error:
+            findings.reason = str(error)
+        else:
+            self._counters.blocks_repaired += answer.blocks_repaired
 
     def _close(self, findings: _Findings, *, of_snapshots: bool) -> None:
         """Count what was found, and tell of it."""

@@ -116,6 +116,14 @@ class Tenure:
             orders=self.orders(replica_uuid), source=source, blocks=packed
         )
 
+    def repair_snapshots_request(
+        self, replica_uuid: str, source: replica_pb2.Source, blocks: Sequence[int]
+    ) -> replica_pb2.RepairBlocksRequest:
+        """The same of what snapshots need of some blocks."""
+        request = self.repair_request(replica_uuid, source, blocks)
+        request.of_snapshots = True
+        return request
+
     def repair_rows_request(
         self, replica_uuid: str, source: replica_pb2.Source, rows: bytes
     ) -> replica_pb2.RepairBlocksRequest:

@@ -314,12 +314,19 @@ class Reader:
         rows = np.concatenate(found)
         return rows, await self._bad_of(rows, views)
 
-    async def has_newer(self, row: np.void) -> bool:
-        """Whether a snapshot has a newer version of a block than this one of the volume."""
+    async def stack(self, block: int) -> Rows:
+        """The rows of a block that the volume or any snapshot needs, the newer ones first.
+
+        Raises CorruptError where the map cannot be read.
+        """
         try:
-            rows = await self._parts.block_map.rows_in(int(row["block"]), 1, self._views())
+            return await self._parts.block_map.rows_in(block, 1, self._views())
         except OSError as error:
             raise self.map_unreadable(error) from error
+
+    async def has_newer(self, row: np.void) -> bool:
+        """Whether a snapshot has a newer version of a block than this one of the volume."""
+        rows = await self.stack(int(row["block"]))
         versions = zip(rows["epoch"].tolist(), rows["seq"].tolist(), strict=True)
         return any(version > (row["epoch"], row["seq"]) for version in versions)
 

@@ -138,6 +138,32 @@ class Rebuild:
         self._put_right(theirs, own, taken, run.data)
         return int(taken.sum())
 
+    async def rewrite_bad(self, run: RunView) -> int:
+        """Write the data of any rows anew that are bad here, from a peer's rows that are the same.
+
+        Raises as `copy_in`.  Returns in how many blocks that was to be done.
+        """
+        theirs = rows_of(bytearray(run.table))
+        writing = _writes(theirs)
+        theirs["place"][writing] = 1
+        if int(writing.sum()) * BLOCK_BYTES != len(run.data):
+            raise ProtocolError(f"{len(theirs)} rows come with {len(run.data)} bytes")
+        wrong = self._reader.mismatches(theirs, run.data)
+        if wrong:
+            raise CorruptError(f"copied block {wrong[0]} does not match its checksum on arrival")
+        starts = _starts(theirs)
+        rewritten: set[int] = set()
+        for block in ascending(theirs["block"]).tolist():
+            own = await self._reader.stack(block)
+            for index in np.flatnonzero(theirs["block"] == block):
+                row = own[_same(own, theirs[index : index + 1]) & with_data(own)]
+                is_own = len(row) == 1 and int(row["place"][0]) >= self._parts.own_places
+                if is_own and self._own_is_bad(row):
+                    start = int(starts[index])
+                    self._writer.rewrite(int(row["place"][0]), run.data[start:][:BLOCK_BYTES])
+                    rewritten.add(block)
+        return len(rewritten)
+
     def _equal(self, wanted: Rows) -> npt.NDArray[np.bool_]:
         return _same(wanted, self._own(wanted))
 

@@ -90,6 +90,7 @@ class ReplicaStore(StoreFacts):
         self.replace_bad = self._rebuild.replace_bad
         """Finds those of some blocks that are bad, and takes a peer's copies of them."""
         self.wrong_among = self._rebuild.wrong_among
+        self.rewrite_bad = self._rebuild.rewrite_bad
         self.replace_wrong = self._rebuild.replace_wrong
         """The same of those that are not what they must be."""
         self.stage = Staging(parts, self._reader, self._writer, making, self._durability).stage
@@ -355,9 +356,14 @@ class ReplicaStore(StoreFacts):
         except OSError as error:
             raise self._reader.map_unreadable(error) from error
 
-    def scan(self, first_block: int = 0) -> AsyncIterator[tuple[bytes, Blocks]]:
-        """(rows, numbers of bad blocks), ascending; all data are read and verified."""
-        return self._reader.scan(first_block)
+    def scan(
+        self, first_block: int = 0, views: Sequence[View] = ()
+    ) -> AsyncIterator[tuple[bytes, Blocks]]:
+        """(rows, numbers of bad blocks), ascending; all data are read and verified.
+
+        The rows are the volume's own, or those that some view needs.
+        """
+        return self._reader.scan(first_block, views)
 
     def scrub(
         self, bytes_per_s: int, sleep: Callable[[float], Awaitable[None]]

@@ -62,8 +62,9 @@ class Scrubbing:
             node = machine.node
             if machine.is_broken or not machine.has_rotted or node is None:
                 continue
-            async for _, bad in node.store.scan(0):
-                found += [f"{block} on {machine.name}" for block in bad.tolist()]
+            for views in ((), node.store.views_of_snapshots()):
+                async for _, bad in node.store.scan(0, views):
+                    found += [f"{block} on {machine.name}" for block in bad.tolist()]
         return found
 
     def _accused(self, facts: dict[str, object]) -> None:

@@ -11,11 +11,12 @@ import grpc
 import numpy as np
 import pytest
 
-from cstor_core.generated.cstor.v1 import replica_pb2
+from cstor_core.generated.cstor.v1 import replica_pb2, volume_pb2
 from cstor_core.rows import ROW
 from cstor_core.units import BLOCK_BYTES
 from replica.host import ReplicaHost
 from tests.scenario.replica.clients import IDENTITY, Client, found, hosted
+from tests.scenario.replica.test_snapshots import operate
 
 VOLUME = IDENTITY.volume_uuid
 
@@ -109,3 +110,31 @@ async def test_only_the_target_that_reigns_may_order_it(tmp_path: Path) -> None:
         await member.stub.BeginRebuild(orders)
         with pytest.raises(grpc.aio.AioRpcError, match="is being rebuilt"):
             await repaired(member, source, 1)
+
+
+async def test_what_only_a_snapshot_needs_is_written_anew_where_it_is(tmp_path: Path) -> None:
+    async with alike(tmp_path) as (source, member, hosts):
+        for client in (source, member):
+            stream = await client.append_stream(1)
+            created = volume_pb2.SnapshotCreation(name="s", created_unix_s=7)
+            await operate(stream, volume_pb2.Operation(seq=12, create_snapshot=created))
+            stream.call.cancel()
+        spoil(tmp_path / "b", hosts, 3, 8)
+        for client in (source, member):
+            stream = await client.append_stream(1)
+            await stream.write(1, 13, 3, 4, 5)
+        request = replica_pb2.RepairBlocksRequest(
+            orders=member.orders(1),
+            source=source.as_source(),
+            blocks=struct.pack("<4Q", 3, 4, 8, 9),
+            of_snapshots=True,
+        )
+        answer = await member.stub.RepairBlocks(request)
+        assert [*struct.iter_unpack("<Q", answer.bad_blocks)] == [(3,), (8,)]
+        assert answer.blocks_repaired == 2
+        store = hosts[tmp_path / "b"].nodes[VOLUME].store
+        rows, bad = await store.verified_ones(
+            np.arange(10, dtype=np.uint64), store.views_of_snapshots()
+        )
+        assert (len(rows), len(bad)) == (10, 0)
+        assert not (await member.stub.RepairBlocks(request)).bad_blocks

@@ -42,7 +42,8 @@ def scrub_blocks(
     if len(rows) > ROWS_MAX and not asked:
         end = rows[ROWS_MAX][0]
         del rows[ROWS_MAX:]
-    bad = (replica.rotten_blocks | replica.unreadable_blocks) & {block for block, _ in rows}
+    with_data = {block for block, _ in rows if held[block].data is not None}
+    bad = (replica.rotten_blocks | replica.unreadable_blocks) & with_data
     return replica_pb2.ScrubBlocksResponse(
         floor_seq=disk.applied_seq,
         end_block=asked[-1] + 1 if asked else end,

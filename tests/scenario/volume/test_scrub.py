@@ -243,6 +243,28 @@ def test_what_snapshots_need_is_compared_and_told() -> None:
     play(scenario())
 
 
+def test_bad_data_of_snapshots_are_put_right() -> None:
+    async def scenario() -> None:
+        cluster = Cluster()
+        target = await begun(cluster)
+        await target.engine.operations.create_snapshot("one")
+        await target.engine.operations.create_snapshot("two")
+        await asyncio.sleep(1)
+        bad = cluster.replicas[1]
+        # What the volume itself has of the block is discarded: only snapshots need it.
+        await target.unmap(9 * BLOCK_BYTES, BLOCK_BYTES)
+        bad.rotten_blocks = {9}
+        report = await scrubbed(target)
+        assert [member.bad_checksums for member in report.members] == [0, 1, 0]
+        assert (report.repaired, report.unrepaired) == (1, 0)
+        (facts,) = told(cluster, "block_mismatch")
+        assert (facts["where"], facts["first_block"]) == ("snapshots", 9)
+        assert not bad.rotten_blocks
+        assert not told(cluster, "blocks_unrepaired")
+
+    play(scenario())
+
+
 def test_asked_while_one_runs_it_is_the_same_one_and_it_can_be_stopped() -> None:
     async def scenario() -> None:
         settings = EngineSettings(scrub_rate_bytes_per_s=64 * KIB)

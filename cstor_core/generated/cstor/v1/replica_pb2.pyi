@@ -1005,11 +1005,16 @@ class RepairBlocksRequest(_message.Message):
     SOURCE_FIELD_NUMBER: _builtins.int
     BLOCKS_FIELD_NUMBER: _builtins.int
     ROWS_FIELD_NUMBER: _builtins.int
+    OF_SNAPSHOTS_FIELD_NUMBER: _builtins.int
     blocks: _builtins.bytes
     """Packed u64 block numbers."""
     rows: _builtins.bytes
     """Instead of them: what the blocks must be, as rows of which `place` only says whether there are
     data.  A copy counts that is exactly so, and replaces one that is older, other or bad.
+    """
+    of_snapshots: _builtins.bool
+    """With `blocks`: what any snapshot needs of them, instead of what the volume itself has.  Data
+    that are bad are replaced by those of the same version; rows stay as they are.
     """
     @_builtins.property
     def orders(self) -> Global___Orders: ...
@@ -1022,10 +1027,11 @@ class RepairBlocksRequest(_message.Message):
         source: Global___Source | None = ...,
         blocks: _builtins.bytes = ...,
         rows: _builtins.bytes = ...,
+        of_snapshots: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["orders", b"orders", "source", b"source"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["blocks", b"blocks", "orders", b"orders", "rows", b"rows", "source", b"source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blocks", b"blocks", "of_snapshots", b"of_snapshots", "orders", b"orders", "rows", b"rows", "source", b"source"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
