@@ -459,7 +459,9 @@ class Life:
             self.found.wrong.append(f"the copies differ: {ended.stdout}")
 
     def _note(self, what: str) -> None:
-        self.found.happened.append((round(self.age_s, 1), what))
+        """Paths are told as they are below the soak's directory, which says nothing to a reader."""
+        told = what.replace(f"{self._scratch}/", "")
+        self.found.happened.append((round(self.age_s, 1), told))
 
 
 async def read_all(disk: NbdClient, length: int) -> bytes:
