@@ -19,6 +19,7 @@ from cstor_core.dialling import PeerDialler
 from cstor_core.errors import CorruptError, CstorError, InputError, UnknownVolumeError
 from cstor_core.files import Filesystem
 from cstor_core.generated.cstor.v1 import replica_pb2, volume_pb2
+from cstor_core.lasting import Lasting
 from replica import pulls, repairs, scrubs, sources, staging
 from replica.copies import CopiesSession
 from replica.errors import OrderError
@@ -47,6 +48,8 @@ class ReplicaHost:
         self.stream_errors: dict[str, int] = {}
         self.nodes: dict[str, ReplicaNode] = {}
         self._try_again_s = 0.0
+        self._lasting = Lasting()
+        """What makes replicas, and takes them away: half of it must not stay."""
         self._space = PoolSpace(pool, clock, self.nodes)
         for volume_uuid in pool.replicas:
             self._add(volume_uuid)
@@ -171,7 +174,11 @@ class ReplicaHost:
         Raises InputError where the identity is not one of a volume, where the pool has another
         volume of that UUID or name, and where the replica is founded already.
         """
-        identity = request.identity
+        return await self._lasting.run(self._create(request.identity))
+
+    async def _create(
+        self, identity: volume_pb2.VolumeIdentity
+    ) -> replica_pb2.CreateReplicaResponse:
         self._check_new(identity)
         await self._pool.create(identity)
         node = self.nodes.get(identity.volume_uuid) or self._add(identity.volume_uuid)
@@ -186,6 +193,11 @@ class ReplicaHost:
         Raises InputError where the identity cannot be that of such a clone or there is no such
         snapshot, UnavailableError where it cannot be cloned now, NoSpaceError.
         """
+        return await self._lasting.run(self._clone(request))
+
+    async def _clone(
+        self, request: replica_pb2.CloneReplicaRequest
+    ) -> replica_pb2.CloneReplicaResponse:
         identity = request.clone
         self._check_new(identity)
         source = self._node_of(request.volume_uuid)
@@ -214,7 +226,7 @@ class ReplicaHost:
             node.fence.close_all(
                 UnknownVolumeError(f"volume {node.store.identity.name} has been deleted here")
             )
-        await self._pool.delete(volume_uuid)
+        await self._lasting.run(self._pool.delete(volume_uuid))
         log.info("replica_deleted", volume=volume_uuid, replica=request.replica_uuid)
         return replica_pb2.DeleteReplicaResponse()
 
@@ -393,6 +405,7 @@ class ReplicaHost:
 
     async def close(self) -> None:
         """The clean stop: flush, checkpoint and mark every replica as cleanly stopped."""
+        await self._lasting.close()
         await self._pool.close()
 
     async def _open_again(self) -> None:

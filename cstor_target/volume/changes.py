@@ -15,11 +15,12 @@ removed before the next is added, and the witness goes before there are three.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 
 from cstor_core.clock import Clock
 from cstor_core.errors import CstorError, InputError, UnavailableError, UnknownVolumeError
 from cstor_core.generated.cstor.v1 import replica_pb2, volume_pb2
+from cstor_core.lasting import Lasting
 from cstor_core.limits import REPLICAS_MAX
 from cstor_target.volume.backing import Done, Failure
 from cstor_target.volume.events import EventSink
@@ -65,6 +66,7 @@ class Changes:
         self._link_to = link_to
         self._keep = keep
         self._when_leased = when_leased
+        self._lasting = Lasting()
         self._one_at_a_time = asyncio.Lock()
         """What operators ask for, which may take long."""
         self._one_entry = asyncio.Lock()
@@ -93,7 +95,7 @@ class Changes:
             self._keep(learner)
             try:
                 await self._until_in_sync(learner)
-                await _to_its_end(self._take_in(learner, address))
+                await self._lasting.run(self._take_in(learner, address))
             except BaseException:
                 if learner.is_learner:
                     self._roster.forget(learner)
@@ -111,7 +113,7 @@ class Changes:
             if leaving is None:
                 await self._check_lease()
                 return
-            await _to_its_end(self._let_go(leaving))
+            await self._lasting.run(self._let_go(leaving))
 
     async def move(self, replica: str, address: str) -> str:
         """Find a member, named by UUID or by the address that it had, at another address; its UUID.
@@ -139,7 +141,7 @@ class Changes:
                 member.link = link
                 self._events("member_moved", member.facts())
             await self._until_quorum()
-            await _to_its_end(self.write_addresses_down())
+            await self._lasting.run(self.write_addresses_down())
             return member.replica_uuid
 
     async def write_addresses_down(self) -> None:
@@ -372,10 +374,3 @@ class Changes:
                 raise UnavailableError("the volume is not open any more: ask its next target")
             await self._clock.sleep(_POLL_S)
         tenure.configuration = configuration
-
-
-async def _to_its_end(change: Coroutine[None, None, None]) -> None:
-    """Wait for a change, which goes on though whoever asked for it may not wait any more."""
-    task = asyncio.ensure_future(change)
-    task.add_done_callback(lambda task: task.cancelled() or task.exception())
-    await asyncio.shield(task)
