@@ -5,47 +5,33 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-import pytest
-
 from cstor_core.generated.cstor.v1 import replica_pb2
-from replica.host import ReplicaHost
 from tests.scenario.replica.clients import IDENTITY, hosted
 
-STEPS = 40
 
-
-async def broken_off(host: ReplicaHost, steps: int) -> None:
-    """Ask for a replica, and give up after so many turns of the loop."""
-    asking = asyncio.ensure_future(
-        host.create_replica(replica_pb2.CreateReplicaRequest(identity=IDENTITY))
-    )
-    for _ in range(steps):
-        await asyncio.sleep(0.0002)
-    asking.cancel()
-    await asyncio.gather(asking, return_exceptions=True)
-
-
-@pytest.mark.parametrize("steps", range(0, STEPS, 3))
-async def test_replica_is_made_although_a_call_before_was_broken_off(
-    tmp_path: Path, steps: int
+async def test_replica_that_has_its_name_already_is_opened_though_nobody_waits(
+    tmp_path: Path,
 ) -> None:
+    directory = tmp_path / "pool" / "volumes" / IDENTITY.volume_uuid
     async with hosted(tmp_path / "pool") as (host, _):
-        await broken_off(host, steps)
         request = replica_pb2.CreateReplicaRequest(identity=IDENTITY)
+        asking = asyncio.ensure_future(host.create_replica(request))
+        for _ in iter(directory.exists, True):
+            await asyncio.sleep(0)
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
         made = await host.create_replica(request)
         assert [*host.nodes] == [IDENTITY.volume_uuid]
-        uuid = made.replica.replica_uuid
         deleting = asyncio.ensure_future(
             host.delete_replica(
                 replica_pb2.DeleteReplicaRequest(
-                    volume_uuid=IDENTITY.volume_uuid, replica_uuid=uuid
+                    volume_uuid=IDENTITY.volume_uuid, replica_uuid=made.replica.replica_uuid
                 )
             )
         )
-        for _ in range(steps):
-            await asyncio.sleep(0.0002)
+        for _ in iter(lambda: bool(host.nodes), False):
+            await asyncio.sleep(0)
         deleting.cancel()
         await asyncio.gather(deleting, return_exceptions=True)
         again = await host.create_replica(request)
-        assert [*host.nodes] == [IDENTITY.volume_uuid]
-        assert (again.replica.replica_uuid == uuid) == (steps == 0)
+        assert again.replica.replica_uuid != made.replica.replica_uuid
