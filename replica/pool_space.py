@@ -34,13 +34,14 @@ class PoolSpace:
         """(total, available) bytes of the file system, not older than half a second."""
         now_s = self._clock.monotonic()
         if now_s - self._asked_s > AGE_S_MAX:
-            self._asked_s = now_s
-            self._total, self._available = self._pool.space()
-            share = max(0, self._available - self.reserved_bytes()) // max(1, len(self._nodes))
-            self._takes = {
-                uuid: share + node.store.room_bytes for uuid, node in self._nodes.items()
-            }
+            self._ask(now_s)
         return self._total, self._available
+
+    def _ask(self, now_s: float) -> None:
+        self._asked_s = now_s
+        self._total, self._available = self._pool.space()
+        share = max(0, self._available - self.reserved_bytes()) // max(1, len(self._nodes))
+        self._takes = {uuid: share + node.store.room_bytes for uuid, node in self._nodes.items()}
 
     def reserved_bytes(self) -> int:
         """Of the file system, what data never take."""
@@ -49,7 +50,7 @@ class PoolSpace:
     def granted_bytes(self, store: ReplicaStore) -> int:
         """What a replica still grants: the grants of a pool never exceed its free space."""
         volume_uuid = store.identity.volume_uuid
-        if volume_uuid not in self._takes:
-            self._asked_s = float("-inf")
-        self.asked()
+        now_s = self._clock.monotonic()
+        if now_s - self._asked_s > AGE_S_MAX or volume_uuid not in self._takes:
+            self._ask(now_s)
         return max(0, self._takes[volume_uuid] - store.used_bytes)

@@ -21,7 +21,7 @@ SPAN_MAX = 4
 SAME_BLOCKS = 12
 SECTOR_BYTES = 512
 ZEROS = bytes(BLOCK_BYTES)
-RATE = 9.5
+RATE = 8.8
 """Commands a second, all clients together, in the mean; some seconds are busy, others calm."""
 PACE_S = 3.0
 _WEIGHTS = list(accumulate((28, 30, 4, 10, 4, 4, 14, 2)))

@@ -24,7 +24,7 @@ FLOWS_S = 3.0
 GOOD_WHEN_HEALED = 5
 REFUSES_AFTER_S = 10.0
 """With more lost than may be, nothing is answered with GOOD from so long after."""
-LOOK_S = 1.0
+LOOK_S = 1.5
 ENDED_S = 0.25
 
 COMMANDS_MIN, GOOD_MIN, KINDS_MIN = 500, 300, 3
