@@ -193,9 +193,12 @@ class Recovery:
         return bad
 
     def _durable_number(self, image: JournalImage) -> int:
-        """The last record that is known to have been flushed, data included."""
-        marks = (record.durable_number for record in image.records(self._head.replay))
-        return max((self._head.record_number, *marks))
+        """The last record that is known to have been flushed, data included.
+
+        Those behind a gap say so, too.
+        """
+        newest = self._head.record_number
+        return max((newest, *(record.durable_number for _, record in image.later_than(newest))))
 
     def _data_verify(self, record: Record) -> bool:
         """Whether the data of all rows that a record wrote are there."""

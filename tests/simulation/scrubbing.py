@@ -16,7 +16,7 @@ from cstor_target.volume.scrub_plan import Wrong
 from tests.simulation.clients import Clients
 from tests.simulation.cluster import Cluster, Target
 
-LEFT_S_MAX = 25.0
+LEFT_S_MAX = 90.0
 """So long scrubs may take to put everything right."""
 AGAIN_S = 1.0
 

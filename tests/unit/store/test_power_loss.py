@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import re
 from pathlib import Path
 
 import pytest
 
 from cstor_core.errors import CorruptError
 from replica.store.pool import MARKS
+from replica.store.records import JOURNAL_MAGIC
 from tests.unit.store.memory_files import MemoryFilesystem
 from tests.unit.store.volumes import (
     BLOCKS,
@@ -113,6 +115,26 @@ async def test_recent_entries_whose_data_a_power_loss_took_are_no_longer_given()
         given = [seq for seq, _, _ in await entries_of(store, first)]
         assert given == list(range(first + 1, flushed_seq + 1))
         filesystem.restart()
+
+
+async def test_bad_data_that_were_flushed_are_bad_blocks_and_no_torn_end() -> None:
+    """Only a record behind a lost one still says that they were."""
+    filesystem = MemoryFilesystem()
+    store = await open_store(filesystem)
+    store.append(writes(2, 1, (1, block_of(1))))
+    await store.flush()
+    content = filesystem.inodes[DATA].content
+    at = bytes(content).index(block_of(1))
+    store.append(writes(3, 1, (2, block_of(2))))
+    store.append(writes(4, 1, (3, block_of(3))))
+    filesystem.lose_power(lambda: True)
+    content[at] ^= 1
+    third, _ = sorted(found.start() for found in re.finditer(JOURNAL_MAGIC, content))[-2:]
+    content[third] ^= 1
+    store = await open_store(filesystem, "boot-2")
+    assert store.short
+    assert store.applied_seq == 2
+    assert [list(bad) async for _, bad in store.scan(0)] == [[1]]
 
 
 async def test_two_checkpoints_are_made_one_after_another() -> None:
