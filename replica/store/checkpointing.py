@@ -109,13 +109,14 @@ class Checkpointing:
             self.forget(run)
             return
         self._moment = moment.keeping(parts.standing.operations.hidden)
+        freed = [*outcome.unneeded, *(block_map.placed.among(one) for one in outcome.superseded)]
         block_map.levels_are_run(levels, run, placed.then(), outcome.held_blocks)
         if run is not None and run.head.row_count > run.head.data_rows:
             self._has_discards = True
         await pace.sync_directory(self._filesystem, self._path.parent)
         parts.journal.oldest = max(parts.journal.oldest, head.replay[0])
         parts.reclaimer.durable(number)
-        for places in outcome.freed:
+        for places in freed:
             parts.tail.hold(places, number)
 
     async def tidy(self) -> None:
@@ -176,6 +177,7 @@ class Checkpointing:
             raise
         self._moment = self._moment.without(destroyed)
         operations.forget(destroyed)
+        freed = block_map.placed.among(garbage.places())
         block_map.runs = runs_then()
         block_map.take_placed(placed_then(), held_then())
         self._has_discards = self._has_discards or bool(destroyed)
@@ -183,7 +185,7 @@ class Checkpointing:
         await BACKGROUND.sync_directory(self._filesystem, self._path.parent)
         for one in old:
             self.forget(one)
-        self._parts.tail.hold(garbage.places(), number)
+        self._parts.tail.hold(freed, number)
 
     def _destroyable(self) -> list[Hidden]:
         """What may be destroyed now: the last checkpoint has to know that it is hidden."""

@@ -34,12 +34,19 @@ _GROWTH = 4
 class Outcome:
     """What was found out while a run was made."""
 
-    freed: list[Units] = field(default_factory=list)
-    """Places that nobody needs any more with it."""
+    unneeded: list[Units] = field(default_factory=list)
+    """Places of recent rows that nobody needs."""
+    superseded: list[Units] = field(default_factory=list)
+    """Places of older rows that nobody needs any more with it, unless they are free by now."""
     added: list[Units] = field(default_factory=list)
     """Places of its rows."""
     held_blocks: int = 0
     """How many blocks the volume has data of in it; where it lies over others, how many more."""
+
+    @property
+    def freed(self) -> list[Units]:
+        """All places that nobody needs any more with it."""
+        return [*self.unneeded, *self.superseded]
 
 
 def next_cut(runs: Sequence[MapRun], low: int, pages: int = PAGES_AT_ONCE) -> int:
@@ -111,8 +118,9 @@ async def resolved(
             fresh = [_between(rows, low, high) for rows in ordered]
             rows, is_older = laid_over(levels, fresh, older, low, high)
             is_needed = needed(rows, views)
-            outcome.freed.append(_places(rows[~is_older & ~is_needed]))
-            outcome.freed.append(_places(older[needed(older, views) & ~is_needed[is_older]]))
+            outcome.unneeded.append(_places(rows[~is_older & ~is_needed]))
+            was_needed = needed(older, views)
+            outcome.superseded.append(_places(older[was_needed & ~is_needed[is_older]]))
             outcome.held_blocks += _held_blocks(rows, views[0]) - _held_blocks(older, views[0])
             says_something = (rows["seq"] != 0) | is_among(rows["block"], older["block"])
             found = rows[~is_older & is_needed & says_something]

@@ -66,6 +66,10 @@ class PlaceSet:
             found[of_file] = bits.holds(places[of_file] & np.uint64(UNIT_MASK))
         return found
 
+    def among(self, places: Units) -> Units:
+        """Those of the places that are in the set."""
+        return places[self.holds(places)]
+
     def count(self) -> int:
         """How many places are in the set."""
         return sum(bits.count() for bits in self._files.values())

@@ -11,7 +11,11 @@ from cstor_core.errors import CorruptError, InputError, ProtocolError
 from cstor_core.generated.cstor.v1 import volume_pb2
 from cstor_core.rows import ROW, has_data
 from cstor_core.units import BLOCK_BYTES
+from replica.store.bits import Places
+from replica.store.durability import Durability
+from replica.store.operations import Hidden
 from replica.store.replica_store import ReplicaStore
+from replica.store.tail import Tail
 from tests.unit.store.memory_files import MemoryFilesystem
 from tests.unit.store.volumes import (
     BLOCKS,
@@ -219,6 +223,55 @@ async def test_a_thousand_snapshots_of_one_block() -> None:
         delete(found, f"s{number}")
     await destroyed(found)
     assert found._parts.block_map.placed_blocks == 3
+
+
+@pytest.mark.parametrize("first", ["checkpoint", "merge"])
+async def test_a_place_is_freed_once_by_a_checkpoint_and_a_merge_beside_it(
+    first: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One finds it hidden by what is newer, and for the other nobody is left who saw it."""
+    monkeypatch.setattr(Durability, "tidy_soon", lambda self: None)
+    store = await open_store(MemoryFilesystem())
+    operations = store._parts.standing.operations
+    write(store, 0, 1, 10)
+    create(store, "first")
+    write(store, 0, 1, 20)
+    before = operations.head
+    revert(store, "first")
+    operations.hidden = [Hidden(store.applied_seq, before)]  # as a step hides what was there
+    await store.checkpoint()
+    await destroyed(store)
+    write(store, 0, 1, 30)
+    freed: list[int] = []
+    hold = Tail.hold
+
+    def told(self: Tail, places: Places, number: int) -> None:
+        freed.extend(int(place) for place in places)
+        hold(self, places, number)
+
+    monkeypatch.setattr(Tail, "hold", told)
+    making = store._durability._making
+    new_run, may_end = making.new_run, {"checkpoint": asyncio.Event(), "merge": asyncio.Event()}
+    turns = iter(may_end.values())
+
+    async def late(*arguments: Any) -> Any:
+        mine = next(turns)
+        run = await new_run(*arguments)
+        await mine.wait()
+        return run
+
+    making.new_run = late  # type: ignore[method-assign]
+    tasks = {"checkpoint": asyncio.create_task(store.checkpoint())}
+    for _ in range(20):
+        await asyncio.sleep(0)
+    tasks["merge"] = asyncio.create_task(making._merge())
+    for _ in range(20):
+        await asyncio.sleep(0)
+    for name in sorted(tasks, key=lambda name: name != first):
+        may_end[name].set()
+        await tasks[name]
+    assert len(freed) == len(set(freed)) == 1
+    assert content_of(store, 0) == block_of(30)
 
 
 async def test_a_bad_block_of_a_snapshot_is_found() -> None:
