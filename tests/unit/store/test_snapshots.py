@@ -260,7 +260,7 @@ async def test_a_place_is_freed_once_by_a_checkpoint_and_a_merge_beside_it(
         await mine.wait()
         return run
 
-    making.new_run = late  # type: ignore[method-assign]
+    monkeypatch.setattr(making, "new_run", late)
     tasks = {"checkpoint": asyncio.create_task(store.checkpoint())}
     for _ in range(20):
         await asyncio.sleep(0)
