@@ -142,7 +142,13 @@ class Roster:
             )
 
     def promote(self, member: Member) -> None:
-        """A member is in sync from now on."""
+        """A member is in sync from now on.
+
+        Raises UnavailableError where it was removed while it was being brought back.
+        """
+        if member not in self.receivers:
+            member.leave()
+            raise UnavailableError(f"replica {member.name} is no member any more")
         member.found_full = 0
         member.progress.end()
         if member.is_learner:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from random import Random
+from typing import Any
 
 import pytest
 
 from cstor_core.errors import CstorError, InputError, UnavailableError
-from cstor_core.generated.cstor.v1 import control_pb2, volume_pb2
+from cstor_core.generated.cstor.v1 import control_pb2, replica_pb2, volume_pb2
 from cstor_core.units import BLOCK_BYTES, KIB
 from cstor_target.volume.settings import EngineSettings
-from tests.scenario.volume.cluster import Cluster, Target, block_of, until
+from tests.scenario.volume.cluster import Cluster, SimulatedLink, Target, block_of, until
 from tests.scenario.volume.test_members import assert_equal_replicas
 from tests.scenario.volume.virtual_time import play
 
@@ -302,6 +303,44 @@ def test_what_cannot_be_is_refused_with_a_sentence() -> None:
         with pytest.raises(UnavailableError):
             await changes.add(away.address)
         assert uuids(target) == ["1", "2"]
+
+    play(scenario())
+
+
+def test_one_that_is_removed_while_it_comes_back_counts_for_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def scenario() -> None:
+        cluster = Cluster()
+        target = await cluster.serving_target()
+        await target.healthy()
+        _, other, away = cluster.replicas
+        away.kill()
+        await until(lambda: len(target.engine._roster.in_sync) == 2)
+        is_asked, may_answer = asyncio.Event(), asyncio.Event()
+        promise = SimulatedLink.promise
+
+        async def late(self: SimulatedLink, request: replica_pb2.PromiseRequest) -> Any:
+            answer = await promise(self, request)
+            if self.replica is away:
+                is_asked.set()
+                await may_answer.wait()
+            return answer
+
+        monkeypatch.setattr(SimulatedLink, "promise", late)
+        away.restart()
+        await is_asked.wait()
+        await target.engine.changes.remove(away.disk.replica_uuid)
+        may_answer.set()
+        await asyncio.sleep(1)
+        roster = target.engine._roster
+        assert roster.in_sync == roster.members
+        other.kill()
+        await until(lambda: not roster.has_quorum)
+        write = target.write(0, block_of(1))
+        await asyncio.sleep(2)
+        assert not write.done()
+        assert not away.disk.blocks
 
     play(scenario())
 
