@@ -266,6 +266,7 @@ class ReplicaNode:
             operations_seq=store.operations_seq,
             properties=store.properties,
             deleted=store.deleted,
+            reverted=store.is_reverted,
         )
 
     def size_blocks(self) -> int:

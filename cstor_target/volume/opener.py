@@ -31,6 +31,7 @@ from cstor_target.volume.opening import (
     choose,
     lacks_operations,
     may_have_write_cache,
+    may_hide_newer,
     newest_configuration,
     next_epoch,
     one_volume,
@@ -265,7 +266,8 @@ class Opener:
                 bring = self._finish_rebuild
                 own, source_report = self.reported(uuid), self.reported(chosen.replica_uuid)
                 operations_seq = max(own.operations_seq, source_report.operations_seq)
-                if lacks_operations(history_from(own.history), opening.history, operations_seq):
+                lacks = lacks_operations(history_from(own.history), opening.history, operations_seq)
+                if lacks or may_hide_newer(own, opening.history):
                     bring = self._stage
                 await bring(tenure, by_uuid[uuid], source, opening.history, ready)
         if len(ready) < needed:

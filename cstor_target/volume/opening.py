@@ -79,6 +79,18 @@ def lacks_operations(own: History, history: History, operations_seq: int) -> boo
     return own.shared_with(history).last_seq < operations_seq
 
 
+def may_hide_newer(report: Report, history: History) -> bool:
+    """Whether copies of blocks may hide from a member's snapshots what they see.
+
+    A copy lies over all that is there.  Where the volume was reverted, and the member has blocks
+    from outside of this history, one takes the place of such a block and may be older than what
+    a snapshot has.
+    """
+    is_flagged = report.state == replica_pb2.REPLICA_STATE_REBUILDING
+    may_be_foreign = is_flagged or not history_from(report.history).is_prefix_of(history)
+    return report.reverted and may_be_foreign
+
+
 def may_have_write_cache(reports: Iterable[Report]) -> bool:
     """Whether some acknowledged write may not be on stable storage, for all that these know.
 

@@ -21,7 +21,7 @@ from cstor_core.generated.cstor.v1 import replica_pb2
 from cstor_core.history import History
 from cstor_core.words import history_from
 from cstor_target.volume.members import OUT_OF_DATE, Member, Standing
-from cstor_target.volume.opening import lacks_operations
+from cstor_target.volume.opening import lacks_operations, may_hide_newer
 from cstor_target.volume.order import Order
 from cstor_target.volume.pacing import Pacing
 from cstor_target.volume.roster import Roster
@@ -79,7 +79,11 @@ class Returning:
             if await self._rejoined(member, history):
                 return
         operations_seq = max(self.tenure.operations_seq, report.operations_seq)
-        if member.is_learner or self._needs_steps(history, operations_seq, is_flagged=not complete):
+        if (
+            member.is_learner
+            or may_hide_newer(report, self._history())
+            or self._needs_steps(history, operations_seq, is_flagged=not complete)
+        ):
             await self._stage(member)
         else:
             await self._rebuild(member, history, is_flagged=not complete)

@@ -132,6 +132,11 @@ class StoreFacts:
         return self._parts.standing.operations.last_seq
 
     @property
+    def is_reverted(self) -> bool:
+        """Whether the volume does not see all entries: a revert has hidden some."""
+        return not self._parts.standing.operations.head.is_everything
+
+    @property
     def size_bytes(self) -> int:
         """The size of the volume."""
         return self._parts.standing.operations.size_bytes

@@ -39,6 +39,7 @@ class Disk:
     loss_possible: bool = False
     properties: volume_pb2.VolumeProperties = field(default_factory=volume_pb2.VolumeProperties)
     deleted: bool = False
+    reverted: bool = False
     operations_seq: int = 0
     size_bytes: int = 0
     """Once it has been changed."""
@@ -74,7 +75,9 @@ class Disk:
 
     def told(self, **others: Any) -> replica_pb2.ReplicaReport:
         """What the replica says of itself."""
-        return replica_pb2.ReplicaReport(properties=self.properties, deleted=self.deleted, **others)
+        return replica_pb2.ReplicaReport(
+            properties=self.properties, deleted=self.deleted, reverted=self.reverted, **others
+        )
 
     def changes(self, older: str, newer: str) -> list[replica_pb2.BlockExtent]:
         """Each block that differs between two snapshots, or a snapshot and the volume."""

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from cstor_core.generated.cstor.v1 import control_pb2
+from cstor_core.generated.cstor.v1 import control_pb2, replica_pb2
 from cstor_core.units import BLOCK_BYTES, KIB
 from cstor_target.volume.backing import Failure
 from cstor_target.volume.settings import EngineSettings
@@ -129,9 +129,23 @@ def test_member_that_was_away_too_long_is_rebuilt(writes_meanwhile: int) -> None
     play(scenario())
 
 
-def test_diverged_member_is_rebuilt_and_loses_what_the_history_dropped() -> None:
+@pytest.mark.parametrize("reverted", [False, True])
+def test_diverged_member_is_rebuilt_and_loses_what_the_history_dropped(reverted: bool) -> None:
+    """In a volume that was reverted it gets there in steps: snapshots may have newer blocks."""
+
     async def scenario() -> None:
         cluster = Cluster()
+        diverged = cluster.replicas[0]
+        flagged: list[replica_pb2.BeginRebuildRequest] = []
+        for replica in cluster.replicas:
+            replica.disk.reverted = reverted
+        flag = diverged.begin_rebuild
+
+        def noted(request: replica_pb2.BeginRebuildRequest) -> None:
+            flagged.append(request)
+            flag(request)
+
+        diverged.begin_rebuild = noted  # type: ignore[method-assign]
         target = await cluster.serving_target()
         await target.healthy()
         await write_blocks(target, 0, 4, 1)
@@ -151,6 +165,7 @@ def test_diverged_member_is_rebuilt_and_loses_what_the_history_dropped() -> None
         await write_blocks(successor, 0, 1, 2)
         cluster.replicas[0].restart()
         await successor.healthy()
+        assert len(flagged) == (not reverted)
         assert not any(write.done() for write in doubtful)
         assert await successor.read(0, 4 * BLOCK_BYTES) == b"".join(map(block_of, (2, 1, 1, 1)))
         assert await successor.read(4 * BLOCK_BYTES, BLOCK_BYTES) == bytes(BLOCK_BYTES)

@@ -49,6 +49,7 @@ class MemoryStore:
         self.short = False
         self.loss_possible = False
         self.operations_seq = 0
+        self.is_reverted = False
         self.properties = volume_pb2.VolumeProperties()
         self.deleted = False
         self.size_bytes = blocks * BLOCK_BYTES

@@ -73,6 +73,7 @@ class ReplicaReport(_message.Message):
     DELETED_FIELD_NUMBER: _builtins.int
     WITNESS_FIELD_NUMBER: _builtins.int
     OUT_OF_DATE_MARK_FIELD_NUMBER: _builtins.int
+    REVERTED_FIELD_NUMBER: _builtins.int
     replica_uuid: _builtins.str
     state: Global___ReplicaState.ValueType
     promised_epoch: _builtins.int
@@ -95,6 +96,8 @@ class ReplicaReport(_message.Message):
     """It is a witness: a member without data.  Its history is the record of the last epoch that it
     was told of, alone.
     """
+    reverted: _builtins.bool
+    """The volume was reverted: a snapshot may hold newer data of a block than it does."""
     @_builtins.property
     def identity(self) -> _volume_pb2.VolumeIdentity: ...
     @_builtins.property
@@ -144,10 +147,11 @@ class ReplicaReport(_message.Message):
         deleted: _builtins.bool = ...,
         witness: _builtins.bool = ...,
         out_of_date_mark: Global___OutOfDateMark | None = ...,
+        reverted: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["configuration", b"configuration", "history", b"history", "identity", b"identity", "origin", b"origin", "out_of_date_mark", b"out_of_date_mark", "properties", b"properties"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["configuration", b"configuration", "deleted", b"deleted", "durable_seq", b"durable_seq", "history", b"history", "identity", b"identity", "loss_possible", b"loss_possible", "operations_seq", b"operations_seq", "origin", b"origin", "out_of_date_mark", b"out_of_date_mark", "promised_epoch", b"promised_epoch", "promised_instance", b"promised_instance", "properties", b"properties", "reason", b"reason", "replica_uuid", b"replica_uuid", "short", b"short", "size_bytes", b"size_bytes", "snapshots", b"snapshots", "state", b"state", "used_bytes", b"used_bytes", "witness", b"witness"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["configuration", b"configuration", "deleted", b"deleted", "durable_seq", b"durable_seq", "history", b"history", "identity", b"identity", "loss_possible", b"loss_possible", "operations_seq", b"operations_seq", "origin", b"origin", "out_of_date_mark", b"out_of_date_mark", "promised_epoch", b"promised_epoch", "promised_instance", b"promised_instance", "properties", b"properties", "reason", b"reason", "replica_uuid", b"replica_uuid", "reverted", b"reverted", "short", b"short", "size_bytes", b"size_bytes", "snapshots", b"snapshots", "state", b"state", "used_bytes", b"used_bytes", "witness", b"witness"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
