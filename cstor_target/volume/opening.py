@@ -38,17 +38,19 @@ def one_volume(reports: Sequence[Report]) -> None:
 
 
 def newest_configuration(reports: Sequence[Report]) -> volume_pb2.Configuration:
-    """The configuration whose members are asked: the one with the highest number.
+    """The configuration whose members are asked: that of the highest position.
 
-    Raises UnavailableError while no replica of the volume has one.
+    One of a lower position may have been dropped with its entry, whatever its number is.  Raises
+    UnavailableError while no replica of the volume has one.
     """
-    founded = [report.configuration for report in reports if report.configuration.members]
+    founded = [report for report in reports if report.configuration.members]
     if not founded:
         raise UnavailableError(
             "the volume is not founded yet: no replica that answers knows its members; "
             "run 'cstor volume create' (or 'cstor up') to found it"
         )
-    return max(founded, key=configuration_number)
+    newest = max(founded, key=lambda one: (position_of(one), one.configuration.number))
+    return newest.configuration
 
 
 def configuration_number(configuration: volume_pb2.Configuration) -> tuple[int, int]:

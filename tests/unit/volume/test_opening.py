@@ -182,18 +182,24 @@ def test_only_a_founded_replica_whose_disk_works_votes() -> None:
     assert not can_vote(report([], UNFOUNDED))
 
 
-def test_newest_configuration_is_that_of_the_highest_count_and_number() -> None:
-    def having(number: int, forced_openings: int, members: int) -> replica_pb2.ReplicaReport:
+def test_newest_configuration_is_that_of_the_highest_position() -> None:
+    def having(
+        number: int, forced_openings: int, members: int, *reigns: tuple[int, int]
+    ) -> replica_pb2.ReplicaReport:
         configuration = volume_pb2.Configuration(
             number=number,
             forced_openings=forced_openings,
             members=[volume_pb2.Member(replica_uuid=str(member)) for member in range(members)],
         )
-        return replica_pb2.ReplicaReport(configuration=configuration)
+        return replica_pb2.ReplicaReport(
+            configuration=configuration, history=history_message(history_of([*reigns]))
+        )
 
     chosen = newest_configuration([having(1, 0, 3), having(2, 0, 2), having(9, 0, 0)])
     assert (chosen.number, len(chosen.members)) == (2, 2)
     assert newest_configuration([having(7, 0, 3), having(1, 1, 1)]).forced_openings == 1
+    dropped, in_force = having(4, 0, 4, (1, 12)), having(3, 0, 3, (1, 9), (2, 10))
+    assert newest_configuration([dropped, in_force]).number == 3
     with pytest.raises(UnavailableError, match="not founded"):
         newest_configuration([having(0, 0, 0)])
     with pytest.raises(UnavailableError, match="not founded"):
