@@ -30,6 +30,7 @@ from cstor_target.volume.links import ReplicaLink
 from cstor_target.volume.members import Member
 from cstor_target.volume.operations import Operations
 from cstor_target.volume.order import Order
+from cstor_target.volume.quorum import write_quorum
 from cstor_target.volume.roster import Roster
 
 _POLL_S = 0.05
@@ -187,9 +188,10 @@ class Cloning:
                 members.append(result)
             elif not isinstance(result, CstorError) or member in self._roster.in_sync:
                 raise result
-        if len(members) < self._roster.quorum:
+        needed = write_quorum(len(self._roster.data))  # beside a witness both: it knows no clones
+        if len(members) < needed:
             raise UnavailableError(
-                f"{len(members)} members have made the clone and {self._roster.quorum} are needed: "
+                f"{len(members)} members have made the clone and {needed} are needed: "
                 "start the missing replica daemons, and ask again"
             )
         return volume_pb2.Configuration(number=1, members=members)

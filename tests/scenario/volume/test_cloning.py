@@ -174,6 +174,26 @@ def test_no_clone_without_a_quorum_or_of_a_replica_that_is_being_rebuilt() -> No
     play(scenario())
 
 
+def test_one_of_two_beside_a_witness_makes_no_clone() -> None:
+    """The other one might make another of the same name."""
+
+    async def scenario() -> None:
+        cluster = Cluster(replicas=2, witness=True)
+        target = await with_snapshot(cluster)
+        cloning, roster = target.engine.cloning, target.engine._roster
+        await asyncio.sleep(1)
+        cluster.replicas[1].kill()
+        await until(lambda: roster.quorum == 1)
+        with pytest.raises(UnavailableError, match="1 members have made the clone and 2"):
+            await cloning.clone("s", "copy", FRESH.format(1))
+        cluster.replicas[1].restart()
+        await target.healthy()
+        clone = await cloning.clone("s", "copy", FRESH.format(1))
+        assert len(clone.configuration.members) == 2
+
+    play(scenario())
+
+
 def test_member_that_lags_makes_its_clone_when_it_has_come_to_the_snapshot() -> None:
     async def scenario() -> None:
         cluster = Cluster()
