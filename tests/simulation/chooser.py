@@ -9,7 +9,8 @@ from tests.simulation.changes import REPLICAS_MAX
 from tests.simulation.clients import Clients
 from tests.simulation.cluster import Cluster
 from tests.simulation.deeds import LAST, LOST, NEWEST, Deed, Value
-from tests.simulation.storms import OF_A_CLONE, Cast, Plan, slow_rebuild, storm
+from tests.simulation.storms import OF_A_CLONE, Cast, Plan, storm
+from tests.simulation.storms_of_returns import OF_RETURNS
 
 FAULTS_S = 45.0
 """Things go wrong until then."""
@@ -81,9 +82,10 @@ class Chooser:
 
     def orders(self) -> list[tuple[float, Deed]]:
         """What operators ask for in this life, with a moment for each; it is no fault."""
-        self._is_quiet = random.Random(f"{self._cluster.seed} quiet").random() < QUIET
+        quiet = random.Random(f"{self._cluster.seed} quiet")
+        self._is_quiet = quiet.random() < QUIET
         if self._is_quiet:
-            self._first = slow_rebuild
+            self._first = quiet.choice(OF_RETURNS)
             return self._scrubs()
         chance = random.Random(f"{self._cluster.seed} operators")
         planned: list[tuple[float, Deed]] = []
@@ -208,7 +210,7 @@ class Chooser:
         else:
             name, plan = chosen.__name__, chosen(cast)
         begins_s = now_s + self._chance.choice((1.0, 3.0))
-        ends_s = begins_s + max(after_s for after_s, _ in plan)
+        ends_s = begins_s + max((after_s for after_s, _ in plan), default=0.0)
         if ends_s > FAULTS_S:
             return []
         self._cluster.note(f"storm: {name}")

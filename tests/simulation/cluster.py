@@ -264,7 +264,7 @@ class Target:
             reign = (tenure.configuration.forced_openings, tenure.epoch)
             addresses = tuple(member.address for member in configuration.members)
             self._cluster.configurations.ordered(reign, addresses)
-            self._cluster.on_change()
+            self._cluster.on_moment("change")
             begin_change(seq, configuration, learner)
 
         roster.begin_change = begun  # type: ignore[method-assign]
@@ -324,10 +324,10 @@ class Cluster:
         """One was, and has not said yet that something may be gone."""
         self.on_mismatch: Callable[[dict[str, object]], None] = lambda facts: None
         """Called when a scrub has found copies wrong."""
-        self.on_open: Callable[[], None] = lambda: None
-        """Called when a target has opened the volume."""
-        self.on_change: Callable[[], None] = lambda: None
-        """Called when a target is about to send a change of the configuration."""
+        self.on_moment: Callable[[str], None] = lambda moment: None
+        """Called with each event of a target, and with `change` when one is about to send a change
+        of the configuration.
+        """
         self._uuids = count(1)
         self._targets = count(1)
         chance = random.Random(f"{seed} cluster")
@@ -439,8 +439,7 @@ class Cluster:
             self.forced_silently = False
         if name == "block_mismatch":
             self.on_mismatch(facts)
-        if name == "open":
-            self.on_open()
+        self.on_moment(name)
 
     def new_uuid(self) -> str:
         """The next one."""

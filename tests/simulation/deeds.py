@@ -51,10 +51,9 @@ class Deeds:
         self._nobody = contextvars.copy_context()
         """What is done in it goes on whoever dies."""
         self._is_over = False
-        self._when_open: list[tuple[float, Deed]] = []
-        self._when_changing: list[tuple[float, Deed]] = []
-        cluster.on_open = self._opened
-        cluster.on_change = self._changed
+        self._waiting: dict[str, list[tuple[float, Deed]]] = {}
+        """What waits for a moment of each kind."""
+        cluster.on_moment = self._come
 
     def do(self, name: str, arguments: tuple[Value, ...]) -> str:
         """Do it; a few words on what was done, or nothing where it was not."""
@@ -63,32 +62,30 @@ class Deeds:
 
     def when_open(self, after_s: float, name: str, *arguments: Value) -> str:
         """Do another deed so long after the next target has opened the volume."""
-        self._when_open.append((after_s, (name, arguments)))
-        return f"{name} {arguments} after {after_s} s"
+        return self._wait("open", after_s, (name, arguments))
 
     def when_changing(self, after_s: float, name: str, *arguments: Value) -> str:
         """Do another deed so long after the next change of the configuration is ordered; with no
         time, before anybody is sent it.
         """
-        self._when_changing.append((after_s, (name, arguments)))
+        return self._wait("change", after_s, (name, arguments))
+
+    def when_rebuilding(self, after_s: float, name: str, *arguments: Value) -> str:
+        """Do another deed so long after the next member has begun to be rebuilt."""
+        return self._wait("rebuild_started", after_s, (name, arguments))
+
+    def _wait(self, moment: str, after_s: float, deed: Deed) -> str:
+        self._waiting.setdefault(moment, []).append((after_s, deed))
+        name, arguments = deed
         return f"{name} {arguments} after {after_s} s"
 
     def end(self) -> None:
         """Do nothing of what is planned any more."""
-        self._when_open.clear()
-        self._when_changing.clear()
+        self._waiting.clear()
         self._is_over = True
 
-    def _opened(self) -> None:
-        planned, self._when_open = self._when_open, []
-        self._do_later(planned)
-
-    def _changed(self) -> None:
-        planned, self._when_changing = self._when_changing, []
-        self._do_later(planned)
-
-    def _do_later(self, planned: list[tuple[float, Deed]]) -> None:
-        for after_s, (name, arguments) in planned:
+    def _come(self, moment: str) -> None:
+        for after_s, (name, arguments) in self._waiting.pop(moment, ()):
             context = self._nobody.copy()
             if after_s:
                 self._cluster.loop.call_later(

@@ -86,6 +86,10 @@ class Life:
         self._versions = Versions(self.cluster)
         self._healed_s = 0.0
         self._good_when_shut = 0
+        self._is_loss_untold = False
+        """A target has said that something may be gone, and not yet told initiators: the next one
+        says so, too.
+        """
 
     async def live(self) -> Result:
         """All of it."""
@@ -181,7 +185,8 @@ class Life:
         if is_forced:
             self.deeds.snapshots.forced()
         self._versions.forget()
-        is_excused = self.deeds.too_much or self.cluster.may_seem_lost
+        is_excused = self.deeds.too_much or self.cluster.may_seem_lost or self._is_loss_untold
+        self._is_loss_untold = True
         if not is_excused and self.cluster.write_cache:
             self._versions.broken.append(
                 f"a loss was said to be possible at {self._loop.time():.4f}, and none was"
@@ -269,6 +274,9 @@ class Life:
         while True:
             await asyncio.sleep(LOOK_S)
             self._versions.look()
+            nodes = [machine.node for machine in self.cluster.data_members]
+            if all(node is not None and not node.store.loss_possible for node in nodes):
+                self._is_loss_untold = False
             if self._loop.time() < self.deeds.too_much_s + REFUSES_AFTER_S:
                 self._good_when_shut = self.clients.good
 

@@ -21,6 +21,8 @@ AT_A_DEAD_END = 1000
 """The number of the snapshot that is taken then."""
 OF_A_CLONE = 2000
 """The number of the snapshot that is taken to be cloned, and the first one of many."""
+OF_A_REVERT = 4000
+"""The first number of the snapshots that are reverted to."""
 
 
 class Cast:
@@ -298,22 +300,45 @@ def dark_change(cast: Cast) -> Plan:
     return plan + [(4.0, ("slow_disk", (at, 1.0))) for at in cast.all]
 
 
-def slow_rebuild(cast: Cast) -> Plan:
-    """Those that were away for long are rebuilt over slow links, and meanwhile somebody dies."""
-    away, others = cast.all[: cast.may_lose], cast.all[cast.may_lose :]
-    back_s = cast.chance.uniform(14.0, 17.0)
-    plan: Plan = [(0.0, ("kill_replica", (at,))) for at in away]
-    plan += [(back_s, ("slow_link", (at, VERY_SLOW / 8))) for at in away]
-    plan += [(back_s, ("start_replica", (at,))) for at in away]
-    dead_s = back_s + cast.chance.uniform(2.0, 5.0)
-    if cast.chance.random() < 0.3:
-        plan += [(dead_s, ("kill_replica", (at,))) for at in away]
-        plan += [(dead_s + 0.1, ("start_replica", (at,))) for at in away]
-        dead_s += cast.chance.uniform(0.2, 1.0)
-    if cast.chance.random() < 0.7:
-        plan += [(dead_s, ("kill_replica", (at,))) for at in others[: cast.may_lose]]
-        plan += [(dead_s, ("kill_target", (LAST, 0.1))), (dead_s + 0.5, ("heal_network", ()))]
-    return [*plan, (dead_s + 6.0, ("heal_network", ()))]
+def half_learner(cast: Cast) -> Plan:
+    """While one is to be a member, what is written reaches it and one member only; that one and the
+    target die, and the others go on.
+    """
+    one, *others = cast.all
+    cut_s = cast.chance.uniform(0.0, 1.5)
+    dead_s = cut_s + cast.chance.uniform(0.5, 1.5)
+    plan: Plan = [(0.0, ("when_rebuilding", (cut_s, "cut", LAST, at))) for at in others]
+    plan.append((0.0, ("when_rebuilding", (dead_s, "kill_target", LAST, 0.1))))
+    plan.append((0.0, ("when_rebuilding", (dead_s, "kill_replica", one))))
+    plan.append((0.0, ("when_rebuilding", (dead_s + 0.02, "heal_network"))))
+    return [*plan, (0.01, ("add", (cast.others[0],))), (12.0, ("start_replica", (one,)))]
+
+
+def overtaken_opening(cast: Cast) -> Plan:
+    """A change is ordered while another target opens, over slow links."""
+    plan: Plan = [(0.0, ("slow_link", (at, VERY_SLOW / 8))) for at in cast.all]
+    plan.append((0.5, ("start_target", ())))
+    leaving = cast.chance.choice(cast.all)
+    plan.append((0.5 + cast.chance.uniform(0.0, 0.7), ("remove", (leaving,))))
+    return [*plan, (7.0, ("heal_network", ()))]
+
+
+def slow_revert(cast: Cast) -> Plan:
+    """Somebody reverts while blocks of which only a part is written are read, over slow links."""
+    number = OF_A_REVERT + cast.chance.randrange(1000)
+    plan: Plan = [(0.0, ("snapshot", (number,)))]
+    plan += [(7.0, ("slow_link", (at, VERY_SLOW / 4))) for at in cast.all]
+    plan.append((7.0 + cast.chance.uniform(0.3, 1.5), ("revert", (number,))))
+    return [*plan, (11.0, ("heal_network", ()))]
+
+
+def rot_behind_a_revert(cast: Cast) -> Plan:
+    """Blocks rot of which a snapshot has something newer than the volume."""
+    number = OF_A_REVERT + 2 * cast.chance.randrange(500)
+    plan: Plan = [(0.0, ("snapshot", (number,))), (2.0, ("snapshot", (number + 1,)))]
+    plan += [(2.2, ("revert", (number,)))]
+    plan += [(2.6 + at / 10, ("rot", (cast.seed(),))) for at in range(8)]
+    return [*plan, (3.6, ("scrub", ())), (8.0, ("scrub", ()))]
 
 
 def half_clone(cast: Cast) -> Plan:
@@ -351,7 +376,9 @@ def half_clone(cast: Cast) -> Plan:
     return plan + [(dead_s + 0.1, ("slow_disk", (at, 1.0))) for at in cast.all]
 
 
-OF_CHANGES: Sequence[Callable[[Cast], Plan]] = (half_change, dark_change)
+OF_CHANGES: Sequence[Callable[[Cast], Plan]] = (
+    *(half_change, half_change, dark_change, dark_change, half_learner, overtaken_opening),
+)
 """In lives in which replicas come and go, and there more often than others."""
 STORMS: Sequence[Callable[[Cast], Plan]] = (
     *(short_voters, forgetful_members, stale_holder, late_leases, asleep, dark_opening),
@@ -367,10 +394,12 @@ def needs_write_cache(storm: Callable[[Cast], Plan]) -> bool | None:
 
 def storm(cast: Cast, *, write_cache: bool, has_witness: bool = False) -> tuple[str, Plan]:
     """Some storm; its name, and what it does when."""
-    some = [*STORMS, *(list(OF_CHANGES) * 4 if cast.others else [])]
+    some = [*STORMS, *(list(OF_CHANGES) * 2 if cast.others else [])]
     fitting = [one for one in some if needs_write_cache(one) in (None, write_cache)]
     if cast.clones:
         fitting += [half_clone] * 7
+    if cast.reverts:
+        fitting += [slow_revert, rot_behind_a_revert] * 3
     if has_witness:
         fitting += [out_of_date] * 3
     if not write_cache:
