@@ -355,8 +355,7 @@ class Clones:
             await asyncio.sleep(0.5)
         broken = [f"{machine.name} has no replica of it" for machine in missing]
         for node in self._nodes(clone, left):
-            configuration = node.report().configuration
-            if configuration.members != clone.configuration.members:
+            if _who(node.report().configuration) != _who(clone.configuration):
                 broken.append(f"replica {node.store.replica_uuid} has other members")
         return broken
 
@@ -420,6 +419,11 @@ class Clones:
 
 async def _awaited(asked: Awaitable[T]) -> T:
     return await asked
+
+
+def _who(configuration: volume_pb2.Configuration) -> list[str]:
+    """Its members, out of date or not."""
+    return [member.replica_uuid for member in configuration.members]
 
 
 async def _inquired(host: ReplicaHost, volume: str) -> None:
