@@ -54,7 +54,10 @@ PACES = {
 }
 SameHostOption = Annotated[
     bool,
-    typer.Option("--same-host", help="Although another replica of the volume is on that host."),
+    typer.Option(
+        "--same-host",
+        help="Although another replica of the volume is on that host; of `cstor up` all are.",
+    ),
 ]
 
 
@@ -104,7 +107,8 @@ def add(
 
     with interruptible(), target_of(directory, target) as client:
         named = client.named(volume)
-        uuid = client.add_replica(named, str(parse_address(address)), same_host=same_host)
+        is_near = same_host or target is None
+        uuid = client.add_replica(named, str(parse_address(address)), same_host=is_near)
     typer.echo(f"{named}: replica {uuid} at {address} is a member")
 
 
@@ -246,7 +250,8 @@ def replace(
         agree(f"{named}: what replica {old} holds is given up", yes=yes)
         if removes_first:
             client.remove_replica(named, lost)
-        uuid = client.add_replica(named, str(parse_address(address)), same_host=same_host)
+        is_near = same_host or target is None
+        uuid = client.add_replica(named, str(parse_address(address)), same_host=is_near)
         if uuid == lost:
             raise InputError(
                 f"{named}: replica {old} is the one at {address}, where it is or nobody answers: "

@@ -89,14 +89,14 @@ async def live(
         change = copies.replicas.change
         async with load.running():
             await load.goes_on("three copies")
-            await change("add", fourth.address, "--same-host")
-            await change("add", fifth.address, "--same-host")
+            await change("add", fourth.address)
+            await change("add", fifth.address)
             await copies.are(*five)
             await copies.survive(1, fourth)
             await copies.are(*five)
             for gone in (first, fifth.address, second):
                 await change("remove", gone, "--yes")
-            await change("add", arbiter.address, "--same-host")
+            await change("add", arbiter.address)
             await copies.are(*two, witness=arbiter.address)
             for dead in (2, fourth, arbiter):
                 await copies.survive(dead)
@@ -107,7 +107,7 @@ async def live(
             await copies.are(*two, witness=arbiter.address)
             await change("remove", arbiter.address, "--yes")
             await change("delete", first, "--yes")
-            await change("add", first, "--same-host")
+            await change("add", first)
             await copies.are(*three)
             await copies.survive(0)
             await copies.are(*three)

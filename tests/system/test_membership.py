@@ -67,23 +67,23 @@ async def live(cluster: Cluster, scratch: Path, stack: ExitStack) -> list[str]:
         replicas = Replicas(cluster, load)
         async with load.running():
             await load.goes_on("three replicas")
-            await replicas.change("add", fourth, "--same-host")
-            await replicas.change("add", fifth, "--same-host")
+            await replicas.change("add", fourth)
+            await replicas.change("add", fifth)
             assert await replicas.addresses() == [*founders, fourth, fifth]
             fifth_daemon.process.kill()
             await load.goes_on("one of five is dead")
-            await replicas.change("replace", fifth, spare, "--same-host", "--yes")
+            await replicas.change("replace", fifth, spare, "--yes")
             assert await replicas.addresses() == [*founders, fourth, spare]
             for gone in founders:
                 await replicas.change("remove", gone, "--yes")
                 await replicas.addresses()
             assert await replicas.addresses() == [fourth, spare]
             await replicas.change("delete", founders[0], "--yes")
-            await replicas.change("add", founders[0], "--same-host")
+            await replicas.change("add", founders[0])
             wipe(spare_daemon)
             empty = stack.enter_context(running(Daemon(spare_daemon.pool, "--listen", spare)))
             await empty.ready()
-            await replicas.change("replace", spare, spare, "--same-host", "--yes")
+            await replicas.change("replace", spare, spare, "--yes")
             assert await replicas.addresses() == [fourth, founders[0], spare]
             empty.end(signal.SIGKILL)
             moved = stack.enter_context(running(Daemon(empty.pool)))

@@ -100,9 +100,9 @@ async def become_three(cluster: Cluster, scratch: Path, spare: str, third: str) 
         async with load.running():
             await asyncio.to_thread(cluster.kill_replica, 1)
             await load.goes_on("without a replica")
-            await replicas.change("replace", lost, spare, "--same-host", "--yes")
+            await replicas.change("replace", lost, spare, "--yes")
             await replicas.change("remove", witness, "--yes")
-            await replicas.change("add", third, "--same-host")
+            await replicas.change("add", third)
             assert await replicas.addresses() == [first, spare, third]
         load.check()
         assert await load.writer.verify() > 0
