@@ -30,7 +30,7 @@ from cstor_core.errors import (
 from cstor_core.generated.cstor.v1 import replica_pb2, volume_pb2
 from cstor_target.volume.cloning import Clone as Made
 from cstor_target.volume.engine import Engine
-from cstor_target.volume.quorum import write_quorum
+from cstor_target.volume.quorum import read_overlap, write_quorum
 from replica.host import ReplicaHost
 from replica.replica_node import ReplicaNode
 from tests.simulation.clients import SHARED_BLOCKS, ZEROS, Clients, stamp_of
@@ -148,8 +148,15 @@ class Clones:
             await self._use(clone, serve_s)
         if clone.uuid:
             await asyncio.sleep(self._chance.uniform(1.0, 6.0))
-            if not clone.may_be_gone:
+            if not clone.may_be_gone and self._is_known(clone):
                 await self._ask_for(clone)
+
+    def _is_known(self, clone: Clone) -> bool:
+        """Whether any quorum of what it is a clone of has one of those that made it."""
+        return clone.parent is not None or all(
+            sum(address in clone.disks for address in addresses) >= read_overlap(len(addresses))
+            for addresses in self._cluster.configurations.possible()
+        )
 
     async def _until_made(self, clone: Clone, tries: int) -> None:
         for _ in range(tries):
@@ -217,7 +224,7 @@ class Clones:
         if clone.parent is not None:
             sizes = [len(clone.parent.configuration.members)]
         elif self._cluster.witness is not None:
-            sizes = [1]  # one of two may be alone, and so is its clone
+            sizes = [2]  # the witness knows of no clones
         clone.quorum = min(clone.quorum, *map(write_quorum, sizes))
 
     async def _ask(self, clone: Clone, ask: Callable[[Engine], Awaitable[T]]) -> T | None:

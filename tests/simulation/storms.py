@@ -263,6 +263,8 @@ def half_change(cast: Cast) -> Plan:
     plan.append((0.01, _some_change(cast)))
     back_s = chance.choice((0.02, 0.05, 0.5, 3.0))
     plan += _back_when_open(few, back_s, chance)
+    if chance.random() < 0.4:  # those that were back early are asked who the members are
+        plan.append((10.0, ("kill_target", (LAST, 0.1))))
     plan.append((12.0, _some_change(cast)))
     again_s = chance.choice((0.003, 0.02, 0.2))
     plan.append((12.0, ("when_changing", (again_s, "kill_target", LAST, 0.1))))
