@@ -262,12 +262,13 @@ class Cloning:
             return heard[0].identity
         for link, report in zip(links, reports, strict=True):
             if isinstance(report, BaseException):
-                raise UnavailableError(
-                    f"the clone has been made, and not founded yet at {link.address}: {report}; "
-                    "start its daemon, and ask again"
-                ) from report
-            if not report.configuration.members:
+                raise _not_founded(link, report) from report
+            if report.configuration.members:
+                continue
+            try:
                 await link.found(request)
+            except CstorError as error:
+                raise _not_founded(link, error) from error
         return heard[0].identity
 
     def _made(
@@ -280,3 +281,10 @@ class Cloning:
             if member.link.address not in beside and not member.is_witness
         )
         return Clone(identity, configuration, left_out)
+
+
+def _not_founded(link: ReplicaLink, error: BaseException) -> UnavailableError:
+    return UnavailableError(
+        f"the clone has been made, and not founded yet at {link.address}: {error}; "
+        "start its daemon, and ask again"
+    )

@@ -11,10 +11,11 @@ from cstor_core.errors import (
     InputError,
     UnavailableError,
     UnknownSnapshotError,
+    UnknownVolumeError,
 )
 from cstor_core.units import BLOCK_BYTES
 from cstor_target.volume.backing import Failure
-from tests.scenario.volume.cluster import Cluster, Target, block_of, until
+from tests.scenario.volume.cluster import Cluster, SimulatedLink, Target, block_of, until
 from tests.scenario.volume.virtual_time import play
 
 FRESH = "00000000-0000-4000-8000-0000000c10{:02d}"
@@ -190,6 +191,25 @@ def test_one_of_two_beside_a_witness_makes_no_clone() -> None:
         await target.healthy()
         clone = await cloning.clone("s", "copy", FRESH.format(1))
         assert len(clone.configuration.members) == 2
+
+    play(scenario())
+
+
+def test_disk_that_is_wiped_before_the_clone_is_founded_is_a_reason_to_ask_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def scenario() -> None:
+        target = await with_snapshot(Cluster())
+
+        async def gone(self: SimulatedLink, request: object) -> None:
+            raise UnknownVolumeError("the pool has no replica of that volume")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(SimulatedLink, "found", gone)
+            with pytest.raises(UnavailableError, match=r"not founded yet at .* and ask again"):
+                await target.engine.cloning.clone("s", "copy", FRESH.format(1))
+        clone = await target.engine.cloning.clone("s", "copy", FRESH.format(2))
+        assert clone.identity.volume_uuid == FRESH.format(1)
 
     play(scenario())
 
