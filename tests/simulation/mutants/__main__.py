@@ -1,6 +1,7 @@
 """Plants each mistake and lives seeds until one shows it.
 
-`python -m tests.simulation.mutants [NAME]…` for some of them.
+`python -m tests.simulation.mutants [NAME]…` for some of them.  Those that harm nobody alone are
+lived only when they are named.
 
 Exit code 1 where one survives.
 """
@@ -26,10 +27,16 @@ def caught(name: str) -> tuple[int, str] | None:
 def main() -> int:
     survived = 0
     for name in sys.argv[1:] or MISTAKES:
+        mistake = MISTAKES[name]
+        if mistake.kept_by and name not in sys.argv:
+            print(
+                f"{name}: {mistake.sentence}\n    harms nobody alone: {mistake.kept_by}", flush=True
+            )
+            continue
         found = caught(name)
         survived += found is None
         seeds, seen = found or (SEEDS_MAX, "SURVIVES")
-        print(f"{name}: {MISTAKES[name].sentence}\n    {seeds} seeds: {seen[:160]}", flush=True)
+        print(f"{name}: {mistake.sentence}\n    {seeds} seeds: {seen[:160]}", flush=True)
     print(f"{survived} survived")
     return int(bool(survived))
 
