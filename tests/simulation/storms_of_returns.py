@@ -20,9 +20,8 @@ BEFORE_A_REVERT = 3000
 def _away(cast: Cast) -> tuple[list[int], list[int], float, Plan]:
     """Those that are away, the others, when the former come back, and how it begins."""
     away, others = cast.all[: cast.may_lose], cast.all[cast.may_lose :]
-    return away, others, cast.chance.uniform(14.0, 17.0), [
-        (0.0, ("kill_replica", (at,))) for at in away
-    ]  # fmt: skip
+    plan: Plan = [(0.0, ("kill_replica", (at,))) for at in away]
+    return away, others, cast.chance.uniform(14.0, 17.0), plan
 
 
 def slow_rebuild(cast: Cast) -> Plan:

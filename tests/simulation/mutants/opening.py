@@ -48,7 +48,7 @@ def promise_a_lower_epoch() -> None:
 
 @_found.breaks("What is of a lower epoch than the one promised is refused.")
 def skip_the_fence() -> None:
-    """Nothing is, and what is under way goes on: streams, reads, copies and leases."""
+    """Nothing is but leases, and what is under way goes on: streams, reads and copies."""
     promise = Fence.promise
 
     async def closing_nothing(self: Fence, epoch: int, instance: str) -> bool:

@@ -15,7 +15,7 @@ class Mistake:
     sentence: str
     plant: Plant
     kept_by: str = ""
-    """What keeps the sentence as well, so that this alone harms nobody."""
+    """What is thought to keep the sentence as well, so that this alone harms nobody."""
 
     @property
     def name(self) -> str:
