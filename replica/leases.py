@@ -19,14 +19,23 @@ class LeaseGiven:
         self._clock = clock
         self._until_s = clock.monotonic() + LEASE_S if may_be_given else 0.0
         self._instance = ""
+        self._others_until_s = 0.0
+        """When the last one ends that was given to an instance before that."""
 
     def renew(self, instance: str, duration_s: float) -> None:
-        """Give a target instance one from now on, of this length at most `LEASE_S`; 0 ends it."""
+        """Give a target instance one from now on, of this length at most `LEASE_S`; 0 ends it.
+
+        It ends no other instance's: a target that gives its lease back may never have served,
+        since it was waiting for the end of that one.
+        """
+        if instance != self._instance:
+            self._others_until_s = max(self._others_until_s, self._until_s)
         self._instance = instance
         self._until_s = self._clock.monotonic() + min(duration_s, LEASE_S)
 
     def left_s(self, instance: str) -> float:
         """How long one that another instance may have still runs."""
-        if instance == self._instance:
-            return 0.0
-        return max(0.0, self._until_s - self._clock.monotonic())
+        until_s = self._others_until_s
+        if instance != self._instance:
+            until_s = max(until_s, self._until_s)
+        return max(0.0, until_s - self._clock.monotonic())
