@@ -17,7 +17,7 @@ FAULTS_S = 45.0
 PAUSE_S = 1.5
 ORDER_PAUSE_S = 6.0
 """Between what operators ask for, in the mean."""
-QUIET = 0.3
+QUIET = 0.35
 """In so many lives nobody asks for anything but reads and writes."""
 CHANGING = 0.4
 """In so many lives replicas come and go."""
@@ -27,7 +27,7 @@ REVERTING = 0.35
 """In so many lives somebody reverts to snapshots."""
 REVERT_PAUSE_S = 8.0
 """Between two of these, in the mean."""
-CLONING = 0.2
+CLONING = 0.17
 """In so many lives somebody clones snapshots."""
 CLONES_MAX = 2
 """So many clones are asked for there; storms ask for more."""
@@ -35,7 +35,7 @@ CLONE_PAUSE_S = 8.0
 """Between what is asked of clones there, in the mean."""
 FORCING = 0.4
 """In so many of the lives that lose too much somebody forces an opening."""
-SCRUB_PAUSE_S = 16.0
+SCRUB_PAUSE_S = 20.0
 """Between the scrubs that they ask for, in the mean."""
 TOO_MUCH = 0.15
 """So many lives lose more than the contract survives."""

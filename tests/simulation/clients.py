@@ -23,6 +23,8 @@ SECTOR_BYTES = 512
 ZEROS = bytes(BLOCK_BYTES)
 RATE = 8.8
 """Commands a second, all clients together, in the mean; some seconds are busy, others calm."""
+ENOUGH = 506
+"""From so many commands on a life counts, and its clients slow down."""
 PACE_S = 3.0
 _WEIGHTS = list(accumulate((28, 30, 4, 10, 4, 4, 14, 2)))
 """How often a client does each thing that it can."""
@@ -98,7 +100,7 @@ class Clients:
             self._pace_until_s = now_s + PACE_S
             self._pace = self.chance.choice((0.3, 1.0, 1.0, 2.0))
         pause_s = len(self._own) / RATE * self._pace
-        return pause_s * 3 if self.commands > RATE * now_s else pause_s / 3
+        return pause_s * 3 if self.commands > min(RATE * now_s, ENOUGH) else pause_s / 3
 
     def next_stamp(self) -> int:
         """A value that was never written."""
@@ -126,7 +128,7 @@ class Client:
             *(self._unmap_own, self._read_own, self._write_same),
         ]
         while not clients.is_over:
-            await asyncio.sleep(2 * chance.random() * clients.pause_s())
+            await self._loop.after(2 * chance.random() * clients.pause_s())
             targets = [target for target in clients.targets if target.is_up]
             if not targets:
                 continue

@@ -250,6 +250,8 @@ class Target:
         if name in TELL_CONFIGURATION and tenure is not None:
             is_open = name == "open"
             self._cluster.configurations.in_force(tenure.epoch, tenure.configuration, is_open)
+            if is_open:
+                self._cluster.on_open(self, tenure.epoch, int(str(facts["after_seq"])) + 1)
         self._cluster.happened(self.name, name, facts)
 
     def _watch_changes(self, roster: Roster) -> None:
@@ -316,6 +318,8 @@ class Cluster:
         self.network = Network(loop, random.Random(f"{seed} network"))
         self.trace: list[str] = []
         self.events: Counter[str] = Counter()
+        self.on_open: Callable[[Target, int, int], None] = lambda target, epoch, seq: None
+        """Called when a target is about to serve, with its epoch and the seq of its record."""
         self.on_loss_said: Callable[[], None] = lambda: None
         """Called when a target says that something acknowledged may be gone."""
         self.forced = 0

@@ -18,7 +18,6 @@ from cstor_target.volume.lease import Lease
 from cstor_target.volume.members import Standing
 from cstor_target.volume.membership import Membership
 from cstor_target.volume.order import Order
-from cstor_target.volume.readers import Reader
 from cstor_target.volume.reads import Reads
 from cstor_target.volume.returning import Returning
 from cstor_target.volume.room import Room
@@ -258,7 +257,6 @@ def _watch_commands() -> None:
     _watch(ReplicaNode, "serves_reads", _if("read: refused", lambda serves, *_: not serves))
     _watch(StoreReader, "_unreadable", lambda *_: ["read: the disk fails"])
     _watch(Engine, "_place_merged", lambda *_: ["merge"])
-    _watch(Reader, "overdue", _if("read: asked of two", lambda found, *_: found))
     _watch(Room, "has", _if("write: no room", lambda has, *_: not has))
     _watch(
         standing.Standing, "reconfigure", _if("member: recorded as out of date", lambda *_: True)
@@ -273,6 +271,15 @@ def _watch_commands() -> None:
         open_gate(self)
 
     Engine._open_gate = opened  # type: ignore[method-assign]
+    hedge = Reads._hedge
+
+    def hedged(self: Reads) -> None:
+        before = self._counters.reads_hedged
+        hedge(self)
+        if self._counters.reads_hedged > before:
+            _taken["read: asked of two"] += 1
+
+    Reads._hedge = hedged  # type: ignore[method-assign]
 
 
 def _watch_ends(owner: Any, name: str, at: int, passed: str, ended: str) -> None:

@@ -24,6 +24,8 @@ COLD = 0.05
 UNIT_BYTES = 4096
 BLOCKS_FROM = UNIT_BYTES + JOURNAL_BYTES
 """Where the blocks begin in a data file (docs/format.md)."""
+_ZEROS = memoryview(bytes(1 << 20))
+"""More than a file is ever extended by at a time."""
 
 
 class Inode:
@@ -317,7 +319,7 @@ class SimulatedFile:
         missing = offset + length - len(self._inode.content)
         if missing > 0:
             self._disk._check_room()
-            self._inode.content.extend(bytes(missing))
+            self._inode.content.extend(_ZEROS[:missing])
 
     async def punch(self, extents: Sequence[tuple[int, int]]) -> None:
         for offset, length in extents:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from itertools import count
 
-from tests.simulation import coverage
+from tests.simulation import coverage, rules
 from tests.simulation.chooser import FAULTS_S, Chooser
 from tests.simulation.clients import Clients
 from tests.simulation.cluster import Cluster, Target
@@ -24,8 +24,8 @@ FLOWS_S = 3.0
 GOOD_WHEN_HEALED = 5
 REFUSES_AFTER_S = 10.0
 """With more lost than may be, nothing is answered with GOOD from so long after."""
-LOOK_S = 1.5
-ENDED_S = 0.25
+LOOK_S = 2.0
+ENDED_S = 0.4
 
 COMMANDS_MIN, GOOD_MIN, KINDS_MIN = 500, 300, 3
 OF_THE_DISK = frozenset(
@@ -77,6 +77,8 @@ class Life:
 
     def __init__(self, seed: int, loop: SimulatedLoop, script: Script | None = None) -> None:
         self.cluster = Cluster(seed, loop)
+        self._rules = rules.begin(self.cluster)
+        self.cluster.on_open = self._rules.opens
         self.faults: Counter[str] = Counter()
         self.script: list[tuple[float, Deed]] = []
         self._given = script
@@ -113,6 +115,8 @@ class Life:
             broken += await self.deeds.scrubbing.look()
         await asyncio.sleep(max(LIFE_S, self._healed_s + FLOWS_S) - self._loop.time())
         broken += self._flows()
+        if self._healed_s:
+            self._rules.ends(self.clients.targets)
         self.clients.is_over = True
         await asyncio.wait(tasks, timeout=60)
         for task in tending:
@@ -128,7 +132,8 @@ class Life:
             broken.append("a target was forced to open, and did not say that something may be gone")
         broken = [
             *(broken + clients.broken + clients.registers.violations()),
-            *(self._versions.broken + cluster.configurations.broken + self._loop.errors),
+            *(self._versions.broken + cluster.configurations.broken + self._rules.broken),
+            *self._loop.errors,
         ]
         return Result(
             cluster.seed,
@@ -274,6 +279,7 @@ class Life:
         while True:
             await asyncio.sleep(LOOK_S)
             self._versions.look()
+            self._rules.look(self.clients.targets)
             nodes = [machine.node for machine in self.cluster.data_members]
             if all(node is not None and not node.store.loss_possible for node in nodes):
                 self._is_loss_untold = False

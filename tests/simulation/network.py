@@ -22,6 +22,11 @@ KEEPALIVE_S = 4.5
 RETRY_S = 0.2
 """What does not pass is sent again, for as long as the connection lasts."""
 DELAY_S = 0.0003
+LATE = 0.01
+"""So many messages of a connection are lost once, and late with what is behind them: so one
+connection between two machines may be far behind another.
+"""
+LATE_S_MAX = 0.05
 _HEARD_EVERY_S = 1.0
 
 
@@ -68,6 +73,11 @@ class Network:
         factor = self.slow.get(source, 1.0) * self.slow.get(destination, 1.0)
         return DELAY_S * factor * (0.5 + self._chance.random())
 
+    def late_s(self) -> float:
+        """How much later the next message of a connection comes than others do."""
+        chance = self._chance
+        return LATE_S_MAX * chance.random() if chance.random() < LATE else 0.0
+
     def break_one(self, number: int) -> str:
         """Let one connection break, with what was in it; which, or nothing where there is none."""
         if not self.connections:
@@ -88,10 +98,10 @@ class Network:
         self, caller: Machine, callee: Machine, work: Callable[[ReplicaHost], Awaitable[Any]]
     ) -> Any:
         """One call and its answer.  Raises UnavailableError, and what the callee raises."""
-        await asyncio.sleep(self.delay_s(caller.name, callee.name))
+        await self.loop.after(self.delay_s(caller.name, callee.name))
         tried_s = 0.0
         while not self.passes(caller.name, callee.name):
-            await asyncio.sleep(RETRY_S)
+            await self.loop.after(RETRY_S)
             tried_s += RETRY_S
             if tried_s > KEEPALIVE_S:
                 raise UnavailableError(f"{callee.name} does not answer")
@@ -200,6 +210,7 @@ class _Way:
             return
         network = self._network
         delay_s = network.delay_s(self._source, self._destination)
+        delay_s += network.late_s()
         self._arrives_s = max(network.loop.time() + delay_s, self._arrives_s)
         self._on_its_way.append((arrived, message))
         network.loop.call_at(self._arrives_s, self._arrive, context=self._process.context)

@@ -14,7 +14,7 @@ from functools import partial
 
 import structlog
 
-from tests.simulation import coverage
+from tests.simulation import coverage, rules
 from tests.simulation.deeds import Deeds
 from tests.simulation.life import Result, run
 from tests.simulation.mutants.mistakes import MISTAKES
@@ -89,6 +89,7 @@ def begin(mistake: str = "") -> None:
         MISTAKES[mistake].plant()
     else:
         coverage.install()
+    rules.install()
     gc.freeze()
 
 

@@ -295,7 +295,7 @@ def _torn(who: str, node: ReplicaNode, snapshot: Snapshot, content: Content) -> 
         for block, (seq, _) in content.items()
         if seq >= snapshot.seq
     ]
-    after_seq, before_seq = reverted(node)
+    after_seq, before_seq = reverted(node.store)
     if after_seq > snapshot.seq and before_seq != snapshot.seq:
         return broken  # the volume sees another snapshot, and what came behind that
     for row in rows_of_node(node).tolist():

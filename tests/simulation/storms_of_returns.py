@@ -71,6 +71,20 @@ def ahead_of_its_stream(cast: Cast) -> Plan:
     return [*plan, (back_s + 9.0, ("start_replica", (one,)))]
 
 
+def unheard_promise(cast: Cast) -> Plan:
+    """While they are rebuilt their sources promise themselves to a target that does not reach them,
+    and the one before stands still.
+    """
+    away, _, back_s, plan = _away(cast)
+    plan += [(back_s, ("slow_link", (at, VERY_SLOW / 8))) for at in away]
+    begun_s = cast.chance.uniform(0.0, REBUILD_S)
+    asleep: Plan = [(begun_s, ("pause_target", (LAST, 2.0))), (begun_s, ("start_target", ()))]
+    asleep += [(begun_s, ("cut", (LAST, at))) for at in away]
+    plan += [(back_s, ("when_rebuilding", (at_s, name, *told))) for at_s, (name, told) in asleep]
+    plan += [(back_s + 0.01, ("start_replica", (at,))) for at in away]
+    return [*plan, (back_s + 6.0, ("heal_network", ()))]
+
+
 def dark_rebuild(cast: Cast) -> Plan:
     """They lose power while they are rebuilt, or right behind it, on slow disks."""
     away, _, back_s, plan = _away(cast)
@@ -98,5 +112,5 @@ def revert_amid(cast: Cast) -> Plan:
 
 OF_RETURNS: Sequence[Callable[[Cast], Plan]] = (
     *(slow_rebuild, slow_sources, one_behind_the_other, ahead_of_its_stream),
-    *(dark_rebuild, revert_amid),
+    *(unheard_promise, dark_rebuild, revert_amid),
 )

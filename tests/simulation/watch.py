@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from cstor_core.rows import Rows, rows_of
 from replica.replica_node import ReplicaNode
+from replica.store.replica_store import ReplicaStore
 from tests.simulation.cluster import BLOCKS, Cluster
 
 _ALL = np.arange(BLOCKS, dtype=np.uint64)
@@ -21,20 +22,20 @@ def rows_of_node(node: ReplicaNode) -> Rows:
     return rows
 
 
-def reverted(node: ReplicaNode) -> tuple[int, int]:
+def reverted(store: ReplicaStore) -> tuple[int, int]:
     """The seqs of the last revert and of the snapshot that it brought back; zeros before one."""
-    ranges = node.store._parts.standing.operations.head.ranges
+    ranges = store._parts.standing.operations.head.ranges
     return (ranges[-1][0], ranges[-2][1]) if len(ranges) > 1 else (0, 0)
 
 
-def _versions(node: ReplicaNode) -> npt.NDArray[np.uint64]:
-    """Of each block; a revert wrote all of them."""
-    rows = rows_of(node.store.rows(_ALL))
+def versions_of(store: ReplicaStore) -> npt.NDArray[np.uint64]:
+    """Of each block, the epoch in the upper half; a revert wrote all of them."""
+    rows = rows_of(store.rows(_ALL))
     epochs, seqs = rows["epoch"].astype(np.uint64), rows["seq"].astype(np.uint64)
     versions: npt.NDArray[np.uint64] = (epochs << np.uint64(32)) | seqs
-    after_seq, _ = reverted(node)
+    after_seq, _ = reverted(store)
     if after_seq:
-        reigns = node.store.history.reigns
+        reigns = store.history.reigns
         epoch = next(reign.epoch for reign in reigns if reign.last_seq >= after_seq)
         versions = np.maximum(versions, np.uint64(epoch << 32 | after_seq))
     return versions
@@ -74,7 +75,7 @@ class Versions:
         nodes = [node for node in nodes if not cluster.is_out_of_date(node)]
         if newest == 0 or len(nodes) < len(members) - cluster.quorum + 1:
             return
-        versions = np.stack([_versions(node) for node in nodes])
+        versions = np.stack([versions_of(node.store) for node in nodes])
         back = np.flatnonzero(versions.max(axis=0) < self._held)
         if len(back):
             self.broken.append(

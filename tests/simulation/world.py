@@ -115,6 +115,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         self._now_s = 0.0
         self._soon: deque[Due] = deque()
         self._later: list[tuple[float, int, Due]] = []
+        """A heap: when, in which order of those for the same moment, and what."""
         self._numbers = count()
         self.errors: list[str] = []
         """What callbacks and tasks have raised and nobody has taken."""
@@ -166,6 +167,12 @@ class SimulatedLoop(asyncio.BaseEventLoop):
     ) -> asyncio.TimerHandle:
         return self.call_at(self._now_s + delay, callback, *args, context=context)
 
+    def after(self, delay_s: float) -> asyncio.Future[None]:
+        """What ends after so many seconds: as `asyncio.sleep`, which costs more."""
+        ended: asyncio.Future[None] = asyncio.Future(loop=self)
+        self.call_at(self._now_s + delay_s, _end, ended)
+        return ended
+
     def put_first(self, due: deque[Due]) -> None:
         """Run these before anything else."""
         self._soon.extendleft(reversed(due))
@@ -174,34 +181,26 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         """Run until the loop is stopped: all that is ready, then time goes on to what is next."""
         soon, later, next_due = self._soon, self._later, self._soon.popleft
         while not self._stopping:  # type: ignore[attr-defined]
-            if not soon:
-                self._go_on(later)
-            for _ in range(len(soon)):
+            if soon:
                 due = next_due()
-                context, callback, arguments, handle = due
-                if handle.is_cancelled:
-                    continue
-                process = context.get(_RUNNING)
-                if process is not None and process.is_still:
-                    if not process.is_dead:
-                        process.put_off(due)
-                    continue
-                try:
-                    context.run(callback, *arguments)
-                except Exception as error:  # noqa: BLE001 - it is a finding
-                    self.errors.append(f"{callback}: {error!r}")
-            while later and later[0][0] <= self._now_s:
-                soon.append(heappop(later)[2])
-
-    def _go_on(self, later: list[tuple[float, int, Due]]) -> None:
-        """Let time go on to the next moment at which something is due."""
-        while later and later[0][2][3].is_cancelled:
-            heappop(later)
-        if not later:
-            raise Stalled("somebody waits, and nothing is left that may happen")
-        now_s = self._now_s = max(self._now_s, later[0][0])
-        while later and later[0][0] <= now_s:
-            self._soon.append(heappop(later)[2])
+            elif later:
+                when_s, _, due = heappop(later)
+                if when_s > self._now_s and not due[3].is_cancelled:
+                    self._now_s = when_s
+            else:
+                raise Stalled("somebody waits, and nothing is left that may happen")
+            context, callback, arguments, handle = due
+            if handle.is_cancelled:
+                continue
+            process = context.get(_RUNNING)
+            if process is not None and process.is_still:
+                if not process.is_dead:
+                    process.put_off(due)
+                continue
+            try:
+                context.run(callback, *arguments)
+            except Exception as error:  # noqa: BLE001 - it is a finding
+                self.errors.append(f"{callback}: {error!r}")
 
     def _process_events(self, event_list: Any) -> None:
         """There are none."""
@@ -225,6 +224,11 @@ def _quiet_task(
     return task
 
 
+def _end(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
 class ProcessClock:
     """The clock of a machine: it may run fast or slow, and may jump."""
 
@@ -245,4 +249,4 @@ class ProcessClock:
 
     async def sleep(self, delay_s: float) -> None:
         """The clock of a simulated machine is a coarse one: what polls, polls less often."""
-        await asyncio.sleep(max(delay_s, TICK_S) / self.rate)
+        await self._loop.after(max(delay_s, TICK_S) / self.rate)

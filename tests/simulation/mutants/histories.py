@@ -66,10 +66,7 @@ def let_go_what_no_quorum_holds() -> None:
     Backlog.append = careless  # type: ignore[method-assign]
 
 
-@_found.breaks(
-    "A member is made rebuilding only when R other in-sync members hold all it holds.",
-    kept_by="the backlog keeps what no quorum holds",
-)
+@_found.breaks("A member is made rebuilding only when R other in-sync members hold all it holds.")
 def flag_whoever_is_behind() -> None:
     """Nobody else is asked."""
 

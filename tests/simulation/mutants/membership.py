@@ -57,10 +57,7 @@ def be_done_before_the_flush() -> None:
     Roster._held = careless  # type: ignore[method-assign]
 
 
-@_found.breaks(
-    "What is ordered after a change is acknowledged by the W of the new configuration.",
-    kept_by="two quorums that differ by one member meet",
-)
+@_found.breaks("What is ordered after a change is acknowledged by the W of the new configuration.")
 def acknowledge_by_the_old_quorum() -> None:
     """As long as the change is not done, the members before it are enough for everything."""
     progressed = Roster._progressed_in_change

@@ -46,9 +46,22 @@ def promise_a_lower_epoch() -> None:
     Fence.promise = promise  # type: ignore[method-assign]
 
 
-@_found.breaks("What is of a lower epoch than the one promised is refused.")
-def skip_the_fence() -> None:
-    """Nothing is but leases, and what is under way goes on: streams, reads and copies."""
+@_found.breaks("A member promises an epoch to one target instance.")
+def promise_an_epoch_twice() -> None:
+    """Whoever asks for the epoch that was promised last is given it, too."""
+    promise = Fence.promise
+
+    async def careless(self: Fence, epoch: int, instance: str) -> bool:
+        if epoch == self.epoch:
+            self.instance = instance
+        return await promise(self, epoch, instance)
+
+    Fence.promise = careless  # type: ignore[method-assign]
+
+
+@_found.breaks("What is under way for a lower epoch ends with the promise.")
+def let_streams_of_lower_epochs_go_on() -> None:
+    """A promise refuses what comes, and closes nothing that is there."""
     promise = Fence.promise
 
     async def closing_nothing(self: Fence, epoch: int, instance: str) -> bool:
@@ -59,6 +72,12 @@ def skip_the_fence() -> None:
             self._holders = holders | self._holders
 
     Fence.promise = closing_nothing  # type: ignore[method-assign]
+
+
+@_found.breaks("What is of a lower epoch than the one promised is refused.")
+def skip_the_fence() -> None:
+    """Nothing is but leases, and what is under way goes on: streams, reads and copies."""
+    let_streams_of_lower_epochs_go_on()
     Fence.check = lambda self, epoch, instance: None  # type: ignore[method-assign]
     Fence.check_epoch = lambda self, epoch: None  # type: ignore[method-assign]
 
@@ -167,6 +186,19 @@ def keep_silent_about_a_loss() -> None:
         return replace(choose(*arguments, **named), loss_possible=False)
 
     opener.choose = careless  # type: ignore[attr-defined]
+
+
+@_found.breaks("The epoch's record is flushed by W members before a command is served.")
+def serve_before_the_record_is_flushed() -> None:
+    """It is sent, and nobody waits for it."""
+
+    async def careless(self: Membership, tenure: Any, seq: int, *, loss_possible: bool) -> None:
+        self._order.operate(
+            lambda seq, _: tenure.epoch_record(seq, loss_possible=loss_possible), None
+        )
+        self._witnessing.record_seq = seq
+
+    Membership._record_epoch = careless  # type: ignore[method-assign]
 
 
 @_found.breaks("A target that sees a higher epoch stops at once.")

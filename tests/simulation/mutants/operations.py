@@ -114,10 +114,7 @@ def step_without_the_operations() -> None:
     Stage.switch = careless  # type: ignore[method-assign]
 
 
-@_found.breaks(
-    "A rebuilding replica never applies a revert: its stream ends there.",
-    kept_by="no view sees copies of what the revert hid",
-)
+@_found.breaks("A rebuilding replica never applies a revert: its stream ends there.")
 def revert_while_rebuilding() -> None:
     """It does as a complete one does, and nobody brings the member back in steps."""
     append_operation = Writer.append_operation

@@ -14,8 +14,6 @@ class Mistake:
 
     sentence: str
     plant: Plant
-    kept_by: str = ""
-    """What is thought to keep the sentence as well, so that this alone harms nobody."""
 
     @property
     def name(self) -> str:
@@ -29,11 +27,11 @@ class Mistakes:
     def __init__(self) -> None:
         self.all: list[Mistake] = []
 
-    def breaks(self, sentence: str, *, kept_by: str = "") -> Callable[[Plant], Plant]:
+    def breaks(self, sentence: str) -> Callable[[Plant], Plant]:
         """Marks a function that plants a mistake with the sentence that it breaks."""
 
         def marked(plant: Plant) -> Plant:
-            self.all.append(Mistake(sentence, plant, kept_by))
+            self.all.append(Mistake(sentence, plant))
             return plant
 
         return marked

@@ -164,10 +164,7 @@ def be_in_sync_before_the_stream_caught_up() -> None:
     ReplicaNode.reached = reached  # type: ignore[method-assign]
 
 
-@_found.breaks(
-    "Flush, then clear the flag, then it is in sync.",
-    kept_by="its record counts only behind data that verify",
-)
+@_found.breaks("Flush, then clear the flag, then it is in sync.")
 def clear_the_flag_before_the_flush() -> None:
     """The record that clears it is written, and nobody waits until anything is flushed."""
 
@@ -206,10 +203,7 @@ def forget_what_was_unmapped() -> None:
     Reader.changed_since = careless  # type: ignore[method-assign]
 
 
-@_found.breaks(
-    "Copies carry the epoch and are fenced by it.",
-    kept_by="the rebuild ends only when its stream has all that came",
-)
+@_found.breaks("Copies carry the epoch and are fenced by it.")
 def copy_for_an_earlier_epoch() -> None:
     """A source gives to whoever asks, and goes on where another target has taken over."""
 

@@ -152,6 +152,17 @@ def forget_leases_at_a_restart() -> None:
     LeaseGiven.__init__ = careless  # type: ignore[method-assign]
 
 
+@_found.breaks("A promise says how long leases run that the member may have given.")
+def remember_the_last_lease_alone() -> None:
+    """Where it was given back, or whoever has it asks, no other one is thought of."""
+
+    def left_s(self: LeaseGiven, instance: str) -> float:
+        is_its_own = instance == self._instance
+        return 0.0 if is_its_own else max(0.0, self._until_s - self._clock.monotonic())
+
+    LeaseGiven.left_s = left_s  # type: ignore[method-assign]
+
+
 @_found.breaks("It refuses the leases of every lower epoch.")
 def grant_a_lease_to_anybody() -> None:
     """A member renews the lease of a target whose epoch is over."""
