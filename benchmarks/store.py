@@ -4,7 +4,9 @@
 store takes space that was never written, so do the bare calls (a fresh page costs several times
 a cached one).  The store gets its runs as they come from the network, verifies them, keeps the
 journal and the map; there is no gRPC.  Each load is run in rounds in which the sides take turns,
-and the median of the rounds' ratios counts.
+and the median of the rounds' ratios counts.  Beside both stands what is needed whatever the store
+does: those calls with the checksums, one record in a journal, and reads that never wait for the
+disk.
 
 All is measured twice: with a map that its cache holds, and with one of four times its cache.
 """
@@ -13,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import errno
 import json
 import os
 import random
@@ -30,7 +33,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.measured import circumstances
-from cstor_core.checksums import block_checksum
+from cstor_core.checksums import block_checksum, crc32c
 from cstor_core.files import OsFilesystem
 from cstor_core.frames import RunView
 from cstor_core.generated.cstor.v1 import volume_pb2
@@ -72,6 +75,8 @@ class Load:
     """Seconds an operation, by round."""
     bare_s: list[float] = field(default_factory=list)
     store_cpu_s: list[float] = field(default_factory=list)
+    needed_s: list[float] = field(default_factory=list)
+    """What the calls take that a store cannot do without, the checksums among them."""
     fresh_part: float = 1.0
     """Of the places that the store used in the last round: those never written before."""
 
@@ -87,6 +92,7 @@ class Load:
             "store_us": round(statistics.median(self.store_s) * 1e6, 2),
             "bare_us": round(statistics.median(self.bare_s) * 1e6, 2),
             "store_cpu_us": round(statistics.median(self.store_cpu_s) * 1e6, 2),
+            "needed_us": round(statistics.median(self.needed_s) * 1e6, 2),
             "ratio": round(self.ratio(), 3),
             "floor": self.floor,
         }
@@ -97,8 +103,17 @@ class BareFile:
 
     def __init__(self, path: Path) -> None:
         self.fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        self.record_fd = os.open(path.with_suffix(".records"), os.O_RDWR | os.O_CREAT, 0o600)
         self.end = 0
         self._reserved = 0
+        self.read_flags = os.RWF_NOWAIT
+        """With which a read does not wait for the disk; 0 where nothing waits (tmpfs)."""
+        try:
+            os.preadv(self.fd, (bytearray(1),), 0, self.read_flags)
+        except OSError as error:
+            if error.errno != errno.EOPNOTSUPP:
+                raise
+            self.read_flags = 0
 
     def fresh(self, length: int) -> int:
         """A place that was never written."""
@@ -164,15 +179,26 @@ class Bench:
         """A round of random writes on both sides."""
         runs = self.batches(blocks, size)
         if len(load.bare_s) % 2:  # whoever comes second finds the data in the processor's cache
-            self._write_bare(load, runs, load.fresh_part)
+            self._write_bare(load.bare_s, runs, load.fresh_part)
         end_before = self._units()
         await self._time(load, runs, self._store.append)
         load.fresh_part = (self._units() - end_before) / len(blocks)
         if len(load.bare_s) < len(load.store_s):
-            self._write_bare(load, runs, load.fresh_part)
+            self._write_bare(load.bare_s, runs, load.fresh_part)
+        self._write_bare(load.needed_s, runs, load.fresh_part, is_needed=True)
 
-    def _write_bare(self, load: Load, runs: list[RunView], fresh_part: float) -> None:
-        """The bare calls' part: this part of them to places that were never written."""
+    def _write_bare(
+        self,
+        took_s: list[float],
+        runs: list[RunView],
+        fresh_part: float,
+        *,
+        is_needed: bool = False,
+    ) -> None:
+        """The bare calls' part: this part of them to places that were never written.
+
+        Those that a store cannot do without verify the data first, and write a record of the rows.
+        """
         bare, length = self._bare, len(runs[0].data)
         offsets = [
             bare.fresh(length)
@@ -182,8 +208,14 @@ class Bench:
         ]
         begun = time.perf_counter()
         for run, offset in zip(runs, offsets, strict=True):
+            if is_needed:
+                data = run.data
+                for at in range(0, length, BLOCK_BYTES):
+                    crc32c(data[at : at + BLOCK_BYTES], SALT)
             os.pwritev(bare.fd, (run.data,), offset)
-        load.bare_s.append((time.perf_counter() - begun) / len(runs))
+            if is_needed:
+                os.pwrite(bare.record_fd, run.table, 0)
+        took_s.append((time.perf_counter() - begun) / len(runs))
 
     async def write_large(self, load: Load) -> None:
         """A round of writes of one mebibyte."""
@@ -196,10 +228,11 @@ class Bench:
             self._next_large += LARGE_BLOCKS
             runs.append(self._run([list(enumerate(pages, first))]))
         if len(load.bare_s) % 2:
-            self._write_bare(load, runs, 1.0)
+            self._write_bare(load.bare_s, runs, 1.0)
         await self._time(load, runs, self._store.append)
         if len(load.bare_s) < len(load.store_s):
-            self._write_bare(load, runs, 1.0)
+            self._write_bare(load.bare_s, runs, 1.0)
+        self._write_bare(load.needed_s, runs, 1.0, is_needed=True)
 
     async def read(self, load: Load) -> None:
         """A round of random reads of one block."""
@@ -217,6 +250,11 @@ class Bench:
         for offset in offsets:
             pread(fd, BLOCK_BYTES, offset)
         load.bare_s.append((time.perf_counter() - begun) / len(blocks))
+        preadv, flags = os.preadv, self._bare.read_flags
+        begun = time.perf_counter()
+        for offset in offsets:
+            preadv(fd, (bytearray(BLOCK_BYTES),), offset, flags)
+        load.needed_s.append((time.perf_counter() - begun) / len(blocks))
         await asyncio.sleep(0)
 
     async def rounds(self, count: int, overwriting: Load, reads: Load, large: Load) -> None:
@@ -361,14 +399,14 @@ async def measure_large_map(directory: Path, rounds: int) -> list[dict[str, Any]
 def print_table(document: dict[str, Any]) -> None:
     """The results for a person."""
     table = Table(box=None)
-    for heading in ("load", "store µs", "CPU µs", "bare µs", "ratio", "at least"):
+    for heading in ("load", "store µs", "CPU µs", "bare µs", "needed µs", "ratio", "at least"):
         table.add_column(heading)
     for part in PARTS:
         table.add_row(part)
         for load in document[part]:
             table.add_row(
                 f"  {load['load']}",
-                *(str(load[name]) for name in ("store_us", "store_cpu_us", "bare_us")),
+                *(str(load[f"{name}_us"]) for name in ("store", "store_cpu", "bare", "needed")),
                 f"{load['ratio']:.0%}",
                 "" if load["floor"] is None else f"{load['floor']:.0%}",
             )

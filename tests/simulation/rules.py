@@ -16,8 +16,10 @@ import numpy as np
 
 from cstor_core.generated.cstor.v1 import replica_pb2
 from cstor_core.history import History, Reign
+from cstor_core.limits import LEASE_S
 from cstor_core.rows import rows_of
 from cstor_target.volume.engine import Engine
+from cstor_target.volume.lease import MARGIN
 from cstor_target.volume.members import Standing
 from cstor_target.volume.order import Order
 from cstor_target.volume.readers import Question
@@ -145,7 +147,8 @@ class Rules:
         """
         reads, newest, since_s = self.answers.pop(question)
         lease, order = reads._lease, reads._order
-        if not lease.holds and lease._since_s < since_s:
+        until_s = lease._since_s + LEASE_S * (1 - MARGIN)
+        if reads._clock.monotonic() >= until_s and lease._since_s < since_s:
             self.found(f"block {question.block} is answered without a lease")
         if not self._cluster.write_cache and newest > order.durable_seq:
             self.found(f"block {question.block} is answered, and entry {newest} is not flushed")
