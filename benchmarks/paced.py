@@ -60,18 +60,18 @@ class PacedWriter:
         )
         return (self._number - first) / (now() - start_s)
 
-    async def run(self, rate: float, count: int) -> PacedRun:
+    async def run(self, rate: float, count: int, warm_up_s: float = WARM_UP_S) -> PacedRun:
         """`count` writes at a rate, after those of the warm-up; raises as `NbdClient.write`."""
         self._sent.clear()
         # What this process has to tidy up must not look like a delay of the disk.
         gc.collect()
         gc.disable()
         try:
-            duration_s = await self._send_when_due(rate, count + round(rate * WARM_UP_S))
+            duration_s = await self._send_when_due(rate, count + round(rate * warm_up_s))
         finally:
             gc.enable()
         first_s = min(sent_s for sent_s, _ in self._sent)
-        took = sorted(took_s for sent_s, took_s in self._sent if sent_s >= first_s + WARM_UP_S)
+        took = sorted(took_s for sent_s, took_s in self._sent if sent_s >= first_s + warm_up_s)
         return PacedRun(
             count=len(took),
             rate=round(len(self._sent) / duration_s, 1),

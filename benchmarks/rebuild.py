@@ -33,7 +33,7 @@ from rich.console import Console
 from benchmarks.matrix import KIB, MIB
 from benchmarks.measured import REPOSITORY, circumstances
 from benchmarks.one_slow_replica import Goal
-from benchmarks.paced import WARM_UP_S, PacedRun, PacedWriter
+from benchmarks.paced import PacedRun, PacedWriter
 from tests.system.bridge import REQUESTS_IN_FLIGHT_MAX, exported
 from tests.system.cluster import Cluster
 from tests.system.nbd import NbdClient
@@ -51,6 +51,10 @@ COST_RATIO_MAX = 1.1
 """What an absence may cost in bytes, beside the data that changed."""
 RETURN_S_MAX = 1.0
 MB = 1e6
+STEADY_S = 6.0
+"""How long an initiator has written at its pace before it counts, and before the replica is back:
+until others have dealt with what was written at full speed.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +141,7 @@ class Bench:
         count = int(most / 2 * self.scale.paced_s)
         await asyncio.to_thread(set_pace, self.cluster, "gentle")
         await asyncio.to_thread(self.cluster.wait_until_in_sync)
-        calm = await writer.run(most / 2, count)
+        calm = await writer.run(most / 2, count, STEADY_S)
         # One that stands still comes back without a process that starts, which everybody notices.
         replica = (await asyncio.to_thread(self.cluster.status)).document["replicas"][AWAY]
         address, last = str(replica["address"]), await asyncio.to_thread(self._last_event)
@@ -146,8 +150,8 @@ class Bench:
             wait = self.cluster.wait_for_event
             await asyncio.to_thread(wait, "member_lost", after=last, address=address)
             await write(self.disk, extents(0, self.scale.extents_mib), MIB, 1)
-            running = asyncio.ensure_future(writer.run(most / 2, count))
-            await asyncio.sleep(WARM_UP_S)
+            running = asyncio.ensure_future(writer.run(most / 2, count, STEADY_S))
+            await asyncio.sleep(STEADY_S)
         finally:
             os.kill(int(replica["pid"]), signal.SIGCONT)
         busy = await running

@@ -264,6 +264,7 @@ class Rebuild:
             since=volume_pb2.Reign(epoch=since.epoch, last_seq=since.last_seq),
             blocks=np.asarray(asked, dtype="<u8").tobytes(),
             rows_only=True,
+            gently=self._node.pace.bytes_per_s > 0,
         )
 
     def _copy_in(self, run: RunView) -> None:

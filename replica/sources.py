@@ -19,6 +19,7 @@ from cstor_core.history import Reign
 from cstor_core.words import history_from, history_message
 from replica.errors import DivergedError, OrderError, TailError
 from replica.replica_node import ReplicaNode
+from replica.store.pace import BACKGROUND, GENTLE, Pace
 from replica.store.row_sets import Blocks, ascending, is_among, with_data
 
 BATCH_BLOCKS = 256
@@ -99,7 +100,8 @@ async def pull_blocks(
         raise InputError(f"block {int(asked.max())} is asked for, of {node.size_blocks()} blocks")
     history = history_message(node.store.history)
     since = Reign(request.since.epoch, request.since.last_seq)
-    wanted = await _wanted(node, since, asked)
+    pace = GENTLE if request.gently else BACKGROUND
+    wanted = await _wanted(node, since, asked, pace)
     giving = Giving(request.epoch)
     node.fence.enter(giving)
     try:
@@ -107,17 +109,19 @@ async def pull_blocks(
         step = LISTED_ROWS if request.rows_only else BATCH_BLOCKS
         for start in range(0, len(wanted), step):
             yield await _blocks_message(node, wanted[start : start + step], request, giving)
+            if request.gently:
+                await pace.turn()
             giving.check()
         yield replica_pb2.PullBlocksResponse(history=history)
     finally:
         node.fence.leave(giving)
 
 
-async def _wanted(node: ReplicaNode, since: Reign, asked: Blocks) -> Blocks:
+async def _wanted(node: ReplicaNode, since: Reign, asked: Blocks, pace: Pace) -> Blocks:
     """What has been discarded since a point, then what has been written since, and is asked for."""
     if since >= node.store.history.end:
         return ascending(asked.astype(np.uint64))
-    discarded, written = await node.store.changed_since(since)
+    discarded, written = await node.store.changed_since(since, pace)
     if len(asked):  # else they ascend already, and may be very many
         written = ascending(np.concatenate([written, asked.astype(np.uint64)]))
     if len(discarded):

@@ -45,26 +45,10 @@ class BlockMap:
     """Rows by number of block."""
 
     __slots__ = (
-        "_cached",
-        "_cached_before",
-        "_cached_rows_max",
-        "_closed_rows",
-        "_discarded_blocks",
-        "_discarded_blocks_max",
-        "_is_covered",
-        "_levels",
-        "_pages",
-        "_pages_before",
-        "_pages_max",
-        "_recent",
-        "_recent_rows_max",
-        "_rows",
-        "_users",
-        "_view",
-        "held_blocks",
-        "placed",
-        "placed_blocks",
-        "runs",
+        *("_cached", "_cached_before", "_cached_rows_max", "_closed_rows", "_discarded_blocks"),
+        *("_discarded_blocks_max", "_is_covered", "_levels", "_pages", "_pages_before"),
+        *("_pages_max", "_recent", "_recent_rows_max", "_rows", "_users", "_view"),
+        *("held_blocks", "placed", "placed_blocks", "runs"),
     )
 
     def __init__(
@@ -89,6 +73,10 @@ class BlockMap:
         self._recent_rows_max = share // ROW_MEMORY_BYTES
         self._cached_rows_max = max(share // ROW_MEMORY_BYTES // 2, 16)
         self._pages_max = max(share // _PAGE_MEMORY_BYTES // 2, 4)
+
+    def limit_recent_rows(self, part: float) -> None:
+        """Have recent rows become a run at this part of the limit."""
+        self._recent_rows_max = int(self._recent_rows_max * part)
 
     @property
     def is_full(self) -> bool:

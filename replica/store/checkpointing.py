@@ -23,7 +23,7 @@ from replica.store.family import give_back
 from replica.store.map_run import MapRun, held, run_name, write_run
 from replica.store.map_writing import Outcome, merged, resolved, runs_to_merge
 from replica.store.operations import Hidden
-from replica.store.pace import AT_ONCE, BACKGROUND, Pace
+from replica.store.pace import AT_ONCE, GENTLE, Pace
 from replica.store.parts import Parts
 from replica.store.places import PlaceSet
 
@@ -68,9 +68,7 @@ class Checkpointing:
         """Whether there is something to merge, or much space is free."""
         return self._is_merge_due() or self._is_much_free()
 
-    async def checkpoint(
-        self, flush: Callable[[], Awaitable[object]], pace: Pace = BACKGROUND
-    ) -> None:
+    async def checkpoint(self, flush: Callable[[], Awaitable[object]], pace: Pace = GENTLE) -> None:
         """Make one; `flush` flushes the data file.  Raises CorruptError, OSError.
 
         One that is made at once overtakes another that is under way, which then ends early.
@@ -144,10 +142,10 @@ class Checkpointing:
         views = [*operations.views_in_use(), *hidden]
         garbage = block_map.placed.copy() if is_everything else PlaceSet()
         held_before, outcome = block_map.held_blocks, Outcome()
-        source = merged(old, views, BACKGROUND, outcome, is_everything=is_everything)
+        source = merged(old, views, GENTLE, outcome, is_everything=is_everything)
         rows = _taking(source, outcome, garbage)
         rows_max = 0 if is_everything else sum(run.head.row_count for run in old)
-        run = await self.new_run(rows, BACKGROUND, rows_max)
+        run = await self.new_run(rows, GENTLE, rows_max)
 
         def runs_then() -> list[MapRun]:
             at = block_map.runs.index(old[0]) if old else len(block_map.runs)
@@ -171,7 +169,7 @@ class Checkpointing:
                 held_then,
                 lambda: True,
             )
-            await self._name(change, BACKGROUND)
+            await self._name(change, GENTLE)
         except BaseException:
             self.forget(run)
             raise
@@ -182,7 +180,7 @@ class Checkpointing:
         block_map.take_placed(placed_then(), held_then())
         self._has_discards = self._has_discards or bool(destroyed)
         number = self._parts.journal.number
-        await BACKGROUND.sync_directory(self._filesystem, self._path.parent)
+        await GENTLE.sync_directory(self._filesystem, self._path.parent)
         for one in old:
             self.forget(one)
         self._parts.tail.hold(freed, number)

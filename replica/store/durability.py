@@ -21,7 +21,8 @@ from replica.store.records import Kind
 class Durability:
     """Of one replica."""
 
-    def __init__(self, parts: Parts, checkpointing: Checkpointing) -> None:
+    def __init__(self, parts: Parts, checkpointing: Checkpointing, part: float) -> None:
+        """Checkpoints are made at this part of the limits; see `checkpoint_part`."""
         self._parts = parts
         self._making = checkpointing
         self._flushing: asyncio.Task[None] | None = None
@@ -32,8 +33,10 @@ class Durability:
         self._streams = 0
         self.durable_seq = parts.standing.applied_seq
         """Every entry up to here is on stable storage."""
-        self.checkpoint_from_bytes = parts.journal.capacity // 2
+        self._half_bytes = int(parts.journal.capacity * part) // 2
+        self.checkpoint_from_bytes = self._half_bytes
         """From this much used journal on a checkpoint is due."""
+        parts.block_map.limit_recent_rows(part)
         self.checkpoint_error = ""
         """Why the last checkpoint could not be made; empty when it was."""
 
@@ -176,9 +179,7 @@ class Durability:
 
     def _installed(self) -> None:
         journal = self._parts.journal
-        self.checkpoint_from_bytes = max(
-            journal.capacity // 2, journal.used + journal.capacity // 8
-        )
+        self.checkpoint_from_bytes = max(self._half_bytes, journal.used + journal.capacity // 8)
         self.checkpoint_error = ""
 
     async def _try_checkpoint(self) -> None:

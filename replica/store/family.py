@@ -10,17 +10,20 @@ from __future__ import annotations
 
 import asyncio
 import errno
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from cstor_core.files import File
 from cstor_core.units import BLOCK_BYTES, MIB
-from replica.store.allocator import Allocator
+from replica.store.allocator import Allocator, Extent
 from replica.store.bits import Bits, Places, Units
+from replica.store.pace import GENTLE
 from replica.store.places import by_file
 
 _GROUPS_AT_ONCE = 64
+_PUNCHED_AT_ONCE = 1024
+"""Units, which are 4 MiB: a file that is being punched takes no write, for 1 ms and more."""
 _NO_HOLES = (errno.EOPNOTSUPP, errno.ENOSYS)
 """The file system cannot punch; then only the end of the file is given back."""
 
@@ -210,9 +213,9 @@ async def give_back(file: File, allocator: Allocator) -> None:
     """
     while extents := allocator.take_to_punch(_GROUPS_AT_ONCE):
         try:
-            await file.punch(
-                [(first * BLOCK_BYTES, count * BLOCK_BYTES) for first, count in extents]
-            )
+            for first, count in _pieces(extents):
+                await file.punch([(first * BLOCK_BYTES, count * BLOCK_BYTES)])
+                await GENTLE.turn()
         except OSError as error:
             if error.errno not in _NO_HOLES:
                 raise
@@ -221,3 +224,10 @@ async def give_back(file: File, allocator: Allocator) -> None:
     end = allocator.cut_end()
     if end:
         file.truncate(end * BLOCK_BYTES)
+
+
+def _pieces(extents: Sequence[Extent]) -> Iterator[Extent]:
+    """The same extents, in such as are punched at a time."""
+    for first, count in extents:
+        for at in range(0, count, _PUNCHED_AT_ONCE):
+            yield first + at, min(count - at, _PUNCHED_AT_ONCE)

@@ -1,12 +1,14 @@
-"""How work on whole files is done: beside everything else, or at once.
+"""How work on whole files is done: beside everything else, gently, or at once.
 
-The same coroutines serve both.  In the background each call that may wait for the disk does so on
-a thread, and the loop has its turn now and then; at once each call returns when it is done, so that
-the coroutine never waits and `finished` runs it to its end.
+The same coroutines serve all three.  In the background each call that may wait for the disk does so
+on a thread, and the loop has its turn now and then; gently the processor has a rest then, too.  At
+once each call returns when it is done, so that the coroutine never waits and `finished` runs it to
+its end.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Coroutine, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +18,10 @@ from typing import Any, Protocol, TypeVar
 from cstor_core.files import Buffer, File, Filesystem
 
 T = TypeVar("T")
+REST_S = 0.003
+"""About twice what a checkpoint does in one turn: what nobody waits for takes a third of a
+processor, beside the commands that somebody does wait for.
+"""
 
 
 class UnreadableError(OSError):
@@ -62,6 +68,13 @@ class Background:
         await _turn()
 
 
+class Gentle(Background):
+    """In the background, and not all the time: for what is long and nobody waits for."""
+
+    async def turn(self) -> None:
+        await asyncio.sleep(REST_S)
+
+
 class AtOnce:
     """Everything waits."""
 
@@ -97,6 +110,7 @@ def _turn() -> Generator[None, None, None]:
 
 
 BACKGROUND = Background()
+GENTLE = Gentle()
 AT_ONCE = AtOnce()
 
 

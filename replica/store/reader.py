@@ -22,6 +22,7 @@ from cstor_core.history import Reign
 from cstor_core.rows import UNMAP, Rows
 from cstor_core.units import BLOCK_BYTES
 from replica.store.allocator import Extent
+from replica.store.pace import BACKGROUND, Pace
 from replica.store.parts import Parts
 from replica.store.places import FILE_SHIFT, UNIT_MASK
 from replica.store.row_sets import (
@@ -148,14 +149,14 @@ class Reader:
         except OSError as error:
             raise self.map_unreadable(error) from error
 
-    async def changed_since(self, point: Reign) -> tuple[Blocks, Blocks]:
+    async def changed_since(self, point: Reign, pace: Pace = BACKGROUND) -> tuple[Blocks, Blocks]:
         """The blocks whose version is later than a point of the order: those that have no data any
         more, and those that have; both ascend.  Raises CorruptError.
         """
         discarded = [np.zeros(0, dtype=np.uint64)]
         written = [np.zeros(0, dtype=np.uint64)]
         try:
-            async for rows in self._parts.block_map.scan(0):
+            async for rows in self._parts.block_map.scan(0, pace=pace):
                 later = rows[later_than(rows, point)]
                 has = with_data(later)
                 discarded.append(later["block"][~has])

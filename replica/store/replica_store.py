@@ -28,7 +28,7 @@ from replica.store.durability import Durability
 from replica.store.facts import StoreFacts
 from replica.store.family import Family
 from replica.store.frozen import Frozen, frozen
-from replica.store.limits import StoreLimits
+from replica.store.limits import StoreLimits, checkpoint_part
 from replica.store.opening import Opened, make_files, open_files
 from replica.store.operations import Snapshot
 from replica.store.reader import Reader
@@ -63,7 +63,8 @@ class ReplicaStore(StoreFacts):
             opened.replica_uuid_bytes,
             opened.moment,
         )
-        self._durability = Durability(parts, making)
+        part = checkpoint_part(opened.replica_uuid_bytes)
+        self._durability = Durability(parts, making, part)
         self._writer = Writer(
             parts, self._durability.checkpoint_blocking, self._durability.went_back
         )

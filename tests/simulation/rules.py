@@ -370,7 +370,7 @@ def _give(now: Rules, session: CopiesSession) -> Any:
     return then
 
 
-def _changed_since(now: Rules, reader: Reader, point: Reign) -> None:
+def _changed_since(now: Rules, reader: Reader, point: Reign, *_: Any) -> None:
     history = reader._parts.standing.history
     is_shared = point.last_seq == 0 or history.up_to(point.last_seq).end == point
     if point != NOTHING_SINCE and not is_shared:

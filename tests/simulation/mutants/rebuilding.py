@@ -18,6 +18,7 @@ from replica.errors import OrderError
 from replica.host import ReplicaHost
 from replica.replica_node import ReplicaNode
 from replica.sources import Giving
+from replica.store.pace import BACKGROUND, Pace
 from replica.store.reader import Reader
 from replica.store.rebuild import Rebuild
 from replica.store.records import Kind
@@ -196,8 +197,8 @@ def forget_what_was_unmapped() -> None:
 
     changed_since = Reader.changed_since
 
-    async def careless(self: Reader, point: Reign) -> Any:
-        _, written = await changed_since(self, point)
+    async def careless(self: Reader, point: Reign, pace: Pace = BACKGROUND) -> Any:
+        _, written = await changed_since(self, point, pace)
         return written[:0], written
 
     Reader.changed_since = careless  # type: ignore[method-assign]

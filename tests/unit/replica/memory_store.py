@@ -16,6 +16,7 @@ from cstor_core.history import History, Reign
 from cstor_core.rows import ROW, rows_of
 from cstor_core.units import BLOCK_BYTES
 from replica.store.operations import Snapshot
+from replica.store.pace import Pace
 from replica.store.rebuild import Lacking
 
 SALT = 0x1234
@@ -202,7 +203,7 @@ class MemoryStore:
         await self.flush()
 
     async def changed_since(
-        self, since: Reign
+        self, since: Reign, _pace: Pace
     ) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
         changed = [b for b in self.table if self._version(b) > (since.epoch, since.last_seq)]
         discarded = [b for b in changed if b not in self.data]

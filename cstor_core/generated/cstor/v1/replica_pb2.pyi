@@ -1285,6 +1285,7 @@ class PullBlocksRequest(_message.Message):
     SINCE_FIELD_NUMBER: _builtins.int
     BLOCKS_FIELD_NUMBER: _builtins.int
     ROWS_ONLY_FIELD_NUMBER: _builtins.int
+    GENTLY_FIELD_NUMBER: _builtins.int
     volume_uuid: _builtins.str
     replica_uuid: _builtins.str
     epoch: _builtins.int
@@ -1292,6 +1293,10 @@ class PullBlocksRequest(_message.Message):
     """And these, whatever their version: packed u64 block numbers."""
     rows_only: _builtins.bool
     """Rows alone, without data: the asker finds out what it lacks, and asks for that by number."""
+    gently: _builtins.bool
+    """The source rests now and then while it looks for what has changed: commands of the volume, which
+    it takes part in, do not wait for it.
+    """
     @_builtins.property
     def since(self) -> _volume_pb2.Reign:
         """Blocks whose version is later than this point of the order are wanted."""
@@ -1305,10 +1310,11 @@ class PullBlocksRequest(_message.Message):
         since: _volume_pb2.Reign | None = ...,
         blocks: _builtins.bytes = ...,
         rows_only: _builtins.bool = ...,
+        gently: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["since", b"since"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["blocks", b"blocks", "epoch", b"epoch", "replica_uuid", b"replica_uuid", "rows_only", b"rows_only", "since", b"since", "volume_uuid", b"volume_uuid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blocks", b"blocks", "epoch", b"epoch", "gently", b"gently", "replica_uuid", b"replica_uuid", "rows_only", b"rows_only", "since", b"since", "volume_uuid", b"volume_uuid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
