@@ -14,7 +14,7 @@ from construct import ConstructError, Int16ul, Int32ul, PascalString, Prefixed, 
 from construct import GreedyBytes as Rest
 from google.protobuf.message import DecodeError
 
-from cstor_core.errors import CorruptError
+from cstor_core.errors import CorruptError, InputError
 from cstor_core.files import File, Filesystem
 from cstor_core.generated.cstor.v1 import volume_pb2
 from cstor_core.units import BLOCK_BYTES, MIB
@@ -160,12 +160,12 @@ def open_bases(
 def _check_owner(file: File, what: str, replica_uuid: bytes) -> None:
     """Raise CorruptError where a data file is another replica's.
 
-    One whose head is damaged may be the right one: what is read of it is verified block by block,
-    and the damage is its own replica's matter.
+    One whose head is damaged, or says another format, may be the right one: what is read of it is
+    verified block by block, and its head is its own replica's matter.
     """
     try:
         payload, _ = unsealed(file.pread(BLOCK_BYTES, 0), DATA_MAGIC, what, exact=False)
-    except CorruptError:
+    except (CorruptError, InputError):
         return
     if parsed(DATA_HEAD, payload, what).replica_uuid != replica_uuid:
         raise CorruptError(f"{what} belongs to another replica")

@@ -20,7 +20,7 @@ from cstor_core.limits import LEASE_S
 from cstor_core.rows import rows_of
 from cstor_target.volume.engine import Engine
 from cstor_target.volume.lease import MARGIN
-from cstor_target.volume.members import Standing
+from cstor_target.volume.members import Member, Standing
 from cstor_target.volume.order import Order
 from cstor_target.volume.readers import Question
 from cstor_target.volume.reads import Reads
@@ -30,16 +30,20 @@ from replica.copies import CopiesSession
 from replica.host import ReplicaHost
 from replica.promises import Fence
 from replica.replica_node import ReplicaNode
+from replica.sessions import ReadSession
 from replica.sources import NOTHING_SINCE
 from replica.store.reader import Reader
 from replica.store.replica_store import ReplicaStore
 from replica.store.staging import Stage
 from replica.store.writer import Writer
+from replica.witness_host import WitnessHost
 from tests.simulation.cluster import BLOCKS, Cluster, Target
 from tests.simulation.watch import versions_of
 
 _ALL = np.arange(BLOCKS, dtype=np.uint64)
 _SEQ = np.uint64(0xFFFFFFFF)
+
+Host = ReplicaHost | WitnessHost
 
 
 class Rules:
@@ -71,22 +75,25 @@ class Rules:
             self.found(f"{uuid} has promised epoch {epoch} behind a higher one")
         self._highest[uuid] = max(epoch, self._highest[uuid])
 
-    def leased(self, host: ReplicaHost, request: replica_pb2.LeaseRequest) -> None:
-        """A member lets a target serve for some time."""
+    def leased(self, host: Host, request: replica_pb2.LeaseRequest) -> None:
+        """A member lets a target serve for some time: the one that it has promised itself to."""
         orders = request.orders
-        clock = host.node(orders.volume_uuid, orders.replica_uuid).clock
+        node = host.node(orders.volume_uuid, orders.replica_uuid)
+        if node.fence.epoch != orders.epoch:
+            self.found(f"{orders.replica_uuid} gives a lease for epoch {orders.epoch}")
+        clock = node.lease._clock
         until_s = clock.monotonic() + request.duration_ms / 1000
         self._leases.setdefault(orders.replica_uuid, {})[orders.target_instance] = until_s
 
     def told(
         self,
-        host: ReplicaHost,
+        host: Host,
         request: replica_pb2.PromiseRequest,
         answer: replica_pb2.PromiseResponse,
     ) -> None:
         """A member has answered a target that asked for a promise: so it knows of all leases."""
         uuid = request.replica_uuid
-        now_s = host.node(request.volume_uuid, uuid).clock.monotonic()
+        now_s = host.node(request.volume_uuid, uuid).lease._clock.monotonic()
         for instance, until_s in self._leases.get(uuid, {}).items():
             left_s = until_s - now_s
             if instance != request.target_instance and answer.lease_left_ms < 1000 * left_s - 1:
@@ -115,6 +122,24 @@ class Rules:
             return True
         end = node.store.history.end
         return end.epoch > epoch or (end.epoch == epoch and node.store.durable_seq >= seq)
+
+    def in_sync(self, member: Member) -> None:
+        """A member counts from now on: so it is complete."""
+        machine = self._cluster.machine(member.link.address)
+        node = None if machine.is_witness else machine.node
+        if node is not None and member.append_stream is not None and node.store.rebuilding:
+            self.found(f"{member.name} is in sync, and is being rebuilt")
+
+    def attested(self, epoch: int, seq: int) -> None:
+        """A witness is told of an epoch's record: so a data member has flushed it."""
+        nodes = [machine.node for machine in self._cluster.data_members]
+        if not any(
+            node is None
+            or node.store.history.end.epoch > epoch
+            or (node.store.history.end.epoch == epoch and node.store.durable_seq >= seq)
+            for node in nodes
+        ):
+            self.found(f"a witness holds the record of epoch {epoch} before a data member does")
 
     def look(self, targets: list[Target]) -> None:
         """Now and then."""
@@ -253,8 +278,12 @@ def _around_async(owner: Any, name: str, look: Callable[..., Callable[[Any], Non
 def install() -> None:
     """Put the wrappers in place, once for a process, around mistakes that have been planted."""
     _around_async(Fence, "promise", _promise)
-    _around_async(ReplicaHost, "promise", _tell)
-    _around_async(ReplicaHost, "lease", _lease)
+    for kind in (ReplicaHost, WitnessHost):
+        _around_async(kind, "promise", _tell)
+        _around_async(kind, "lease", _lease)
+    _around_async(WitnessHost, "attest", _attest)
+    _around(ReadSession, "take_answer", _read_there)
+    _around(Roster, "promote", lambda now, _, member: now.in_sync(member))
     _around(ReplicaNode, "apply", _apply)
     _around(Engine, "__init__", _engine)
     _around(Order, "operate", _operate)
@@ -277,14 +306,27 @@ def _promise(now: Rules, fence: Fence, epoch: int, instance: str) -> Any:
     return then
 
 
-def _tell(now: Rules, host: ReplicaHost, request: replica_pb2.PromiseRequest) -> Any:
+def _tell(now: Rules, host: Host, request: replica_pb2.PromiseRequest) -> Any:
     return lambda answer: now.told(host, request, answer)
 
 
-def _lease(now: Rules, host: ReplicaHost, request: replica_pb2.LeaseRequest) -> Any:
+def _lease(now: Rules, host: Host, request: replica_pb2.LeaseRequest) -> Any:
     def then(answer: replica_pb2.LeaseResponse) -> None:
         if answer.granted:
             now.leased(host, request)
+
+    return then
+
+
+def _attest(now: Rules, _host: WitnessHost, request: replica_pb2.AttestRequest) -> None:
+    now.attested(request.orders.epoch, request.record_seq)
+
+
+def _read_there(now: Rules, session: ReadSession) -> Any:
+    def then(message: Any) -> None:
+        node = session._node
+        if message is not None and node is not None and session.epoch != node.fence.epoch:
+            now.found(f"a read of epoch {session.epoch} is answered behind a promise")
 
     return then
 

@@ -160,15 +160,16 @@ async def test_a_damaged_parent_harms_no_clone_and_nothing_of_it_is_touched() ->
     await pool.close()
     data = filesystem.inodes[POOL / "volumes" / VOLUME / "data"]
     whole = bytes(data.content)
-    for name in ("identity", "map", "data"):
+    format_at = 11
+    for name, at in (("identity", 32), ("map", 32), ("data", 32), ("data", format_at)):
         damaged = filesystem.inodes[POOL / "volumes" / VOLUME / name].content
-        damaged[32] ^= 1
+        damaged[at] ^= 1
         pool = await open_pool(filesystem)
         assert pool.failed.keys() == {VOLUME}
         assert contents(pool.replicas[CLONE], 0, 200) == stamped(1000, 0, 200)
         assert not pool._orphans
         await pool.close()
-        damaged[32] ^= 1
+        damaged[at] ^= 1
         assert data.content == whole
     assert not (await open_pool(filesystem)).failed
 
