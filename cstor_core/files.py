@@ -96,6 +96,9 @@ class Filesystem(Protocol):
     def remove(self, path: Path) -> None:
         """Unlink a file."""
 
+    async def remove_off_loop(self, path: Path) -> None:
+        """The same on a thread: the space of a large file may take long to be given back."""
+
     def remove_directory(self, path: Path) -> None:
         """Remove an empty directory."""
 
@@ -230,6 +233,9 @@ class OsFilesystem:
 
     def remove(self, path: Path) -> None:
         path.unlink()
+
+    async def remove_off_loop(self, path: Path) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._threads, path.unlink)
 
     def remove_directory(self, path: Path) -> None:
         path.rmdir()

@@ -182,7 +182,8 @@ class Checkpointing:
         number = self._parts.journal.number
         await GENTLE.sync_directory(self._filesystem, self._path.parent)
         for one in old:
-            self.forget(one)
+            one.drop()
+            await self._filesystem.remove_off_loop(self._run_path(one))
         self._parts.tail.hold(freed, number)
 
     def _destroyable(self) -> list[Hidden]:
@@ -249,7 +250,10 @@ class Checkpointing:
         """Close and remove a run that nothing names."""
         if run is not None:
             run.drop()
-            self._filesystem.remove(self._path.parent / run_name(run.head.number))
+            self._filesystem.remove(self._run_path(run))
+
+    def _run_path(self, run: MapRun) -> Path:
+        return self._path.parent / run_name(run.head.number)
 
     async def _give_back(self) -> None:
         """Give free space to the file system."""

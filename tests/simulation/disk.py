@@ -189,6 +189,9 @@ class SimulatedDisk:
         names, _ = self._entry(path)
         self._rename(names, path.name, None)
 
+    async def remove_off_loop(self, path: Path) -> None:
+        self.remove(path)
+
     def remove_directory(self, path: Path) -> None:
         self.remove(path)
 

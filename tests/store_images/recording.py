@@ -211,6 +211,9 @@ class RecordingFilesystem:
         assert isinstance(self.inodes[inode or 0], bytearray)
         self.changed(names, Names(((path.name, None),)))
 
+    async def remove_off_loop(self, path: Path) -> None:
+        self.remove(path)
+
     def remove_directory(self, path: Path) -> None:
         names, inode = self._entry(path)
         assert not self.inodes[inode or 0]

@@ -109,6 +109,9 @@ class MemoryFilesystem:
         self.called("remove")
         del self.inodes[path]
 
+    async def remove_off_loop(self, path: Path) -> None:
+        self.remove(path)
+
     def remove_directory(self, path: Path) -> None:
         self.called("remove_directory")
         self.directories.remove(path)

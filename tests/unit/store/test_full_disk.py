@@ -165,6 +165,7 @@ async def test_a_checkpoint_that_finds_no_space_is_made_later() -> None:
     for seq in range(600, 700):
         store.append(writes(seq, 1, (seq % 7, block_of(seq))))
         await store.flush()
+    await store._durability.settle()
     assert store.checkpoint_error == ""
     assert (await kill_and_open(filesystem)).applied_seq == 699
 
