@@ -23,7 +23,7 @@ from replica.store.family import give_back
 from replica.store.map_run import MapRun, held, run_name, write_run
 from replica.store.map_writing import Outcome, merged, resolved, runs_to_merge
 from replica.store.operations import Hidden
-from replica.store.pace import AT_ONCE, GENTLE, Pace
+from replica.store.pace import AT_ONCE, Gentle, Pace
 from replica.store.parts import Parts
 from replica.store.places import PlaceSet
 
@@ -54,6 +54,8 @@ class Checkpointing:
         self._path = path
         self._replica_uuid = replica_uuid
         self._moment = moment
+        self.pace = Gentle()
+        """Of what nobody waits for."""
         self._last_run = max((run.head.number for run in parts.block_map.runs), default=0)
         self._naming = asyncio.Lock()
         self._renamed = 0
@@ -68,12 +70,15 @@ class Checkpointing:
         """Whether there is something to merge, or much space is free."""
         return self._is_merge_due() or self._is_much_free()
 
-    async def checkpoint(self, flush: Callable[[], Awaitable[object]], pace: Pace = GENTLE) -> None:
+    async def checkpoint(
+        self, flush: Callable[[], Awaitable[object]], pace: Pace | None = None
+    ) -> None:
         """Make one; `flush` flushes the data file.  Raises CorruptError, OSError.
 
         One that is made at once overtakes another that is under way, which then ends early.
         """
         parts = self._parts
+        pace = pace or self.pace
         block_map = parts.block_map
         number = parts.journal.number
         head = CheckpointHead(number, parts.tail.oldest_point or parts.journal.end)
@@ -142,10 +147,10 @@ class Checkpointing:
         views = [*operations.views_in_use(), *hidden]
         garbage = block_map.placed.copy() if is_everything else PlaceSet()
         held_before, outcome = block_map.held_blocks, Outcome()
-        source = merged(old, views, GENTLE, outcome, is_everything=is_everything)
+        source = merged(old, views, self.pace, outcome, is_everything=is_everything)
         rows = _taking(source, outcome, garbage)
         rows_max = 0 if is_everything else sum(run.head.row_count for run in old)
-        run = await self.new_run(rows, GENTLE, rows_max)
+        run = await self.new_run(rows, self.pace, rows_max)
 
         def runs_then() -> list[MapRun]:
             at = block_map.runs.index(old[0]) if old else len(block_map.runs)
@@ -169,7 +174,7 @@ class Checkpointing:
                 held_then,
                 lambda: True,
             )
-            await self._name(change, GENTLE)
+            await self._name(change, self.pace)
         except BaseException:
             self.forget(run)
             raise
@@ -180,7 +185,7 @@ class Checkpointing:
         block_map.take_placed(placed_then(), held_then())
         self._has_discards = self._has_discards or bool(destroyed)
         number = self._parts.journal.number
-        await GENTLE.sync_directory(self._filesystem, self._path.parent)
+        await self.pace.sync_directory(self._filesystem, self._path.parent)
         for one in old:
             one.drop()
             await self._filesystem.remove_off_loop(self._run_path(one))
@@ -259,7 +264,7 @@ class Checkpointing:
         """Give free space to the file system."""
         self._has_discards = False
         try:
-            await give_back(self._parts.file, self._parts.allocator)
+            await give_back(self._parts.file, self._parts.allocator, self.pace)
         except BaseException:
             self._has_discards = True
             raise

@@ -139,6 +139,10 @@ class Durability:
         if self._making.is_tidying_due and (self._tidying is None or self._tidying.done()):
             self._tidying = asyncio.create_task(self._try_to_tidy())
 
+    def hurry(self) -> None:
+        """Somebody is about to wait for what goes on in the background."""
+        self._making.pace.is_hurried = True
+
     async def settle(self) -> None:
         """Wait for what goes on in the background, and for what that begins."""
         while tasks := [

@@ -18,7 +18,7 @@ from cstor_core.files import File
 from cstor_core.units import BLOCK_BYTES, MIB
 from replica.store.allocator import Allocator, Extent
 from replica.store.bits import Bits, Places, Units
-from replica.store.pace import GENTLE
+from replica.store.pace import Gentle, Pace
 from replica.store.places import by_file
 
 _GROUPS_AT_ONCE = 64
@@ -165,6 +165,7 @@ class Orphan:
         space.came_back = self.give_back_soon
         self._task: asyncio.Task[None] | None = None
         self._is_due = False
+        self._pace = Gentle()
         self.error = ""
         """Why nothing could be given back the last time; empty where it was."""
         self.give_back_soon()
@@ -187,6 +188,7 @@ class Orphan:
 
     async def close(self) -> None:
         """Wait for what is being given back, and close the file."""
+        self._pace.is_hurried = True
         if self._task is not None:
             await asyncio.gather(self._task, return_exceptions=True)
         self._space.end()
@@ -196,7 +198,7 @@ class Orphan:
         while self._is_due:
             self._is_due = False
             try:
-                await give_back(self._file, self._allocator)
+                await give_back(self._file, self._allocator, self._pace)
                 self.error = ""
             except OSError as error:
                 self.error = f"space of a deleted volume cannot be given back: {error.strerror}"
@@ -206,7 +208,7 @@ def _never_grows(_first: int, _count: int) -> None:
     raise OSError(errno.ENOSPC, "the replica is gone")
 
 
-async def give_back(file: File, allocator: Allocator) -> None:
+async def give_back(file: File, allocator: Allocator, pace: Pace) -> None:
     """Give free space to the file system: holes first, which makes the end cheap to cut.
 
     Raises OSError.
@@ -215,7 +217,7 @@ async def give_back(file: File, allocator: Allocator) -> None:
         try:
             for first, count in _pieces(extents):
                 await file.punch([(first * BLOCK_BYTES, count * BLOCK_BYTES)])
-                await GENTLE.turn()
+                await pace.turn()
         except OSError as error:
             if error.errno not in _NO_HOLES:
                 raise

@@ -71,8 +71,12 @@ class Background:
 class Gentle(Background):
     """In the background, and not all the time: for what is long and nobody waits for."""
 
+    def __init__(self) -> None:
+        self.is_hurried = False
+        """Somebody waits for it now."""
+
     async def turn(self) -> None:
-        await asyncio.sleep(REST_S)
+        await (_turn() if self.is_hurried else asyncio.sleep(REST_S))
 
 
 class AtOnce:
@@ -110,7 +114,6 @@ def _turn() -> Generator[None, None, None]:
 
 
 BACKGROUND = Background()
-GENTLE = Gentle()
 AT_ONCE = AtOnce()
 
 

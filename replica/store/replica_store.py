@@ -386,6 +386,7 @@ class ReplicaStore(StoreFacts):
         closed then too, and the next opening finds everything as after a kill.
         """
         parts = self._parts
+        self._durability.hurry()
         await self._durability.settle()
         try:
             if parts.failed_reason is None:
@@ -401,6 +402,7 @@ class ReplicaStore(StoreFacts):
         """Close the files and write nothing more: the replica is about to be removed."""
         if self._parts.failed_reason is None:
             self._parts.failed_reason = f"{self._parts.what} has been deleted"
+        self._durability.hurry()
         await self._durability.settle()
         await self._close_files()
 

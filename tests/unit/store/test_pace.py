@@ -1,0 +1,30 @@
+"""How work in the background leaves the processor to others."""
+
+from __future__ import annotations
+
+import asyncio
+
+from replica.store.pace import REST_S, Gentle
+from tests.unit.store.memory_files import MemoryFilesystem
+from tests.unit.store.volumes import open_store
+
+
+async def test_it_rests_unless_somebody_waits() -> None:
+    loop = asyncio.get_running_loop()
+    pace = Gentle()
+    begun_s = loop.time()
+    await pace.turn()
+    rested_s = loop.time() - begun_s
+    pace.is_hurried = True
+    turn = pace.turn()
+    assert turn.send(None) is None  # the loop has its turn, and nothing is waited for
+    turn.close()
+    assert rested_s >= REST_S / 2
+
+
+async def test_a_store_that_is_closed_hurries() -> None:
+    store = await open_store(MemoryFilesystem())
+    pace = store._durability._making.pace
+    assert not pace.is_hurried
+    await store.close()
+    assert pace.is_hurried
