@@ -16,12 +16,9 @@ from types import coroutine
 from typing import Any, Protocol, TypeVar
 
 from cstor_core.files import Buffer, File, Filesystem
+from replica.store.limits import REST_S
 
 T = TypeVar("T")
-REST_S = 0.003
-"""About twice what a checkpoint does in one turn: what nobody waits for takes a third of a
-processor, beside the commands that somebody does wait for.
-"""
 
 
 class UnreadableError(OSError):
@@ -71,12 +68,13 @@ class Background:
 class Gentle(Background):
     """In the background, and not all the time: for what is long and nobody waits for."""
 
-    def __init__(self) -> None:
+    def __init__(self, rest_s: float = REST_S) -> None:
+        self.rest_s = rest_s
         self.is_hurried = False
         """Somebody waits for it now."""
 
     async def turn(self) -> None:
-        await (_turn() if self.is_hurried else asyncio.sleep(REST_S))
+        await (_turn() if self.is_hurried else asyncio.sleep(self.rest_s))
 
 
 class AtOnce:

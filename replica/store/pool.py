@@ -326,7 +326,7 @@ class Pool:
             for base in set(self._bases(name)) - owners - self._orphans.keys():
                 file = self._filesystem.open(volumes / name / base_name(base))
                 space = self._family.space(base)
-                self._orphans[base] = Orphan(file, space, self._limits.hole_bytes)
+                self._orphans[base] = Orphan(file, space, self._limits)
 
     async def _open_replica(self, name: str) -> ReplicaStore:
         return await ReplicaStore.open(
