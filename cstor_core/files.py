@@ -102,6 +102,9 @@ class Filesystem(Protocol):
     def remove_directory(self, path: Path) -> None:
         """Remove an empty directory."""
 
+    async def rest(self, duration_s: float) -> None:
+        """Leave the processor and the disk to others for so long."""
+
     async def sync_directory(self, path: Path) -> None:
         """Make the names in a directory durable."""
 
@@ -239,6 +242,9 @@ class OsFilesystem:
 
     def remove_directory(self, path: Path) -> None:
         path.rmdir()
+
+    async def rest(self, duration_s: float) -> None:
+        await asyncio.sleep(duration_s)
 
     async def sync_directory(self, path: Path) -> None:
         await asyncio.get_running_loop().run_in_executor(self._threads, _sync_directory, path)

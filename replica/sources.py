@@ -19,7 +19,7 @@ from cstor_core.history import Reign
 from cstor_core.words import history_from, history_message
 from replica.errors import DivergedError, OrderError, TailError
 from replica.replica_node import ReplicaNode
-from replica.store.pace import BACKGROUND, Gentle, Pace
+from replica.store.pace import BACKGROUND, Pace
 from replica.store.row_sets import Blocks, ascending, is_among, with_data
 
 BATCH_BLOCKS = 256
@@ -100,7 +100,7 @@ async def pull_blocks(
         raise InputError(f"block {int(asked.max())} is asked for, of {node.size_blocks()} blocks")
     history = history_message(node.store.history)
     since = Reign(request.since.epoch, request.since.last_seq)
-    pace = Gentle() if request.gently else BACKGROUND
+    pace = node.store.gentle if request.gently else BACKGROUND
     wanted = await _wanted(node, since, asked, pace)
     giving = Giving(request.epoch)
     node.fence.enter(giving)

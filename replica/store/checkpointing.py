@@ -54,7 +54,7 @@ class Checkpointing:
         self._path = path
         self._replica_uuid = replica_uuid
         self._moment = moment
-        self.pace = Gentle(parts.limits.rest_s)
+        self.pace = Gentle(filesystem)
         """Of what nobody waits for."""
         self._last_run = max((run.head.number for run in parts.block_map.runs), default=0)
         self._naming = asyncio.Lock()

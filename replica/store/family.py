@@ -18,7 +18,6 @@ from cstor_core.files import File
 from cstor_core.units import BLOCK_BYTES, MIB
 from replica.store.allocator import Allocator, Extent
 from replica.store.bits import Bits, Places, Units
-from replica.store.limits import StoreLimits
 from replica.store.pace import Gentle, Pace
 from replica.store.places import by_file
 
@@ -154,19 +153,19 @@ class Releasing:
 class Orphan:
     """The data file of a replica that is gone, of which clones still need something."""
 
-    def __init__(self, file: File, space: Space, limits: StoreLimits) -> None:
+    def __init__(self, file: File, space: Space, hole_bytes: int, pace: Gentle) -> None:
         """Begin to give back what nobody needs."""
         self._file = file
         self._space = space
         end = file.size() // BLOCK_BYTES
         self._allocator = Allocator(
-            1, end, end, MIB // BLOCK_BYTES, limits.hole_bytes // BLOCK_BYTES, _never_grows
+            1, end, end, MIB // BLOCK_BYTES, hole_bytes // BLOCK_BYTES, _never_grows
         )
         space.begin(self._allocator, Bits())
         space.came_back = self.give_back_soon
         self._task: asyncio.Task[None] | None = None
         self._is_due = False
-        self._pace = Gentle(limits.rest_s)
+        self._pace = pace
         self.error = ""
         """Why nothing could be given back the last time; empty where it was."""
         self.give_back_soon()

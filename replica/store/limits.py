@@ -6,20 +6,10 @@ from dataclasses import dataclass
 
 from cstor_core.units import MIB
 
-REST_S = 0.003
-"""How long what nobody waits for rests behind each of its turns, which take about 2 ms: so it
-leaves most of a processor to commands that somebody waits for.
-"""
-
 
 @dataclass(frozen=True, slots=True)
 class StoreLimits:
-    """Sizes in bytes, and a rest.
-
-    The defaults are for production, small ones make tests reach every edge.
-    """
-
-    rest_s: float = REST_S
+    """Sizes in bytes; the defaults are for production, small ones make tests reach every edge."""
 
     journal_bytes: int = 32 * MIB
     """Of a new replica's journal; a stored replica keeps what it was made with."""

@@ -8,7 +8,6 @@ its end.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Coroutine, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,9 +15,12 @@ from types import coroutine
 from typing import Any, Protocol, TypeVar
 
 from cstor_core.files import Buffer, File, Filesystem
-from replica.store.limits import REST_S
 
 T = TypeVar("T")
+REST_S = 0.003
+"""How long what nobody waits for rests behind each of its turns, which take about 2 ms: so it
+leaves most of a processor to commands that somebody waits for.
+"""
 
 
 class UnreadableError(OSError):
@@ -68,13 +70,13 @@ class Background:
 class Gentle(Background):
     """In the background, and not all the time: for what is long and nobody waits for."""
 
-    def __init__(self, rest_s: float = REST_S) -> None:
-        self.rest_s = rest_s
+    def __init__(self, filesystem: Filesystem) -> None:
+        self._filesystem = filesystem
         self.is_hurried = False
         """Somebody waits for it now."""
 
     async def turn(self) -> None:
-        await (_turn() if self.is_hurried else asyncio.sleep(self.rest_s))
+        await (_turn() if self.is_hurried else self._filesystem.rest(REST_S))
 
 
 class AtOnce:

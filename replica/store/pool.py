@@ -23,6 +23,7 @@ from replica.store.envelope import read_file, replace_file, sealed, unsealed
 from replica.store.family import Family, Orphan
 from replica.store.limits import StoreLimits
 from replica.store.opening import BASE_PREFIX, base_name, read_identity
+from replica.store.pace import Gentle
 from replica.store.records import POOL, POOL_MAGIC
 from replica.store.replica_store import ReplicaStore
 
@@ -326,7 +327,9 @@ class Pool:
             for base in set(self._bases(name)) - owners - self._orphans.keys():
                 file = self._filesystem.open(volumes / name / base_name(base))
                 space = self._family.space(base)
-                self._orphans[base] = Orphan(file, space, self._limits)
+                self._orphans[base] = Orphan(
+                    file, space, self._limits.hole_bytes, Gentle(self._filesystem)
+                )
 
     async def _open_replica(self, name: str) -> ReplicaStore:
         return await ReplicaStore.open(

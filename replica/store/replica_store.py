@@ -31,6 +31,7 @@ from replica.store.frozen import Frozen, frozen
 from replica.store.limits import StoreLimits, checkpoint_part
 from replica.store.opening import Opened, make_files, open_files
 from replica.store.operations import Snapshot
+from replica.store.pace import Pace
 from replica.store.reader import Reader
 from replica.store.rebuild import Lacking, Rebuild
 from replica.store.records import Kind
@@ -65,6 +66,8 @@ class ReplicaStore(StoreFacts):
         )
         part = checkpoint_part(opened.replica_uuid_bytes)
         self._durability = Durability(parts, making, part)
+        self.gentle: Pace = making.pace
+        """Of what nobody waits for."""
         self._writer = Writer(
             parts, self._durability.checkpoint_blocking, self._durability.went_back
         )

@@ -195,6 +195,9 @@ class SimulatedDisk:
     def remove_directory(self, path: Path) -> None:
         self.remove(path)
 
+    async def rest(self, duration_s: float) -> None:
+        await asyncio.sleep(duration_s)
+
     async def sync_directory(self, path: Path) -> None:
         await asyncio.sleep(FLUSH_S * self.faults.slow)
         self.sync_directory_blocking(path)

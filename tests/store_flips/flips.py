@@ -42,7 +42,6 @@ from tests.unit.store.volumes import (
 )
 
 LIMITS = StoreLimits(
-    rest_s=0,
     journal_bytes=16 * 1024,
     tail_bytes=32 * BLOCK_BYTES,
     growth_bytes=256 * BLOCK_BYTES,

@@ -38,7 +38,6 @@ from tests.unit.store.volumes import (
 )
 
 TINY = StoreLimits(
-    rest_s=0,
     journal_bytes=16 * 1024,
     tail_bytes=12 * BLOCK_BYTES,
     growth_bytes=16 * BLOCK_BYTES,

@@ -219,6 +219,10 @@ class RecordingFilesystem:
         assert not self.inodes[inode or 0]
         self.changed(names, Names(((path.name, None),)))
 
+    async def rest(self, duration_s: float) -> None:
+        """Nobody here has anything else to do."""
+        await asyncio.sleep(0)
+
     async def sync_directory(self, path: Path) -> None:
         inode, begun = self._inode(path), len(self.events)
         await asyncio.sleep(0)

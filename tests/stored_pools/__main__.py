@@ -36,7 +36,6 @@ from tests.unit.store.volumes import (
 HERE = Path(__file__).parent
 BOOT = "boot of a stored pool"
 LIMITS = StoreLimits(
-    rest_s=0,
     journal_bytes=32 * 1024,
     tail_bytes=32 * BLOCK_BYTES,
     growth_bytes=16 * BLOCK_BYTES,

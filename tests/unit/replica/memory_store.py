@@ -16,7 +16,7 @@ from cstor_core.history import History, Reign
 from cstor_core.rows import ROW, rows_of
 from cstor_core.units import BLOCK_BYTES
 from replica.store.operations import Snapshot
-from replica.store.pace import Pace
+from replica.store.pace import BACKGROUND, Pace
 from replica.store.rebuild import Lacking
 
 SALT = 0x1234
@@ -31,6 +31,7 @@ class MemoryStore:
             volume_uuid=VOLUME, name="vol", size_bytes=blocks * BLOCK_BYTES, checksum_salt=SALT
         )
         self.replica_uuid = replica_uuid
+        self.gentle = BACKGROUND
         self.configuration: volume_pb2.Configuration | None = volume_pb2.Configuration(number=1)
         self.held = History()
         self.applied_seq = 0

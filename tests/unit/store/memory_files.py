@@ -6,6 +6,7 @@ a power loss throws away what was not flushed.
 
 from __future__ import annotations
 
+import asyncio
 import errno
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -115,6 +116,10 @@ class MemoryFilesystem:
     def remove_directory(self, path: Path) -> None:
         self.called("remove_directory")
         self.directories.remove(path)
+
+    async def rest(self, duration_s: float) -> None:
+        """Nobody here has anything else to do."""
+        await asyncio.sleep(0)
 
     async def sync_directory(self, path: Path) -> None:
         self.called("sync_directory")

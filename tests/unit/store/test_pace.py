@@ -2,31 +2,35 @@
 
 from __future__ import annotations
 
-import asyncio
-
-from replica.store.limits import StoreLimits
-from replica.store.pace import Gentle
+from replica.store.pace import REST_S, Gentle
 from tests.unit.store.memory_files import MemoryFilesystem
 from tests.unit.store.volumes import open_store
 
 
+class Resting(MemoryFilesystem):
+    """Keeps how long somebody has rested."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rests_s: list[float] = []
+
+    async def rest(self, duration_s: float) -> None:
+        self.rests_s.append(duration_s)
+
+
 async def test_it_rests_unless_somebody_waits() -> None:
-    loop = asyncio.get_running_loop()
-    rest_s = StoreLimits().rest_s
-    pace = Gentle(rest_s)
-    begun_s = loop.time()
+    filesystem = Resting()
+    pace = Gentle(filesystem)
     await pace.turn()
-    rested_s = loop.time() - begun_s
     pace.is_hurried = True
-    turn = pace.turn()
-    assert turn.send(None) is None  # the loop has its turn, and nothing is waited for
-    turn.close()
-    assert rested_s >= rest_s / 2
+    await pace.turn()
+    assert filesystem.rests_s == [REST_S]
 
 
 async def test_a_store_that_is_closed_hurries() -> None:
-    store = await open_store(MemoryFilesystem())
-    pace = store._durability._making.pace
-    assert not pace.is_hurried
+    filesystem = Resting()
+    store = await open_store(filesystem)
+    await store._durability.checkpoint()
+    rested = len(filesystem.rests_s)
     await store.close()
-    assert pace.is_hurried
+    assert len(filesystem.rests_s) == rested

@@ -27,7 +27,6 @@ VOLUME = "6ff5bc57-0ed4-4a6b-9c2c-000000000001"
 POOL = Path("/pool")
 BLOCKS = 16384
 SMALL = StoreLimits(
-    rest_s=0,
     journal_bytes=64 * 1024,
     tail_bytes=64 * BLOCK_BYTES,
     growth_bytes=32 * BLOCK_BYTES,

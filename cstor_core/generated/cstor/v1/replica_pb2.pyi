@@ -1294,8 +1294,8 @@ class PullBlocksRequest(_message.Message):
     rows_only: _builtins.bool
     """Rows alone, without data: the asker finds out what it lacks, and asks for that by number."""
     gently: _builtins.bool
-    """The source rests now and then while it looks for what has changed: commands of the volume, which
-    it takes part in, do not wait for it.
+    """The source rests now and then while it looks for what has changed: commands of the volume,
+    which it takes part in, do not wait for it.
     """
     @_builtins.property
     def since(self) -> _volume_pb2.Reign:
