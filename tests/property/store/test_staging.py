@@ -170,6 +170,7 @@ async def one_life(life: Life) -> None:
         await order.apply(streamed, source, member)
     wanted = await held(source)
     before = None if member.rebuilding else await held(member)  # what is flagged is read by nobody
+    await member._durability.settle()
     used = member._parts.allocator.used_units
     await stage(source, member, switches=False)
     assert before is None or await held(member) == before
