@@ -62,8 +62,11 @@ class File(Protocol):
     def allocate(self, offset: int, length: int) -> None:
         """Reserve space (`posix_fallocate`); the file grows to hold it."""
 
-    async def punch(self, extents: Sequence[tuple[int, int]]) -> None:
-        """Give space back on a thread, as (offset, length); it reads as zeros from then on."""
+    async def punch(self, offset: int, length: int) -> None:
+        """Give space back on a thread; it reads as zeros from then on.
+
+        The file takes no write meanwhile.
+        """
 
     def truncate(self, length: int) -> None:
         """Set the length."""
@@ -194,8 +197,8 @@ class OsFile:
     def allocate(self, offset: int, length: int) -> None:
         os.posix_fallocate(self._fd, offset, length)
 
-    async def punch(self, extents: Sequence[tuple[int, int]]) -> None:
-        await self._off_loop(lambda: _punch(self._fd, extents))
+    async def punch(self, offset: int, length: int) -> None:
+        await self._off_loop(lambda: _punch(self._fd, offset, length))
 
     def truncate(self, length: int) -> None:
         os.ftruncate(self._fd, length)
@@ -273,12 +276,11 @@ def _write_rest(fd: int, pieces: Sequence[Buffer], offset: int, done: int) -> No
         done += os.pwrite(fd, rest[done:], offset + done)
 
 
-def _punch(fd: int, extents: Sequence[tuple[int, int]]) -> None:
+def _punch(fd: int, offset: int, length: int) -> None:
     mode = _FALLOC_FL_PUNCH_HOLE | _FALLOC_FL_KEEP_SIZE
-    for offset, length in extents:
-        if _libc.fallocate64(fd, mode, offset, length) != 0:
-            code = ctypes.get_errno()
-            raise OSError(code, os.strerror(code))
+    if _libc.fallocate64(fd, mode, offset, length) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
 
 
 def _sync_directory(path: Path) -> None:

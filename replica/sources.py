@@ -109,8 +109,7 @@ async def pull_blocks(
         step = LISTED_ROWS if request.rows_only else BATCH_BLOCKS
         for start in range(0, len(wanted), step):
             yield await _blocks_message(node, wanted[start : start + step], request, giving)
-            if request.gently:
-                await pace.turn()
+            await pace.turn()
             giving.check()
         yield replica_pb2.PullBlocksResponse(history=history)
     finally:

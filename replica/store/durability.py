@@ -2,9 +2,9 @@
 
 A flush is one `fdatasync` of the data file, journal included, for all that wait for one.  After
 one has failed nothing is tried again: the replica is given up.  A checkpoint is started when the
-journal is half full or there are many recent rows, and runs beside the entries; should either be
-too much before it is done, one is made at once and everything waits for it, which is rare and
-bounded.
+journal is half full or there are many recent rows, somewhat before in most replicas (see
+`checkpoint_part`); it runs beside the entries, and takes its time.  Should either be too much
+before it is done, one is made at once and everything waits for it, which is rare and bounded.
 """
 
 from __future__ import annotations
@@ -33,8 +33,9 @@ class Durability:
         self._streams = 0
         self.durable_seq = parts.standing.applied_seq
         """Every entry up to here is on stable storage."""
-        self._half_bytes = int(parts.journal.capacity * part) // 2
-        self.checkpoint_from_bytes = self._half_bytes
+        self._checkpoint_bytes = int(parts.journal.capacity * part) // 2
+        """Of the journal; more, where the last checkpoint has left much of it in use."""
+        self.checkpoint_from_bytes = self._checkpoint_bytes
         """From this much used journal on a checkpoint is due."""
         parts.block_map.limit_recent_rows(part)
         self.checkpoint_error = ""
@@ -183,7 +184,9 @@ class Durability:
 
     def _installed(self) -> None:
         journal = self._parts.journal
-        self.checkpoint_from_bytes = max(self._half_bytes, journal.used + journal.capacity // 8)
+        self.checkpoint_from_bytes = max(
+            self._checkpoint_bytes, journal.used + journal.capacity // 8
+        )
         self.checkpoint_error = ""
 
     async def _try_checkpoint(self) -> None:

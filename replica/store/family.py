@@ -216,7 +216,7 @@ async def give_back(file: File, allocator: Allocator, pace: Pace) -> None:
     while extents := allocator.take_to_punch(_GROUPS_AT_ONCE):
         try:
             for first, count in _pieces(extents):
-                await file.punch([(first * BLOCK_BYTES, count * BLOCK_BYTES)])
+                await file.punch(first * BLOCK_BYTES, count * BLOCK_BYTES)
                 await pace.turn()
         except OSError as error:
             if error.errno not in _NO_HOLES:

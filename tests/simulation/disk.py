@@ -327,9 +327,8 @@ class SimulatedFile:
             self._disk._check_room()
             self._inode.content.extend(_ZEROS[:missing])
 
-    async def punch(self, extents: Sequence[tuple[int, int]]) -> None:
-        for offset, length in extents:
-            self._put(bytes(length), offset)
+    async def punch(self, offset: int, length: int) -> None:
+        self._put(bytes(length), offset)
 
     def truncate(self, length: int) -> None:
         del self._inode.content[length:]

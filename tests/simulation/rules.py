@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
+from inspect import iscoroutinefunction
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,8 @@ _ALL = np.arange(BLOCKS, dtype=np.uint64)
 _SEQ = np.uint64(0xFFFFFFFF)
 
 Host = ReplicaHost | WitnessHost
+Then = Callable[[Any], None]
+"""Looks at the outcome of a call."""
 
 
 class Rules:
@@ -245,43 +248,38 @@ def begin(cluster: Cluster) -> Rules:
     return _now
 
 
-def _around(owner: Any, name: str, look: Callable[..., Callable[[Any], None] | None]) -> None:
+def _around(owner: Any, name: str, look: Callable[..., Then | None]) -> None:
     """Have `look` called before each call, and what it gives behind those that end well."""
     call = getattr(owner, name)
 
+    def before(*arguments: Any, **named: Any) -> Then:
+        then = look(_now, *arguments, **named) if _now is not None else None
+        return then or (lambda _outcome: None)
+
     @wraps(call)
     def watched(*arguments: Any, **named: Any) -> Any:
-        then = look(_now, *arguments, **named) if _now is not None else None
+        then = before(*arguments, **named)
         outcome = call(*arguments, **named)
-        if then is not None:
-            then(outcome)
+        then(outcome)
         return outcome
-
-    setattr(owner, name, watched)
-
-
-def _around_async(owner: Any, name: str, look: Callable[..., Callable[[Any], None] | None]) -> None:
-    """The same for a coroutine."""
-    call = getattr(owner, name)
 
     @wraps(call)
-    async def watched(*arguments: Any, **named: Any) -> Any:
-        then = look(_now, *arguments, **named) if _now is not None else None
+    async def watched_to_its_end(*arguments: Any, **named: Any) -> Any:
+        then = before(*arguments, **named)
         outcome = await call(*arguments, **named)
-        if then is not None:
-            then(outcome)
+        then(outcome)
         return outcome
 
-    setattr(owner, name, watched)
+    setattr(owner, name, watched_to_its_end if iscoroutinefunction(call) else watched)
 
 
 def install() -> None:
     """Put the wrappers in place, once for a process, around mistakes that have been planted."""
-    _around_async(Fence, "promise", _promise)
+    _around(Fence, "promise", _promise)
     for kind in (ReplicaHost, WitnessHost):
-        _around_async(kind, "promise", _tell)
-        _around_async(kind, "lease", _lease)
-    _around_async(WitnessHost, "attest", _attest)
+        _around(kind, "promise", _tell)
+        _around(kind, "lease", _lease)
+    _around(WitnessHost, "attest", _attest)
     _around(ReadSession, "take_answer", _read_there)
     _around(Roster, "promote", lambda now, _, member: now.in_sync(member))
     _around(ReplicaNode, "apply", _apply)
@@ -290,12 +288,12 @@ def install() -> None:
     _around(Roster, "_progressed_in_change", _in_change)
     _around(Reads, "_settled", _read)
     _around(Question, "finish", _answer)
-    _around_async(ReplicaHost, "begin_rebuild", _flag)
-    _around_async(ReplicaStore, "finish_rebuild", _finish_rebuild)
+    _around(ReplicaHost, "begin_rebuild", _flag)
+    _around(ReplicaStore, "finish_rebuild", _finish_rebuild)
     _around(Writer, "append_operation", _append_operation)
     _around(CopiesSession, "take_answer", _give)
-    _around_async(Reader, "changed_since", _changed_since)
-    _around_async(Stage, "switch", _switch)
+    _around(Reader, "changed_since", _changed_since)
+    _around(Stage, "switch", _switch)
 
 
 def _promise(now: Rules, fence: Fence, epoch: int, instance: str) -> Any:

@@ -328,10 +328,9 @@ class RecordingFile:
     def allocate(self, offset: int, length: int) -> None:
         self._filesystem.changed(self._inode, Extend(offset + length))
 
-    async def punch(self, extents: Sequence[tuple[int, int]]) -> None:
+    async def punch(self, offset: int, length: int) -> None:
         await asyncio.sleep(0)
-        for offset, length in extents:
-            self._filesystem.changed(self._inode, Punch(offset, length))
+        self._filesystem.changed(self._inode, Punch(offset, length))
 
     def truncate(self, length: int) -> None:
         self._filesystem.changed(self._inode, Truncate(length))

@@ -206,11 +206,10 @@ class MemoryFile:
         if missing > 0:
             self._put(bytes(missing), len(self._inode.content))
 
-    async def punch(self, extents: Sequence[tuple[int, int]]) -> None:
+    async def punch(self, offset: int, length: int) -> None:
         self._filesystem.called("punch")
-        for offset, length in extents:
-            self._inode.content[offset : offset + length] = bytes(length)
-            self._inode.punched_bytes += length
+        self._inode.content[offset : offset + length] = bytes(length)
+        self._inode.punched_bytes += length
 
     def truncate(self, length: int) -> None:
         self._filesystem.called("truncate")
