@@ -19,7 +19,8 @@ from cstor_core.checksums import Buffer, checksums_of, crc32c
 from cstor_core.errors import CorruptError, FencedError, NoSpaceError, ProtocolError
 from cstor_core.frames import RunView
 from cstor_core.generated.cstor.v1 import volume_pb2
-from cstor_core.rows import ROW, ROW_BYTES, UNMAP, rows_of
+from cstor_core.rows import ROW, ROW_BYTES, UNMAP, Rows, rows_of
+from cstor_core.run_checksums import TOGETHER, all_match
 from cstor_core.units import BLOCK_BYTES
 from replica.store.allocator import Extent
 from replica.store.journal import Point
@@ -253,6 +254,8 @@ class Writer:
         """
         parts = self._parts
         count = len(table) // ROW_BYTES
+        if count >= TOGETHER:
+            return self._verify_many_writes(rows_of(table), data)
         next_seq, epoch, salt = parts.standing.applied_seq + 1, parts.standing.epoch, parts.salt
         columns, half_columns = table.cast("Q"), table.cast("I")
         seqs = columns[2::4].tolist()
@@ -270,6 +273,22 @@ class Writer:
         found = checksums_of(data, salt, blocks)
         last_seq: int = seqs[-1]
         return last_seq if found == half_columns[7::8].tolist() else 0
+
+    def _verify_many_writes(self, rows: Rows, data: memoryview) -> int:
+        """The same for so many that arrays pay."""
+        parts = self._parts
+        epoch, seqs = parts.standing.epoch, rows["seq"]
+        if (
+            not epoch
+            or int(seqs[0]) != parts.standing.applied_seq + 1
+            or (np.diff(seqs) > 1).any()
+            or rows["place"].any()
+            or (rows["epoch"] != epoch).any()
+            or int(rows["block"].max()) >= parts.size_blocks
+            or not all_match(data, parts.salt, rows["block"], rows["checksum"])
+        ):
+            return 0
+        return int(seqs[-1])
 
     def _append_rebuilding(self, table: memoryview, data: memoryview) -> None:
         """Apply what is newer than the map; keep the unmaps for the end of the rebuild."""
