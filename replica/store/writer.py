@@ -387,17 +387,22 @@ def _put_places(rows: bytearray, extents: list[Extent], count: int, base: int) -
     """
     if base:
         extents = [(first | base, length) for first, length in extents]
-    if len(extents) == 1:
-        places = array("Q", range(extents[0][0], extents[0][0] + count))
-    else:
-        places = array("Q", chain(*(range(first, first + length) for first, length in extents)))
-    if count * ROW_BYTES == len(rows):
+    is_all = count * ROW_BYTES == len(rows)
+    if is_all and count < TOGETHER:
+        if len(extents) == 1:
+            few = array("Q", range(extents[0][0], extents[0][0] + count))
+        else:
+            few = array("Q", chain(*(range(first, first + length) for first, length in extents)))
         with memoryview(rows) as view:
-            view.cast("Q")[1::4] = memoryview(places)
+            view.cast("Q")[1::4] = memoryview(few)
         return
     table = rows_of(rows)
-    writing = (table["place"] & np.uint64(UNMAP) == 0) & (table["seq"] != 0)
-    table["place"][writing] = places
+    places = np.concatenate([np.arange(first, first + length) for first, length in extents])
+    if is_all:
+        table["place"] = places
+    else:
+        writing = (table["place"] & np.uint64(UNMAP) == 0) & (table["seq"] != 0)
+        table["place"][writing] = places
 
 
 def _rise_by_one(seqs: list[int]) -> bool:
