@@ -1,9 +1,9 @@
 """Whether many blocks match their checksums, with one sum over the data of many.
 
-A checksum of each block costs a call and a slice each, and waits for memory anew at each block.  The
-sum over data one behind the other follows from those of its parts: what comes behind a part moves
-its sum on, which is a linear map of 32 bits.  So the sums that blocks are said to have say what
-the sum over all of them has to be.
+A checksum of each block costs a call and a slice, and waits for memory anew at each block.  The sum
+over data one behind the other follows from those of its parts: what comes behind a part moves its
+sum on, which is a linear map of 32 bits.  So the sums that blocks are said to have say what the sum
+over all of them has to be.
 
 Such a sum finds every error of up to three bits and every burst of up to 32, as that of a block
 does, and leaves the same 2**-32 of all others.  It does not tell which block is bad.
@@ -26,9 +26,7 @@ TOGETHER = 64
 _MASK = 0xFFFFFFFF
 
 
-def all_match(
-    data: memoryview, salt: int, blocks: npt.NDArray[np.uint64], checksums: Sums
-) -> bool:
+def all_match(data: memoryview, salt: int, blocks: npt.NDArray[np.uint64], checksums: Sums) -> bool:
     """Whether blocks of these numbers, whose data follow one another, match their checksums.
 
     False, too, where the data are not 4096 bytes for each block.

@@ -35,6 +35,7 @@ from replica.peers import Peer, blame
 from replica.replica_node import ReplicaNode
 from replica.sessions import AppendSession
 from replica.sources import NOTHING_SINCE
+from replica.store.pace import BACKGROUND
 from replica.store.rebuild import Lacking
 from replica.store.row_sets import Blocks
 
@@ -195,7 +196,8 @@ class Rebuild:
         """Copy what the source has and this replica lacks; returns the source's history."""
         node, store = self._node, self._node.store
         since = store.history.shared_with(self._history)
-        foreign = await store.foreign_blocks(self._comparison)
+        pace = store.gentle if node.pace.bytes_per_s else BACKGROUND
+        foreign = await store.foreign_blocks(self._comparison, pace)
         node.log.info(
             "rebuild_begins",
             epoch=self._request.orders.epoch,

@@ -214,9 +214,9 @@ class BlockMap:
             self._is_covered = True
             self._discarded_blocks += count
 
-    async def select(self, wanted: Callable[[Rows], npt.NDArray[np.bool_]]) -> Blocks:
+    async def select(self, wanted: Callable[[Rows], npt.NDArray[np.bool_]], pace: Pace) -> Blocks:
         """The numbers of the blocks whose rows are wanted, ascending; each row is of its moment."""
-        found = [rows["block"][wanted(rows)] async for rows in self.scan(0)]
+        found = [rows["block"][wanted(rows)] async for rows in self.scan(0, pace=pace)]
         return np.concatenate([np.zeros(0, dtype=np.uint64), *found])
 
     async def scan(

@@ -143,10 +143,10 @@ class Reader:
             parts.reclaimer.end_read(ticket)
         return pieces
 
-    async def select(self, wanted: Callable[[Rows], npt.NDArray[np.bool_]]) -> Blocks:
+    async def select(self, wanted: Callable[[Rows], npt.NDArray[np.bool_]], pace: Pace) -> Blocks:
         """The numbers of the blocks whose rows are wanted, ascending.  Raises CorruptError."""
         try:
-            return await self._parts.block_map.select(wanted)
+            return await self._parts.block_map.select(wanted, pace)
         except OSError as error:
             raise self.map_unreadable(error) from error
 

@@ -25,6 +25,7 @@ from cstor_core.history import History
 from cstor_core.rows import ROW_BYTES, UNMAP, Rows, rows_of
 from cstor_core.units import BLOCK_BYTES
 from replica.store.bits import Units
+from replica.store.pace import BACKGROUND, Pace
 from replica.store.parts import Parts
 from replica.store.reader import Reader
 from replica.store.row_sets import Blocks, ascending, with_data
@@ -55,9 +56,9 @@ class Rebuild:
         self.max_copied_seq = 0
         """The highest seq among the rows copied, or found equal, since the rebuild began."""
 
-    async def foreign_blocks(self, history: History) -> Blocks:
+    async def foreign_blocks(self, history: History, pace: Pace = BACKGROUND) -> Blocks:
         """The own blocks whose versions lie outside of a history, ascending."""
-        return await self._reader.select(history.foreign)
+        return await self._reader.select(history.foreign, pace)
 
     async def lacking(self, table: Buffer, history: History) -> Lacking:
         """Compare a peer's rows, which come without data, with the own ones.

@@ -14,10 +14,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from itertools import chain
 
 import numpy as np
 
-from replica.store.bits import Places
+from replica.store.bits import Places, Units
 
 
 class Reclaimer:
@@ -70,7 +71,7 @@ class Reclaimer:
                 kept.append((number, places))
         self._unflushed = kept
         if flushed:  # at once: those that lie side by side came with different records
-            self._flushed(np.concatenate([np.array(places, np.uint64) for places in flushed]))
+            self._flushed(_together(flushed))
 
     def begin_read(self) -> int:
         """A reader is about to use places of the map; what is freed from now on waits for it."""
@@ -90,3 +91,12 @@ class Reclaimer:
             self._unread.append((self._last_ticket, places))
         else:
             self._release(places)
+
+
+def _together(several: list[Places]) -> Units:
+    """All of them; most come in short lists, of which to make arrays would take long."""
+    few = np.fromiter(
+        chain.from_iterable(places for places in several if isinstance(places, list)), np.uint64
+    )
+    many = [np.asarray(places, np.uint64) for places in several if not isinstance(places, list)]
+    return np.concatenate([few, *many])

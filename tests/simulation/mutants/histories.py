@@ -14,6 +14,7 @@ from cstor_target.volume.returning import Returning
 from replica import staging
 from replica.replica_node import ReplicaNode
 from replica.sessions import AppendSession
+from replica.store.pace import BACKGROUND, Pace
 from replica.store.rebuild import Lacking, Rebuild
 from replica.store.replica_store import ReplicaStore
 from tests.simulation.mutants.planting import Mistakes
@@ -49,7 +50,7 @@ def take_any_shorter_history_for_a_prefix() -> None:
 def keep_foreign_blocks() -> None:
     """A rebuild asks for none of them."""
 
-    async def none(self: Rebuild, history: History) -> Any:
+    async def none(self: Rebuild, history: History, pace: Pace = BACKGROUND) -> Any:
         return np.zeros(0, dtype=np.uint64)
 
     Rebuild.foreign_blocks = none  # type: ignore[method-assign]

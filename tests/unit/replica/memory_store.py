@@ -187,7 +187,9 @@ class MemoryStore:
         found = [places[block] for block in blocks]
         return Lacking(np.array(blocks, np.uint64), np.array(found, np.uint64), same)
 
-    async def foreign_blocks(self, history: History) -> npt.NDArray[np.uint64]:
+    async def foreign_blocks(
+        self, history: History, _pace: Pace = BACKGROUND
+    ) -> npt.NDArray[np.uint64]:
         return self._foreign(history)
 
     def _foreign(self, history: History) -> npt.NDArray[np.uint64]:
