@@ -47,7 +47,7 @@ class Lacking:
 class Rebuild:
     """The copies of one replica."""
 
-    __slots__ = ("_parts", "_reader", "_writer", "max_copied_seq")
+    __slots__ = ("_parts", "_reader", "_writer", "holds_history_alone", "max_copied_seq")
 
     def __init__(self, parts: Parts, reader: Reader, writer: Writer) -> None:
         self._parts = parts
@@ -55,9 +55,13 @@ class Rebuild:
         self._writer = writer
         self.max_copied_seq = 0
         """The highest seq among the rows copied, or found equal, since the rebuild began."""
+        self.holds_history_alone = False
+        """Whether nothing but the own history and the present stream has got into this replica."""
 
     async def foreign_blocks(self, history: History, pace: Pace = BACKGROUND) -> Blocks:
         """The own blocks whose versions lie outside of a history, ascending."""
+        if self.holds_history_alone and self._parts.standing.history.is_prefix_of(history):
+            return np.zeros(0, dtype=np.uint64)  # known without a look at all of the map
         return await self._reader.select(history.foreign, pace)
 
     async def lacking(self, table: Buffer, history: History) -> Lacking:

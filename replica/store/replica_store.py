@@ -284,6 +284,7 @@ class ReplicaStore(StoreFacts):
         """
         parts = self._parts
         standing = parts.standing
+        was_whole = not standing.rebuilding
         freed: list[int] = []
         payload = bytes([loss_possible])
         point = self._writer.record(Kind.REBUILD_BEGIN, payload, standing.applied_seq)
@@ -291,10 +292,13 @@ class ReplicaStore(StoreFacts):
         parts.tail.clear()
         parts.reclaimer.put(freed, point[1])
         self.begin_stream()
+        self._rebuild.holds_history_alone = was_whole
         await self.flush()
 
     def begin_stream(self) -> None:
         """While rebuilding: the next entry may have any seq, and entries follow without a gap."""
+        if self._writer.stream_begun or self._rebuild.max_copied_seq:
+            self._rebuild.holds_history_alone = False
         self._writer.begin_stream()
         self._rebuild.max_copied_seq = 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from cstor_core.units import BLOCK_BYTES
 from replica.store import discards as discards_room
 from replica.store import standing as standing_room
 from replica.store.discards import Discards
+from replica.store.reader import Reader
 from replica.store.replica_store import ReplicaStore
 from tests.unit.store.memory_files import MemoryFilesystem
 from tests.unit.store.volumes import (
@@ -85,6 +87,33 @@ async def test_a_rebuilt_replica_holds_what_its_source_holds_version_by_version(
         assert not found.rebuilding
         assert found.history == source.history
         assert await rows_of_volume(found) == await rows_of_volume(source)
+
+
+async def test_foreign_blocks_are_looked_for_once_other_streams_have_been_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One that held a part of the history, and nothing else, has none."""
+    member = await open_store(MemoryFilesystem())
+    member.append(writes(2, 1, (0, block_of(0)), (1, block_of(1))))
+    looks: list[History] = []
+    select = Reader.select
+
+    async def counted(*arguments: Any) -> Any:
+        looks.append(arguments[1])
+        return await select(*arguments)
+
+    monkeypatch.setattr(Reader, "select", counted)
+    await member.begin_rebuild()
+    member.begin_stream()
+    assert not len(await member.foreign_blocks(history_of([(1, 3), (2, 9)])))
+    assert not looks
+    assert (await member.foreign_blocks(history_of([(1, 2), (3, 9)]))).tolist() == [1]
+    member.append(writes(5, 2, (4, block_of(4))))
+    member.begin_stream()
+    assert (await member.foreign_blocks(history_of([(1, 3), (3, 9)]))).tolist() == [4]
+    await member.begin_rebuild()
+    assert (await member.foreign_blocks(history_of([(1, 3), (3, 9)]))).tolist() == [4]
+    assert len(looks) == 3
 
 
 async def test_a_discard_holds_although_an_older_copy_comes_after_it() -> None:
