@@ -90,9 +90,9 @@ class Recent:
         """The rows of a range, ascending by block."""
         held = self.rows
         if high - low <= len(held):
-            blocks = [block for block in range(low, high) if block in held]
+            blocks = list(filter(held.__contains__, range(low, high)))
         else:
             numbers = np.fromiter(held, np.uint64, len(held))
             numbers = numbers[(numbers >= low) & (numbers < high)]
             blocks = np.sort(numbers).tolist()
-        return np.frombuffer(b"".join([held[block] for block in blocks]), dtype=ROW_DTYPE)
+        return np.frombuffer(b"".join(map(held.__getitem__, blocks)), dtype=ROW_DTYPE)
