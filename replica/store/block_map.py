@@ -157,15 +157,11 @@ class BlockMap:
         held: list[bytes | None] = list(map(self._rows.get, numbers))
         if None in held:
             self._look_up_together([b for b, row in zip(numbers, held, strict=True) if row is None])
-            if not self._is_covered:
-                cached, before = self._cached, self._cached_before
-                held = [
-                    cached.get(block) or before.get(block) if row is None else row
-                    for block, row in zip(numbers, held, strict=True)
-                ]
+            for cached in () if self._is_covered else (self._cached, self._cached_before):
+                rows_there = map(cached.get, numbers)
+                held = [row or other for row, other in zip(held, rows_there, strict=True)]
         found = [
-            self.row_at_once(block) if row is None else row
-            for block, row in zip(numbers, held, strict=True)
+            row or self.row_at_once(block) for block, row in zip(numbers, held, strict=True)
         ]
         rows = rows_of(bytearray().join(found))
         absent = rows["seq"] == 0
@@ -196,10 +192,9 @@ class BlockMap:
             else:
                 freed += [place for place in places if has_data(place)]
         if len(superseded) != len(whole) and (self._cached or self._cached_before):
-            for block, row in zip(blocks, before, strict=True):
-                if row is None:
-                    self._cached.pop(block, None)
-                    self._cached_before.pop(block, None)
+            for cached in (self._cached, self._cached_before):
+                for block in cached.keys() & blocks if cached else ():
+                    del cached[block]
         held.update(zip(blocks, apart(whole), strict=True))
 
     def discard(self, first: int, count: int, epoch: int, seq: int, freed: list[int]) -> None:
