@@ -229,6 +229,34 @@ def test_changes_may_be_asked_for_again() -> None:
     play(scenario())
 
 
+@pytest.mark.parametrize("is_far", [False, True], ids=["in order", "in steps"])
+def test_new_replica_goes_on_where_it_was_when_the_target_died(is_far: bool) -> None:
+    async def scenario() -> None:
+        cluster = Cluster(settings=SMALL, tail_entries_max=20 if is_far else 1000)
+        target = await cluster.serving_target()
+        await target.healthy()
+        fresh = cluster.new_replica()
+        uuid = fresh.disk.replica_uuid
+        for _ in range(3):
+            adding = asyncio.ensure_future(target.engine.changes.add(fresh.address))
+            await until(lambda: fresh.appending is not None)
+            target.kill()
+            adding.cancel()
+            assert fresh.disk.configuration.members
+            target = await cluster.serving_target()
+            for number in range(60):
+                assert await target.write(number % 8 * BLOCK_BYTES, block_of(number)) is None
+        assert await target.engine.changes.add(fresh.address) == uuid
+        names = [name for name, _ in cluster.events]
+        assert (names.count("learner_added"), names.count("learner_taken_up")) == (1, 3)
+        await target.healthy()
+        assert uuids(target) == ["1", "2", "3", "4"]
+        await asyncio.sleep(1)
+        assert_equal_replicas(cluster)
+
+    play(scenario())
+
+
 def test_removed_replica_is_deleted_and_comes_back_as_a_new_one() -> None:
     async def scenario() -> None:
         cluster = Cluster()

@@ -74,6 +74,8 @@ class ReplicaReport(_message.Message):
     WITNESS_FIELD_NUMBER: _builtins.int
     OUT_OF_DATE_MARK_FIELD_NUMBER: _builtins.int
     REVERTED_FIELD_NUMBER: _builtins.int
+    LEARNER_FIELD_NUMBER: _builtins.int
+    MEMBER_BY_FIELD_NUMBER: _builtins.int
     replica_uuid: _builtins.str
     state: Global___ReplicaState.ValueType
     promised_epoch: _builtins.int
@@ -98,6 +100,8 @@ class ReplicaReport(_message.Message):
     """
     reverted: _builtins.bool
     """The volume was reverted: a snapshot may hold newer data of a block than it does."""
+    learner: _builtins.bool
+    """As in OperationsState."""
     @_builtins.property
     def identity(self) -> _volume_pb2.VolumeIdentity: ...
     @_builtins.property
@@ -124,6 +128,8 @@ class ReplicaReport(_message.Message):
     def out_of_date_mark(self) -> Global___OutOfDateMark:
         """Of a witness."""
 
+    @_builtins.property
+    def member_by(self) -> _volume_pb2.Reign: ...
     def __init__(
         self,
         *,
@@ -148,10 +154,12 @@ class ReplicaReport(_message.Message):
         witness: _builtins.bool = ...,
         out_of_date_mark: Global___OutOfDateMark | None = ...,
         reverted: _builtins.bool = ...,
+        learner: _builtins.bool = ...,
+        member_by: _volume_pb2.Reign | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["configuration", b"configuration", "history", b"history", "identity", b"identity", "origin", b"origin", "out_of_date_mark", b"out_of_date_mark", "properties", b"properties"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["configuration", b"configuration", "history", b"history", "identity", b"identity", "member_by", b"member_by", "origin", b"origin", "out_of_date_mark", b"out_of_date_mark", "properties", b"properties"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["configuration", b"configuration", "deleted", b"deleted", "durable_seq", b"durable_seq", "history", b"history", "identity", b"identity", "loss_possible", b"loss_possible", "operations_seq", b"operations_seq", "origin", b"origin", "out_of_date_mark", b"out_of_date_mark", "promised_epoch", b"promised_epoch", "promised_instance", b"promised_instance", "properties", b"properties", "reason", b"reason", "replica_uuid", b"replica_uuid", "reverted", b"reverted", "short", b"short", "size_bytes", b"size_bytes", "snapshots", b"snapshots", "state", b"state", "used_bytes", b"used_bytes", "witness", b"witness"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["configuration", b"configuration", "deleted", b"deleted", "durable_seq", b"durable_seq", "history", b"history", "identity", b"identity", "learner", b"learner", "loss_possible", b"loss_possible", "member_by", b"member_by", "operations_seq", b"operations_seq", "origin", b"origin", "out_of_date_mark", b"out_of_date_mark", "promised_epoch", b"promised_epoch", "promised_instance", b"promised_instance", "properties", b"properties", "reason", b"reason", "replica_uuid", b"replica_uuid", "reverted", b"reverted", "short", b"short", "size_bytes", b"size_bytes", "snapshots", b"snapshots", "state", b"state", "used_bytes", b"used_bytes", "witness", b"witness"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
