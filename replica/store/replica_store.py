@@ -292,6 +292,7 @@ class ReplicaStore(StoreFacts):
         parts.reclaimer.put(freed, point[1])
         self.begin_stream()
         await self.flush()
+        await parts.forget_stale()
 
     def begin_stream(self) -> None:
         """While rebuilding: the next entry may have any seq, and entries follow without a gap."""
@@ -412,6 +413,7 @@ class ReplicaStore(StoreFacts):
     async def _close_files(self) -> None:
         if self._marking is not None:
             await self._marking
+        await self._parts.kept.settle()
         self._space.end()
         for file in self._parts.files:
             file.close()

@@ -51,6 +51,11 @@ class Standing:
             return self._reigns
         return self._reigns.extended(self.applied_seq)
 
+    @property
+    def point(self) -> tuple[int, int, bool]:
+        """What changes with whatever a replica takes, but for copies."""
+        return self.applied_seq, self.epoch, self.rebuilding
+
     def found(self, configuration: volume_pb2.Configuration) -> None:
         """Take the founding configuration."""
         self.configuration = configuration

@@ -35,6 +35,7 @@ from replica.store import standing
 from replica.store.reader import Reader as StoreReader
 from replica.store.rebuild import Rebuild
 from replica.store.replica_store import ReplicaStore
+from replica.store.staging import Stage
 from tests.simulation import clone_coverage as cloning
 
 _taken: Counter[str] = Counter()
@@ -66,7 +67,7 @@ BRANCHES = frozenset(
         *("member: no space", "return: a failed one stays out"),
         *("return: from a tail", "return: staged", "return: rebuilt", "return: rebuild broken off"),
         *("rebuild: foreign blocks", "rebuild: ends with its stream", "opening: staged"),
-        *("rebuild: at a pace", "add: taken up again"),
+        *("rebuild: at a pace", "add: taken up again", "stage: goes on where it broke off"),
         *("short: after a power loss", "short: made whole", "flush: failed", "deposed"),
         *("scrub: finished", "scrub: ends", "scrub: finds and puts right"),
         *("scrub: a write is on its way", "scrub: a member is missed"),
@@ -317,6 +318,7 @@ def _watch_returns() -> None:
 
     _watch(Roster, "lost", lost)
     _watch(Changes, "_may_be_taken_up", taken_up)
+    _watch_async(Stage, "go_on", _where_it_gives("stage: goes on where it broke off", bool))
     _watch(Roster, "source_replaced", lambda *_: ["rebuild: from another source"])
     _watch_async(
         Rebuild,

@@ -9,6 +9,7 @@ from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
 from cstor_core.generated.cstor.v1 import replica_pb2, volume_pb2
+from cstor_core.history import History
 from cstor_target.volume import changes, opener, opening
 from cstor_target.volume.changes import Changes
 from cstor_target.volume.lease import Lease
@@ -109,9 +110,8 @@ def take_a_learner_in_at_once() -> None:
 @_found.breaks("A removed UUID is refused.")
 def take_up_a_removed_one() -> None:
     """Whoever was made beside the founders is taken for a learner, whatever became of it."""
-    changes.is_learner = lambda report, _history: (  # type: ignore[attr-defined]
-        report.learner or report.state == replica_pb2.REPLICA_STATE_UNFOUNDED
-    )
+    patched: Any = changes
+    patched.is_learner = lambda report, _history: opening.is_learner(report, History())
 
 
 @_found.breaks("A learner counts for nothing.")
