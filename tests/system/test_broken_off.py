@@ -1,4 +1,4 @@
-"""A new replica is brought in under load, and the target and the replica's daemon are killed.
+"""A replica is replaced under load, and the target and the new one's daemon are killed.
 
 Stamped blocks are written and read through QEMU's own initiator all the while.
 """
@@ -38,7 +38,7 @@ ON_ITS_WAY_BYTES = 8 * MIB
 
 
 class NewReplica:
-    """A daemon beside the volume, and `cstor replica add` of it."""
+    """A daemon beside the volume, and `cstor replica replace` of another one by it."""
 
     def __init__(self, cluster: Cluster, scratch: Path, stack: ExitStack) -> None:
         self._cluster = cluster
@@ -59,9 +59,11 @@ class NewReplica:
         self.copied_bytes += await asyncio.to_thread(self._copied)
         self._daemon.end(signal.SIGKILL)
 
-    async def add(self) -> subprocess.CompletedProcess[str]:
-        flag = f"--dir={self._cluster.directory}"
-        command = [cstor_command(), "replica", "add", self.address, flag]
+    async def replace(self, old: str) -> subprocess.CompletedProcess[str]:
+        command = [
+            *(cstor_command(), "replica", "replace", old, self.address, "--yes"),
+            f"--dir={self._cluster.directory}",
+        ]
         return await asyncio.to_thread(run, command, timeout_s=2 * AFTER_S_MAX)
 
     async def until_copied(self, least_bytes: float) -> None:
@@ -79,30 +81,31 @@ class NewReplica:
         return metrics_at(self._metrics).get("rebuild_bytes", 0.0)
 
 
-def test_new_replica_goes_on_over_the_death_of_the_target_and_of_its_daemon(
+def test_replacement_goes_on_over_the_death_of_the_target_and_of_its_daemon(
     cluster: Cluster, tmp_path: Path
 ) -> None:
     async def live(fresh: NewReplica) -> None:
+        old = cluster.status().document["replicas"][2]["address"]
         await fresh.start()
         async with exported(cluster.url, tmp_path) as disk:
             load = Load(disk, Ledger(REGION_BYTES // BLOCK_BYTES, Random(13)))
             await asyncio.to_thread(cluster.wait_until_in_sync)
             await write(disk, extents(64, WRITTEN_MIB), MIB, 1)
             async with load.running():
-                adding = asyncio.ensure_future(fresh.add())
+                replacing = asyncio.ensure_future(fresh.replace(old))
                 await fresh.until_copied(90 * MIB)
                 await asyncio.to_thread(cluster.kill)
-                broken_off = await adding
+                broken_off = await replacing
                 assert broken_off.returncode != 0, broken_off.stdout
                 await asyncio.to_thread(cluster.start)
-                adding = asyncio.ensure_future(fresh.add())
+                replacing = asyncio.ensure_future(fresh.replace(old))
                 await fresh.until_copied(150 * MIB)
                 await fresh.kill()
                 await fresh.start()
-                done = await adding
+                done = await replacing
                 assert done.returncode == 0, done.stdout
-                await load.goes_on("added")
-                again = await fresh.add()
+                await load.goes_on("replaced")
+                again = await fresh.replace(old)
                 assert again.stdout == done.stdout
             load.check()
             assert await load.writer.verify() > 0
@@ -116,7 +119,10 @@ def test_new_replica_goes_on_over_the_death_of_the_target_and_of_its_daemon(
         # What the load has written anew is copied again each time, and once more in the end.
         lost = 2 * (KEPT_BYTES + ON_ITS_WAY_BYTES)
         assert WRITTEN_MIB * MIB <= copied <= WRITTEN_MIB * MIB + lost + 6 * REGION_BYTES
-        listed = check([cstor_command(), "replica", "list", f"--dir={cluster.directory}",
-                        "--output=json"])  # fmt: skip
-        assert [one["status"] for one in json.loads(listed)] == ["in-sync"] * 4
-        assert cluster.compare().returncode == 0
+        command = [cstor_command(), "replica", "list", f"--dir={cluster.directory}"]
+        listed = json.loads(check([*command, "--output=json"]))
+        assert [one["status"] for one in listed] == ["in-sync"] * 3
+        named = [f"--replica={one['address']}" for one in listed]
+        assert f"--replica={fresh.address}" in named
+        compared = run([cstor_command(), "volume", "compare", "--volume=test", *named])
+        assert compared.returncode == 0, compared.stdout
