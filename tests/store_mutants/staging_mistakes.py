@@ -83,6 +83,7 @@ def keep_before_the_data_are_flushed(patch: Patch) -> None:
 
 def forget_the_places_of_what_is_kept(patch: Patch) -> None:
     """After a restart they count as free."""
+
     def careless(kept: Kept, *others: Any) -> bool:
         found = fits(kept, *others)
         kept.places = PlaceSet()
