@@ -102,7 +102,7 @@ def add(
     """Have a daemon keep one more copy of the volume; returns when it counts.
 
     The daemon of a witness becomes the witness of a volume with two replicas.  If it is broken off,
-    the same command goes on; where the new replica holds something by then, `delete` it first.
+    or the target ends, the same command goes on where it was.
     """
 
     with interruptible(), target_of(directory, target) as client:

@@ -76,6 +76,12 @@ class History:
                 break
         return shared
 
+    def holds(self, point: Reign) -> bool:
+        """Whether an entry is in this history; (0, 0) is in any."""
+        return point == Reign(0, 0) or any(
+            reign.epoch == point.epoch and reign.last_seq >= point.last_seq for reign in self.reigns
+        )
+
     def is_prefix_of(self, other: History) -> bool:
         """Whether everything in this history is in the other."""
         return self.shared_with(other) == self.end

@@ -8,13 +8,19 @@ from cstor_core.history import History, Reign
 
 def history_from(message: volume_pb2.History) -> History:
     """The value of a History message."""
-    return History(tuple(Reign(reign.epoch, reign.last_seq) for reign in message.reigns))
+    return History(tuple(reign_from(reign) for reign in message.reigns))
 
 
 def history_message(history: History) -> volume_pb2.History:
     """The History message of a value."""
-    return volume_pb2.History(
-        reigns=[
-            volume_pb2.Reign(epoch=reign.epoch, last_seq=reign.last_seq) for reign in history.reigns
-        ]
-    )
+    return volume_pb2.History(reigns=[reign_message(reign) for reign in history.reigns])
+
+
+def reign_from(message: volume_pb2.Reign) -> Reign:
+    """The value of a Reign message."""
+    return Reign(message.epoch, message.last_seq)
+
+
+def reign_message(reign: Reign) -> volume_pb2.Reign:
+    """The Reign message of a value."""
+    return volume_pb2.Reign(epoch=reign.epoch, last_seq=reign.last_seq)

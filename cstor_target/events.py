@@ -227,6 +227,10 @@ KINDS: dict[str, Kind] = {
         Severity.INFO,
         "the new replica at {address} is brought to what the others hold",
     ),
+    "learner_taken_up": Kind(
+        Severity.INFO,
+        "the replica at {address}, which was on its way to be a member, goes on where it was",
+    ),
     "member_added": Kind(
         Severity.INFO,
         "the replica at {address} is a member of the volume now",

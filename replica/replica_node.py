@@ -19,7 +19,7 @@ from cstor_core.errors import CorruptError, CstorError, ForeignReplicaError
 from cstor_core.frames import FrameEntry, RunView
 from cstor_core.generated.cstor.v1 import replica_pb2, volume_pb2
 from cstor_core.units import BLOCK_BYTES
-from cstor_core.words import history_message
+from cstor_core.words import history_message, reign_message
 from replica.counters import Counters
 from replica.errors import EndedError, OrderError
 from replica.leases import LeaseGiven
@@ -267,6 +267,8 @@ class ReplicaNode:
             properties=store.properties,
             deleted=store.deleted,
             reverted=store.is_reverted,
+            learner=store.learner,
+            member_by=None if store.member_by is None else reign_message(store.member_by),
         )
 
     def size_blocks(self) -> int:

@@ -8,7 +8,8 @@ take entries meanwhile, which are fetched afterwards, in order or in another ste
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -16,11 +17,13 @@ from cstor_core.errors import CorruptError, InputError, ProtocolError
 from cstor_core.frames import RunView
 from cstor_core.generated.cstor.v1 import replica_pb2, volume_pb2
 from cstor_core.history import Reign
-from cstor_core.words import history_from, history_message
+from cstor_core.words import history_from, history_message, reign_from, reign_message
 from replica.errors import OrderError
 from replica.peers import Peer, blame
 from replica.replica_node import ReplicaNode
 from replica.sources import Giving, check_source
+from replica.store.kept import PIECES_MAX
+from replica.store.row_sets import Piece
 from replica.store.staging import Stage
 
 PROGRESS_S = 0.25
@@ -89,14 +92,21 @@ class Staging:
             stage.take_everything()
             whole = b""
         progress, last = self._progress, None
-        async for message in peer.pull_stacks(self._pull_request(stage.shared, whole)):
+        pieces = await stage.go_on()
+        async for message in peer.pull_stacks(self._pull_request(stage.shared, whole, pieces)):
             if message.history.reigns:
                 stage.reach(history_from(message.history))
+                if pieces and message.goes_on:
+                    progress.blocks_done = pieces[-1].end_block
+                    self._node.log.info("staging_goes_on", blocks=pieces[-1].end_block)
+                elif pieces:
+                    await stage.begin_anew()
             run = RunView(memoryview(message.run.table), memoryview(message.run.data))
             await stage.copy_in(run)
             progress.bytes_copied += len(run.data)
+            self._node.counters.rebuild_bytes += len(run.data)
             if run.table:
-                progress.blocks_done = stage.reached_block + 1
+                progress.blocks_done = max(progress.blocks_done, stage.reached_block + 1)
             last = message
             await self._node.pace.spend(len(run.data))
         if last is None or not last.HasField("operations"):
@@ -104,16 +114,22 @@ class Staging:
         configuration = last.configuration if last.HasField("configuration") else None
         await stage.switch(last.operations, configuration)
 
-    def _pull_request(self, shared: Reign, whole: bytes) -> replica_pb2.PullStacksRequest:
+    def _pull_request(
+        self, shared: Reign, whole: bytes, pieces: Sequence[Piece]
+    ) -> replica_pb2.PullStacksRequest:
         pace = self._node.pace
         return replica_pb2.PullStacksRequest(
             volume_uuid=self._request.orders.volume_uuid,
             replica_uuid=self._request.source.replica_uuid,
             epoch=self._request.orders.epoch,
             history=self._request.history,
-            since=volume_pb2.Reign(epoch=shared.epoch, last_seq=shared.last_seq),
+            since=reign_message(shared),
             whole_blocks=whole,
             rows_max=pace.piece_blocks if pace.bytes_per_s else 0,
+            pieces=[
+                replica_pb2.StackPiece(end_block=one.end_block, since=reign_message(one.since))
+                for one in pieces
+            ],
         )
 
 
@@ -134,13 +150,18 @@ async def pull_stacks(
     if len(request.whole_blocks) % 8:
         raise InputError("the blocks of a pull are not a table of 8-byte numbers")
     whole = np.frombuffer(request.whole_blocks, dtype="<u8")
-    since = Reign(request.since.epoch, request.since.last_seq)
+    since = reign_from(request.since)
+    pieces = _pieces_of(request)
     giving = Giving(request.epoch)
     node.fence.enter(giving)
     try:
         with node.store.frozen() as frozen:
-            yield replica_pb2.PullStacksResponse(history=history_message(frozen.history))
-            async for run in frozen.stacks(since, whole, request.rows_max):
+            if not all(frozen.history.holds(piece.since) for piece in pieces):
+                pieces = []
+            yield replica_pb2.PullStacksResponse(
+                history=history_message(frozen.history), goes_on=bool(pieces)
+            )
+            async for run in frozen.stacks(since, whole, request.rows_max, pieces):
                 giving.check()
                 yield replica_pb2.PullStacksResponse(
                     run=volume_pb2.Run(table=bytes(run.table), data=bytes(run.data))
@@ -151,3 +172,12 @@ async def pull_stacks(
             )
     finally:
         node.fence.leave(giving)
+
+
+def _pieces_of(request: replica_pb2.PullStacksRequest) -> list[Piece]:
+    """What the asker has already.  Raises InputError."""
+    pieces = [Piece(piece.end_block, reign_from(piece.since)) for piece in request.pieces]
+    ends = [piece.end_block for piece in pieces]
+    if len(ends) > PIECES_MAX or any(end <= before for before, end in pairwise((0, *ends))):
+        raise InputError("the pieces that the asker has already do not ascend, or are too many")
+    return pieces

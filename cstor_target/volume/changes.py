@@ -26,7 +26,7 @@ from cstor_target.volume.backing import Done, Failure
 from cstor_target.volume.events import EventSink
 from cstor_target.volume.links import ReplicaLink
 from cstor_target.volume.members import Member, Standing
-from cstor_target.volume.opening import configuration_number
+from cstor_target.volume.opening import configuration_number, is_learner
 from cstor_target.volume.order import Order
 from cstor_target.volume.quorum import write_quorum
 from cstor_target.volume.roster import Roster
@@ -74,11 +74,13 @@ class Changes:
     async def add(self, address: str, *, same_host: bool = False) -> str:
         """Make the replica at an address a member, which is made there if need be; its UUID.
 
-        Done already, it is found done.  A member whose pool was wiped may still be one, with the
-        same address, until it is removed.  Raises InputError where it cannot be one,
-        UnavailableError where it cannot be brought in sync.
+        Done already, it is found done; broken off, it goes on where it was.  A member whose pool
+        was wiped may still be one, with the same address, until it is removed.  Raises InputError
+        where it cannot be one, UnavailableError where it cannot be brought in sync.
         """
         async with self._one_at_a_time:
+            async with self._one_entry:
+                pass  # somebody who has given up may have asked for this very member
             for member in self._tenure.configuration.members:
                 if member.address == address:
                     await self._check_lease()
@@ -91,7 +93,6 @@ class Changes:
             learner = await self._learner(link)
             learner.is_witness = is_witness
             self._roster.add_learner(learner)
-            self._events("learner_added", learner.facts())
             self._keep(learner)
             try:
                 await self._until_in_sync(learner)
@@ -267,20 +268,40 @@ class Changes:
             )
 
     async def _learner(self, link: ReplicaLink) -> Member:
-        """The new, empty replica behind a link, as a learner.  Raises what `add` raises."""
+        """The new replica behind a link, as a learner: an empty one that is made there, or one that
+        is there already and has never been a member.  Raises what `add` raises.
+        """
         address = link.address
         report = await link.create(self._tenure.identity)
-        if report.state != replica_pb2.REPLICA_STATE_UNFOUNDED:
+        if not self._may_be_taken_up(report):
             raise InputError(
                 f"at {address} there is a replica of this volume that holds something, and is none "
-                f"of its members: `cstor replica delete {address}` gives up what it holds, and it "
-                "can be added as a new one then"
+                "of its members nor on its way to be one: "
+                f"`cstor replica delete {address}` gives up what it holds, and it can be added as "
+                "a new one then"
             )
         learner = Member(link)
         learner.replica_uuid = report.replica_uuid
         learner.is_learner = True
         learner.standing, learner.reason = Standing.LEARNER, "it is being made"
+        if report.state == replica_pb2.REPLICA_STATE_UNFOUNDED:
+            self._events("learner_added", learner.facts())
+        else:
+            self._events("learner_taken_up", learner.facts())
         return learner
+
+    def _may_be_taken_up(self, report: replica_pb2.ReplicaReport) -> bool:
+        """Whether a replica that is no member is a learner, whoever began to bring it in.
+
+        One from before a forced opening returns only as a new one.
+        """
+        tenure = self._tenure
+        history = tenure.history.extended(self._order.sent_seq)
+        forced_openings = tenure.configuration.forced_openings
+        return is_learner(report, history) and (
+            report.state == replica_pb2.REPLICA_STATE_UNFOUNDED
+            or report.configuration.forced_openings == forced_openings
+        )
 
     async def _check_lease(self) -> None:
         """Wait until it is certain that no later target has changed what this one remembers.

@@ -14,7 +14,7 @@ from cstor_core.errors import UnavailableError
 from cstor_core.generated.cstor.v1 import replica_pb2, volume_pb2
 from cstor_core.history import History, Position
 from cstor_core.properties import has_write_cache
-from cstor_core.words import history_from
+from cstor_core.words import history_from, reign_from
 from cstor_target.volume.quorum import read_overlap, write_quorum
 from cstor_target.volume.witness import copies_to_open, is_proven
 
@@ -64,6 +64,18 @@ def can_vote(report: Report) -> bool:
         replica_pb2.REPLICA_STATE_COMPLETE,
         replica_pb2.REPLICA_STATE_REBUILDING,
     )
+
+
+def is_learner(report: Report, history: History) -> bool:
+    """Whether a replica that is no member was brought to the volume as a new one, and has never
+    been a member in this history, which is the volume's.
+
+    An entry that the history dropped has made nobody one.
+    """
+    if report.state == replica_pb2.REPLICA_STATE_UNFOUNDED:
+        return True
+    was_made_one = report.HasField("member_by") and history.holds(reign_from(report.member_by))
+    return can_vote(report) and report.learner and not was_made_one
 
 
 def next_epoch(reports: Sequence[Report]) -> int:

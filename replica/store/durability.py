@@ -195,6 +195,7 @@ class Durability:
             await self.checkpoint()
             while self.is_checkpoint_due:  # of what came while the one before was made
                 await self.checkpoint()
+            await self._parts.forget_stale()
         except CstorError as error:
             journal = self._parts.journal
             self.checkpoint_error = str(error)

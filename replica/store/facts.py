@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cstor_core.generated.cstor.v1 import volume_pb2
-from cstor_core.history import History
+from cstor_core.history import History, Reign
 from cstor_core.units import BLOCK_BYTES
 from replica.store.durability import Durability
 from replica.store.operations import Snapshot
@@ -125,6 +125,16 @@ class StoreFacts:
     def deleted(self) -> bool:
         """Whether the volume has been deleted, and nobody is to serve it any more."""
         return self._parts.standing.operations.deleted
+
+    @property
+    def learner(self) -> bool:
+        """Whether the replica was brought to the open volume as a new one."""
+        return self._parts.standing.operations.learner
+
+    @property
+    def member_by(self) -> Reign | None:
+        """The entry that made such a one a member; see `Operations`."""
+        return self._parts.standing.operations.member_by
 
     @property
     def operations_seq(self) -> int:

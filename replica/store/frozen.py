@@ -21,7 +21,7 @@ from replica.store.pace import BACKGROUND
 from replica.store.parts import Parts
 from replica.store.reader import Reader
 from replica.store.recent import Recent
-from replica.store.row_sets import Blocks, is_among, later_than, written
+from replica.store.row_sets import Blocks, Piece, wanted, written
 from replica.store.views import needed
 
 _ROWS_MAX = 256
@@ -48,10 +48,11 @@ class Frozen:
         self._views = [head, *operations.views()[1:]]
 
     async def stacks(
-        self, since: Reign, whole: Blocks, rows_max: int = 0
+        self, since: Reign, whole: Blocks, rows_max: int = 0, pieces: Sequence[Piece] = ()
     ) -> AsyncIterator[RunView]:
         """The rows behind a point that some view needs, ascending by block, the newer ones first,
-        and all rows of the blocks in `whole`, which ascend; with their data, verified.
+        and all rows of the blocks in `whole`, which ascend; with their data, verified.  In each of
+        the `pieces` it is those behind its own point.
         So many come at a time, unless `rows_max` says fewer.
 
         Raises CorruptError, which names the block or says what of the map cannot be read.
@@ -66,7 +67,7 @@ class Frozen:
             recent = [level.between(low, high) for level in self._levels]
             rows, _ = laid_over(self._levels, recent, older, low, high)
             rows = written(rows[needed(rows, self._views)])
-            rows = rows[later_than(rows, since) | is_among(rows["block"], whole)]
+            rows = rows[wanted(rows, since, whole, pieces)]
             for some in _portions(rows, min(rows_max or self._rows_max, self._rows_max)):
                 yield await self._reader.with_data_of(some)
             await BACKGROUND.turn()

@@ -22,6 +22,8 @@ class StoreLimits:
     is room for a checkpoint, and for the merge with which a deletion gives space back."""
     unflushed_copies_bytes: int = 64 * MIB
     """Of a rebuild: beyond it a flush is started."""
+    kept_rows: int = 8192
+    """Of a staged map: so many more are kept at a time, of 32 MiB where all have data."""
     hole_bytes: int = MIB
     """What is punched is a whole number of these, and they of 8 units."""
     unflushed_freed_bytes: int = 64 * MIB

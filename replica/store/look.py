@@ -22,6 +22,7 @@ from cstor_core.files import File, Filesystem
 from cstor_core.generated.cstor.v1 import volume_pb2
 from cstor_core.units import BLOCK_BYTES, MIB
 from replica.store.checkpoint import open_run
+from replica.store.kept import KEPT_FILE
 from replica.store.map_run import RUN_PREFIX
 from replica.store.map_writing import merged
 from replica.store.opening import (
@@ -40,7 +41,7 @@ from replica.store.recovery import Recovery
 from replica.store.row_sets import with_data
 from replica.store.state_file import State, StateFile
 
-_FILES = frozenset({"identity", "state", "data", "map"})
+_FILES = frozenset({"identity", "state", "data", "map", KEPT_FILE})
 BAD_BLOCKS_LISTED_MAX = 1024
 _CACHE_BYTES = 16 * MIB
 

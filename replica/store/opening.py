@@ -24,6 +24,7 @@ from replica.store.checkpoint import CheckpointHead, Moment, load, open_run
 from replica.store.envelope import parsed, read_file, replace_file, sealed, unsealed
 from replica.store.family import Family, Releasing, Space
 from replica.store.journal import START, Journal
+from replica.store.kept import Kept, fits
 from replica.store.limits import StoreLimits
 from replica.store.map_run import RUN_PREFIX, run_name
 from replica.store.marks import FailureMark
@@ -273,6 +274,8 @@ class _Opening:
         await filesystem.sync_directory(directory)
         for name in stray_runs(filesystem, directory, recovery.block_map):
             filesystem.remove(directory / name)
+        kept = Kept(filesystem, directory, self.replica_uuid)
+        kept.load()
         journal = recovery.continued(power_lost)
         try:
             await _make_durable(file, recovery, journal)
@@ -283,10 +286,10 @@ class _Opening:
             )
             mark.put(reason)
             raise CorruptError(reason) from error
-        return self._parts(recovery, journal)
+        return self._parts(recovery, journal, kept)
 
-    def _parts(self, recovery: Recovery, journal: Journal) -> Parts:
-        allocator = self._take_places(recovery)
+    def _parts(self, recovery: Recovery, journal: Journal, kept: Kept) -> Parts:
+        allocator = self._take_places(recovery, kept)
         reclaimer = Reclaimer(Releasing(self.directory.name, self.spaces), journal.number)
         recovery.tail.dropped = reclaimer.put
         return Parts(
@@ -301,17 +304,22 @@ class _Opening:
             reclaimer=reclaimer,
             tail=recovery.tail,
             standing=recovery.standing,
+            kept=kept,
             on_failure=lambda: None,
         )
 
-    def _take_places(self, recovery: Recovery) -> Allocator:
+    def _take_places(self, recovery: Recovery, kept: Kept) -> Allocator:
         """Tell the spaces what is in use; of its own data file all else is free."""
         *shared, own_space = self.spaces
         used = recovery.places_in_use()
-        own = used.of_file(len(shared))
-        lowest, end = own.bounds()
         first = recovery.first_unit
         reserved_end = self.files[-1].size() // BLOCK_BYTES
+        if fits(kept, recovery.standing, used, (first, reserved_end), len(shared)):
+            used.put(kept.places.places())
+        else:
+            kept.forget_at_once()
+        own = used.of_file(len(shared))
+        lowest, end = own.bounds()
         if end > reserved_end or (end and lowest < first):
             raise CorruptError(f"{self.what}: the data file is shorter than its map says")
         check_bases(self.files, used, self.what)

@@ -14,9 +14,11 @@ from google.protobuf.message import DecodeError
 
 from cstor_core.errors import CorruptError, ProtocolError
 from cstor_core.generated.cstor.v1 import volume_pb2
+from cstor_core.history import Reign
 from cstor_core.limits import SNAPSHOT_NAME_BYTES_MAX, SNAPSHOTS_MAX
 from cstor_core.properties import set_property
 from cstor_core.units import BLOCK_BYTES
+from cstor_core.words import reign_from, reign_message
 from replica.store.views import EVERYTHING, View
 
 
@@ -59,7 +61,9 @@ class Operations:
         "head",
         "hidden",
         "last_seq",
+        "learner",
         "loss_possible",
+        "member_by",
         "properties",
         "size_bytes",
         "snapshots",
@@ -82,6 +86,10 @@ class Operations:
         """What has been set."""
         self.deleted = False
         """The volume has been deleted: nobody is to serve it any more."""
+        self.learner = False
+        """The replica was brought to the open volume as a new one."""
+        self.member_by: Reign | None = None
+        """The entry that made such a one a member; (0, 0) where that is not known."""
 
     def views(self) -> tuple[View, ...]:
         """Whoever must go on seeing what it sees."""
@@ -160,6 +168,7 @@ class Operations:
 
     def message(self) -> volume_pb2.OperationsState:
         """For a file."""
+        by = self.member_by
         return volume_pb2.OperationsState(
             size_bytes=self.size_bytes,
             snapshots=[snapshot.message() for snapshot in self.snapshots.values()],
@@ -173,6 +182,8 @@ class Operations:
             last_seq=self.last_seq,
             properties=self.properties,
             deleted=self.deleted,
+            learner=self.learner,
+            member_by=None if by is None else reign_message(by),
         )
 
     @classmethod
@@ -192,6 +203,9 @@ class Operations:
         operations.last_seq = found.last_seq
         operations.properties.CopyFrom(found.properties)
         operations.deleted = found.deleted
+        operations.learner = found.learner
+        if found.HasField("member_by"):
+            operations.member_by = reign_from(found.member_by)
         operations.head = View.of(found.head_ranges)
         operations.hidden = [
             Hidden(one.hidden_by_seq, View.of(one.ranges)) for one in found.hidden_views

@@ -12,8 +12,9 @@ from cstor_core.units import BLOCK_BYTES
 from replica.store.allocator import Allocator
 from replica.store.block_map import BlockMap
 from replica.store.journal import Journal
+from replica.store.kept import Kept
 from replica.store.limits import StoreLimits
-from replica.store.places import FILE_SHIFT, UNIT_MASK
+from replica.store.places import FILE_SHIFT, UNIT_MASK, PlaceSet
 from replica.store.reclaim import Reclaimer
 from replica.store.standing import Standing
 from replica.store.tail import Tail
@@ -39,6 +40,7 @@ class Parts:
     reclaimer: Reclaimer
     tail: Tail
     standing: Standing
+    kept: Kept
     on_failure: Callable[[], None]
     """Told when the replica is being given up, before anybody else hears of it."""
     failed_reason: str | None = None
@@ -48,6 +50,7 @@ class Parts:
 
     def __post_init__(self) -> None:
         self.take_size()
+        self.kept.release = self.release
 
     @property
     def own_places(self) -> int:
@@ -64,6 +67,24 @@ class Parts:
     def take_size(self) -> None:
         """The size of the volume may have changed."""
         self.size_blocks = -(-self.standing.operations.size_bytes // BLOCK_BYTES)
+
+    def release(self, places: PlaceSet) -> None:
+        """Nobody refers to these places of its own data file."""
+        own = places.of_file(len(self.files) - 1)
+        self.allocator.release(own.between(*own.bounds()).tolist())
+
+    async def forget_kept(self) -> None:
+        """Keep nothing of a staged map.  Raises CorruptError where the disk failed."""
+        try:
+            await self.kept.forget()
+        except OSError as error:
+            raise self.failed(error, "removing what was kept of a staged map") from error
+
+    async def forget_stale(self) -> None:
+        """The same where nobody can go on with it any more: the replica has taken something."""
+        basis = self.kept.basis
+        if basis is not None and basis.standing != self.standing.point:
+            await self.forget_kept()
 
     def check_usable(self) -> None:
         """Raise CorruptError where the replica was given up."""

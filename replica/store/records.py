@@ -20,6 +20,7 @@ IDENTITY_MAGIC = b"cStorIdn"
 STATE_MAGIC = b"cStorSta"
 POOL_MAGIC = b"cStorPol"
 MARK_MAGIC = b"cStorMrk"
+STAGED_MAGIC = b"cStorStg"
 
 JOURNAL_OFFSET = BLOCK_BYTES
 """The journal begins behind the head of the data file, which has a unit for itself."""

@@ -14,6 +14,7 @@ their data verify too, and what follows is cut off.
 from __future__ import annotations
 
 from collections.abc import Callable
+from uuid import UUID
 
 import numpy as np
 from google.protobuf.message import DecodeError
@@ -62,6 +63,7 @@ class Recovery:
         self._journal_bytes = journal_bytes
         self._tag = journal_tag(replica_uuid)
         moment, self.standing, self.block_map = checkpoint
+        self.standing.replica_uuid = str(UUID(bytes=replica_uuid))
         self._head = moment.head
         self.tail = Tail(tail_bytes, tail_journal_bytes(journal_bytes), _forget)
         self._end: Point = self._head.replay

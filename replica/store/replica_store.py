@@ -294,6 +294,7 @@ class ReplicaStore(StoreFacts):
         self.begin_stream()
         self._rebuild.holds_history_alone = was_whole
         await self.flush()
+        await parts.forget_stale()
 
     def begin_stream(self) -> None:
         """While rebuilding: the next entry may have any seq, and entries follow without a gap."""
@@ -416,6 +417,7 @@ class ReplicaStore(StoreFacts):
     async def _close_files(self) -> None:
         if self._marking is not None:
             await self._marking
+        await self._parts.kept.settle()
         self._space.end()
         for file in self._parts.files:
             file.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, TypeVar
 
@@ -32,6 +33,29 @@ def later_than(rows: Rows, point: Reign) -> npt.NDArray[np.bool_]:
     found: npt.NDArray[np.bool_] = (rows["epoch"] > point.epoch) | (
         (rows["epoch"] == point.epoch) & (rows["seq"] > point.last_seq)
     )
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """The blocks below `end_block`, from the end of the piece before it on, as of some point."""
+
+    end_block: int
+    since: Reign
+
+
+def wanted(
+    rows: Rows, since: Reign, whole: Blocks, pieces: Sequence[Piece] = ()
+) -> npt.NDArray[np.bool_]:
+    """Which rows somebody lacks who has everything up to a point, but nothing of the blocks in
+    `whole`, which ascend; and who has, in each of some pieces, everything up to its own point.
+    """
+    found = later_than(rows, since) | is_among(rows["block"], whole)
+    start = 0
+    for piece in pieces:
+        stop = int(np.searchsorted(rows["block"], np.uint64(piece.end_block)))
+        found[start:stop] = later_than(rows[start:stop], piece.since)
+        start = stop
     return found
 
 

@@ -5,18 +5,22 @@ exactly the old one, and from then on exactly the new one.  What it holds of the
 share stays; a peer gives what came behind that.  Blocks with versions that lie outside of the new
 history are replaced whole, with all versions that anybody needs.  The new rows are one run, which
 is laid over the old ones; one journal record names it.
+
+A stage that may go on where an earlier one broke off (`go_on`) keeps what it has, and takes what
+was kept, read and verified, between the rows that come (see `kept`).
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 import numpy as np
 import numpy.typing as npt
 
-from cstor_core.errors import CorruptError, ProtocolError, UnavailableError
+from cstor_core.checksums import crc32c
+from cstor_core.errors import CorruptError, NoSpaceError, ProtocolError, UnavailableError
 from cstor_core.frames import RunView
 from cstor_core.generated.cstor.v1 import volume_pb2
 from cstor_core.history import History, Reign
@@ -25,15 +29,25 @@ from cstor_core.units import BLOCK_BYTES
 from cstor_core.words import history_message
 from replica.store.checkpointing import Checkpointing
 from replica.store.durability import Durability
+from replica.store.kept import Basis
 from replica.store.map_run import BLOCK_END, MapRun
 from replica.store.pace import BACKGROUND
 from replica.store.parts import Parts
 from replica.store.places import PlaceSet
 from replica.store.reader import Reader
 from replica.store.records import Kind
-from replica.store.row_sets import Blocks, is_among, later_than, stacked, with_data
+from replica.store.row_sets import (
+    NO_ROWS,
+    Blocks,
+    Piece,
+    later_than,
+    stacked,
+    wanted,
+    with_data,
+)
 from replica.store.writer import Writer
 
+_VERIFIED_ROWS = 256
 _WAITING_MAX = 4
 """So many messages of a peer may wait to become part of the run."""
 
@@ -53,14 +67,15 @@ class Staging:
 
     @asynccontextmanager
     async def stage(self, history: History) -> AsyncIterator[Stage]:
-        """A map on its way to a history; without a `switch` nothing of it is left at the end.
+        """A map on its way to a history; without a `switch` nothing of it is left at the end, but
+        for what it was told to keep.
 
         Of a replica that is being rebuilt, only what it held when it was flagged counts.  Raises
         CorruptError.
         """
         parts = self.parts
         parts.check_usable()
-        begun = standing_of(parts)  # what comes while foreign blocks are looked for counts too
+        begun = parts.standing.point  # what comes while foreign blocks are looked for counts too
         shared = parts.standing.history.shared_with(history)
         is_mixed = parts.standing.rebuilding
 
@@ -71,14 +86,11 @@ class Staging:
         stage = Stage(self, history, shared, foreign, begun)
         try:
             yield stage
+        except NoSpaceError:
+            await parts.forget_kept()
+            raise
         finally:
             await stage.end()
-
-
-def standing_of(parts: Parts) -> tuple[int, int, bool]:
-    """What changes with whatever a replica takes."""
-    standing = parts.standing
-    return standing.applied_seq, standing.epoch, standing.rebuilding
 
 
 class Stage:
@@ -97,7 +109,17 @@ class Stage:
         self._history = history
         self._begun = begun
         self._reached = -1
-        self._places = PlaceSet()
+        self._put_below = 0
+        """The run has everything of the blocks below this one."""
+        self._fresh = PlaceSet()
+        """Places of what has come and is not kept."""
+        self._basis: Basis | None = None
+        """Where it keeps what it has."""
+        self._unkept: list[Rows] = []
+        self._pieces: Sequence[Piece] = ()
+        self._kept_rows: AsyncIterator[Rows] | None = None
+        self._kept_next = NO_ROWS
+        """Of what was kept, what is to be put into the run next."""
         self._waiting: asyncio.Queue[Rows | None] = asyncio.Queue(_WAITING_MAX)
         self._writing = asyncio.create_task(self._write())
         self._is_switched = False
@@ -118,14 +140,34 @@ class Stage:
             )
         self._history = history
 
+    async def go_on(self) -> Sequence[Piece]:
+        """Begin with what is kept of an earlier stage, where that began from the same, and keep
+        what comes; the pieces of which a peer needs to give only what came behind their points.
+
+        Raises CorruptError where the disk failed.
+        """
+        kept = self._parts.kept
+        self._basis = Basis(self._begun, self.shared, crc32c(self.foreign.tobytes()))
+        if kept.basis != self._basis:
+            await self.begin_anew()
+        else:
+            self._pieces = tuple(kept.pieces)
+            self._kept_rows = kept.rows(kept.mark)
+        return self._pieces
+
+    async def begin_anew(self) -> None:
+        """Nothing that was kept is of use: the peer gives all of it.  Raises CorruptError."""
+        self._pieces, self._kept_rows = (), None
+        await self._parts.forget_kept()
+
     def take_everything(self) -> None:
         """The peer gives all that it has, since too many blocks are foreign to be named."""
         self.shared = Reign(0, 0)
 
     @property
     def reached_block(self) -> int:
-        """The last block of which rows have come; -1 before the first."""
-        return self._reached
+        """The last block of which everything is there; -1 before the first."""
+        return self._put_below - 1
 
     async def copy_in(self, run: RunView) -> None:
         """Take rows of a peer whose history this is, and the data of those that have any.
@@ -142,9 +184,11 @@ class Stage:
         table = bytearray(rows.tobytes())
         self._staging.writer.place(table, (run.data,), len(run.data))
         placed = rows_of(bytes(table))
-        self._places.put(placed["place"][with_data(placed)])
-        low, self._reached = self._reached + 1, int(rows["block"][-1])
-        await self._put(stacked([placed, self._floors(low, self._reached + 1)]))
+        self._fresh.put(placed["place"][with_data(placed)])
+        self._reached = int(rows["block"][-1])
+        await self._put_up_to(self._reached + 1, placed)
+        if self._basis is not None:
+            await self._keep(placed, self._basis)
 
     async def switch(
         self, operations: volume_pb2.OperationsState, configuration: volume_pb2.Configuration | None
@@ -157,7 +201,7 @@ class Stage:
         """
         parts, safe = self._parts, self._staging.safe
         end_seq = self._history.end.last_seq
-        await self._put(self._floors(self._reached + 1, BLOCK_END))
+        await self._put_up_to(BLOCK_END, NO_ROWS)
         await self._put(None)
         run = await self._writing
         await safe.settle()
@@ -175,25 +219,29 @@ class Stage:
         if parts.standing.applied_seq > end_seq:
             safe.went_back(end_seq)
         parts.standing.switch(message)
-        parts.block_map.switch(run, self._places.places(), parts.standing.operations.head)
+        own = self._fresh.copy()
+        if self._basis is not None:
+            own.put(parts.kept.places.places())
+            parts.kept.switched()
+        parts.block_map.switch(run, own.places(), parts.standing.operations.head)
         parts.take_size()
         parts.tail.clear()
         await safe.flush()
+        await parts.forget_kept()
         safe.checkpoint_soon()
 
     async def end(self) -> None:
-        """Where it has not become the replica's map, leave nothing of it."""
+        """Where it has not become the replica's map, leave nothing of it but what is kept."""
         if self._is_switched:
             return
         self._writing.cancel()
         run = (await asyncio.gather(self._writing, return_exceptions=True))[0]
         if isinstance(run, MapRun):
             self._staging.making.forget(run)
-        own = self._places.of_file(len(self._parts.files) - 1)
-        self._parts.allocator.release(own.between(*own.bounds()).tolist())
+        self._parts.release(self._fresh)
 
     def _check_unchanged(self) -> None:
-        if standing_of(self._parts) != self._begun:
+        if self._parts.standing.point != self._begun:
             raise UnavailableError(
                 f"{self._parts.what} has changed while another map was made: begin it anew"
             )
@@ -204,6 +252,69 @@ class Stage:
             await self._parts.file.datasync()
         except OSError as error:
             raise self._parts.failed(error, "a flush") from error
+
+    async def _put_up_to(self, end_block: int, fresh: Rows) -> None:
+        """Hand on to the run all rows below a block: those that have come, which are the newer
+        ones, and what was kept.
+        """
+        while (kept := await self._next_kept(end_block)) is not None:
+            cut = int(kept["block"][-1]) + 1
+            count = int(np.searchsorted(fresh["block"], np.uint64(cut)))
+            await self._put_between([fresh[:count], kept], cut)
+            fresh = fresh[count:]
+        await self._put_between([fresh], end_block)
+
+    async def _put_between(self, newest_first: list[Rows], end_block: int) -> None:
+        floors = self._floors(self._put_below, end_block)
+        await self._put(stacked([*newest_first, floors]))
+        self._put_below = end_block
+
+    async def _next_kept(self, end_block: int) -> Rows | None:
+        """Some rows of what was kept, verified, of blocks below this one; None where none are left.
+
+        Raises UnavailableError where something is bad: it is not kept any more then.
+        """
+        if not len(self._kept_next) and self._kept_rows is not None:
+            try:
+                self._kept_next = await anext(self._kept_rows, NO_ROWS)
+                await self._verify(self._kept_next)
+            except (CorruptError, OSError) as error:
+                self._kept_rows, self._kept_next = None, NO_ROWS
+                await self._parts.forget_kept()
+                raise UnavailableError(
+                    f"{self._parts.what}: what was kept of an earlier step is bad: begin it anew"
+                ) from error
+        stop = int(np.searchsorted(self._kept_next["block"], np.uint64(end_block)))
+        rows, self._kept_next = self._kept_next[:stop], self._kept_next[stop:]
+        return rows if stop else None
+
+    async def _verify(self, rows: Rows) -> None:
+        """Read data that were kept.  Raises CorruptError where some are not what they were."""
+        held = rows[with_data(rows)]
+        for start in range(0, len(held), _VERIFIED_ROWS):
+            await self._staging.reader.with_data_of(held[start : start + _VERIFIED_ROWS])
+            await BACKGROUND.turn()
+
+    async def _keep(self, placed: Rows, basis: Basis) -> None:
+        """Keep rows that have come of blocks of which nothing was kept, so many at a time.
+
+        Raises NoSpaceError, CorruptError where the disk failed.
+        """
+        parts, kept = self._parts, self._parts.kept
+        kept_end = self._pieces[-1].end_block if self._pieces else 0
+        self._unkept.append(placed[np.searchsorted(placed["block"], np.uint64(kept_end)) :])
+        if sum(map(len, self._unkept)) < parts.limits.kept_rows:
+            return
+        rows, self._unkept = np.concatenate(self._unkept), []
+        if kept.is_full:
+            return
+        await self._flush_data()
+        self._check_unchanged()
+        try:
+            await kept.append(basis, self._history.end, rows)
+        except OSError as error:
+            raise parts.gave_up(error, "writing what is kept of a staged map") from error
+        self._fresh.remove(rows["place"][with_data(rows)])
 
     async def _put(self, rows: Rows | None) -> None:
         """Hand rows on to the run; raises what writing it has raised."""
@@ -248,7 +359,7 @@ class Stage:
             raise ProtocolError("staged rows do not ascend by block, the newer ones first")
         if not (seqs > 0).all() or self._history.foreign(rows).any():
             raise ProtocolError("staged rows have versions outside of their history")
-        if not (later_than(rows, self.shared) | is_among(blocks, self.foreign)).all():
+        if not wanted(rows, self.shared, self.foreign, self._pieces).all():
             raise ProtocolError("staged rows are older than what both histories share")
         if int(with_data(rows).sum()) * BLOCK_BYTES != len(run.data):
             raise ProtocolError(f"{len(rows)} staged rows come with {len(run.data)} bytes")

@@ -7,11 +7,14 @@ journal, and a checkpoint keeps it.
 from __future__ import annotations
 
 from cstor_core.generated.cstor.v1 import volume_pb2
-from cstor_core.history import History
+from cstor_core.history import History, Reign
 from cstor_core.words import history_from
 from replica.store.block_map import BlockMap
 from replica.store.discards import RANGES_MAX, Discards
 from replica.store.operations import Hidden, Operations
+
+UNKNOWN = Reign(0, 0)
+"""Some entry, in whatever history: what an earlier one said of it counts for good."""
 
 
 class Standing:
@@ -25,10 +28,13 @@ class Standing:
         "epoch",
         "operations",
         "rebuilding",
+        "replica_uuid",
     )
 
     def __init__(self, operations: Operations) -> None:
         self.operations = operations
+        self.replica_uuid = ""
+        """By which configurations name this replica."""
         self._reigns = History()
         self.applied_seq = 0
         """The last entry applied; while rebuilding, of the stream."""
@@ -45,6 +51,11 @@ class Standing:
             return self._reigns
         return self._reigns.extended(self.applied_seq)
 
+    @property
+    def point(self) -> tuple[int, int, bool]:
+        """What changes with whatever a replica takes, but for copies."""
+        return self.applied_seq, self.epoch, self.rebuilding
+
     def found(self, configuration: volume_pb2.Configuration) -> None:
         """Take the founding configuration."""
         self.configuration = configuration
@@ -55,14 +66,14 @@ class Standing:
             self._reigns = self.history.adopted(record.epoch, record.seq)
             self.epoch = record.epoch
         if record.HasField("configuration"):
-            self.configuration = record.configuration
+            self._take(record.configuration, Reign(record.epoch, record.seq))
             self.operations.last_seq = record.seq
         self.operations.loss_possible = record.loss_possible
         self.applied_seq = record.seq
 
     def reconfigure(self, change: volume_pb2.ConfigurationChange) -> None:
         """Apply a change of the configuration."""
-        self.configuration = change.configuration
+        self._take(change.configuration, Reign(self.epoch, change.seq))
         self.operations.last_seq = change.seq
         self.applied_seq = change.seq
 
@@ -100,18 +111,34 @@ class Standing:
         history = history_from(staged.history)
         operations.completed_seq = max(operations.completed_seq, before.completed_seq)
         operations.hidden.append(Hidden(history.end.last_seq, before.head))
+        operations.learner = before.learner or self.configuration is None
+        operations.member_by = before.member_by
         self.operations = operations
-        if staged.HasField("configuration"):
-            self.configuration = staged.configuration
         self.rebuilding = False
         self.discards.clear()
         self.load(history, history.end.last_seq)
+        if staged.HasField("configuration"):
+            self._take(staged.configuration, UNKNOWN)
 
     def load(self, history: History, applied_seq: int) -> None:
         """Take a history and a place in the stream as they were stored."""
         self._reigns = history
         self.epoch = history.end.epoch
         self.applied_seq = applied_seq
+
+    def _take(self, configuration: volume_pb2.Configuration, by: Reign) -> None:
+        """Take a configuration from an entry; a learner keeps which one made it a member.
+
+        Where that entry was dropped with its history, a later one may do so again.
+        """
+        self.configuration = configuration
+        operations = self.operations
+        if operations.learner and any(
+            member.replica_uuid == self.replica_uuid for member in configuration.members
+        ):
+            known = operations.member_by
+            if known is None or not self.history.holds(known):
+                operations.member_by = UNKNOWN if self.rebuilding else by
 
     def _discard(self, block_map: BlockMap, freed: list[int]) -> None:
         for first, count, epoch, seq in self.discards:

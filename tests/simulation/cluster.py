@@ -52,6 +52,7 @@ LIMITS = StoreLimits(
     unflushed_freed_bytes=32 * BLOCK_BYTES,
     unflushed_copies_bytes=32 * BLOCK_BYTES,
     run_rows_max=512,
+    kept_rows=8,
 )
 TELL_CONFIGURATION = frozenset(("open", "member_added", "member_removed", "member_failed"))
 """What a target tells of when a configuration is in force."""

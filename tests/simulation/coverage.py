@@ -13,6 +13,7 @@ from typing import Any
 from cstor_core.errors import CorruptError, CstorError, NoSpaceError
 from cstor_target.volume import opener, opening
 from cstor_target.volume.backing import Failure
+from cstor_target.volume.changes import Changes
 from cstor_target.volume.engine import Engine
 from cstor_target.volume.lease import Lease
 from cstor_target.volume.members import Standing
@@ -34,6 +35,7 @@ from replica.store import standing
 from replica.store.reader import Reader as StoreReader
 from replica.store.rebuild import Rebuild
 from replica.store.replica_store import ReplicaStore
+from replica.store.staging import Stage
 from tests.simulation import clone_coverage as cloning
 
 _taken: Counter[str] = Counter()
@@ -65,7 +67,7 @@ BRANCHES = frozenset(
         *("member: no space", "return: a failed one stays out"),
         *("return: from a tail", "return: staged", "return: rebuilt", "return: rebuild broken off"),
         *("rebuild: foreign blocks", "rebuild: ends with its stream", "opening: staged"),
-        "rebuild: at a pace",
+        *("rebuild: at a pace", "add: taken up again", "stage: goes on where it broke off"),
         *("short: after a power loss", "short: made whole", "flush: failed", "deposed"),
         *("scrub: finished", "scrub: ends", "scrub: finds and puts right"),
         *("scrub: a write is on its way", "scrub: a member is missed"),
@@ -308,10 +310,15 @@ def _watch_returns() -> None:
     def fetched(outcome: Any, _returning: Any, _member: Any, before: Any) -> list[str]:
         return ["return: from a tail"] if outcome != before else []
 
+    def taken_up(may: Any, _changes: Any, report: Any) -> list[str]:
+        return ["add: taken up again"] if may and report.learner else []
+
     def done(name: str) -> Tell:
         return _if(name, lambda outcome, *_: not isinstance(outcome, CstorError))
 
     _watch(Roster, "lost", lost)
+    _watch(Changes, "_may_be_taken_up", taken_up)
+    _watch_async(Stage, "go_on", _where_it_gives("stage: goes on where it broke off", bool))
     _watch(Roster, "source_replaced", lambda *_: ["rebuild: from another source"])
     _watch_async(
         Rebuild,

@@ -45,6 +45,7 @@ TINY = StoreLimits(
     map_cache_bytes=16 * 1024,
     unflushed_freed_bytes=16 * BLOCK_BYTES,
     run_rows_max=48,
+    kept_rows=2,
 )
 """So small that every edge is reached within a few dozen steps."""
 BLOCKS_USED = 40

@@ -22,7 +22,7 @@ from tests.store_images.contract import (
 )
 from tests.store_images.recording import RecordingFilesystem, moments
 from tests.store_images.study import Findings, images_of
-from tests.unit.store.volumes import VOLUME, block_of, operations_of, run_of, stacks_of
+from tests.unit.store.volumes import VOLUME, block_of, run_of, stage_on
 
 
 class Reached(Enum):
@@ -59,7 +59,12 @@ class StagedLife(Life):
         await self.store.flush()
         self.held = self.store.history
         self.filesystem.know(Reached.STAGING)
-        await stage(self.peer.store, self.store)
+        await stage_on(self.peer.store, self.store, 5, switches=False)
+        await self.peer.append()
+        await self.peer.operate()
+        await stage_on(self.peer.store, self.store, 12, switches=False)
+        await self.peer.append()
+        await stage_on(self.peer.store, self.store)
         self.filesystem.know(Reached.SWITCHED)
         await self.store._durability.settle()
         self.store.completed(self.store.applied_seq)
@@ -73,13 +78,6 @@ class StagedLife(Life):
             else:
                 assert isinstance(entry, list)
                 self.store.append(run_of(seq, 1, [entry]))
-
-
-async def stage(peer: ReplicaStore, store: ReplicaStore) -> None:
-    async with store.stage(peer.history) as staged:
-        async for run in stacks_of(peer, staged.shared, staged.foreign):
-            await staged.copy_in(run)
-        await staged.switch(operations_of(peer), peer.configuration)
 
 
 async def study_staging(seed: int, at_most: int | None) -> Findings:
@@ -108,7 +106,7 @@ async def _check(life: StagedLife, disk: RecordingFilesystem, at: Reached, boot_
     if store.history == life.held:
         expect(at is not Reached.SWITCHED, "the old map is back")
         await compare(life, store, store.applied_seq)
-        await stage(life.peer.store, store)
+        await stage_on(life.peer.store, store)
     for again in (False, True):
         expect(store.history == life.peer.store.history, f"history {store.history}")
         await compare(life.peer, store, life.peer.store.applied_seq)

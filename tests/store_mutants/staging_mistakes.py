@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 from cstor_core.rows import ROW_DTYPE, Rows
-from replica.store import recovery
+from replica.store import opening, recovery
 from replica.store.journal import Point
+from replica.store.kept import Basis, Kept, fits
 from replica.store.map_run import MapRun
 from replica.store.pace import Pace
+from replica.store.places import PlaceSet
 from replica.store.records import Kind
 from replica.store.staging import Stage
 from replica.store.writer import Writer
@@ -59,6 +61,37 @@ def forget_the_places_of_a_staged_run(patch: Patch) -> None:
     patch.setattr(recovery, "places_of", nothing)
 
 
+def keep_before_the_data_are_flushed(patch: Patch) -> None:
+    """What is kept of a map that is not whole yet names data that a power loss may take."""
+    keep, flush = Stage._keep, Stage._flush_data
+    keeping: set[int] = set()
+
+    async def careless(self: Stage, placed: Rows, basis: Basis) -> None:
+        keeping.add(id(self))
+        try:
+            await keep(self, placed, basis)
+        finally:
+            keeping.discard(id(self))
+
+    async def flushed(self: Stage) -> None:
+        if id(self) not in keeping:
+            await flush(self)
+
+    patch.setattr(Stage, "_keep", careless)
+    patch.setattr(Stage, "_flush_data", flushed)
+
+
+def forget_the_places_of_what_is_kept(patch: Patch) -> None:
+    """After a restart they count as free."""
+
+    def careless(kept: Kept, *others: Any) -> bool:
+        found = fits(kept, *others)
+        kept.places = PlaceSet()
+        return found
+
+    patch.setattr(opening, "fits", careless)
+
+
 STAGING_MISTAKES = (
     Mistake("leave foreign versions below", leave_foreign_versions_below, Proof.STAGING),
     Mistake(
@@ -66,4 +99,6 @@ STAGING_MISTAKES = (
     ),
     Mistake("switch in memory only", switch_in_memory_only, Proof.STAGING),
     Mistake("forget the places of a staged run", forget_the_places_of_a_staged_run, Proof.STAGING),
+    Mistake("keep before the data are flushed", keep_before_the_data_are_flushed, Proof.STAGING),
+    Mistake("forget the places of what is kept", forget_the_places_of_what_is_kept, Proof.STAGING),
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 
 from hypothesis import given, settings
@@ -15,6 +15,7 @@ from cstor_core.rows import ROW, has_data
 from replica.store.replica_store import ReplicaStore
 from tests.unit.store.memory_files import MemoryFilesystem
 from tests.unit.store.volumes import (
+    SMALL,
     Change,
     block_of,
     epoch_record,
@@ -25,6 +26,7 @@ from tests.unit.store.volumes import (
     places_of,
     run_of,
     stacks_of,
+    stage_on,
 )
 
 BLOCKS_USED = 24
@@ -206,3 +208,78 @@ async def one_life(life: Life) -> None:
 @given(st.builds(Life, STEPS, STEPS, STEPS, STEPS, STEPS, st.booleans()))
 def test_a_staged_replica_holds_exactly_what_its_source_held(life: Life) -> None:
     asyncio.run(one_life(life))
+
+
+@dataclass
+class Interrupted:
+    """What happens to a source and a member whose step breaks off again and again."""
+
+    shared: list[Step]
+    theirs: list[Step]
+    own: list[Step]
+    is_flagged: bool
+    runs: list[tuple[int, list[Step], str]]
+    """So many runs come; then this happens at the source, and that to the member."""
+
+
+async def interrupted_life(life: Interrupted) -> None:
+    filesystem = MemoryFilesystem()
+    limits = replace(SMALL, kept_rows=1)
+    source = await open_store(MemoryFilesystem())
+    member = await open_store(filesystem, limits=limits)
+    order = Order(1, 1)
+    await order.apply(life.shared, source, member)
+    await Order(order.epoch, 1 << 20).apply([s for s in life.own if s[0] != "epoch"], member)
+    await order.apply([("epoch",), ("write", [1]), *life.theirs], source)
+    if life.is_flagged:
+        await member.begin_rebuild()
+    before = None if member.rebuilding else await held(member)
+    begun = member.history
+    for runs, steps, what in life.runs:
+        await stage_on(source, member, runs)
+        if member.history == begun and before is not None:
+            assert await held(member) == before
+        source.completed(source.applied_seq)
+        await order.apply([*steps, ("checkpoint",)], source)
+        await source._durability.settle()
+        if what == "power":
+            await kill_tasks()
+            filesystem.lose_power()
+            member = await open_store(filesystem, "boot-2", limits)
+        elif what == "kill":
+            member = await kill_and_open(filesystem, limits)
+        if member.history != begun:
+            break
+    await stage_on(source, member)
+    assert member._parts.kept.basis is None
+    for again in (False, True):
+        assert await held(member) == await held(source)
+        assert not member.rebuilding
+        if not again:
+            member.completed(member.applied_seq)
+            await member._durability.settle()
+            await member.checkpoint()
+            await member.flush()
+            await member._durability.settle()
+            used = member._parts.allocator.used_units
+            member = await kill_and_open(filesystem, limits)
+            assert member._parts.allocator.used_units == used
+    assert "staged" not in {path.name for path in filesystem.inodes}
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.builds(
+        Interrupted,
+        STEPS,
+        STEPS,
+        STEPS,
+        st.booleans(),
+        st.lists(
+            st.tuples(st.integers(0, 20), STEPS, st.sampled_from(["", "", "kill", "power"])),
+            max_size=4,
+        ),
+    )
+)
+def test_step_goes_on_where_it_broke_off(life: Interrupted) -> None:
+    asyncio.run(interrupted_life(life))

@@ -10,6 +10,7 @@ import grpc
 import pytest
 
 from cstor_core.generated.cstor.v1 import replica_pb2, volume_pb2
+from cstor_core.rows import ROW
 from tests.scenario.replica.clients import Client, found, hosted
 
 
@@ -68,3 +69,44 @@ async def test_a_source_that_holds_another_history_gives_nothing(tmp_path: Path)
         with pytest.raises(grpc.aio.AioRpcError, match="is at"):
             await staged(member, source, history)
         assert (await member.inquire()).history == before.history
+
+
+async def pulled(
+    member: Client, source: Client, *pieces: replica_pb2.StackPiece
+) -> list[replica_pb2.PullStacksResponse]:
+    request = replica_pb2.PullStacksRequest(
+        volume_uuid=member.orders(3).volume_uuid,
+        replica_uuid=source.as_source().replica_uuid,
+        epoch=3,
+        history=(await member.inquire()).history,
+        pieces=pieces,
+    )
+    request.history.reigns[0].last_seq = 11
+    return [message async for message in source.stub.PullStacks(request)]
+
+
+def blocks_of(messages: list[replica_pb2.PullStacksResponse]) -> list[int]:
+    tables = b"".join(message.run.table for message in messages)
+    return [row[0] for row in ROW.iter_unpack(tables)]
+
+
+async def test_a_source_gives_what_came_behind_what_the_asker_has(tmp_path: Path) -> None:
+    async with parted(tmp_path) as (source, member):
+
+        def piece(end_block: int, epoch: int, last_seq: int) -> replica_pb2.StackPiece:
+            since = volume_pb2.Reign(epoch=epoch, last_seq=last_seq)
+            return replica_pb2.StackPiece(end_block=end_block, since=since)
+
+        everything = await pulled(member, source)
+        assert blocks_of(everything) == [*range(10), 88]
+        assert not everything[0].goes_on
+        behind = await pulled(member, source, piece(5, 1, 11), piece(8, 2, 14))
+        assert blocks_of(behind) == [4, 8, 9, 88]
+        assert behind[0].goes_on
+        # It does not hold what the asker has: everything comes.
+        parted_from = await pulled(member, source, piece(5, 1, 12), piece(8, 2, 13))
+        assert blocks_of(parted_from) == blocks_of(everything)
+        assert not parted_from[0].goes_on
+        for wrong in ([piece(5, 1, 11), piece(5, 2, 13)], [piece(0, 1, 11)]):
+            with pytest.raises(grpc.aio.AioRpcError, match="do not ascend"):
+                await pulled(member, source, *wrong)

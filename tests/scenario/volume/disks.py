@@ -8,9 +8,10 @@ from typing import Any
 from cstor_core.errors import InputError
 from cstor_core.frames import FrameEntry
 from cstor_core.generated.cstor.v1 import replica_pb2, volume_pb2
-from cstor_core.history import History
+from cstor_core.history import History, Reign
 from cstor_core.properties import set_property
 from cstor_core.units import BLOCK_BYTES
+from cstor_core.words import reign_message
 
 Version = tuple[int, int]
 """(epoch, seq)"""
@@ -40,6 +41,10 @@ class Disk:
     properties: volume_pb2.VolumeProperties = field(default_factory=volume_pb2.VolumeProperties)
     deleted: bool = False
     reverted: bool = False
+    learner: bool = False
+    """It was brought to the open volume as a new one,"""
+    member_by: Reign | None = None
+    """and made a member by this entry."""
     operations_seq: int = 0
     size_bytes: int = 0
     """Once it has been changed."""
@@ -76,8 +81,22 @@ class Disk:
     def told(self, **others: Any) -> replica_pb2.ReplicaReport:
         """What the replica says of itself."""
         return replica_pb2.ReplicaReport(
-            properties=self.properties, deleted=self.deleted, reverted=self.reverted, **others
+            properties=self.properties,
+            deleted=self.deleted,
+            reverted=self.reverted,
+            learner=self.learner,
+            member_by=None if self.member_by is None else reign_message(self.member_by),
+            **others,
         )
+
+    def take(self, configuration: volume_pb2.Configuration, seq: int = 0) -> None:
+        """Take a configuration, from an entry or, with no seq, from who knows where."""
+        self.learner = self.learner or not self.configuration.members
+        self.configuration = configuration
+        is_named = any(one.replica_uuid == self.replica_uuid for one in configuration.members)
+        is_known = self.member_by is not None and self.history.holds(self.member_by)
+        if self.learner and is_named and not is_known:
+            self.member_by = Reign(self.history.end.epoch if seq else 0, seq)
 
     def changes(self, older: str, newer: str) -> list[replica_pb2.BlockExtent]:
         """Each block that differs between two snapshots, or a snapshot and the volume."""
@@ -105,7 +124,7 @@ class Disk:
         self.snapshots = dict(other.snapshots)
         self.properties, self.deleted = volume_pb2.VolumeProperties(), other.deleted
         self.properties.CopyFrom(other.properties)
-        self.configuration = other.configuration
+        self.take(other.configuration)
         self.rebuilding = False
         self.tail.clear()
 

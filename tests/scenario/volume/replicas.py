@@ -165,7 +165,7 @@ class Replica:
             first_seq, last_seq = self._apply_run(entry)
         elif isinstance(entry, volume_pb2.ConfigurationChange):
             first_seq = last_seq = entry.seq
-            disk.configuration = entry.configuration
+            disk.take(entry.configuration, entry.seq)
         elif isinstance(entry, volume_pb2.Operation):
             first_seq = last_seq = entry.seq
             if entry.HasField("loss_told"):

@@ -52,6 +52,7 @@ class MemoryStore:
         self.loss_possible = False
         self.operations_seq = 0
         self.is_reverted = False
+        self.learner, self.member_by = False, None
         self.properties = volume_pb2.VolumeProperties()
         self.deleted = False
         self.size_bytes = blocks * BLOCK_BYTES

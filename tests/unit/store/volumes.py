@@ -175,6 +175,29 @@ async def stacks_of(
             yield run
 
 
+async def stage_on(
+    source: ReplicaStore, member: ReplicaStore, runs: int = 1 << 30, *, switches: bool = True
+) -> bool:
+    """Stage as the service does, a row at a time, until so many runs have come, and keep them;
+    whether that went on behind what was kept before.
+    """
+    async with member.stage(source.history) as stage:
+        pieces = await stage.go_on()
+        with source.frozen() as frozen:
+            stage.reach(frozen.history)
+            if not all(frozen.history.holds(piece.since) for piece in pieces):
+                await stage.begin_anew()
+                pieces = ()
+            async for run in frozen.stacks(stage.shared, stage.foreign, 1, pieces):
+                if not runs:
+                    return bool(pieces)
+                await stage.copy_in(run)
+                runs -= 1
+            if switches:
+                await stage.switch(frozen.operations, frozen.configuration)
+    return bool(pieces)
+
+
 def operations_of(store: ReplicaStore) -> volume_pb2.OperationsState:
     """What ordered operations have left in a store."""
     with store.frozen() as frozen:

@@ -8,7 +8,13 @@ from cstor_core.errors import UnavailableError
 from cstor_core.generated.cstor.v1 import replica_pb2, volume_pb2
 from cstor_core.history import history_of
 from cstor_core.words import history_message
-from cstor_target.volume.opening import can_vote, choose, newest_configuration, next_epoch
+from cstor_target.volume.opening import (
+    can_vote,
+    choose,
+    is_learner,
+    newest_configuration,
+    next_epoch,
+)
 
 COMPLETE = replica_pb2.REPLICA_STATE_COMPLETE
 REBUILDING = replica_pb2.REPLICA_STATE_REBUILDING
@@ -204,3 +210,31 @@ def test_newest_configuration_is_that_of_the_highest_position() -> None:
         newest_configuration([having(0, 0, 0)])
     with pytest.raises(UnavailableError, match="not founded"):
         newest_configuration([])
+
+
+@pytest.mark.parametrize(
+    ("state", "learner", "member_by", "expected"),
+    [
+        (UNFOUNDED, False, None, True),
+        (COMPLETE, True, None, True),
+        (REBUILDING, True, None, True),
+        (COMPLETE, True, (1, 7), True),  # it was in an entry that the history dropped
+        (COMPLETE, True, (2, 4), True),
+        (COMPLETE, True, (1, 5), False),
+        (COMPLETE, True, (3, 9), False),
+        (COMPLETE, True, (0, 0), False),  # nobody knows which entry it was
+        (COMPLETE, False, None, False),  # it was a member from the beginning
+        (FAILED, True, None, False),
+    ],
+)
+def test_learner_is_who_was_never_made_a_member_in_this_history(
+    state: replica_pb2.ReplicaState.ValueType,
+    learner: bool,
+    member_by: tuple[int, int] | None,
+    expected: bool,
+) -> None:
+    found = report([(1, 5)], state)
+    found.learner = learner
+    if member_by is not None:
+        found.member_by.epoch, found.member_by.last_seq = member_by
+    assert is_learner(found, history_of([(1, 5), (3, 9)])) is expected

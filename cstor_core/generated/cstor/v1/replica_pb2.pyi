@@ -74,6 +74,8 @@ class ReplicaReport(_message.Message):
     WITNESS_FIELD_NUMBER: _builtins.int
     OUT_OF_DATE_MARK_FIELD_NUMBER: _builtins.int
     REVERTED_FIELD_NUMBER: _builtins.int
+    LEARNER_FIELD_NUMBER: _builtins.int
+    MEMBER_BY_FIELD_NUMBER: _builtins.int
     replica_uuid: _builtins.str
     state: Global___ReplicaState.ValueType
     promised_epoch: _builtins.int
@@ -98,6 +100,8 @@ class ReplicaReport(_message.Message):
     """
     reverted: _builtins.bool
     """The volume was reverted: a snapshot may hold newer data of a block than it does."""
+    learner: _builtins.bool
+    """As in OperationsState."""
     @_builtins.property
     def identity(self) -> _volume_pb2.VolumeIdentity: ...
     @_builtins.property
@@ -124,6 +128,8 @@ class ReplicaReport(_message.Message):
     def out_of_date_mark(self) -> Global___OutOfDateMark:
         """Of a witness."""
 
+    @_builtins.property
+    def member_by(self) -> _volume_pb2.Reign: ...
     def __init__(
         self,
         *,
@@ -148,10 +154,12 @@ class ReplicaReport(_message.Message):
         witness: _builtins.bool = ...,
         out_of_date_mark: Global___OutOfDateMark | None = ...,
         reverted: _builtins.bool = ...,
+        learner: _builtins.bool = ...,
+        member_by: _volume_pb2.Reign | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["configuration", b"configuration", "history", b"history", "identity", b"identity", "origin", b"origin", "out_of_date_mark", b"out_of_date_mark", "properties", b"properties"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["configuration", b"configuration", "history", b"history", "identity", b"identity", "member_by", b"member_by", "origin", b"origin", "out_of_date_mark", b"out_of_date_mark", "properties", b"properties"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["configuration", b"configuration", "deleted", b"deleted", "durable_seq", b"durable_seq", "history", b"history", "identity", b"identity", "loss_possible", b"loss_possible", "operations_seq", b"operations_seq", "origin", b"origin", "out_of_date_mark", b"out_of_date_mark", "promised_epoch", b"promised_epoch", "promised_instance", b"promised_instance", "properties", b"properties", "reason", b"reason", "replica_uuid", b"replica_uuid", "reverted", b"reverted", "short", b"short", "size_bytes", b"size_bytes", "snapshots", b"snapshots", "state", b"state", "used_bytes", b"used_bytes", "witness", b"witness"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["configuration", b"configuration", "deleted", b"deleted", "durable_seq", b"durable_seq", "history", b"history", "identity", b"identity", "learner", b"learner", "loss_possible", b"loss_possible", "member_by", b"member_by", "operations_seq", b"operations_seq", "origin", b"origin", "out_of_date_mark", b"out_of_date_mark", "promised_epoch", b"promised_epoch", "promised_instance", b"promised_instance", "properties", b"properties", "reason", b"reason", "replica_uuid", b"replica_uuid", "reverted", b"reverted", "short", b"short", "size_bytes", b"size_bytes", "snapshots", b"snapshots", "state", b"state", "used_bytes", b"used_bytes", "witness", b"witness"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1147,6 +1155,7 @@ class PullStacksRequest(_message.Message):
     SINCE_FIELD_NUMBER: _builtins.int
     WHOLE_BLOCKS_FIELD_NUMBER: _builtins.int
     ROWS_MAX_FIELD_NUMBER: _builtins.int
+    PIECES_FIELD_NUMBER: _builtins.int
     volume_uuid: _builtins.str
     replica_uuid: _builtins.str
     epoch: _builtins.int
@@ -1162,6 +1171,12 @@ class PullStacksRequest(_message.Message):
     def since(self) -> _volume_pb2.Reign:
         """Versions later than this point of the order are wanted."""
 
+    @_builtins.property
+    def pieces(self) -> _containers.RepeatedCompositeFieldContainer[Global___StackPiece]:
+        """What the asker has already of such an answer that broke off.  They ascend, and the first one
+        begins with block 0.
+        """
+
     def __init__(
         self,
         *,
@@ -1172,14 +1187,42 @@ class PullStacksRequest(_message.Message):
         since: _volume_pb2.Reign | None = ...,
         whole_blocks: _builtins.bytes = ...,
         rows_max: _builtins.int = ...,
+        pieces: _abc.Iterable[Global___StackPiece] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["history", b"history", "since", b"since"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "history", b"history", "replica_uuid", b"replica_uuid", "rows_max", b"rows_max", "since", b"since", "volume_uuid", b"volume_uuid", "whole_blocks", b"whole_blocks"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "history", b"history", "pieces", b"pieces", "replica_uuid", b"replica_uuid", "rows_max", b"rows_max", "since", b"since", "volume_uuid", b"volume_uuid", "whole_blocks", b"whole_blocks"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PullStacksRequest: _TypeAlias = PullStacksRequest  # noqa: Y015
+
+@_typing.final
+class StackPiece(_message.Message):
+    """The blocks below end_block, from the end of the piece before it on: of these only versions later
+    than its own point are wanted.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    END_BLOCK_FIELD_NUMBER: _builtins.int
+    SINCE_FIELD_NUMBER: _builtins.int
+    end_block: _builtins.int
+    @_builtins.property
+    def since(self) -> _volume_pb2.Reign: ...
+    def __init__(
+        self,
+        *,
+        end_block: _builtins.int = ...,
+        since: _volume_pb2.Reign | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["since", b"since"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_block", b"end_block", "since", b"since"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StackPiece: _TypeAlias = StackPiece  # noqa: Y015
 
 @_typing.final
 class PullStacksResponse(_message.Message):
@@ -1189,6 +1232,11 @@ class PullStacksResponse(_message.Message):
     OPERATIONS_FIELD_NUMBER: _builtins.int
     CONFIGURATION_FIELD_NUMBER: _builtins.int
     HISTORY_FIELD_NUMBER: _builtins.int
+    GOES_ON_FIELD_NUMBER: _builtins.int
+    goes_on: _builtins.bool
+    """In the first message: it goes on behind the pieces.  Else, as where that history does not hold
+    their points, it begins anew.
+    """
     @_builtins.property
     def run(self) -> _volume_pb2.Run:
         """Rows as in a map, ascending by block, the newer ones of a block first, and 4096 bytes for each
@@ -1212,10 +1260,11 @@ class PullStacksResponse(_message.Message):
         operations: _volume_pb2.OperationsState | None = ...,
         configuration: _volume_pb2.Configuration | None = ...,
         history: _volume_pb2.History | None = ...,
+        goes_on: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["configuration", b"configuration", "history", b"history", "operations", b"operations", "run", b"run"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["configuration", b"configuration", "history", b"history", "operations", b"operations", "run", b"run"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["configuration", b"configuration", "goes_on", b"goes_on", "history", b"history", "operations", b"operations", "run", b"run"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -624,6 +624,8 @@ class OperationsState(_message.Message):
     LAST_SEQ_FIELD_NUMBER: _builtins.int
     PROPERTIES_FIELD_NUMBER: _builtins.int
     DELETED_FIELD_NUMBER: _builtins.int
+    LEARNER_FIELD_NUMBER: _builtins.int
+    MEMBER_BY_FIELD_NUMBER: _builtins.int
     size_bytes: _builtins.int
     completed_seq: _builtins.int
     """W members hold every entry up to here."""
@@ -635,6 +637,8 @@ class OperationsState(_message.Message):
     """
     deleted: _builtins.bool
     """The volume has been deleted."""
+    learner: _builtins.bool
+    """The replica was brought to the volume as a new one while that was open."""
     @_builtins.property
     def snapshots(self) -> _containers.RepeatedCompositeFieldContainer[Global___Snapshot]: ...
     @_builtins.property
@@ -647,6 +651,12 @@ class OperationsState(_message.Message):
 
     @_builtins.property
     def properties(self) -> Global___VolumeProperties: ...
+    @_builtins.property
+    def member_by(self) -> Global___Reign:
+        """The entry that made such a one a member, in the history that it held then; (0, 0) where that
+        is not known.
+        """
+
     def __init__(
         self,
         *,
@@ -659,10 +669,12 @@ class OperationsState(_message.Message):
         last_seq: _builtins.int = ...,
         properties: Global___VolumeProperties | None = ...,
         deleted: _builtins.bool = ...,
+        learner: _builtins.bool = ...,
+        member_by: Global___Reign | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["properties", b"properties"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["member_by", b"member_by", "properties", b"properties"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["completed_seq", b"completed_seq", "deleted", b"deleted", "head_ranges", b"head_ranges", "hidden_views", b"hidden_views", "last_seq", b"last_seq", "loss_possible", b"loss_possible", "properties", b"properties", "size_bytes", b"size_bytes", "snapshots", b"snapshots"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["completed_seq", b"completed_seq", "deleted", b"deleted", "head_ranges", b"head_ranges", "hidden_views", b"hidden_views", "last_seq", b"last_seq", "learner", b"learner", "loss_possible", b"loss_possible", "member_by", b"member_by", "properties", b"properties", "size_bytes", b"size_bytes", "snapshots", b"snapshots"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
