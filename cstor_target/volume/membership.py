@@ -12,6 +12,7 @@ from cstor_core.limits import LEASE_S
 from cstor_core.properties import has_write_cache
 from cstor_target.volume.changes import Changes
 from cstor_target.volume.events import EventSink
+from cstor_target.volume.finding import Finding
 from cstor_target.volume.forcing import forced
 from cstor_target.volume.keeping import Keeping
 from cstor_target.volume.lease import MARGIN, RENEW_S, Lease
@@ -74,8 +75,9 @@ class Membership:
         self.keeping: Keeping | None = None
         """Of the members; None until the volume is open."""
         self._when_serving: list[Callable[[], None]] = []
+        self._finding: Finding
         self._witnessing: Witnessing
-        """Of the last attempt that came as far as promises."""
+        """These two of the last attempt that came as far as promises."""
         self.tenure: Tenure | None = None
         self.loss_possible = False
         """What was acknowledged before may be gone, and initiators have not been told."""
@@ -204,6 +206,7 @@ class Membership:
             self._settings,
             self._events,
             self._pacing,
+            self._finding,
             self.deposed,
             self._depose,
         )
@@ -212,9 +215,13 @@ class Membership:
             if not member.is_witness:
                 self._spawn(keeping.keep(member))
         self.changes = changes
-        self._spawn(self._write_addresses_down(changes))
+        self._write_addresses_down_soon()
         self._spawn(self._repairs.work(tenure))
         self._spawn(self._pacing.work(tenure))
+
+    def _write_addresses_down_soon(self) -> None:
+        if self.changes is not None:
+            self._spawn(self._write_addresses_down(self.changes))
 
     async def _write_addresses_down(self, changes: Changes) -> None:
         """Whoever opens the volume next is to know where members have been found."""
@@ -307,6 +314,7 @@ class Membership:
         roster.configuration = tenure.configuration
         opening = await opener.promises(tenure)
         self._reign = tenure
+        self._look_for_members(tenure)
         self._keep_witness_told(tenure)
         serve_at_s = self._clock.monotonic() + opener.lease_left_s * (1 + MARGIN)
         self._lease.begin(
@@ -343,6 +351,18 @@ class Membership:
         self._when_serving.clear()
         return tenure
 
+    def _look_for_members(self, tenure: Tenure) -> None:
+        """Begin to find members elsewhere than where they were, once they are missed."""
+        self._finding = Finding(
+            tenure.identity.volume_uuid,
+            self._opener.given,
+            self._roster,
+            self._clock,
+            self._events,
+            self._spawn,
+            self._write_addresses_down_soon,
+        )
+
     def _keep_witness_told(self, tenure: Tenure) -> None:
         """Begin to tell the witness, if there is one, of this attempt and what comes of it."""
         self._witnessing = Witnessing(
@@ -351,6 +371,7 @@ class Membership:
             self._order,
             self._clock,
             self._settings,
+            self._finding,
             lambda: self.deposed.done() or self.tenure is not tenure,
             self._depose,
         )

@@ -64,8 +64,8 @@ class Opener:
         self._settings = settings
         self._instance = instance
         self.links: dict[str, ReplicaLink] = {}
-        for address in addresses:
-            self.link_to(address)
+        self.given = [self.link_to(address) for address in dict.fromkeys(addresses)]
+        """Where the target was told to look."""
         self.members: list[Member] = []
         self.seen: tuple[volume_pb2.Configuration, dict[str, replica_pb2.ReplicaReport]]
         self.seen = volume_pb2.Configuration(), {}

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from cstor_core.clock import Clock
 from cstor_core.errors import CstorError, FencedError
 from cstor_core.generated.cstor.v1 import volume_pb2
+from cstor_target.volume.finding import Finding
 from cstor_target.volume.members import Member
 from cstor_target.volume.order import Order
 from cstor_target.volume.roster import Roster
@@ -35,6 +36,7 @@ class Witnessing:
         order: Order,
         clock: Clock,
         settings: EngineSettings,
+        finding: Finding,
         is_over: Callable[[], bool],
         depose: Callable[[str], None],
     ) -> None:
@@ -43,6 +45,7 @@ class Witnessing:
         self._order = order
         self._clock = clock
         self._settings = settings
+        self._finding = finding
         self._is_over = is_over
         self._depose = depose
         self._wake = asyncio.Event()
@@ -66,6 +69,7 @@ class Witnessing:
                 has_promised = False
                 if not self._is_over():
                     self._roster.witness_lost(member, error)
+                    self._finding.look_for(member)
                     self._wake.clear()  # it is this loss that has been told of
             await self._woken(pause_s)
 

@@ -24,6 +24,13 @@ class Witness:
         self.missed = 0
         """So often somebody has asked while it was down."""
 
+    @classmethod
+    def moved(cls, other: Witness, address: str) -> Witness:
+        """One with the disk of another."""
+        moved = cls(address, other.disk)
+        moved.position, moved.mark = other.position, other.mark
+        return moved
+
     def kill(self) -> None:
         """End the process; what it holds stays."""
         self.up = False
