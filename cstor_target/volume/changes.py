@@ -177,17 +177,30 @@ class Changes:
     async def record_failed(self, member: Member) -> None:
         """Have the configuration say that a member is out of date, if it does not.
 
-        Raises UnavailableError where no quorum is in sync.
+        Raises UnavailableError where no quorum is in sync.  A witness is given up only where both
+        replicas are in sync, which are the quorum then: it may be all that the one that is left
+        goes on by.
         """
-        uuid = member.replica_uuid
+        uuid, reason = member.replica_uuid, member.reason
+
+        def check() -> None:
+            if member.is_witness and len(self._roster.in_sync) < COPIES:
+                raise UnavailableError("both replicas have to be in sync without their witness")
 
         def mark(configuration: Configuration) -> None:
+            check()
+            if all(one.replica_uuid != uuid for one in configuration.members):
+                raise UnavailableError("it is no member any more")
             for one in configuration.members:
                 one.out_of_date |= one.replica_uuid == uuid
 
         if not self._tenure.is_out_of_date(uuid):
+            check()
             await self._change(mark)
-            self._events("member_failed", member.facts(reason=member.reason))
+            if member.is_witness:
+                self._events("witness_failed", member.facts(reason=reason))
+            else:
+                self._events("member_failed", member.facts(reason=reason))
 
     async def delete(self, address: str) -> str:
         """Have a daemon delete the replica of this volume that it has; its UUID.
@@ -341,11 +354,23 @@ class Changes:
                     f"of the {copies} replicas that would be left {len(in_sync)} are in sync, "
                     f"and {needed} are needed: wait until they are, or start them"
                 )
+            witness = self._roster.witness
+            if witness not in (None, leaving) and copies < COPIES:
+                self._check_goes_on_with(witness)
             del configuration.members[:]
             configuration.members.extend(left)
 
         await self._change(edit)
         self._events("member_removed", leaving.facts())
+
+    @staticmethod
+    def _check_goes_on_with(witness: Member) -> None:
+        """Raise UnavailableError where one replica could not go on beside its witness."""
+        if witness.standing is not Standing.WITNESS:
+            raise UnavailableError(
+                f"one replica goes on only with its witness, of which it is known: "
+                f"{witness.reason}; start its daemon, or replace the witness first"
+            )
 
     async def _change(self, edit: Edit, learner: Member | None = None) -> None:
         """Order a change when the one before is done, and wait until it is, too."""

@@ -65,7 +65,7 @@ class Keeping:
                 except FencedError as error:
                     self._depose(str(error))
                 except CstorError as error:
-                    if member.standing is Standing.FAILED:
+                    if member.standing is Standing.FAILED and not member.is_learner:
                         await self._record_failed(member)
                     else:
                         self._roster.lost(member, error)

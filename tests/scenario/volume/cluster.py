@@ -24,7 +24,7 @@ from tests.scenario.volume.clones import Clones
 from tests.scenario.volume.disks import Disk
 from tests.scenario.volume.network import Network, Wire
 from tests.scenario.volume.replicas import AppendSession, ReadSession, Replica, Session
-from tests.scenario.volume.scrubbed import repair_rows, scrub_blocks
+from tests.scenario.volume.scrubbed import repair_blocks, repair_rows, scrub_blocks
 from tests.scenario.volume.virtual_time import VirtualClock
 from tests.scenario.volume.witnesses import Witness
 
@@ -186,7 +186,7 @@ class SimulatedLink:
         self, request: replica_pb2.RepairBlocksRequest
     ) -> replica_pb2.RepairBlocksResponse:
         await self._travel()
-        repair = repair_rows if request.rows else Replica.repair_blocks
+        repair = repair_rows if request.rows else repair_blocks
         answer = repair(self.replica, request, self._cluster.at(request.source.address))
         await self._travel()
         return answer
