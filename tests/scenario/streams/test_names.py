@@ -11,8 +11,8 @@ from cstor_core.dialling import GrpcDialler, is_numeric
 from cstor_core.errors import RefusedError, UnknownVolumeError
 from cstor_core.generated.cstor.v1 import replica_pb2
 from cstor_target.replica_links import grpc_links
-from tests.scenario.replica.clients import Client, found
-from tests.scenario.streams.test_interoperation import FAST, hosted
+from tests.scenario.replica.clients import Client, found, hosted
+from tests.scenario.streams.test_interoperation import FAST
 
 
 class Counting(GrpcDialler):
