@@ -186,6 +186,19 @@ class ControlClient:
             OPERATION_S_MAX,
         )
 
+    def replace_replica(self, volume: str, replica: str, address: str, *, same_host: bool) -> str:
+        """Put the replica at an address in the place of a member; its UUID.  It takes as long as
+        `add_replica`.
+        """
+        return self._connection.ask(
+            "ReplaceReplica",
+            control_pb2.ReplaceReplicaRequest(
+                volume=volume, replica=replica, address=address, same_host=same_host
+            ),
+            control_pb2.ReplaceReplicaResponse,
+            COPY_S_MAX,
+        ).replica_uuid
+
     def move_replica(self, volume: str, replica: str, address: str) -> str:
         """Find a member, by UUID or the address that it had, at another address; its UUID."""
         return self._connection.ask(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
@@ -27,7 +26,6 @@ from cstor_cli.options import (
 )
 from cstor_cli.printing import console, print_document, rebuilt
 from cstor_cli.status import member_document
-from cstor_core.errors import InputError
 from cstor_core.generated.cstor.v1 import control_pb2
 
 app = typer.Typer(help="Add, remove, move and replace replicas of a volume.", no_args_is_help=True)
@@ -107,7 +105,7 @@ def add(
 
     with interruptible(), target_of(directory, target) as client:
         named = client.named(volume)
-        is_near = same_host or target is None
+        is_near = _may_be_near(same_host=same_host, target=target)
         uuid = client.add_replica(named, str(parse_address(address)), same_host=is_near)
     typer.echo(f"{named}: replica {uuid} at {address} is a member")
 
@@ -233,38 +231,21 @@ def replace(
 ) -> None:
     """Put a new replica in the place of one that is lost: add, then remove.
 
-    A volume with a witness has two replicas at most: there it is remove, then add.
+    A volume with a witness has two replicas at most: there it is remove, then add.  Before anything
+    is given up it is seen to that the new daemon answers, takes a replica, and is on no host that
+    has another one.
     """
 
     with interruptible(), target_of(directory, target) as client:
         named = client.named(volume)
-        members = client.show_volume(named).members
-        lost = _uuid_of(old, members)
-        removes_first = any(one.member.witness for one in members)
-        if removes_first and any(
-            one.member.replica_uuid == lost and one.member.address == address for one in members
-        ):
-            raise InputError(
-                f"{named}: replica {old} is itself at {address}: remove it, then add the new one"
-            )
         agree(f"{named}: what replica {old} holds is given up", yes=yes)
-        if removes_first:
-            client.remove_replica(named, lost)
-        is_near = same_host or target is None
-        uuid = client.add_replica(named, str(parse_address(address)), same_host=is_near)
-        if uuid == lost:
-            raise InputError(
-                f"{named}: replica {old} is the one at {address}, where it is or nobody answers: "
-                "name another address, or start the daemon that is to have a new one"
-            )
-        if not removes_first:
-            client.remove_replica(named, lost)
+        is_near = _may_be_near(same_host=same_host, target=target)
+        uuid = client.replace_replica(named, old, str(parse_address(address)), same_host=is_near)
     typer.echo(f"{named}: replica {uuid} at {address} has taken the place of {old}")
 
 
-def _uuid_of(replica: str, members: Sequence[control_pb2.MemberReport]) -> str:
-    """The UUID of one that is named by it, or by an address, which a new one may have, too."""
-    for found in members:
-        if found.member.address == replica:
-            return found.member.replica_uuid
-    return replica
+def _may_be_near(*, same_host: bool, target: str | None) -> bool:
+    """Whether replicas may be on one host: all daemons of `cstor up`, which is meant where no
+    target is named, are.
+    """
+    return same_host or target is None

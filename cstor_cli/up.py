@@ -38,6 +38,7 @@ from cstor_cli.founding import (
     found,
 )
 from cstor_cli.interrupts import uninterrupted
+from cstor_cli.moved import tell_target
 from cstor_cli.processes import Daemon, is_running, scan, stop
 from cstor_cli.replica_client import GrpcReplicaClient
 from cstor_cli.starting import (
@@ -247,6 +248,8 @@ def _bring_up(home: Home, cluster: ClusterFile, say: Say, on_target: OnTarget | 
         if len(cluster.replicas) > 1:
             cluster = _start_replicas(home, cluster, before, up, deadline, say)
             cluster = _found(home, cluster)
+        if "target" in before and len(cluster.replicas) > 1:
+            up.problems += tell_target(look_at(home), GrpcReplicaClient)
         if "target" not in before:
             cluster = _take_over(home, up, start_target(home, cluster, deadline, say))
         if len(cluster.replicas) == 1 and not up.problems:
@@ -284,17 +287,8 @@ def _start_replicas(
     say: Say,
 ) -> ClusterFile:
     """Start the replica daemons that do not run; on the first start each one must."""
-    indexes = []
-    for index, place in enumerate(cluster.replicas):
-        if replica_name(index) in before:
-            continue
-        if "target" in before and not is_free(parse_address(place.address)):
-            up.problems.append(
-                f"{replica_name(index)} cannot start: {place.address}, where the target looks for "
-                "it, is taken by another program: stop that, or run cstor down and cstor up"
-            )
-            continue
-        indexes.append(index)
+    count = len(cluster.replicas)
+    indexes = [index for index in range(count) if replica_name(index) not in before]
     return _take_over(home, up, start_replicas(home, cluster, indexes, deadline, say))
 
 

@@ -70,6 +70,15 @@ def error_of_status(
     return ERRORS.get(code, CstorError)(said)
 
 
+def name_of(error: CstorError) -> str:
+    """The name of the error that a daemon raised, where a call failed with it; else empty."""
+    cause = error.__cause__
+    if not isinstance(cause, grpc.aio.AioRpcError):
+        return ""
+    trailers = dict(cause.trailing_metadata() or ())
+    return str(trailers.get(ERROR_NAME_KEY, ""))
+
+
 async def called(call: Awaitable[T], address: str) -> T:
     """The answer of a gRPC call; raises CstorError where it failed."""
     try:

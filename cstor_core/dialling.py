@@ -8,6 +8,7 @@ arguments unless it is told not to.
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import socket
 from typing import Protocol
 
@@ -21,6 +22,16 @@ KEEPALIVE_TIMEOUT_MS = 2500
 NAME_LOOKUP_MS_MIN = 1000
 MESSAGE_BYTES_MAX = 16 * 1024 * 1024
 CONNECT_S_MAX = 3.0
+
+
+def is_numeric(address: str) -> bool:
+    """Whether HOST:PORT names an IP address, and nothing that has to be looked up."""
+    host, _, _ = address.rpartition(":")
+    try:
+        ipaddress.ip_address(host.strip("[]"))
+    except ValueError:
+        return False
+    return True
 
 
 class Dialler(Protocol):

@@ -264,6 +264,22 @@ class ControlServicer(control_pb2_grpc.ControlServiceServicer):
             await abort(context, error)
         return control_pb2.RemoveReplicaResponse()
 
+    async def ReplaceReplica(  # noqa: N802 - the name of the call
+        self,
+        request: control_pb2.ReplaceReplicaRequest,
+        context: grpc.aio.ServicerContext[
+            control_pb2.ReplaceReplicaRequest, control_pb2.ReplaceReplicaResponse
+        ],
+    ) -> control_pb2.ReplaceReplicaResponse:
+        """Put a new replica in the place of a member; answered when it is one."""
+        try:
+            uuid = await self._called(request.volume).engine.changes.replace(
+                request.replica, request.address, same_host=request.same_host
+            )
+        except CstorError as error:
+            await abort(context, error)
+        return control_pb2.ReplaceReplicaResponse(replica_uuid=uuid)
+
     async def MoveReplica(  # noqa: N802 - the name of the call
         self,
         request: control_pb2.MoveReplicaRequest,

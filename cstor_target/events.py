@@ -219,6 +219,12 @@ KINDS: dict[str, Kind] = {
         "the witness at {address} does not answer: {reason}; should a replica be lost meanwhile, "
         "commands wait",
     ),
+    "witness_failed": Kind(
+        Severity.ERROR,
+        "the disk of the witness at {address} has failed, and it is recorded as one that counts "
+        "for nothing: {reason}; replace it by a new one (cstor replica replace), since a loss of "
+        "either replica stops commands until then",
+    ),
     "witness_there": Kind(
         Severity.INFO,
         "the witness at {address} answers again",

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable
+from typing import TypeVar
 
 import grpc.aio
 
-from cstor_core.calls import called, error_of
-from cstor_core.dialling import Dialler
+from cstor_core.calls import called, error_of, name_of
+from cstor_core.dialling import NAME_LOOKUP_MS_MIN, Dialler, is_numeric
 from cstor_core.errors import CstorError, UnavailableError
 from cstor_core.generated.cstor.v1 import replica_pb2, replica_pb2_grpc, volume_pb2
 from cstor_core.message_stream import MessageStream, OnClosed, OnMessage, OpenStream
@@ -23,6 +24,10 @@ from cstor_target.volume.links import LinkFactory
 
 RawCall = grpc.aio.StreamStreamCall[bytes, bytes]
 
+T = TypeVar("T")
+
+_SOMEBODY_ELSE = ("UnknownVolumeError", "ForeignReplicaError")
+"""What a daemon says that is not the one that was meant."""
 _CALL_TIMEOUT_S = 5.0
 _CATCH_UP_TIMEOUT_S = 60.0
 _CLONE_TIMEOUT_S = 3600.0
@@ -92,17 +97,62 @@ class GrpcLink:
     def __init__(self, address: str, dialler: Dialler, streams: OpenStream | None) -> None:
         """Without `streams` they go over the gRPC library."""
         self.address = address
+        self._dialler = dialler
         self._streams = streams
-        self._data = dialler.channel(address)
-        self._promises = dialler.channel(address)
+        self._is_named = not is_numeric(address)
+        self._is_found = False
+        """The replica that is meant has answered on these connections."""
+        self._next_look_up_s = 0.0
+        self._hanging_up: set[asyncio.Task[None]] = set()
+        self._dial()
+
+    def _dial(self) -> None:
+        self._data = self._dialler.channel(self.address)
+        self._promises = self._dialler.channel(self.address)
         self._orders = replica_pb2_grpc.ReplicaServiceStub(self._data)
         self._questions = replica_pb2_grpc.ReplicaServiceStub(self._promises)
+
+    async def _asked(self, call: Awaitable[T]) -> T:
+        """The answer of a question, of whoever is there; raises CstorError where it failed.
+
+        Where that is somebody else than who is meant, and nobody was found here since the last
+        look, a name may mean another machine by now.
+        """
+        try:
+            return await called(call, self.address)
+        except CstorError as error:
+            if name_of(error) in _SOMEBODY_ELSE and not self._is_found:
+                self._look_up_again()
+            raise
+
+    async def _meant(self, call: Awaitable[T]) -> T:
+        """The same of a call that only the replica answers which is meant."""
+        try:
+            answer = await called(call, self.address)
+        except CstorError as error:
+            if name_of(error) in _SOMEBODY_ELSE:
+                self._look_up_again()
+            raise
+        self._is_found = True
+        return answer
+
+    def _look_up_again(self) -> None:
+        """Leave the connections, which would stay with whoever answers there, for new ones."""
+        self._is_found = False
+        now_s = asyncio.get_running_loop().time()
+        if self._is_named and now_s >= self._next_look_up_s:
+            self._next_look_up_s = now_s + NAME_LOOKUP_MS_MIN / 1000
+            for channel in (self._data, self._promises):
+                closing = asyncio.ensure_future(channel.close(_CALL_TIMEOUT_S))
+                self._hanging_up.add(closing)
+                closing.add_done_callback(self._hanging_up.discard)
+            self._dial()
 
     async def inquire(self, volume: str) -> replica_pb2.ReplicaReport:
         """As `ReplicaLink.inquire`."""
         request = replica_pb2.InquireRequest(volume=volume)
         call = self._questions.Inquire(request, timeout=_CALL_TIMEOUT_S)
-        return (await called(call, self.address)).replica
+        return (await self._asked(call)).replica
 
     async def create(self, identity: volume_pb2.VolumeIdentity) -> replica_pb2.ReplicaReport:
         """As `ReplicaLink.create`."""
@@ -128,12 +178,12 @@ class GrpcLink:
     async def promise(self, request: replica_pb2.PromiseRequest) -> replica_pb2.PromiseResponse:
         """As `ReplicaLink.promise`."""
         call = self._questions.Promise(request, timeout=_CALL_TIMEOUT_S)
-        return await called(call, self.address)
+        return await self._meant(call)
 
     async def lease(self, request: replica_pb2.LeaseRequest) -> replica_pb2.LeaseResponse:
         """As `ReplicaLink.lease`."""
         call = self._questions.Lease(request, timeout=_CALL_TIMEOUT_S)
-        return await called(call, self.address)
+        return await self._meant(call)
 
     async def attest(self, request: replica_pb2.AttestRequest) -> replica_pb2.ReplicaReport:
         """As `ReplicaLink.attest`."""
@@ -226,6 +276,8 @@ class GrpcLink:
         """As `ReplicaLink.close`."""
         await self._data.close()
         await self._promises.close()
+        for closing in list(self._hanging_up):
+            closing.cancel()
 
     def _open(self, method: str, on_message: OnMessage, on_closed: OnClosed) -> MessageStream:
         path = f"/cstor.v1.ReplicaService/{method}"

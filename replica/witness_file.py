@@ -9,12 +9,14 @@ then the old one is there, and nothing that it says is older than what was answe
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import structlog
 from construct import ConstructError, GreedyBytes, Int16ul, Int32ul, Int64ul, PascalString, Prefixed
 from construct import Struct as Form
 from google.protobuf.message import DecodeError
@@ -39,6 +41,7 @@ WITNESS = Form(
     "out_of_date" / PascalString(Int16ul, "utf8"),
 )
 """The payload of the file's envelope."""
+log = structlog.get_logger()
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -112,8 +115,11 @@ class WitnessFile:
             volume_pb2.Configuration.FromString(file.held.configuration)
         except (ConstructError, UnicodeDecodeError, DecodeError) as error:
             raise CorruptError(f"{path} is damaged: {error}") from error
-        if file.failed_reason is None:
-            await file._write(file.held)
+        if file.failed_reason is not None:
+            file._say_failed()
+        else:
+            with contextlib.suppress(CorruptError):  # it has failed then, and says so
+                await file._write(file.held)
         return file
 
     @property
@@ -216,7 +222,16 @@ class WitnessFile:
             self._mark.put(self.failed_reason)
         except OSError as second:
             self.failed_reason += f" (and it could not be marked so: {second.strerror})"
+        self._say_failed()
         return CorruptError(self.failed_reason)
+
+    def _say_failed(self) -> None:
+        log.error(
+            "witness_failed",
+            volume=self.identity.name,
+            witness=self.replica_uuid,
+            reason=self.failed_reason,
+        )
 
 
 def _encoded(configuration: volume_pb2.Configuration) -> bytes:

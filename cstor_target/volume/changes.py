@@ -21,9 +21,9 @@ from cstor_core.clock import Clock
 from cstor_core.errors import CstorError, InputError, UnavailableError, UnknownVolumeError
 from cstor_core.generated.cstor.v1 import replica_pb2, volume_pb2
 from cstor_core.lasting import Lasting
-from cstor_core.limits import REPLICAS_MAX
 from cstor_target.volume.backing import Done, Failure
 from cstor_target.volume.events import EventSink
+from cstor_target.volume.joining import check_count, check_place, check_replaced
 from cstor_target.volume.links import ReplicaLink
 from cstor_target.volume.members import Member, Standing
 from cstor_target.volume.opening import configuration_number, is_learner
@@ -81,27 +81,39 @@ class Changes:
         async with self._one_at_a_time:
             async with self._one_entry:
                 pass  # somebody who has given up may have asked for this very member
-            for member in self._tenure.configuration.members:
-                if member.address == address:
-                    await self._check_lease()
-                    if not await self._is_gone(member):
-                        return member.replica_uuid
-            self._check_place(address, same_host=same_host)
-            link = self._link_to(address)
-            is_witness = (await link.describe_pool()).witness
-            self._check_count(is_witness=is_witness)
-            learner = await self._learner(link)
-            learner.is_witness = is_witness
-            self._roster.add_learner(learner)
-            self._keep(learner)
-            try:
-                await self._until_in_sync(learner)
-                await self._lasting.run(self._take_in(learner, address))
-            except BaseException:
-                if learner.is_learner:
-                    self._roster.forget(learner)
-                raise
-            return learner.replica_uuid
+            if found := await self._found_there(address):
+                return found
+            check_place(self._tenure.configuration, address, same_host=same_host)
+            is_witness = (await self._link_to(address).describe_pool()).witness
+            check_count(self._tenure.configuration, is_witness=is_witness)
+            return await self._bring_in(await self._learner(address, is_witness=is_witness))
+
+    async def replace(self, replica: str, address: str, *, same_host: bool = False) -> str:
+        """Put the replica at an address, which is made there if need be, in the place of a member
+        that is named by UUID or address; its UUID.
+
+        Nothing of the member is given up before it is certain that the new one can be reached, is
+        taken there, and may be there.  Then it is added, and the member let go; beside a witness,
+        where there are two replicas at most, the other way round.  Done already, or in part, it is
+        found so.  Raises as `add` and `remove` do.
+        """
+        async with self._one_at_a_time:
+            leaving = self._named(replica)
+            beside_witness = bool(witness_of(self._tenure.configuration))
+            uuid = await self._found_there(address)
+            self._check_found(uuid, leaving, address, beside_witness=beside_witness)
+            fresh: Member | None = None
+            if not uuid:
+                gone = leaving.replica_uuid if leaving is not None else ""
+                check_place(self._tenure.configuration, address, same_host=same_host, leaving=gone)
+                fresh = await self._successor(leaving, replica, address)
+            if leaving is not None and beside_witness:
+                await self._lasting.run(self._let_go(leaving))
+            if fresh is not None:
+                uuid = await self._bring_in(fresh)
+            if leaving is not None and not beside_witness:
+                await self._lasting.run(self._let_go(leaving))
+            return uuid
 
     async def remove(self, replica: str) -> None:
         """Let a member go, which is named by UUID or address; done already, it is found done.
@@ -178,17 +190,30 @@ class Changes:
     async def record_failed(self, member: Member) -> None:
         """Have the configuration say that a member is out of date, if it does not.
 
-        Raises UnavailableError where no quorum is in sync.
+        Raises UnavailableError where no quorum is in sync.  A witness is given up only where both
+        replicas are in sync, which are the quorum then: it may be all that the one that is left
+        goes on by.
         """
-        uuid = member.replica_uuid
+        uuid, reason = member.replica_uuid, member.reason
+
+        def check() -> None:
+            if member.is_witness and len(self._roster.in_sync) < COPIES:
+                raise UnavailableError("both replicas have to be in sync without their witness")
 
         def mark(configuration: Configuration) -> None:
+            check()
+            if all(one.replica_uuid != uuid for one in configuration.members):
+                raise UnavailableError("it is no member any more")
             for one in configuration.members:
                 one.out_of_date |= one.replica_uuid == uuid
 
         if not self._tenure.is_out_of_date(uuid):
+            check()
             await self._change(mark)
-            self._events("member_failed", member.facts(reason=member.reason))
+            if member.is_witness:
+                self._events("witness_failed", member.facts(reason=reason))
+            else:
+                self._events("member_failed", member.facts(reason=reason))
 
     async def delete(self, address: str) -> str:
         """Have a daemon delete the replica of this volume that it has; its UUID.
@@ -220,6 +245,64 @@ class Changes:
             self._events("replica_deleted", {"replica": uuid, "address": address})
             return uuid
 
+    async def _found_there(self, address: str) -> str:
+        """The UUID of a member at an address; empty where none is, or its disk is new."""
+        for member in self._tenure.configuration.members:
+            if member.address == address:
+                await self._check_lease()
+                if not await self._is_gone(member):
+                    return member.replica_uuid
+        return ""
+
+    @staticmethod
+    def _check_found(
+        found: str, leaving: Member | None, address: str, *, beside_witness: bool
+    ) -> None:
+        """Raise InputError where the member that was found at an address cannot be the new one."""
+        if leaving is None or not found:
+            return
+        if found == leaving.replica_uuid:
+            raise InputError(
+                f"replica {leaving.name} is the one at {address}, where it is or nobody answers: "
+                "name another address, or start the daemon that is to have a new one"
+            )
+        if beside_witness:
+            raise InputError(f"the replica at {address} is a member of the volume already")
+
+    async def _successor(self, leaving: Member | None, replica: str, address: str) -> Member:
+        """The new replica at an address for the place of one that leaves, or has left, as a learner
+        that nobody knows yet.  Raises what `replace` raises, with nothing given up.
+        """
+        configuration = self._tenure.configuration
+        is_witness = (await self._link_to(address).describe_pool()).witness
+        if leaving is None:
+            check_replaced(configuration, replica, is_witness=is_witness)
+        elif leaving.is_witness != is_witness:
+            kinds = ("a replica with data", "a witness")
+            raise InputError(
+                f"{leaving.name} is {kinds[leaving.is_witness]}, and the daemon at {address} keeps "
+                f"{kinds[is_witness]}: name one of the same kind"
+            )
+        if leaving is not None and witness_of(configuration):
+            check_count(configuration, is_witness=is_witness, leaving=leaving.replica_uuid)
+            self._without(leaving)(_next_of(configuration))
+        else:
+            check_count(configuration, is_witness=is_witness)
+        return await self._learner(address, is_witness=is_witness)
+
+    async def _bring_in(self, learner: Member) -> str:
+        """Have a new replica get what the others have, and make it a member; its UUID."""
+        self._roster.add_learner(learner)
+        self._keep(learner)
+        try:
+            await self._until_in_sync(learner)
+            await self._lasting.run(self._take_in(learner))
+        except BaseException:
+            if learner.is_learner:
+                self._roster.forget(learner)
+            raise
+        return learner.replica_uuid
+
     async def _is_gone(self, member: volume_pb2.Member) -> bool:
         """Whether a daemon answers at a member's address and does not have it: its disk is new."""
         try:
@@ -230,48 +313,11 @@ class Changes:
             return False  # whoever does not answer may have it
         return report.replica_uuid != member.replica_uuid
 
-    def _check_place(self, address: str, *, same_host: bool) -> None:
-        """Raise InputError where no replica may be added there."""
-        members = self._tenure.configuration.members
-        if len(members) >= REPLICAS_MAX:
-            raise InputError(
-                f"the volume has {len(members)} replicas, and no more may be: remove one first"
-            )
-        host = address.rpartition(":")[0]
-        beside = [
-            member.address
-            for member in members
-            if member.address.rpartition(":")[0] == host and member.address != address
-        ]
-        if beside and not same_host:
-            raise InputError(
-                f"the replica at {beside[0]} is on the same host, and would be lost with it: name "
-                "another host, or say that it may be"
-            )
-
-    def _check_count(self, *, is_witness: bool) -> None:
-        """Raise InputError where there would be too many replicas, or too few, beside a witness."""
-        members = self._tenure.configuration.members
-        witness = witness_of(self._tenure.configuration)
-        copies = len(members) - bool(witness)
-        if is_witness and witness:
-            raise InputError("the volume has a witness: remove that one first")
-        if is_witness and copies != COPIES:
-            raise InputError(
-                f"the volume has {copies} replicas, and a witness is for two: add or remove "
-                "replicas first"
-            )
-        if witness and copies >= COPIES:
-            raise InputError(
-                "a volume with a witness has two replicas: remove the one that this one replaces "
-                "first, or the witness, where there are to be more"
-            )
-
-    async def _learner(self, link: ReplicaLink) -> Member:
-        """The new replica behind a link, as a learner: an empty one that is made there, or one that
+    async def _learner(self, address: str, *, is_witness: bool) -> Member:
+        """The new replica at an address, as a learner: an empty one that is made there, or one that
         is there already and has never been a member.  Raises what `add` raises.
         """
-        address = link.address
+        link = self._link_to(address)
         report = await link.create(self._tenure.identity)
         if not self._may_be_taken_up(report):
             raise InputError(
@@ -282,7 +328,7 @@ class Changes:
             )
         learner = Member(link)
         learner.replica_uuid = report.replica_uuid
-        learner.is_learner = True
+        learner.is_learner, learner.is_witness = True, is_witness
         learner.standing, learner.reason = Standing.LEARNER, "it is being made"
         if report.state == replica_pb2.REPLICA_STATE_UNFOUNDED:
             self._events("learner_added", learner.facts())
@@ -333,21 +379,24 @@ class Changes:
         while not self._roster.has_quorum and self._clock.monotonic() < until_s:
             await self._clock.sleep(_POLL_S)
 
-    async def _take_in(self, learner: Member, address: str) -> None:
+    async def _take_in(self, learner: Member) -> None:
         """Make a learner a member."""
 
         def edit(configuration: Configuration) -> None:
             if learner not in self._roster.learners:
                 raise UnavailableError("nobody waits for the new replica any more: add it anew")
-            configuration.members.add(
-                replica_uuid=learner.replica_uuid, address=address, witness=learner.is_witness
-            )
+            configuration.members.append(learner.named())
 
         await self._change(edit, learner)
         self._events("member_added", learner.facts())
 
     async def _let_go(self, leaving: Member) -> None:
         """Make a member none.  Raises what `remove` raises."""
+        await self._change(self._without(leaving))
+        self._events("member_removed", leaving.facts())
+
+    def _without(self, leaving: Member) -> Edit:
+        """What makes a member none."""
 
         def edit(configuration: Configuration) -> None:
             uuid = leaving.replica_uuid
@@ -362,18 +411,27 @@ class Changes:
                     f"of the {copies} replicas that would be left {len(in_sync)} are in sync, "
                     f"and {needed} are needed: wait until they are, or start them"
                 )
+            witness = self._roster.witness
+            if witness not in (None, leaving) and copies < COPIES:
+                self._check_goes_on_with(witness)
             del configuration.members[:]
             configuration.members.extend(left)
 
-        await self._change(edit)
-        self._events("member_removed", leaving.facts())
+        return edit
+
+    @staticmethod
+    def _check_goes_on_with(witness: Member) -> None:
+        """Raise UnavailableError where one replica could not go on beside its witness."""
+        if witness.standing is not Standing.WITNESS:
+            raise UnavailableError(
+                f"one replica goes on only with its witness, of which it is known: "
+                f"{witness.reason}; start its daemon, or replace the witness first"
+            )
 
     async def _change(self, edit: Edit, learner: Member | None = None) -> None:
         """Order a change when the one before is done, and wait until it is, too."""
         async with self._one_entry:
-            configuration = Configuration()
-            configuration.CopyFrom(self._tenure.configuration)
-            configuration.number += 1
+            configuration = _next_of(self._tenure.configuration)
             edit(configuration)
             if not self._roster.has_quorum:
                 raise UnavailableError("too few replicas are in sync: start them first")
@@ -395,3 +453,11 @@ class Changes:
                 raise UnavailableError("the volume is not open any more: ask its next target")
             await self._clock.sleep(_POLL_S)
         tenure.configuration = configuration
+
+
+def _next_of(configuration: Configuration) -> Configuration:
+    """A copy, with the next number."""
+    fresh = Configuration()
+    fresh.CopyFrom(configuration)
+    fresh.number += 1
+    return fresh

@@ -14,6 +14,7 @@ from cstor_core.errors import CstorError, FencedError, InputError, NoSpaceError
 from cstor_core.generated.cstor.v1 import control_pb2
 from cstor_target.volume.changes import Changes
 from cstor_target.volume.events import EventSink
+from cstor_target.volume.finding import Finding
 from cstor_target.volume.members import Member, Standing
 from cstor_target.volume.pacing import FULL, GENTLE, Pacing
 from cstor_target.volume.returning import Returning
@@ -36,6 +37,7 @@ class Keeping:
         settings: EngineSettings,
         events: EventSink,
         pacing: Pacing,
+        finding: Finding,
         deposed: asyncio.Future[str],
         depose: Callable[[str], None],
     ) -> None:
@@ -47,6 +49,7 @@ class Keeping:
         self._settings = settings
         self._events = events
         self._pacing = pacing
+        self._finding = finding
         self._deposed = deposed
         self._depose = depose
         self._pauses: dict[Member, asyncio.Future[None]] = {}
@@ -62,10 +65,11 @@ class Keeping:
                 except FencedError as error:
                     self._depose(str(error))
                 except CstorError as error:
-                    if member.standing is Standing.FAILED:
+                    if member.standing is Standing.FAILED and not member.is_learner:
                         await self._record_failed(member)
                     else:
                         self._roster.lost(member, error)
+                        self._finding.look_for(member)
                     if isinstance(error, NoSpaceError):
                         pause_s = _FULL_RETRY_S
             await self._pause(member, pause_s)

@@ -16,6 +16,10 @@ from cstor_target.volume.progress import Progress
 from cstor_target.volume.witness import Told
 
 OUT_OF_DATE = "its disk has failed, and it is out of date: replace it by a new, empty replica"
+GIVEN_UP = (
+    "its disk has failed, and it counts for nothing any more: replace it by a new, empty witness "
+    "(`cstor replica replace`)"
+)
 
 
 class Standing(Enum):
@@ -77,6 +81,22 @@ class Member:
     def as_source(self) -> replica_pb2.Source:
         """How another replica is told to copy from it."""
         return replica_pb2.Source(address=self.link.address, replica_uuid=self.replica_uuid)
+
+    @property
+    def given_up_reason(self) -> str:
+        """What people are told of it where the configuration says that it is out of date."""
+        return GIVEN_UP if self.is_witness else OUT_OF_DATE
+
+    async def why_failed(self, volume_uuid: str) -> str:
+        """Why its daemon has given it up, after it refused something because of its disk; empty
+        where that is not so, or the daemon does not answer.
+        """
+        try:
+            report = await self.link.inquire(volume_uuid)
+        except CstorError:
+            return ""
+        has_failed = report.state == replica_pb2.REPLICA_STATE_FAILED
+        return report.reason if has_failed and report.replica_uuid == self.replica_uuid else ""
 
     def facts(self, **others: object) -> dict[str, object]:
         """The facts of an event that it has to do with: who it is, where it is, and these."""

@@ -12,10 +12,11 @@ from cstor_core.limits import LEASE_S
 from cstor_core.properties import has_write_cache
 from cstor_target.volume.changes import Changes
 from cstor_target.volume.events import EventSink
+from cstor_target.volume.finding import Finding
 from cstor_target.volume.forcing import forced
 from cstor_target.volume.keeping import Keeping
 from cstor_target.volume.lease import MARGIN, RENEW_S, Lease
-from cstor_target.volume.members import Member
+from cstor_target.volume.members import Member, Standing
 from cstor_target.volume.opener import Opener
 from cstor_target.volume.order import Order
 from cstor_target.volume.pacing import Pacing
@@ -73,9 +74,12 @@ class Membership:
         """Of the membership; None until the volume is open."""
         self.keeping: Keeping | None = None
         """Of the members; None until the volume is open."""
+        self._is_giving_up = False
+        """A change of the configuration that gives the witness up is on its way."""
         self._when_serving: list[Callable[[], None]] = []
+        self._finding: Finding
         self._witnessing: Witnessing
-        """Of the last attempt that came as far as promises."""
+        """These two of the last attempt that came as far as promises."""
         self.tenure: Tenure | None = None
         self.loss_possible = False
         """What was acknowledged before may be gone, and initiators have not been told."""
@@ -204,6 +208,7 @@ class Membership:
             self._settings,
             self._events,
             self._pacing,
+            self._finding,
             self.deposed,
             self._depose,
         )
@@ -212,9 +217,13 @@ class Membership:
             if not member.is_witness:
                 self._spawn(keeping.keep(member))
         self.changes = changes
-        self._spawn(self._write_addresses_down(changes))
+        self._write_addresses_down_soon()
         self._spawn(self._repairs.work(tenure))
         self._spawn(self._pacing.work(tenure))
+
+    def _write_addresses_down_soon(self) -> None:
+        if self.changes is not None:
+            self._spawn(self._write_addresses_down(self.changes))
 
     async def _write_addresses_down(self, changes: Changes) -> None:
         """Whoever opens the volume next is to know where members have been found."""
@@ -261,17 +270,25 @@ class Membership:
             await self._clock.sleep(max(RENEW_S - spent_s, 0.05))
 
     async def _ask_for_lease(self, member: Member, tenure: Tenure) -> None:
-        """Ask a member for a lease; where it has promised a later epoch, this target has ceased."""
+        """Ask a member for a lease; where it has promised a later epoch, this target has ceased.
+
+        A witness that was given up is not asked: it counts for nothing.
+        """
+        if member.is_witness and tenure.is_out_of_date(member.replica_uuid):
+            return
         asked_s = self._clock.monotonic()
         try:
             answer = await member.link.lease(tenure.lease_request(member.replica_uuid, LEASE_S))
         except CstorError as error:
-            if member.is_witness and self.tenure is tenure and self._roster.serving:
+            has_failed = member.standing is Standing.FAILED  # which says more
+            is_known = has_failed or not (self.tenure is tenure and self._roster.serving)
+            if member.is_witness and not is_known:
                 self._roster.witness_lost(member, error)
             return  # it is brought back when it answers again
         if self.tenure is not tenure:
             return
-        if answer.granted and member.told.held is not None:
+        is_given_up = tenure.is_out_of_date(member.replica_uuid)
+        if answer.granted and member.told.held is not None and not is_given_up:
             self._roster.witness_there(member)
         self._roster.room.told(member, answer)
         if answer.granted:
@@ -307,6 +324,7 @@ class Membership:
         roster.configuration = tenure.configuration
         opening = await opener.promises(tenure)
         self._reign = tenure
+        self._look_for_members(tenure)
         self._keep_witness_told(tenure)
         serve_at_s = self._clock.monotonic() + opener.lease_left_s * (1 + MARGIN)
         self._lease.begin(
@@ -343,6 +361,18 @@ class Membership:
         self._when_serving.clear()
         return tenure
 
+    def _look_for_members(self, tenure: Tenure) -> None:
+        """Begin to find members elsewhere than where they were, once they are missed."""
+        self._finding = Finding(
+            tenure.identity.volume_uuid,
+            self._opener.given,
+            self._roster,
+            self._clock,
+            self._events,
+            self._spawn,
+            self._write_addresses_down_soon,
+        )
+
     def _keep_witness_told(self, tenure: Tenure) -> None:
         """Begin to tell the witness, if there is one, of this attempt and what comes of it."""
         self._witnessing = Witnessing(
@@ -351,14 +381,32 @@ class Membership:
             self._order,
             self._clock,
             self._settings,
+            self._finding,
             lambda: self.deposed.done() or self.tenure is not tenure,
             self._depose,
+            self._give_up_witness,
         )
         for member in self._opener.members:
             if member.is_witness:
                 has_promised = member.replica_uuid in self._opener.promised
                 member.error = None if has_promised else UnavailableError("it has not promised")
                 self._spawn(self._witnessing.keep(member, has_promised=has_promised))
+
+    def _give_up_witness(self, witness: Member) -> None:
+        """Have the configuration do so, since its disk has failed; nobody waits for it, since the
+        change may wait for whoever tells the witness.
+        """
+        if self.changes is not None and not self._is_giving_up:
+            self._is_giving_up = True
+            self._spawn(self._record_failed(self.changes, witness))
+
+    async def _record_failed(self, changes: Changes, witness: Member) -> None:
+        try:
+            await changes.record_failed(witness)
+        except CstorError:
+            return  # it is tried again
+        finally:
+            self._is_giving_up = False
 
     def _say_how_it_opened(self, tenure: Tenure, *, loss_possible: bool) -> None:
         """Whether it was forced, and whether something acknowledged may be gone."""

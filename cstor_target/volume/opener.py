@@ -23,7 +23,7 @@ from cstor_core.history import History
 from cstor_core.words import history_from
 from cstor_target.volume.forcing import forced
 from cstor_target.volume.links import LinkFactory, ReplicaLink
-from cstor_target.volume.members import OUT_OF_DATE, Member, Standing
+from cstor_target.volume.members import Member, Standing
 from cstor_target.volume.opening import (
     Opening,
     are_enough_whole,
@@ -39,7 +39,7 @@ from cstor_target.volume.opening import (
 from cstor_target.volume.quorum import write_quorum
 from cstor_target.volume.settings import EngineSettings
 from cstor_target.volume.tenure import Tenure
-from cstor_target.volume.witness import witness_of
+from cstor_target.volume.witness import gives_up_witness, witness_of
 
 Who = TypeVar("Who")
 Answer = TypeVar("Answer")
@@ -64,8 +64,8 @@ class Opener:
         self._settings = settings
         self._instance = instance
         self.links: dict[str, ReplicaLink] = {}
-        for address in addresses:
-            self.link_to(address)
+        self.given = [self.link_to(address) for address in dict.fromkeys(addresses)]
+        """Where the target was told to look."""
         self.members: list[Member] = []
         self.seen: tuple[volume_pb2.Configuration, dict[str, replica_pb2.ReplicaReport]]
         self.seen = volume_pb2.Configuration(), {}
@@ -123,7 +123,7 @@ class Opener:
         self._set_members(configuration, found)
         voting = [member.report for member in self.members if _votes(member) and member.report]
         if before is None:
-            self._check_quorum(voting, _out_of_date(configuration))
+            self._check_quorum(voting, configuration)
         else:
             self._others = []  # what those hold that were left out is given up
         epoch = next_epoch(list(reports.values()))
@@ -147,7 +147,7 @@ class Opener:
             _judge(member)
             if named.out_of_date:
                 member.report = None
-                member.standing, member.reason = Standing.FAILED, OUT_OF_DATE
+                member.standing, member.reason = Standing.FAILED, member.given_up_reason
             self.members.append(member)
         of_members = {member.replica_uuid for member in self.members}
         self._others = []
@@ -157,7 +157,9 @@ class Opener:
                 other.replica_uuid, other.report = uuid, report
                 self._others.append(other)
 
-    def _check_quorum(self, voting: list[replica_pb2.ReplicaReport], out_of_date: int) -> None:
+    def _check_quorum(
+        self, voting: list[replica_pb2.ReplicaReport], configuration: volume_pb2.Configuration
+    ) -> None:
         """Raise UnavailableError where those that answer cannot open the volume."""
         quorum = write_quorum(len(self.members))
         if len(voting) < quorum:
@@ -170,8 +172,9 @@ class Opener:
             voting,
             len(self.members),
             write_cache=may_have_write_cache(voting),
-            out_of_date=out_of_date,
+            out_of_date=_out_of_date(configuration),
             has_witness=any(member.is_witness for member in self.members),
+            gives_up_witness=gives_up_witness(configuration),
         )
 
     def _advice(self, missing: Iterable[Member]) -> str:
@@ -218,6 +221,7 @@ class Opener:
             is_forced=tenure.forced_from is not None,
             out_of_date=_out_of_date(tenure.configuration),
             witness=witness_of(tenure.configuration),
+            gives_up_witness=gives_up_witness(tenure.configuration),
         )
         asked_of = tenure.forced_from or tenure.configuration
         if opening.configuration != asked_of:
@@ -399,8 +403,8 @@ def _judge(member: Member) -> None:
 
 
 def _out_of_date(configuration: volume_pb2.Configuration) -> int:
-    """How many members are that, and need not be waited for."""
-    return sum(member.out_of_date for member in configuration.members)
+    """How many members with data are that, and need not be waited for."""
+    return sum(one.out_of_date for one in configuration.members if not one.witness)
 
 
 def _votes(member: Member) -> bool:

@@ -126,6 +126,7 @@ def are_enough_whole(
     write_cache: bool,
     out_of_date: int = 0,
     has_witness: bool = False,
+    gives_up_witness: bool = False,
 ) -> bool:
     """Whether these voters prove that nothing acknowledged is lost: R of them are not short.
 
@@ -141,6 +142,7 @@ def are_enough_whole(
             members - 1,
             write_cache=write_cache,
             out_of_date=out_of_date,
+            gives_up_witness=gives_up_witness,
         )
     short = sum(report.short for report in reports)
     needed = read_overlap(members)
@@ -186,12 +188,14 @@ def choose(
     is_forced: bool = False,
     out_of_date: int = 0,
     witness: str = "",
+    gives_up_witness: bool = False,
 ) -> Opening:
     """What to open with, given the reports that came with the promises.
 
     `promised` may have others than members, such as one whose removal only it has heard of: they
     count for nothing, and what they hold counts.  Where it is forced all members are needed, and
-    nothing is proven.  `witness` is the member that is one; it votes, and has nothing to build on.
+    nothing is proven.  `witness` is the member that is one; it votes, and has nothing to build on,
+    or, where the configuration gives it up, does not even vote.
     Raises UnavailableError, with a sentence that says what is missing, when a quorum cannot be
     reached with those that promised.
     """
@@ -214,6 +218,7 @@ def choose(
             write_cache=write_cache,
             out_of_date=out_of_date,
             has_witness=bool(witness),
+            gives_up_witness=gives_up_witness,
         )
         and _knows_no_later_one(
             voters.get(witness), highest, len(data.keys() & voters.keys()), copies - out_of_date
@@ -227,9 +232,7 @@ def choose(
         and report.state == replica_pb2.REPLICA_STATE_COMPLETE
         and history_from(report.history) == history
     ]
-    holders, behind, parted, others = _grouped(
-        {uuid: report for uuid, report in voters.items() if uuid in data}, history
-    )
+    holders, behind, parted, others = _grouped(voters, history)
     sources = (*holders, *elsewhere)
     if not sources:
         raise UnavailableError(
@@ -252,13 +255,15 @@ def choose(
 def _grouped(
     voters: Mapping[str, Report], history: History
 ) -> tuple[list[str], list[str], list[str], list[str]]:
-    """Those that hold a history, are behind it, have parted from it, and are being rebuilt."""
+    """Those with data that hold a history, are behind it, have parted from it, and are rebuilt."""
     holders: list[str] = []
     behind: list[str] = []
     parted: list[str] = []
     others: list[str] = []
     for uuid, report in voters.items():
         own = history_from(report.history)
+        if report.witness:
+            continue
         if report.state != replica_pb2.REPLICA_STATE_COMPLETE:
             others.append(uuid)
         elif own == history:

@@ -16,11 +16,17 @@ from collections.abc import Callable, Collection
 from contextlib import aclosing
 
 from cstor_core.clock import Clock
-from cstor_core.errors import CstorError, FencedError, ForeignReplicaError, UnavailableError
+from cstor_core.errors import (
+    CorruptError,
+    CstorError,
+    FencedError,
+    ForeignReplicaError,
+    UnavailableError,
+)
 from cstor_core.generated.cstor.v1 import replica_pb2
 from cstor_core.history import History
 from cstor_core.words import history_from
-from cstor_target.volume.members import OUT_OF_DATE, Member, Standing
+from cstor_target.volume.members import Member, Standing
 from cstor_target.volume.opening import lacks_operations, may_hide_newer
 from cstor_target.volume.order import Order
 from cstor_target.volume.pacing import Pacing
@@ -68,8 +74,8 @@ class Returning:
         CstorError is why it could not be brought back this time.
         """
         if self.tenure.is_out_of_date(member.replica_uuid):
-            member.standing, member.reason = Standing.FAILED, OUT_OF_DATE
-            raise UnavailableError(OUT_OF_DATE)
+            member.standing, member.reason = Standing.FAILED, member.given_up_reason
+            raise UnavailableError(member.reason)
         report = await self._fence(member)
         complete = report.state == replica_pb2.REPLICA_STATE_COMPLETE
         history = history_from(report.history)
@@ -155,7 +161,13 @@ class Returning:
     async def _fence(self, member: Member) -> replica_pb2.ReplicaReport:
         """Have the member promise this epoch, if it has not; returns what it reports."""
         tenure = self.tenure
-        answer = await member.link.promise(tenure.promise_request(member.replica_uuid))
+        try:
+            answer = await member.link.promise(tenure.promise_request(member.replica_uuid))
+        except CorruptError:
+            reason = await member.why_failed(tenure.identity.volume_uuid)
+            if reason:
+                member.standing, member.reason = Standing.FAILED, reason
+            raise
         report = answer.replica
         if not answer.promised:
             raise FencedError(
@@ -165,9 +177,6 @@ class Returning:
         if report.replica_uuid != member.replica_uuid:
             raise ForeignReplicaError(f"at {member.link.address} another replica answers")
         member.report = report
-        if report.state == replica_pb2.REPLICA_STATE_FAILED:
-            member.standing, member.reason = Standing.FAILED, report.reason
-            raise UnavailableError(report.reason)
         return report
 
     async def _fetch_tail(self, member: Member, history: History) -> History:

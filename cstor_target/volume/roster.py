@@ -22,7 +22,7 @@ from cstor_target.volume.quorum import held_by, write_quorum
 from cstor_target.volume.reads import Reads
 from cstor_target.volume.room import Room
 from cstor_target.volume.settings import EngineSettings
-from cstor_target.volume.witness import COPIES, Told, acknowledging
+from cstor_target.volume.witness import COPIES, Told, acknowledging, gives_up_witness
 
 
 class Roster:
@@ -80,14 +80,23 @@ class Roster:
         self.quorum = self.needed(members)
 
     def needed(self, group: Sequence[Member]) -> int:
-        """How many data members of a group, in sync, have to have an entry."""
+        """How many data members of a group, in sync, have to have an entry.
+
+        What a witness holds that the group's configuration gives up is nothing.
+        """
         witness = next((member for member in group if member.is_witness), None)
+        is_trusted = witness is not None and not gives_up_witness(self._configuration_of(group))
         return acknowledging(
             [member.replica_uuid for member in group if not member.is_witness],
             [member.replica_uuid for member in self.in_sync],
             has_witness=witness is not None,
-            out_of_date=witness.told.out_of_date if witness is not None else "",
+            out_of_date=witness.told.out_of_date if witness is not None and is_trusted else "",
         )
+
+    def _configuration_of(self, group: Sequence[Member]) -> volume_pb2.Configuration:
+        """That which makes them the members."""
+        change = self._change
+        return change.configuration if change and group is change.after else self.configuration
 
     @property
     def data(self) -> list[str]:
@@ -191,15 +200,17 @@ class Roster:
                 self._events("witness_there", member.facts())
         self.count()
 
-    def witness_lost(self, member: Member, error: CstorError) -> None:
-        """A witness does not answer, or cannot do what it was told."""
-        member.error, member.reason = error, str(error)
+    def witness_lost(self, member: Member, error: CstorError, failure: str = "") -> None:
+        """A witness does not answer, or cannot do what it was told; or its disk has failed, of
+        which `failure` says how.
+        """
+        member.error, member.reason = error, failure or str(error)
         if member.is_learner:
             return
         was_there = member.standing is Standing.WITNESS
-        member.standing = Standing.OFFLINE
+        member.standing = Standing.FAILED if failure else Standing.OFFLINE
         if was_there and self.serving:
-            self._events("witness_lost", member.facts(reason=str(error)))
+            self._events("witness_lost", member.facts(reason=member.reason))
         self.count()
 
     def add_learner(self, learner: Member) -> None:

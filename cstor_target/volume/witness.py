@@ -145,6 +145,11 @@ def witness_of(configuration: volume_pb2.Configuration) -> str:
     return next((one.replica_uuid for one in configuration.members if one.witness), "")
 
 
+def gives_up_witness(configuration: volume_pb2.Configuration) -> bool:
+    """Whether it says that its witness' disk has failed: the witness counts for nothing then."""
+    return any(one.witness and one.out_of_date for one in configuration.members)
+
+
 def calls_out_of_date(
     witness: replica_pb2.ReplicaReport | None, report: replica_pb2.ReplicaReport
 ) -> bool:
@@ -164,11 +169,13 @@ def is_proven(
     *,
     write_cache: bool,
     out_of_date: int = 0,
+    gives_up_witness: bool = False,
 ) -> bool:
     """Whether these data members, of so many, hold whatever was acknowledged.
 
     `witness` is what it says; None where it does not answer.  `out_of_date` counts the data members
-    that the configuration gives up.  Both data members together hold everything that neither has
+    that the configuration gives up, and `gives_up_witness` says whether the witness is one that
+    nobody can ask any more, either.  Both data members together hold everything that neither has
     lost.  One that has lost nothing holds everything, too, unless it lacks what came later: that
     the witness knows.  False where everybody is here, and nobody who holds everything.  Raises
     UnavailableError where somebody else can be asked.
@@ -181,7 +188,7 @@ def is_proven(
     ]
     if witness is not None and len(lacking) < len(reports):
         return True
-    if witness is None:
+    if witness is None and not gives_up_witness:
         raise UnavailableError(
             "the machine of a replica has lost power, and only the witness knows whether the other "
             "one has everything: start the witness"

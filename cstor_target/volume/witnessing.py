@@ -12,14 +12,21 @@ import asyncio
 from collections.abc import Callable
 
 from cstor_core.clock import Clock
-from cstor_core.errors import CstorError, FencedError
+from cstor_core.errors import CorruptError, CstorError, FencedError, UnavailableError
 from cstor_core.generated.cstor.v1 import volume_pb2
-from cstor_target.volume.members import Member
+from cstor_target.volume.finding import Finding
+from cstor_target.volume.members import Member, Standing
 from cstor_target.volume.order import Order
 from cstor_target.volume.roster import Roster
 from cstor_target.volume.settings import EngineSettings
 from cstor_target.volume.tenure import Tenure
-from cstor_target.volume.witness import Attestation, Copy, Told, mark_wanted
+from cstor_target.volume.witness import (
+    Attestation,
+    Copy,
+    Told,
+    gives_up_witness,
+    mark_wanted,
+)
 
 _POLL_S = 0.01
 _LOOK_AGAIN_S = 1.0
@@ -35,16 +42,21 @@ class Witnessing:
         order: Order,
         clock: Clock,
         settings: EngineSettings,
+        finding: Finding,
         is_over: Callable[[], bool],
         depose: Callable[[str], None],
+        give_up: Callable[[Member], None],
     ) -> None:
+        """`give_up` has the configuration do that with a witness, as soon as it can be."""
         self._tenure = tenure
         self._roster = roster
         self._order = order
         self._clock = clock
         self._settings = settings
+        self._finding = finding
         self._is_over = is_over
         self._depose = depose
+        self._give_up = give_up
         self._wake = asyncio.Event()
         self.record_seq = 0
         """The place of the epoch's record; 0 before it has one."""
@@ -56,6 +68,9 @@ class Witnessing:
         while not self._is_over() and member in self._roster.receivers:
             pause_s = self._settings.retry_s
             try:
+                self._check_trusted(member)
+                if isinstance(member.error, CorruptError):
+                    has_promised = False  # it gave no lease because of its disk: ask what that is
                 if not has_promised:
                     await self._fence(member)
                     has_promised = True
@@ -65,9 +80,31 @@ class Witnessing:
             except CstorError as error:
                 has_promised = False
                 if not self._is_over():
-                    self._roster.witness_lost(member, error)
+                    await self._lost(member, error)
+                    if member.standing is Standing.FAILED:
+                        pause_s = _LOOK_AGAIN_S
                     self._wake.clear()  # it is this loss that has been told of
             await self._woken(pause_s)
+
+    def _check_trusted(self, member: Member) -> None:
+        """Raise UnavailableError where the witness was given up: it is asked for nothing more,
+        whatever it says after its machine was booted anew.
+        """
+        if not member.is_learner and gives_up_witness(self._roster.configuration):
+            raise UnavailableError(member.given_up_reason)
+
+    async def _lost(self, member: Member, error: CstorError) -> None:
+        """It has not answered, has refused, or its disk has failed."""
+        failure = ""
+        if not member.is_learner and gives_up_witness(self._roster.configuration):
+            failure = member.given_up_reason
+        elif isinstance(error, CorruptError):
+            failure = await member.why_failed(self._tenure.identity.volume_uuid)
+        self._roster.witness_lost(member, error, failure)
+        if member.standing is Standing.FAILED:
+            self._give_up(member)
+        else:
+            self._finding.look_for(member)
 
     async def _woken(self, pause_s: float) -> None:
         """Wait until somebody's standing has changed, or for so long."""

@@ -160,9 +160,7 @@ class BlockMap:
             for cached in () if self._is_covered else (self._cached, self._cached_before):
                 rows_there = map(cached.get, numbers)
                 held = [row or other for row, other in zip(held, rows_there, strict=True)]
-        found = [
-            row or self.row_at_once(block) for block, row in zip(numbers, held, strict=True)
-        ]
+        found = [row or self.row_at_once(block) for block, row in zip(numbers, held, strict=True)]
         rows = rows_of(bytearray().join(found))
         absent = rows["seq"] == 0
         if absent.any():

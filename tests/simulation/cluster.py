@@ -54,7 +54,9 @@ LIMITS = StoreLimits(
     run_rows_max=512,
     kept_rows=8,
 )
-TELL_CONFIGURATION = frozenset(("open", "member_added", "member_removed", "member_failed"))
+TELL_CONFIGURATION = frozenset(
+    ("open", "member_added", "member_removed", "member_failed", "witness_failed")
+)
 """What a target tells of when a configuration is in force."""
 BACKLOG_BYTES = (8 * KIB, 128 * KIB, 128 * KIB)
 """The least is less than what clients send at a time."""
@@ -183,6 +185,12 @@ class Machine:
     def node(self) -> ReplicaNode | None:
         """Its replica of the volume, if that is open."""
         return self.node_of(self.cluster.identity.volume_uuid)
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether its daemon says that the disk has, of what it has of the volume."""
+        node = self.host.nodes.get(self.cluster.identity.volume_uuid) if self.host else None
+        return node is not None and node.report().state == replica_pb2.REPLICA_STATE_FAILED
 
     def node_of(self, volume_uuid: str) -> ReplicaNode | None:
         """Its replica of any volume, if that is open."""

@@ -25,6 +25,7 @@ from cstor_target.volume.room import Room
 from cstor_target.volume.roster import Roster
 from cstor_target.volume.scrub_run import ScrubRun
 from cstor_target.volume.scrubs import Scrubs
+from cstor_target.volume.witness import gives_up_witness
 from replica.host import ReplicaHost
 from replica.leases import LeaseGiven
 from replica.pacing import Pace
@@ -64,7 +65,7 @@ BRANCHES = frozenset(
         *("read: waits for entries", "gate: passed late", "gate: busy", "write: busy in flight"),
         *("merge", "member: fell too far behind", "member: recorded as out of date"),
         *("read: asked of two", "bad copy: replaced", "write: no room"),
-        *("member: no space", "return: a failed one stays out"),
+        *("member: no space", "return: a failed one stays out", "witness: given up"),
         *("return: from a tail", "return: staged", "return: rebuilt", "return: rebuild broken off"),
         *("rebuild: foreign blocks", "rebuild: ends with its stream", "opening: staged"),
         *("rebuild: at a pace", "add: taken up again", "stage: goes on where it broke off"),
@@ -262,6 +263,14 @@ def _watch_commands() -> None:
     _watch(Room, "has", _if("write: no room", lambda has, *_: not has))
     _watch(
         standing.Standing, "reconfigure", _if("member: recorded as out of date", lambda *_: True)
+    )
+    _watch(
+        Roster,
+        "_is_done",
+        _if(
+            "witness: given up",
+            lambda is_done, _, change: is_done and gives_up_witness(change.configuration),
+        ),
     )
     _watch(Order, "expire", _if("write: busy in flight", lambda told, *_: told))
     _watch_ends(Lease, "when_renewed", 1, "lease: held answer let go", "lease: held answer ends")

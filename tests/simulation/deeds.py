@@ -226,12 +226,14 @@ class Deeds:
         return f"{machine.name} for {failing_s} s"
 
     def fail_flush(self, at: int) -> str:
-        """Let a disk fail for good: its replica is given up, and what it had is lost."""
-        machine = self._machine(at)
+        """Let a disk fail for good: its replica is given up, and what it had is lost.
+
+        Beside a witness it is that one's: another one fails later, and may be the only copy by
+        then.
+        """
+        machine = self._cluster.witness or self._machine(at)
         if not machine.is_up or machine.may_have_lost or not self._may_lose(machine):
             return ""
-        if self._cluster.witness is not None and not machine.is_witness:
-            return ""  # it fails later, and may be the only copy by then
         machine.disk.faults.flush_fails = machine.is_broken = True
         return machine.name
 

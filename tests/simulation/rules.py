@@ -165,7 +165,8 @@ class Rules:
             if engine is None or tenure is None or not engine.serving:
                 continue
             for member in engine._roster.members:
-                is_failed = member.standing is Standing.FAILED
+                machine = self._cluster.machine(member.link.address)
+                is_failed = member.standing is Standing.FAILED or machine.has_failed
                 if is_failed and not tenure.is_out_of_date(member.replica_uuid):
                     self.found(f"{member.name} has failed, and is not recorded as out of date")
 

@@ -50,10 +50,15 @@ class Host:
     namespace: str
     address: str
     switch: str
+    mounts: tuple[tuple[Path, str], ...] = ()
+    """Files that its commands find in the place of this machine's, such as one for /etc/hosts."""
 
     def command(self, *words: str | Path) -> list[str]:
         """The words as a command line that runs on this host."""
         there = [program("ip"), "netns", "exec", self.namespace] if self.namespace else []
+        for file, place in self.mounts:
+            # `ip netns exec` gives each command mounts of its own.
+            there += ["sh", "-c", 'mount --bind "$0" "$1" && shift && exec "$@"', str(file), place]
         return [*there, *map(str, words)]
 
     def run(self, *words: str | Path) -> subprocess.CompletedProcess[str]:

@@ -125,6 +125,7 @@ def run_target() -> None:
     parser.add_argument("--control")
     parser.add_argument("--http")
     flags = parser.parse_args()
+    flags.known = {}
     facts: dict[str, str] = {"portal": flags.portal}
     sockets = [_listen(flags.portal)]
     for name, port in (("http", 6060), ("metrics", 9500)):
@@ -141,10 +142,36 @@ def run_target() -> None:
         facts["replica_metrics"] = _address(sockets[-1])
         flags.replica = [facts["replica_grpc"]]
     facts["control"] = flags.control or f"127.0.0.1:{_free_from(7777)}"
-    show = _handler(control_pb2.ShowVolumeRequest, lambda request: _show(flags, request))
-    servers.append(_serve(facts["control"], "cstor.v1.ControlService", {"ShowVolume": show}))
+    servers.append(_serve(facts["control"], "cstor.v1.ControlService", target_methods(flags)))
     _be_ready(flags, facts)
     _wait_for_end(flags, servers[0], sockets)
+
+
+def target_methods(flags: Namespace) -> dict[str, Handler]:
+    """The calls of a target that the command uses."""
+    return {
+        "ShowVolume": _handler(
+            control_pb2.ShowVolumeRequest, lambda request: _show(flags, request)
+        ),
+        "ListVolumes": _handler(control_pb2.ListVolumesRequest, lambda _: _list(flags)),
+        "MoveReplica": _handler(
+            control_pb2.MoveReplicaRequest, lambda request: _move(flags, request)
+        ),
+    }
+
+
+def _list(flags: Namespace) -> control_pb2.ListVolumesResponse:
+    shown = _show(flags, control_pb2.ShowVolumeRequest(volume=flags.volume))
+    return control_pb2.ListVolumesResponse(volumes=[shown.volume])
+
+
+def _move(
+    flags: Namespace, request: control_pb2.MoveReplicaRequest
+) -> control_pb2.MoveReplicaResponse:
+    """It is looked for there from now on."""
+    moved = flags.known[request.replica]
+    flags.replica[flags.replica.index(moved)] = request.address
+    return control_pb2.MoveReplicaResponse(replica_uuid=request.replica)
 
 
 def _show(
@@ -160,13 +187,16 @@ def _show(
         try:
             found = client.inquire(request.volume)
             if found.state == replica_pb2.REPLICA_STATE_COMPLETE:
-                member.member.replica_uuid = found.replica_uuid
+                report.identity.CopyFrom(found.identity)
+                flags.known[found.replica_uuid] = address
                 member.status, member.reason = control_pb2.MEMBER_STATUS_IN_SYNC, ""
                 serving += 1
         except CstorError:
             report.reason = f"{address} does not answer"
         finally:
             client.close()
+        named = {known: uuid for uuid, known in flags.known.items()}
+        member.member.replica_uuid = named.get(address, "")
     if serving == len(flags.replica):
         report.status = control_pb2.VOLUME_STATUS_HEALTHY
     elif serving >= len(flags.replica) // 2 + 1:

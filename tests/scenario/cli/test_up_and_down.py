@@ -184,6 +184,24 @@ def test_ports_that_nobody_named_move_on(cstor: Command, taken: Address, portal:
     assert set(cstor.running()) == ALL
 
 
+def test_a_target_that_runs_is_told_where_a_replica_is_now(cstor: Command, portal: str) -> None:
+    cstor.run("up", "--detach", "--portal", portal)
+    before = cstor.running()
+    old = load(cstor.home).replicas[1].address
+    cstor.kill("replica-1")
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("127.0.0.1", int(old.rpartition(":")[2])))
+        listener.listen()
+        said = cstor.run("up", "--detach")
+        assert "gRPC of replica-1 is on port " in said
+        status = json.loads(cstor.run("status", "--output", "json"))
+    assert status["status"] == "healthy"
+    new = load(cstor.home).replicas[1].address
+    assert status["replicas"][1]["address"] == new != old
+    assert cstor.running()["target"] == before["target"]
+
+
 def test_an_interrupted_first_start_is_completed_by_the_next(cstor: Command, portal: str) -> None:
     first = cstor.spawn("up", "--portal", portal)
     wait_until(cstor.home.pool(1).exists)

@@ -24,7 +24,7 @@ from tests.scenario.volume.clones import Clones
 from tests.scenario.volume.disks import Disk
 from tests.scenario.volume.network import Network, Wire
 from tests.scenario.volume.replicas import AppendSession, ReadSession, Replica, Session
-from tests.scenario.volume.scrubbed import repair_rows, scrub_blocks
+from tests.scenario.volume.scrubbed import repair_blocks, repair_rows, scrub_blocks
 from tests.scenario.volume.virtual_time import VirtualClock
 from tests.scenario.volume.witnesses import Witness
 
@@ -186,7 +186,7 @@ class SimulatedLink:
         self, request: replica_pb2.RepairBlocksRequest
     ) -> replica_pb2.RepairBlocksResponse:
         await self._travel()
-        repair = repair_rows if request.rows else Replica.repair_blocks
+        repair = repair_rows if request.rows else repair_blocks
         answer = repair(self.replica, request, self._cluster.at(request.source.address))
         await self._travel()
         return answer
@@ -279,6 +279,8 @@ class Cluster:
         write_cache: bool = True,
     ) -> None:
         self.network = Network(seed)
+        self.left: list[Replica] = []
+        """Where nobody answers any more."""
         self.settings = settings or EngineSettings()
         self.events: list[tuple[str, dict[str, object]]] = []
         self.clones = Clones()
@@ -319,7 +321,8 @@ class Cluster:
 
     def at(self, address: str) -> Replica:
         """The replica at an address; a witness answers what it can of the same calls."""
-        return cast("Replica", next(one for one in self.members if one.address == address))
+        everybody = (*self.members, *self.left)
+        return cast("Replica", next(one for one in everybody if one.address == address))
 
     def witness_at(self, address: str) -> Witness | None:
         """The witness at an address, if there is one."""
@@ -355,9 +358,18 @@ class Cluster:
     def move(self, replica: Replica, address: str) -> Replica:
         """Its process ends, and another one has its disk at another address."""
         replica.kill()
+        self.left.append(replica)
         moved = Replica(address, replica.disk)
         self.replicas[self.replicas.index(replica)] = moved
         return moved
+
+    def move_witness(self, address: str) -> Witness:
+        """The same with the witness."""
+        witness = self.witness
+        witness.kill()
+        self.left.append(cast("Replica", witness))
+        self.witnesses = [Witness.moved(witness, address)]
+        return self.witness
 
     def new_replica(self, host: str = "") -> Replica:
         """A daemon with an empty pool, which makes a replica when it is asked to."""

@@ -7,11 +7,11 @@ is killed.  It follows the rules of the contract for replicas; it has none of th
 from __future__ import annotations
 
 import asyncio
-import struct
 from collections.abc import AsyncGenerator, Callable
 
 from cstor_core.checksums import block_checksum
 from cstor_core.errors import (
+    CorruptError,
     CstorError,
     FencedError,
     ForeignReplicaError,
@@ -86,9 +86,8 @@ class Replica:
         """Delete what is there; the next replica that is asked for is another one, and empty."""
         self.check_reachable()
         assert request.replica_uuid == self.disk.replica_uuid
-        self.disk = Disk(
-            f"{request.replica_uuid}-again", self.disk.identity, volume_pb2.Configuration()
-        )
+        fresh_uuid, configuration = f"{request.replica_uuid}-again", volume_pb2.Configuration()
+        self.disk = Disk(fresh_uuid, self.disk.identity, configuration)
 
     def report(self) -> replica_pb2.ReplicaReport:
         """What it says of itself."""
@@ -117,14 +116,18 @@ class Replica:
             snapshots=[snapshot for snapshot, _ in disk.snapshots.values()],
         )
 
-    def check_reachable(self) -> None:
-        """Raise UnavailableError where the process does not run."""
+    def check_reachable(self, *, usable: bool = False) -> None:
+        """Raise UnavailableError where the process does not run, CorruptError where its disk has
+        failed, if it has to be usable.
+        """
         if not self.up:
             raise UnavailableError(f"no daemon answers at {self.address}")
+        if usable and self.failed:
+            raise CorruptError(f"the replica at {self.address} is closed: a flush failed")
 
     def check(self, orders: replica_pb2.Orders | stream_pb2.StreamOpening) -> None:
         """Raise unless the order is for this replica and from whom it has promised itself to."""
-        self.check_reachable()
+        self.check_reachable(usable=True)
         if orders.replica_uuid != self.disk.replica_uuid:
             raise ForeignReplicaError("another replica is here")
         promised = (self.disk.promised_epoch, self.disk.promised_instance)
@@ -134,7 +137,7 @@ class Replica:
     def promise(self, request: replica_pb2.PromiseRequest) -> replica_pb2.PromiseResponse:
         """Promise only a higher epoch than ever before, and end what is of lower ones."""
         disk = self.disk
-        self.check_reachable()
+        self.check_reachable(usable=True)
         asked = (request.epoch, request.target_instance)
         if asked != (disk.promised_epoch, disk.promised_instance):
             if request.epoch <= disk.promised_epoch:
@@ -148,7 +151,7 @@ class Replica:
     def lease(self, request: replica_pb2.LeaseRequest) -> replica_pb2.LeaseResponse:
         """Given to whom it has promised itself to; how long it runs is not kept here."""
         disk, orders = self.disk, request.orders
-        self.check_reachable()
+        self.check_reachable(usable=True)
         promised = (disk.promised_epoch, disk.promised_instance)
         return replica_pb2.LeaseResponse(
             granted=(orders.epoch, orders.target_instance) == promised,
@@ -218,7 +221,7 @@ class Replica:
     def catch_up(self, request: replica_pb2.CatchUpRequest, peer: Replica) -> None:
         """Fetch entries in order from the tail of a peer."""
         self.check(request.orders)
-        self._check_peer(request.orders, peer)
+        self.check_peer(request.orders, peer)
         disk = self.disk
         if disk.rebuilding or not disk.history.is_prefix_of(peer.disk.history):
             raise RefusedError("it is no prefix")
@@ -230,7 +233,8 @@ class Replica:
                 raise UnavailableError("the tail does not reach back")
             self.apply(entry)
 
-    def _check_peer(self, orders: replica_pb2.Orders, peer: Replica) -> None:
+    def check_peer(self, orders: replica_pb2.Orders, peer: Replica) -> None:
+        """Raise UnavailableError where a peer is no source for an order."""
         peer.check_reachable()
         if orders.epoch != peer.disk.promised_epoch or peer.disk.rebuilding or peer.gives_nothing:
             raise UnavailableError(f"{peer.address} is no source for epoch {orders.epoch}")
@@ -238,27 +242,11 @@ class Replica:
     def stage(self, request: replica_pb2.StageRequest, peer: Replica) -> None:
         """Become what a peer is, in one step."""
         self.check(request.orders)
-        self._check_peer(request.orders, peer)
+        self.check_peer(request.orders, peer)
         if not history_from(request.history).is_prefix_of(peer.disk.history):
             raise RefusedError("the peer does not hold that history")
         self.disk.become(peer.disk)
         self.durable_seq = self.disk.applied_seq
-
-    def repair_blocks(
-        self, request: replica_pb2.RepairBlocksRequest, peer: Replica
-    ) -> replica_pb2.RepairBlocksResponse:
-        """Take a peer's copies of the blocks that are rotten or unreadable here."""
-        self.check(request.orders)
-        self._check_peer(request.orders, peer)
-        if self.repairs_fail:
-            raise UnavailableError(f"{peer.address} gives nothing")
-        asked = [block for (block,) in struct.iter_unpack("<Q", request.blocks)]
-        bad = [block for block in asked if block in self.rotten_blocks | self.unreadable_blocks]
-        self.rotten_blocks.difference_update(bad)
-        self.unreadable_blocks.difference_update(bad)
-        return replica_pb2.RepairBlocksResponse(
-            bad_blocks=struct.pack(f"<{len(bad)}Q", *bad), blocks_repaired=len(bad)
-        )
 
     def begin_rebuild(self, request: replica_pb2.BeginRebuildRequest) -> None:
         """Flag itself."""
@@ -287,7 +275,7 @@ class Replica:
         for start in range(0, len(wanted), COPY_STEP_BLOCKS):
             await asyncio.sleep(COPY_STEP_S)
             self.check(request.orders)
-            self._check_peer(request.orders, peer)
+            self.check_peer(request.orders, peer)
             for block in wanted[start : start + COPY_STEP_BLOCKS]:
                 copied_seq = max(copied_seq, self._copy(block, block in foreign, peer, reigning))
             yield copied_so_far(len(wanted), start + COPY_STEP_BLOCKS)

@@ -1,4 +1,4 @@
-"""What a replica of a scenario answers to a scrub."""
+"""What a replica of a scenario answers to a scrub, and to whoever has found bad blocks."""
 
 from __future__ import annotations
 
@@ -50,6 +50,23 @@ def scrub_blocks(
         rows=b"".join(row for _, row in rows),
         bad_blocks=struct.pack(f"<{len(bad)}Q", *sorted(bad)),
         operations_seq=disk.operations_seq,
+    )
+
+
+def repair_blocks(
+    replica: Replica, request: replica_pb2.RepairBlocksRequest, peer: Replica
+) -> replica_pb2.RepairBlocksResponse:
+    """Take a peer's copies of the blocks that are rotten or unreadable here."""
+    replica.check(request.orders)
+    replica.check_peer(request.orders, peer)
+    if replica.repairs_fail:
+        raise UnavailableError(f"{peer.address} gives nothing")
+    asked = [block for (block,) in struct.iter_unpack("<Q", request.blocks)]
+    bad = [block for block in asked if block in replica.rotten_blocks | replica.unreadable_blocks]
+    replica.rotten_blocks.difference_update(bad)
+    replica.unreadable_blocks.difference_update(bad)
+    return replica_pb2.RepairBlocksResponse(
+        bad_blocks=struct.pack(f"<{len(bad)}Q", *bad), blocks_repaired=len(bad)
     )
 
 

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from cstor_core.errors import FencedError, ForeignReplicaError, RefusedError, UnavailableError
+from cstor_core.errors import (
+    CorruptError,
+    FencedError,
+    ForeignReplicaError,
+    RefusedError,
+    UnavailableError,
+)
 from cstor_core.generated.cstor.v1 import replica_pb2, volume_pb2
 from tests.scenario.volume.disks import Disk
 
@@ -16,6 +22,7 @@ class Witness:
         self.disk = disk
         self.up = True
         self.stalled = False
+        self.failed = False
         self.position = (0, 0)
         self.mark = (0, 0, "")
         """Epoch, number, who is out of date."""
@@ -23,6 +30,13 @@ class Witness:
         """All that it was told."""
         self.missed = 0
         """So often somebody has asked while it was down."""
+
+    @classmethod
+    def moved(cls, other: Witness, address: str) -> Witness:
+        """One with the disk of another."""
+        moved = cls(address, other.disk)
+        moved.position, moved.mark = other.position, other.mark
+        return moved
 
     def kill(self) -> None:
         """End the process; what it holds stays."""
@@ -32,6 +46,20 @@ class Witness:
         """Start the process again."""
         self.up = True
         self.stalled = False
+
+    def fail(self) -> None:
+        """Its disk has failed: it says so until its machine is booted anew."""
+        self.failed = True
+
+    def boot(self) -> None:
+        """Its machine is booted anew: what it answered is there."""
+        self.failed = False
+
+    def check_usable(self) -> None:
+        """Raise CorruptError where its disk has failed, UnavailableError where nothing runs."""
+        self.check_reachable()
+        if self.failed:
+            raise CorruptError("it could not be written")
 
     def check_reachable(self) -> None:
         """Raise UnavailableError where the process does not run."""
@@ -47,9 +75,8 @@ class Witness:
         report = replica_pb2.ReplicaReport(
             identity=disk.identity,
             replica_uuid=disk.replica_uuid,
-            state=replica_pb2.REPLICA_STATE_COMPLETE
-            if founded
-            else replica_pb2.REPLICA_STATE_UNFOUNDED,
+            state=self._state(),
+            reason="it could not be written" if self.failed else "",
             configuration=disk.configuration if founded else None,
             promised_epoch=disk.promised_epoch,
             promised_instance=disk.promised_instance,
@@ -64,6 +91,13 @@ class Witness:
             report.history.reigns.add(epoch=self.position[0], last_seq=self.position[1])
         return report
 
+    def _state(self) -> replica_pb2.ReplicaState.ValueType:
+        if self.failed:
+            return replica_pb2.REPLICA_STATE_FAILED
+        if self.disk.configuration.members:
+            return replica_pb2.REPLICA_STATE_COMPLETE
+        return replica_pb2.REPLICA_STATE_UNFOUNDED
+
     def delete(self, request: replica_pb2.DeleteReplicaRequest) -> None:
         """Forget the volume; the next one that is asked for is another witness."""
         self.check_reachable()
@@ -71,11 +105,12 @@ class Witness:
             f"{request.replica_uuid}-again", self.disk.identity, volume_pb2.Configuration()
         )
         self.position, self.mark = (0, 0), (0, 0, "")
+        self.failed = False
 
     def promise(self, request: replica_pb2.PromiseRequest) -> replica_pb2.PromiseResponse:
         """Promise only a higher epoch than ever before."""
         disk = self.disk
-        self.check_reachable()
+        self.check_usable()
         asked = (request.epoch, request.target_instance)
         if request.replica_uuid != disk.replica_uuid:
             raise ForeignReplicaError("another witness is here")
@@ -87,7 +122,7 @@ class Witness:
 
     def lease(self, request: replica_pb2.LeaseRequest) -> replica_pb2.LeaseResponse:
         """Given to whom it has promised itself to; how long it runs is not kept here."""
-        self.check_reachable()
+        self.check_usable()
         orders, disk = request.orders, self.disk
         promised = (disk.promised_epoch, disk.promised_instance)
         return replica_pb2.LeaseResponse(
@@ -97,7 +132,7 @@ class Witness:
 
     def attest(self, request: replica_pb2.AttestRequest) -> replica_pb2.ReplicaReport:
         """Hold what the target says, unless it has said something later."""
-        self.check_reachable()
+        self.check_usable()
         orders, disk = request.orders, self.disk
         if orders.replica_uuid != disk.replica_uuid:
             raise ForeignReplicaError("another witness is here")

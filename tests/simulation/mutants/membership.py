@@ -201,9 +201,9 @@ def let_removed_ones_vote() -> None:
         counted = [*here, *others, *absent][: len(members)]
         return choose(counted, promised, write_cache=write_cache, **named)
 
-    def no_check(self: Opener, voting: Any, out_of_date: int) -> None:
+    def no_check(self: Opener, voting: Any, configuration: Any) -> None:
         others = [one.report for one in self._others if one.report and can_vote(one.report)]
-        check_quorum(self, [*voting, *others], out_of_date)
+        check_quorum(self, [*voting, *others], configuration)
 
     opener.choose = careless  # type: ignore[attr-defined]
     Opener._check_quorum = no_check  # type: ignore[method-assign]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -43,9 +43,17 @@ class World:
         self.uuids = 0
         self.host: WitnessHost
 
-    async def open(self) -> WitnessHost:
-        """Start the daemon, after whatever ended it."""
+    def boot(self) -> None:
+        """The machine loses power; the directory of marks lives as long as the boot."""
+        self.files.lose_power()
+        self.boots += 1
+        for path in [path for path in self.files.inodes if path.parent == MARKS]:
+            del self.files.inodes[path]
+
+    async def open(self, before: Callable[[str], None] = lambda call: None) -> WitnessHost:
+        """Start the daemon, after whatever ended it; `before` may fail its calls."""
         self.files.restart()
+        self.files.before = before
         self.host = await WitnessHost.open(
             self.files,
             DIRECTORY,
@@ -298,6 +306,68 @@ async def test_failed_flush_ends_it_until_its_machine_is_booted_anew() -> None:
     assert host.nodes[VOLUME].state() == replica_pb2.REPLICA_STATE_COMPLETE
     assert (world.held.promised_epoch, world.held.out_of_date) == (3, "")
     assert await promise(host, 4)
+
+
+async def test_wherever_its_disk_fails_it_never_holds_less_than_it_answered() -> None:
+    failed_at = set()
+    for is_marked in (True, False):
+        for failing in range(20):
+            world = World()
+            host = await world.founded()
+            await promise(host, 3)
+            before, calls = world.held, iter(range(1000))
+
+            def fail(
+                call: str,
+                world: World = world,
+                calls: Iterator[int] = calls,
+                failing: int = failing,
+                is_marked: bool = is_marked,
+            ) -> None:
+                if next(calls) >= failing:
+                    if is_marked:
+                        world.files.before = lambda call: None
+                    failed_at.add(call)
+                    raise OSError(errno.EIO, "Input/output error")
+
+            world.files.before = fail
+            try:
+                await host.attest(word(host, 3, 1, B))
+                break
+            except CorruptError as error:
+                was_marked = "could not be marked so" not in str(error)
+            assert was_marked == is_marked
+            world.files.before = lambda call: None
+            with pytest.raises(CorruptError):
+                await promise(world.host, 4)
+            host = await world.open()
+            if is_marked:
+                assert host.nodes[VOLUME].report().state == replica_pb2.REPLICA_STATE_FAILED
+                world.boot()
+                host = await world.open()
+            assert host.nodes[VOLUME].state() == replica_pb2.REPLICA_STATE_COMPLETE
+            assert world.held == before or world.held.out_of_date == B
+            after = world.held
+            world.boot()
+            await world.open()
+            assert world.held == after
+    assert {"datasync", "sync_directory", "rename"} <= failed_at
+
+
+async def test_disk_that_fails_while_its_daemon_starts_ends_it() -> None:
+    world = World()
+    await world.founded()
+
+    def fail(call: str) -> None:
+        if call == "datasync":
+            world.files.before = lambda call: None
+            raise OSError(errno.EIO, "Input/output error")
+
+    for before in (fail, lambda call: None):
+        host = await world.open(before)
+        report = (await host.inquire(replica_pb2.InquireRequest(volume=VOLUME))).replica
+        assert report.state == replica_pb2.REPLICA_STATE_FAILED
+        assert "Input/output error" in report.reason
 
 
 async def test_full_disk_is_said_and_passes() -> None:

@@ -250,6 +250,30 @@ def test_member_that_the_configuration_gives_up_is_not_waited_for() -> None:
     assert choose(MEMBERS, promised, write_cache=True, witness="w", out_of_date=1).loss_possible
 
 
+@pytest.mark.parametrize(
+    ("said", "write_cache", "found"),
+    [
+        ({"a": AT_5, "b": AT_9}, True, "b"),
+        ({"a": AT_5}, True, "1 of 3 members promised and 2 are needed"),
+        # Whether the other one is out of date nobody can say any more.
+        ({"a": SHORT_5, "b": AT_9}, True, "b?"),
+        ({"a": SHORT_5, "b": AT_9}, False, "b"),
+        ({"a": SHORT_5, "b": SHORT_9}, True, "b?"),
+    ],
+)
+def test_opening_without_a_witness_that_was_given_up(
+    said: dict[str, Said], write_cache: bool, found: str
+) -> None:
+    promised = {uuid: report(uuid, words) for uuid, words in said.items()}
+    if " " in found:
+        with pytest.raises(UnavailableError, match=found):
+            choose(MEMBERS, promised, write_cache=write_cache, witness="w", gives_up_witness=True)
+        return
+    opening = choose(MEMBERS, promised, write_cache=write_cache, witness="w", gives_up_witness=True)
+    assert "".join(opening.holders) + ("?" if opening.loss_possible else "") == found
+    assert opening.copies == 2
+
+
 def test_one_copy_and_a_witness_need_each_other() -> None:
     members, witness = ["a", "w"], report("w", UNMARKED)
     alone = {"a": report("a", AT_5)}

@@ -1232,6 +1232,57 @@ class RemoveReplicaResponse(_message.Message):
 Global___RemoveReplicaResponse: _TypeAlias = RemoveReplicaResponse  # noqa: Y015
 
 @_typing.final
+class ReplaceReplicaRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VOLUME_FIELD_NUMBER: _builtins.int
+    REPLICA_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    SAME_HOST_FIELD_NUMBER: _builtins.int
+    volume: _builtins.str
+    """Name or UUID."""
+    replica: _builtins.str
+    """UUID or address of the one that is lost."""
+    address: _builtins.str
+    """HOST:PORT of the daemon that makes the new one."""
+    same_host: _builtins.bool
+    """Although another replica of the volume, which stays, is on that host."""
+    def __init__(
+        self,
+        *,
+        volume: _builtins.str = ...,
+        replica: _builtins.str = ...,
+        address: _builtins.str = ...,
+        same_host: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "replica", b"replica", "same_host", b"same_host", "volume", b"volume"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReplaceReplicaRequest: _TypeAlias = ReplaceReplicaRequest  # noqa: Y015
+
+@_typing.final
+class ReplaceReplicaResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REPLICA_UUID_FIELD_NUMBER: _builtins.int
+    replica_uuid: _builtins.str
+    def __init__(
+        self,
+        *,
+        replica_uuid: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["replica_uuid", b"replica_uuid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReplaceReplicaResponse: _TypeAlias = ReplaceReplicaResponse  # noqa: Y015
+
+@_typing.final
 class MoveReplicaRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -104,6 +104,11 @@ class ControlServiceStub:
                 request_serializer=cstor_dot_v1_dot_control__pb2.RemoveReplicaRequest.SerializeToString,
                 response_deserializer=cstor_dot_v1_dot_control__pb2.RemoveReplicaResponse.FromString,
                 _registered_method=True)
+        self.ReplaceReplica = channel.unary_unary(
+                '/cstor.v1.ControlService/ReplaceReplica',
+                request_serializer=cstor_dot_v1_dot_control__pb2.ReplaceReplicaRequest.SerializeToString,
+                response_deserializer=cstor_dot_v1_dot_control__pb2.ReplaceReplicaResponse.FromString,
+                _registered_method=True)
         self.MoveReplica = channel.unary_unary(
                 '/cstor.v1.ControlService/MoveReplica',
                 request_serializer=cstor_dot_v1_dot_control__pb2.MoveReplicaRequest.SerializeToString,
@@ -262,6 +267,13 @@ class ControlServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReplaceReplica(self, request, context):
+        """Nothing of the old one is given up before it is certain that the new one is taken.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def MoveReplica(self, request, context):
         """Its daemon has another address.
         """
@@ -411,6 +423,11 @@ def add_ControlServiceServicer_to_server(servicer, server):
                     servicer.RemoveReplica,
                     request_deserializer=cstor_dot_v1_dot_control__pb2.RemoveReplicaRequest.FromString,
                     response_serializer=cstor_dot_v1_dot_control__pb2.RemoveReplicaResponse.SerializeToString,
+            ),
+            'ReplaceReplica': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReplaceReplica,
+                    request_deserializer=cstor_dot_v1_dot_control__pb2.ReplaceReplicaRequest.FromString,
+                    response_serializer=cstor_dot_v1_dot_control__pb2.ReplaceReplicaResponse.SerializeToString,
             ),
             'MoveReplica': grpc.unary_unary_rpc_method_handler(
                     servicer.MoveReplica,
@@ -846,6 +863,33 @@ class ControlService:
             '/cstor.v1.ControlService/RemoveReplica',
             cstor_dot_v1_dot_control__pb2.RemoveReplicaRequest.SerializeToString,
             cstor_dot_v1_dot_control__pb2.RemoveReplicaResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReplaceReplica(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cstor.v1.ControlService/ReplaceReplica',
+            cstor_dot_v1_dot_control__pb2.ReplaceReplicaRequest.SerializeToString,
+            cstor_dot_v1_dot_control__pb2.ReplaceReplicaResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -63,6 +63,8 @@ class ControlServiceStub:
     AddReplica: _grpc.UnaryUnaryMultiCallable[_control_pb2.AddReplicaRequest, _control_pb2.AddReplicaResponse]
     """Changes of the membership, one at a time; what has been done is found done."""
     RemoveReplica: _grpc.UnaryUnaryMultiCallable[_control_pb2.RemoveReplicaRequest, _control_pb2.RemoveReplicaResponse]
+    ReplaceReplica: _grpc.UnaryUnaryMultiCallable[_control_pb2.ReplaceReplicaRequest, _control_pb2.ReplaceReplicaResponse]
+    """Nothing of the old one is given up before it is certain that the new one is taken."""
     MoveReplica: _grpc.UnaryUnaryMultiCallable[_control_pb2.MoveReplicaRequest, _control_pb2.MoveReplicaResponse]
     """Its daemon has another address."""
     DeleteRemovedReplica: _grpc.UnaryUnaryMultiCallable[_control_pb2.DeleteRemovedReplicaRequest, _control_pb2.DeleteRemovedReplicaResponse]
@@ -123,6 +125,8 @@ class ControlServiceAsyncStub(ControlServiceStub):
     AddReplica: _aio.UnaryUnaryMultiCallable[_control_pb2.AddReplicaRequest, _control_pb2.AddReplicaResponse]  # type: ignore[assignment]
     """Changes of the membership, one at a time; what has been done is found done."""
     RemoveReplica: _aio.UnaryUnaryMultiCallable[_control_pb2.RemoveReplicaRequest, _control_pb2.RemoveReplicaResponse]  # type: ignore[assignment]
+    ReplaceReplica: _aio.UnaryUnaryMultiCallable[_control_pb2.ReplaceReplicaRequest, _control_pb2.ReplaceReplicaResponse]  # type: ignore[assignment]
+    """Nothing of the old one is given up before it is certain that the new one is taken."""
     MoveReplica: _aio.UnaryUnaryMultiCallable[_control_pb2.MoveReplicaRequest, _control_pb2.MoveReplicaResponse]  # type: ignore[assignment]
     """Its daemon has another address."""
     DeleteRemovedReplica: _aio.UnaryUnaryMultiCallable[_control_pb2.DeleteRemovedReplicaRequest, _control_pb2.DeleteRemovedReplicaResponse]  # type: ignore[assignment]
@@ -264,6 +268,14 @@ class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _control_pb2.RemoveReplicaRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_control_pb2.RemoveReplicaResponse, _abc.Awaitable[_control_pb2.RemoveReplicaResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def ReplaceReplica(
+        self,
+        request: _control_pb2.ReplaceReplicaRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.ReplaceReplicaResponse, _abc.Awaitable[_control_pb2.ReplaceReplicaResponse]]:
+        """Nothing of the old one is given up before it is certain that the new one is taken."""
 
     @_abc_1.abstractmethod
     def MoveReplica(
