@@ -267,9 +267,21 @@ class Changes:
             )
 
     async def _learner(self, link: ReplicaLink) -> Member:
-        """The new, empty replica behind a link, as a learner.  Raises what `add` raises."""
+        """The new, empty replica behind a link, as a learner.  Raises what `add` raises.
+
+        What is half-made there of a clone is given up first: whoever asks again for that clone has
+        it cleared away, and knows it by its UUID.
+        """
         address = link.address
         report = await link.create(self._tenure.identity)
+        is_new = report.state == replica_pb2.REPLICA_STATE_UNFOUNDED
+        if is_new and report.origin.volume_uuid:
+            await link.delete(
+                replica_pb2.DeleteReplicaRequest(
+                    volume_uuid=self._tenure.identity.volume_uuid, replica_uuid=report.replica_uuid
+                )
+            )
+            report = await link.create(self._tenure.identity)
         if report.state != replica_pb2.REPLICA_STATE_UNFOUNDED:
             raise InputError(
                 f"at {address} there is a replica of this volume that holds something, and is none "

@@ -40,6 +40,8 @@ class Disk:
     properties: volume_pb2.VolumeProperties = field(default_factory=volume_pb2.VolumeProperties)
     deleted: bool = False
     reverted: bool = False
+    origin: volume_pb2.CloneOrigin | None = None
+    """What it is a clone of, if anything."""
     operations_seq: int = 0
     size_bytes: int = 0
     """Once it has been changed."""
@@ -76,7 +78,11 @@ class Disk:
     def told(self, **others: Any) -> replica_pb2.ReplicaReport:
         """What the replica says of itself."""
         return replica_pb2.ReplicaReport(
-            properties=self.properties, deleted=self.deleted, reverted=self.reverted, **others
+            properties=self.properties,
+            deleted=self.deleted,
+            reverted=self.reverted,
+            origin=self.origin,
+            **others,
         )
 
     def changes(self, older: str, newer: str) -> list[replica_pb2.BlockExtent]:

@@ -229,6 +229,22 @@ def test_changes_may_be_asked_for_again() -> None:
     play(scenario())
 
 
+def test_what_is_half_made_of_a_clone_gives_way_to_a_new_replica() -> None:
+    """It may be cleared away as such at any moment, and by then it would be a member."""
+
+    async def scenario() -> None:
+        cluster = Cluster()
+        target = await cluster.serving_target()
+        fresh = cluster.new_replica()
+        half_made = fresh.disk.replica_uuid
+        fresh.disk.origin = volume_pb2.CloneOrigin(volume_uuid="parent", snapshot="s")
+        added = await target.engine.changes.add(fresh.address)
+        assert added == fresh.disk.replica_uuid != half_made
+        await target.healthy()
+
+    play(scenario())
+
+
 def test_removed_replica_is_deleted_and_comes_back_as_a_new_one() -> None:
     async def scenario() -> None:
         cluster = Cluster()
