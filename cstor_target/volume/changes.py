@@ -316,9 +316,20 @@ class Changes:
     async def _learner(self, address: str, *, is_witness: bool) -> Member:
         """The new replica at an address, as a learner: an empty one that is made there, or one that
         is there already and has never been a member.  Raises what `add` raises.
+
+        What is half-made there of a clone is given up first: whoever asks again for that clone has
+        it cleared away, and knows it by its UUID.
         """
         link = self._link_to(address)
         report = await link.create(self._tenure.identity)
+        is_new = report.state == replica_pb2.REPLICA_STATE_UNFOUNDED
+        if is_new and report.origin.volume_uuid:
+            await link.delete(
+                replica_pb2.DeleteReplicaRequest(
+                    volume_uuid=self._tenure.identity.volume_uuid, replica_uuid=report.replica_uuid
+                )
+            )
+            report = await link.create(self._tenure.identity)
         if not self._may_be_taken_up(report):
             raise InputError(
                 f"at {address} there is a replica of this volume that holds something, and is none "

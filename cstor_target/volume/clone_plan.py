@@ -62,15 +62,15 @@ def plan_clone(
         if replica.identity.name == wanted.name
     ]
     founded = [(at, replica) for at, replica in named if replica.configuration.members]
-    half_made = [(at, replica) for at, replica in named if not replica.configuration.members]
-    for address, replica in named:
+    made = [(at, replica) for at, replica in named if not _was_added(replica, founded)]
+    for address, replica in made:
         _check_origin(wanted, address, replica)
-    for address, replica in founded:
-        if replica.origin.snapshot_seq != wanted.snapshot_seq:
+        if replica.configuration.members and replica.origin.snapshot_seq != wanted.snapshot_seq:
             raise AlreadyExistsError(
                 f"{address} has a clone {wanted.name} of an earlier snapshot "
                 f"{wanted.snapshot!r}: choose another name"
             )
+    half_made = [(at, replica) for at, replica in made if not replica.configuration.members]
     if founded:
         replica = max((one for _, one in founded), key=lambda one: one.configuration.number)
         volume_uuid, configuration = replica.identity.volume_uuid, replica.configuration
@@ -83,6 +83,18 @@ def plan_clone(
     volume_uuid = max(sorted(fitting), key=lambda uuid: fitting[uuid], default="")
     left = [one for one in half_made if one[1].identity.volume_uuid != volume_uuid]
     return ClonePlan(volume_uuid, None, _leftovers(left))
+
+
+def _was_added(
+    replica: replica_pb2.ReplicaReport, founded: list[tuple[str, replica_pb2.ReplicaReport]]
+) -> bool:
+    """Whether a replica has been added to a clone that one of the founded ones was made of: it was
+    brought to what the others held, and says nothing of a snapshot.
+    """
+    uuid = replica.identity.volume_uuid
+    return not replica.origin.volume_uuid and any(
+        one.identity.volume_uuid == uuid and one.origin.volume_uuid for _, one in founded
+    )
 
 
 def _fits(wanted: WantedClone, replica: replica_pb2.ReplicaReport) -> bool:

@@ -9,6 +9,7 @@ from tests.simulation.changes import REPLICAS_MAX
 from tests.simulation.clients import Clients
 from tests.simulation.cluster import Cluster
 from tests.simulation.deeds import LAST, LOST, NEWEST, Deed, Value
+from tests.simulation.moves import ERRS, TOLD, UNTOLD
 from tests.simulation.storms import OF_A_CLONE, Cast, Plan, storm
 from tests.simulation.storms_of_returns import OF_RETURNS
 
@@ -23,6 +24,10 @@ CHANGING = 0.4
 """In so many lives replicas come and go."""
 CHANGE_PAUSE_S = 6.0
 """Between such changes there, in the mean."""
+MOVING = 0.09
+"""In so many lives daemons come back under other addresses."""
+MOVE_PAUSE_S = 9.0
+"""Between such moves there, in the mean."""
 REVERTING = 0.35
 """In so many lives somebody reverts to snapshots."""
 REVERT_PAUSE_S = 8.0
@@ -31,8 +36,12 @@ CLONING = 0.17
 """In so many lives somebody clones snapshots."""
 CLONES_MAX = 2
 """So many clones are asked for there; storms ask for more."""
+CLONE_ORDER_PAUSE_S = 1.2
+"""Between what is asked of a clone then, in the mean."""
 CLONE_PAUSE_S = 8.0
 """Between what is asked of clones there, in the mean."""
+ORDERING = 0.6
+"""In so many of these lives operators ask clones for what they ask volumes for."""
 FORCING = 0.4
 """In so many of the lives that lose too much somebody forces an opening."""
 SCRUB_PAUSE_S = 20.0
@@ -96,7 +105,8 @@ class Chooser:
             if name == "delete_snapshot":
                 number = chance.randrange(number + 1)
             planned.append((at_s, (name, (number,))))
-        return planned + self._scrubs() + self._reverts() + self._changes() + self._clones()
+        planned += self._scrubs() + self._reverts() + self._changes() + self._clones()
+        return planned + self._clone_orders() + self._moves()
 
     def _reverts(self) -> list[tuple[float, Deed]]:
         chance = random.Random(f"{self._cluster.seed} reverts")
@@ -134,6 +144,26 @@ class Chooser:
                 members.append(fresh)
         return planned
 
+    def _moves(self) -> list[tuple[float, Deed]]:
+        """Which daemons come back under other addresses; some are started only later, and where
+        nobody is told the target is restarted, with the new addresses or old ones.
+        """
+        chance = random.Random(f"{self._cluster.seed} moves")
+        planned: list[tuple[float, Deed]] = []
+        numbers = [self._cluster.machines.index(one) for one in self._cluster.founders]
+        at_s = 2.0 if chance.random() < MOVING else FAULTS_S
+        while (at_s := at_s + chance.expovariate(1 / MOVE_PAUSE_S)) < FAULTS_S:
+            how = chance.choice((TOLD, TOLD, ERRS, UNTOLD))
+            who = chance.sample(numbers, min(len(numbers), chance.choice((1, 1, 2))))
+            name = "move" if len(who) == 1 else "swap"
+            planned.append((at_s, (name, (*who, how))))
+            back_s = at_s + chance.choice((0.01, 0.01, 1.0, 6.0))
+            planned += [(back_s, ("start_replica", (at,))) for at in who]
+            if how == UNTOLD or chance.random() < 0.2:
+                again_s = back_s + chance.choice((-0.005, 0.1, 1.0))
+                planned.append((again_s, ("kill_target", (LAST, 0.1))))
+        return [(at_s, deed) for at_s, deed in planned if at_s < FAULTS_S]
+
     def _clones(self) -> list[tuple[float, Deed]]:
         chance = random.Random(f"{self._cluster.seed} clones")
         self._is_cloning = chance.random() < CLONING
@@ -155,6 +185,41 @@ class Chooser:
                 gone_s = at_s + chance.expovariate(1 / CLONE_PAUSE_S)
                 planned.append((gone_s, ("delete_clone", (chance.randrange(CLONES_MAX + 1),))))
         return [(at_s, deed) for at_s, deed in planned if at_s < FAULTS_S]
+
+    def _clone_orders(self) -> list[tuple[float, Deed]]:
+        """What is asked of one clone, which is used for longer than others, and who dies meanwhile;
+        half of them are of changes of its members.
+        """
+        chance = random.Random(f"{self._cluster.seed} clone orders")
+        if not self._is_cloning or chance.random() >= ORDERING:
+            return []
+        at_s = chance.uniform(6.0, 20.0)
+        served_s = chance.choice((8.0, 12.0))
+        number = OF_A_CLONE + 1
+        planned: list[tuple[float, Deed]] = [
+            *((at_s - 2.0, ("snapshot", (number,))), (at_s, ("clone", (number, served_s))))
+        ]
+        ends_s = at_s + served_s
+        at_s += 1.0
+        while (at_s := at_s + chance.expovariate(1 / CLONE_ORDER_PAUSE_S)) < ends_s:
+            planned.append((at_s, self._clone_order(chance, len(planned))))
+            if chance.random() < 0.3:
+                dies: tuple[Value, ...] = ("kill_clone_target",)
+                if chance.random() < 0.4:
+                    dies = ("kill_replica", chance.randrange(len(self._cluster.machines)))
+                after_s = chance.choice((0.0, 0.003, 0.02, 0.2))
+                deed: Deed = ("when_changing_a_clone", (after_s, *dies))
+                planned.append((at_s - 0.01, deed))
+        return planned
+
+    def _clone_order(self, chance: random.Random, number: int) -> Deed:
+        order = chance.choice(("change", "change", "change", "snapshot", "revert", "other"))
+        if order == "change":
+            kind = chance.choice(("add", "remove", "replace"))
+            return "change_clone", (kind, chance.randrange(len(self._cluster.machines)))
+        if order == "other":
+            return chance.choice((("grow_clone", (number,)), ("delete_clone_snapshot", ())))
+        return ("revert_clone", ()) if order == "revert" else ("snapshot_clone", (number,))
 
     def _scrubs(self) -> list[tuple[float, Deed]]:
         chance = random.Random(f"{self._cluster.seed} scrubs")

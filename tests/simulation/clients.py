@@ -312,6 +312,8 @@ class OwnBlocks:
         self._since_durable = {block: dict(may_hold) for block, may_hold in self._may_hold.items()}
         self._ever = {block: dict(may_hold) for block, may_hold in self._may_hold.items()}
         """Whatever each may have held at some time."""
+        self._noted: dict[str, dict[int, dict[bytes, None]]] = {}
+        """What each block may have held at some time since a moment, by the name of that."""
         self._unanswered: dict[int, None] = {}
         """The last change of these has not been answered."""
         self.is_busy = False
@@ -321,6 +323,18 @@ class OwnBlocks:
         command began.
         """
         self._is_over = self._is_done = False
+
+    def note_from_now_on(self, name: str) -> None:
+        """Note what each block may hold from now on."""
+        self._noted[name] = {block: dict(held) for block, held in self._may_hold.items()}
+
+    def noted(self, name: str) -> dict[int, dict[bytes, None]]:
+        """What was noted since then, and no more of it."""
+        return self._noted.pop(name)
+
+    def _note(self, block: int, contents: dict[bytes, None]) -> None:
+        for noted in self._noted.values():
+            noted[block] |= contents
 
     def revert_begins(self, contents: Mapping[int, bytes]) -> None:
         """A revert has been asked for: each block may get what it had then, and a change that is
@@ -333,6 +347,7 @@ class OwnBlocks:
             reverted[content] = None
             if block in self._unanswered:
                 reverted[self._last_change[block](content)] = None
+            self._note(block, reverted)
             self._may_hold[block] |= reverted
             self._since_durable[block] |= reverted
             self._ever[block] |= reverted
@@ -365,6 +380,8 @@ class OwnBlocks:
         may_hold = self._may_hold[block]
         self._changed[block] = dict.fromkeys(change(content) for content in may_hold)
         self._ever[block] |= self._changed[block]
+        if self._noted:
+            self._note(block, self._changed[block])
         self._last_change[block] = change
         self._unanswered[block] = None
         may_hold |= self._changed[block]

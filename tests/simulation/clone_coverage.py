@@ -9,10 +9,12 @@ import numpy as np
 
 from cstor_core.errors import CstorError, NoSpaceError, UnavailableError, UnknownSnapshotError
 from cstor_target.volume import cloning
+from cstor_target.volume.changes import Changes
 from cstor_target.volume.cloning import Cloning
 from cstor_target.volume.deletion import Deletion
 from replica.store.family import Orphan, Space
 from replica.store.pool import Pool
+from tests.simulation.clone_orders import CloneChanges, CloneSnapshots
 
 Tell = Callable[..., list[str]]
 Watch = Callable[[Any, str, Tell], None]
@@ -27,6 +29,9 @@ BRANCHES = frozenset(
         "clone: founding breaks off",
         *("clone: waits until a quorum holds the snapshot", "clone: discarded", "clone: deleted"),
         *("clone: keeps what its parent frees", "clone: lets go", "clone: outlives its parent"),
+        *("clone: a member is added", "clone: a member is removed"),
+        *("clone: a change is not answered", "clone: is asked for behind a change"),
+        *("clone: a snapshot is taken", "clone: is reverted", "clone: grows"),
     )
 )
 
@@ -48,19 +53,45 @@ def install(watch: Watch, watch_async: Watch) -> None:
     watch(Space, "release", _released)
     watch(Space, "let_go", lambda _, __, ___, units: ["clone: lets go"] if len(units) else [])
     watch(Orphan, "__init__", lambda *_: ["clone: outlives its parent"])
+    watch_async(Changes, "_take_in", _changed("clone: a member is added"))
+    watch_async(Changes, "_let_go", _changed("clone: a member is removed"))
+    watch_async(
+        CloneChanges,
+        "_ask",
+        lambda out, *_: ["clone: a change is not answered"] if out is None else [],
+    )
+    watch(CloneSnapshots, "_was_taken", lambda *_: ["clone: a snapshot is taken"])
+    watch(
+        CloneSnapshots,
+        "_was_reverted",
+        lambda *_, is_done: ["clone: is reverted"] if is_done else [],
+    )
+    watch(CloneSnapshots, "_has_grown", lambda *_: ["clone: grows"])
 
 
 def _either(good: str, bad: str) -> Tell:
     return lambda out, *_: [bad if isinstance(out, CstorError) else good]
 
 
+def _changed(name: str) -> Tell:
+    """Of changes of the members of a clone."""
+
+    def told(outcome: Any, changes: Changes, *_: Any) -> list[str]:
+        if not changes._tenure.identity.name.startswith("clone"):
+            return []
+        return [] if isinstance(outcome, CstorError) else [name]
+
+    return told
+
+
 def _planned(outcome: Any, *_: Any) -> list[str]:
     if isinstance(outcome, CstorError):
         return ["clone: refused, its name is taken"]
+    configuration = outcome.configuration
     found = {
-        "clone: finds one that is founded": outcome.configuration is not None,
-        "clone: goes on with what is half-made": outcome.volume_uuid
-        and outcome.configuration is None,
+        "clone: is asked for behind a change": configuration and configuration.number > 1,
+        "clone: finds one that is founded": configuration is not None,
+        "clone: goes on with what is half-made": outcome.volume_uuid and configuration is None,
         "clone: clears what is half-made": outcome.leftovers,
     }
     return [name for name, is_taken in found.items() if is_taken]

@@ -18,8 +18,10 @@ from cstor_target.volume.backing import Failure
 from cstor_target.volume.engine import Engine
 from replica.host import ReplicaHost
 from tests.simulation.clients import SECTOR_BYTES, ZEROS, Clients, OwnBlocks, content_of
-from tests.simulation.cluster import BLOCKS, SETTINGS, Cluster, Target, clock_of
+from tests.simulation.cluster import BLOCKS, SETTINGS, Cluster, Target
+from tests.simulation.configurations import Configurations
 from tests.simulation.links import SimulatedLink
+from tests.simulation.machines import clock_of
 from tests.simulation.world import Process, ProcessClock
 
 SPAN_MAX = 4
@@ -42,11 +44,12 @@ class CloneTarget:
         cluster: Cluster,
         volume_uuid: str,
         addresses: Sequence[str],
+        configurations: Configurations,
         beside: Target | None,
         on_loss: Callable[[], None],
     ) -> None:
-        """`beside` is the target in whose process it is, if any; `on_loss` is called when it says
-        that something may be gone.
+        """`configurations` are those of the clone; `beside` is the target in whose process it is,
+        if any; `on_loss` is called when it says that something may be gone.
         """
         self.host: ReplicaHost | None = None
         self.name = name if beside is None else beside.name
@@ -64,6 +67,7 @@ class CloneTarget:
         self._cluster = cluster
         self._instance = name
         self._on_loss = on_loss
+        self._configurations = configurations
         self.process.run(self._start(volume_uuid, addresses))
 
     @property
@@ -83,12 +87,13 @@ class CloneTarget:
         self.engine = Engine(
             volume_uuid,
             addresses,
-            lambda address: SimulatedLink(cluster.network, self, cluster.machine(address)),
+            lambda address: SimulatedLink(cluster.network, self, address),
             self.clock,
             SETTINGS,
             self._instance,
             self._happened,
         )
+        self._configurations.watch(self.engine, lambda: cluster.on_moment("clone change"))
         self.engine.start()
         self.engine.failed.add_done_callback(self._failed)
 
@@ -98,8 +103,18 @@ class CloneTarget:
     def _happened(self, name: str, facts: dict[str, object]) -> None:
         said = ", ".join(f"{key}: {value}" for key, value in facts.items())
         self._cluster.note(f"{self._instance}: {name} {said}")
+        tenure = self.engine._membership.tenure if self.engine is not None else None
+        if name == "open" and tenure is not None:
+            self._configurations.in_force(tenure.epoch, tenure.configuration, True)
         if name == "loss_possible":
             self._on_loss()
+
+    async def wait(self, task: asyncio.Task[Any], patience_s: float) -> None:
+        """Wait until a task of it is done, or it has ended, or so long."""
+        loop = self._cluster.loop
+        deadline_s = loop.time() + patience_s
+        while not task.done() and self.is_up and loop.time() < deadline_s:
+            await asyncio.wait([task], timeout=HEARD_S)
 
     def kill(self) -> None:
         """End it, as SIGKILL does; with whatever else its process serves."""
@@ -165,7 +180,9 @@ class CloneClient:
         self.has_asked = True
         few = (self._write, self._write, self._read, self._read, self._write_part, self._unmap)
         many = (self._write_many, self._write_many, self._read)
+        self.own.is_busy = True
         await self._chance.choice(many if self._is_busy else few)(target)
+        self.own.command_ends()
 
     async def _write(self, target: CloneTarget) -> None:
         await self._write_stamps(target, *self._some())

@@ -15,7 +15,6 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import TypeVar
 
 import numpy as np
@@ -30,13 +29,15 @@ from cstor_core.errors import (
 from cstor_core.generated.cstor.v1 import replica_pb2, volume_pb2
 from cstor_target.volume.cloning import Clone as Made
 from cstor_target.volume.engine import Engine
-from cstor_target.volume.quorum import read_overlap, write_quorum
+from cstor_target.volume.quorum import write_quorum
 from replica.host import ReplicaHost
 from replica.replica_node import ReplicaNode
 from tests.simulation.clients import SHARED_BLOCKS, ZEROS, Clients, stamp_of
+from tests.simulation.clone_orders import Clone, CloneChanges, CloneSnapshots
 from tests.simulation.clone_targets import CloneClient, CloneTarget
-from tests.simulation.cluster import BLOCKS, Machine, Target
-from tests.simulation.disk import SimulatedDisk
+from tests.simulation.cluster import BLOCKS, OLD_ADDRESSES, Target
+from tests.simulation.machines import Machine
+from tests.simulation.oracle import NEVER
 from tests.simulation.snapshots import Snapshots, content_known_to, content_of_run
 from tests.simulation.watch import rows_of_node
 
@@ -54,31 +55,6 @@ OF_A_CLONE = "of-a-clone"
 BESIDE = 0.5
 """So many targets of clones are in the process of the one that serves the volume."""
 _ALL = np.arange(BLOCKS, dtype=np.uint64)
-
-
-@dataclass(slots=True)
-class Clone:
-    """One that somebody has asked for."""
-
-    name: str
-    snapshot: str
-    client: CloneClient
-    contents: Mapping[int, bytes]
-    """What the snapshot holds: of each block that has something."""
-    parent: Clone | None = None
-    """The clone that this is one of, where it is not of the volume."""
-    uuid: str = ""
-    """Once somebody was told that it is made."""
-    configuration: volume_pb2.Configuration = field(default_factory=volume_pb2.Configuration)
-    disks: dict[str, SimulatedDisk] = field(default_factory=dict)
-    """Of its members, by address, since before it was founded."""
-    quorum: int = BLOCKS
-    """The smallest of what it was a clone of, since it was asked for."""
-    is_refused: bool = False
-    """Its snapshot is gone."""
-    may_be_gone: bool = False
-    """Somebody has asked to delete it."""
-    target: CloneTarget | None = None
 
 
 class Clones:
@@ -102,10 +78,35 @@ class Clones:
             return ""
         self._asked += 1
         name = f"clone-{self._asked}"
-        clone = Clone(name, snapshot, CloneClient(self._clients, name, {}), {})
+        clone = self._new(name, snapshot, {})
         self._clones.append(clone)
         self._loop.create_task(self._make(clone, serve_s))
         return f"{name} of {snapshot}"
+
+    def _new(
+        self, name: str, snapshot: str, contents: Mapping[int, bytes], parent: Clone | None = None
+    ) -> Clone:
+        client = CloneClient(self._clients, name, contents)
+        configurations = self._cluster.configurations_of_a_volume()
+        return Clone(name, snapshot, client, contents, configurations, parent)
+
+    @property
+    def served(self) -> Clone | None:
+        """The first one that is open, and of which operators may ask something."""
+        for clone in self._clones:
+            is_asked = clone.changes is not None and not clone.may_be_gone
+            if is_asked and clone.target is not None and clone.target.serves:
+                return clone
+        return None
+
+    @property
+    def are_changing(self) -> bool:
+        """Whether the members of one change, or one is being made."""
+        return any(
+            not (clone.uuid or clone.may_be_gone or clone.is_refused)
+            or (clone.changes is not None and clone.changes.is_busy)
+            for clone in self._clones
+        )
 
     def delete(self, number: int) -> str:
         """Ask to delete a clone, or what is half-made of it; its name, and nothing where that was
@@ -148,15 +149,8 @@ class Clones:
             await self._use(clone, serve_s)
         if clone.uuid:
             await asyncio.sleep(self._chance.uniform(1.0, 6.0))
-            if not clone.may_be_gone and self._is_known(clone):
+            if not clone.may_be_gone and clone.is_findable(self._cluster):
                 await self._ask_for(clone)
-
-    def _is_known(self, clone: Clone) -> bool:
-        """Whether any quorum of what it is a clone of has one of those that made it."""
-        return clone.parent is not None or all(
-            sum(address in clone.disks for address in addresses) >= read_overlap(len(addresses))
-            for addresses in self._cluster.configurations.possible()
-        )
 
     async def _until_made(self, clone: Clone, tries: int) -> None:
         for _ in range(tries):
@@ -176,14 +170,13 @@ class Clones:
         if parent.target is None or not parent.target.serves:
             return
         await self._run(parent.target, snapshot)
-        machines = map(self._cluster.machine, parent.disks)
-        nodes = self._nodes(parent, [machine for machine in machines if not machine.has_rotted])
+        machines = [one for one in parent.left(self._cluster) if not one.has_rotted]
+        nodes = self._nodes(parent, machines)
         content = await content_known_to(nodes, OF_A_CLONE)
         if content is None:
             return
         name, contents = f"{parent.name}-of-it", {at: data for at, (_, data) in content.items()}
-        client = CloneClient(self._clients, name, contents)
-        clone = Clone(name, OF_A_CLONE, client, contents, parent)
+        clone = self._new(name, OF_A_CLONE, contents, parent)
         self._clones.append(clone)
         await self._until_made(clone, TRIES_OF_ANOTHER)
 
@@ -210,19 +203,21 @@ class Clones:
         if clone.uuid and uuid != clone.uuid and not clone.may_be_gone:
             broken = f"{clone.name} is {clone.uuid}, and was said to be {uuid} when asked for again"
             self._clients.broken.append(broken)
-        if len(made.configuration.members) < clone.quorum:
+        if not clone.uuid and len(made.configuration.members) < clone.quorum:
             broken = f"{clone.name} has fewer members than the {clone.quorum} of a quorum"
             self._clients.broken.append(broken)
         if not clone.uuid:
-            clone.uuid, clone.configuration = made.identity.volume_uuid, made.configuration
-            clone.disks = {
-                member.address: disks[member.address] for member in made.configuration.members
-            }
+            clone.made(uuid, made.configuration, disks)
+            of_parent = clone.parent.snapshots if clone.parent is not None else self._snapshots
+            assert of_parent is not None
+            size_bytes = of_parent.asked_bytes
+            clone.changes = CloneChanges(self._clients, clone)
+            clone.snapshots = CloneSnapshots(self._clients, clone, size_bytes)
 
     def _note_quorum(self, clone: Clone) -> None:
         sizes = [len(addresses) for addresses in self._cluster.configurations.possible()]
         if clone.parent is not None:
-            sizes = [len(clone.parent.configuration.members)]
+            sizes = [len(names) for names in clone.parent.configurations.possible()]
         elif self._cluster.witness is not None:
             sizes = [2]  # the witness knows of no clones
         clone.quorum = min(clone.quorum, *map(write_quorum, sizes))
@@ -241,8 +236,7 @@ class Clones:
         assert target.engine is not None
         assert target.process is not None
         task: asyncio.Task[T] = target.process.run(_awaited(ask(target.engine)))
-        while not task.done() and target.is_up:
-            await asyncio.wait([task], timeout=AGAIN_S)
+        await target.wait(task, NEVER)
         return task.result() if task.done() else None
 
     async def _use(self, clone: Clone, serve_s: float) -> None:
@@ -251,6 +245,7 @@ class Clones:
         while self._loop.time() < ends_s and not (clone.may_be_gone or self._clients.is_over):
             target = self._target_of(clone)
             if target.serves:
+                await self._tell_of_moves(clone, target)
                 await clone.client.step(target)
             await asyncio.sleep(clone.client.pause_s())
         if clone.target is not None and not clone.may_be_gone:
@@ -269,11 +264,41 @@ class Clones:
                 f"clone-target-{self._targets}",
                 self._cluster,
                 clone.uuid,
-                [member.address for member in clone.configuration.members],
+                self._addresses(clone),
+                clone.configurations,
                 beside,
-                clone.client.own.lost,
+                clone.lost,
             )
         return clone.target
+
+    def _addresses(self, clone: Clone) -> list[str]:
+        """Where somebody looks for its members who starts a target: where they are, or where those
+        that made it were, if from these all others can be found.
+        """
+        cluster, founding = self._cluster, clone.founding.members
+        homes = {one.replica_uuid: cluster.home(one.replica_uuid, one.address) for one in founding}
+        there = [one for one in founding if homes[one.replica_uuid].address == one.address]
+        names = clone.configurations.addresses
+        left = sum(homes[member.replica_uuid].name in names for member in there)
+        are_enough = left >= write_quorum(len(names)) and not cluster.knows_all
+        if are_enough and self._chance.random() < OLD_ADDRESSES:
+            return [member.address for member in founding]
+        return [cluster.machine(name).address for name in names]
+
+    async def _tell_of_moves(self, clone: Clone, target: CloneTarget) -> None:
+        """Say where members are that have moved since the target found them."""
+        assert target.engine is not None
+        for member in list(target.engine._roster.members):
+            machine = self._cluster.home(member.replica_uuid, member.link.address)
+            address, uuid = machine.address, member.replica_uuid
+            if address == member.link.address or clone.is_lost(machine):
+                continue
+
+            async def move(engine: Engine, uuid: str = uuid, address: str = address) -> None:
+                with suppress(CstorError):
+                    await engine.changes.move(uuid, address)
+
+            await self._run(target, move)
 
     async def _delete(self, clone: Clone) -> None:
         async def discard(engine: Engine) -> bool:
@@ -322,36 +347,36 @@ class Clones:
 
     async def _wrong(self, clone: Clone) -> list[str]:
         """What is wrong with a clone that was made and nobody has asked to delete."""
-        members = len(clone.configuration.members)
-        may_lose = members - write_quorum(members)
-        left = [
-            machine
-            for machine in map(self._cluster.machine, clone.disks)
-            if machine.disk is clone.disks[machine.name] and not machine.is_broken
-        ]
-        lost = members - len(left)
-        if lost + sum(machine.has_rotted for machine in left) > may_lose:
-            self._cluster.note(f"{clone.name} has lost more than it survives")
+        cluster = self._cluster
+        lost = clone.lost_names(cluster)
+        if not clone.configurations.survive(lost):
+            cluster.note(f"{clone.name} has lost more than it survives")
             return []
-        broken = await self._not_there(clone, left)
+        broken = await self._not_there(clone)
         if broken:
             return broken
-        short = sum(node.store.short for node in self._nodes(clone, left))
-        if lost and lost + short > may_lose:
-            self._cluster.note(f"{clone.name} has lost more than it survives")
+        if lost and not clone.configurations.survive([*{*lost, *clone.short_names(cluster)}]):
+            cluster.note(f"{clone.name} has lost more than it survives")
             return []
-        self._cluster.note(f"{clone.name} is looked at")
+        cluster.note(f"{clone.name} is looked at")
         if clone.client.has_asked:
-            broken = await self._not_in_sync(clone, left)
+            broken = await self._not_in_sync(clone)
+        left = clone.left(cluster)
+        for node in self._nodes(clone, left):
+            if _who(node.report().configuration) != _who(clone.configurations.current):
+                broken.append(f"replica {node.store.replica_uuid} has other members")
+        broken += clone.configurations.broken
+        if not broken and clone.snapshots is not None:
+            broken = await clone.snapshots.look()
         return broken or await self._differences(clone, left)
 
     def _nodes(self, clone: Clone, machines: list[Machine]) -> list[ReplicaNode]:
         found = [machine.node_of(clone.uuid) for machine in machines]
         return [node for node in found if node is not None]
 
-    async def _not_there(self, clone: Clone, left: list[Machine]) -> list[str]:
+    async def _not_there(self, clone: Clone) -> list[str]:
         """Which members have no replica of it; a daemon looks once more when it is asked."""
-        missing = left
+        missing = left = clone.left(self._cluster)
         for _ in range(10):
             missing = [one for one in left if one.node_of(clone.uuid) is None]
             for machine in missing:
@@ -360,25 +385,25 @@ class Clones:
             if not missing:
                 break
             await asyncio.sleep(0.5)
-        broken = [f"{machine.name} has no replica of it" for machine in missing]
-        for node in self._nodes(clone, left):
-            if _who(node.report().configuration) != _who(clone.configuration):
-                broken.append(f"replica {node.store.replica_uuid} has other members")
-        return broken
+        return [f"{machine.name} has no replica of it" for machine in missing]
 
-    async def _not_in_sync(self, clone: Clone, left: list[Machine]) -> list[str]:
+    async def _not_in_sync(self, clone: Clone) -> list[str]:
         """Whether its members do not become equal, where somebody has used it."""
         deadline_s = self._loop.time() + OPEN_S_MAX
         why = ""
         while self._loop.time() < deadline_s:
             target = self._target_of(clone)
+            left = clone.left(self._cluster)
             nodes = self._nodes(clone, left)
             if target.serves:
                 assert target.engine is not None
+                await self._tell_of_moves(clone, target)
                 members = target.engine._roster.in_sync
                 why = f"{len(members)} members are in sync"
                 states = {(node.store.history.end.epoch, node.store.applied_seq) for node in nodes}
-                if len(members) == len(left) == len(nodes) and len(states) == 1:
+                is_changing = len(clone.configurations.possible()) > 1
+                are_equal = len(members) == len(left) == len(nodes) and len(states) == 1
+                if are_equal and not is_changing:
                     target.close()
                     return []
             elif target.engine is not None:

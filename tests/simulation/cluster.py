@@ -6,33 +6,26 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import replace
 from itertools import count
-from pathlib import Path
+from typing import Any
 from uuid import UUID
 
-from cstor_core.errors import NoSpaceError
 from cstor_core.generated.cstor.v1 import replica_pb2, volume_pb2
 from cstor_core.units import BLOCK_BYTES, KIB
 from cstor_target.volume.engine import Engine
-from cstor_target.volume.members import Member
 from cstor_target.volume.quorum import write_quorum
-from cstor_target.volume.roster import Roster
 from cstor_target.volume.settings import EngineSettings
 from cstor_target.volume.witness import COPIES
 from replica.host import ReplicaHost
 from replica.replica_node import ReplicaNode
-from replica.store.limits import StoreLimits
-from replica.witness_file import Held
-from replica.witness_host import WitnessHost
 from tests.simulation.configurations import Configurations
-from tests.simulation.disk import JOURNAL_BYTES, SimulatedDisk
-from tests.simulation.links import SimulatedDialler, SimulatedLink
+from tests.simulation.links import SimulatedLink
+from tests.simulation.machines import Machine, clock_of
 from tests.simulation.network import Network
+from tests.simulation.oracle import NEVER
 from tests.simulation.world import Process, ProcessClock, SimulatedLoop
 
-POOL = Path("/pool")
 REPLICAS: tuple[int, ...] = (1, 2, 3, 3, 3, 4, 5)
 """One of these is chosen for each life."""
 WITNESSED = 0.7
@@ -42,22 +35,6 @@ SPARES = 3
 """So many machines more than the volume has replicas at first."""
 OLD_ADDRESSES = 0.3
 """So many targets are started with the addresses of the founding, where those are enough."""
-LIMITS = StoreLimits(
-    journal_bytes=JOURNAL_BYTES,
-    tail_bytes=96 * BLOCK_BYTES,
-    growth_bytes=32 * BLOCK_BYTES,
-    reserve_bytes=64 * KIB,
-    hole_bytes=8 * BLOCK_BYTES,
-    map_cache_bytes=64 * KIB,
-    unflushed_freed_bytes=32 * BLOCK_BYTES,
-    unflushed_copies_bytes=32 * BLOCK_BYTES,
-    run_rows_max=512,
-    kept_rows=8,
-)
-TELL_CONFIGURATION = frozenset(
-    ("open", "member_added", "member_removed", "member_failed", "witness_failed")
-)
-"""What a target tells of when a configuration is in force."""
 BACKLOG_BYTES = (8 * KIB, 128 * KIB, 128 * KIB)
 """The least is less than what clients send at a time."""
 SETTINGS = EngineSettings(
@@ -67,145 +44,6 @@ SETTINGS = EngineSettings(
     scrub_rate_bytes_per_s=64 * KIB,
     retry_s=0.4,
 )
-
-
-class Machine:
-    """A machine with a disk, a clock, and a process or none."""
-
-    def __init__(self, name: str, cluster: Cluster, *, is_witness: bool = False) -> None:
-        self.name = name
-        self.cluster = cluster
-        self.is_witness = is_witness
-        self.held: Callable[[], Held | None] = lambda: None
-        """What its witness holds on disk, whether its daemon runs or not."""
-        self.chance = random.Random(f"{cluster.seed} {name}")
-        self.clock = ProcessClock(cluster.loop, *clock_of(self.chance))
-        self.disk = SimulatedDisk(self.chance)
-        self.boots = 1
-        self._may_have_lost = False
-        self.has_rotted = False
-        """Some of its blocks may be bad."""
-        self.is_broken = False
-        """Its replica is lost for good: the disk has failed, or was wiped."""
-        self.process: Process | None = None
-        self.host: ReplicaHost | WitnessHost | None = None
-        self.error = ""
-        """Why the daemon could not be started the last time."""
-
-    @property
-    def is_up(self) -> bool:
-        """Whether its daemon runs, paused or not."""
-        return self.process is not None and not self.process.is_dead
-
-    def start(self) -> None:
-        """Start the daemon of its pool."""
-        self.disk.restart()
-        self.process = Process(self.name, self.cluster.loop)
-        self.process.run(self._open())
-
-    async def _open(self) -> None:
-        cluster = self.cluster
-        self.error = ""
-        try:
-            if self.is_witness:
-                self.host = await self._open_witness()
-                return
-            self.host = await ReplicaHost.open(
-                self.disk,
-                POOL,
-                clock=self.clock,
-                dialler=SimulatedDialler(cluster.network, self, cluster.machine),
-                new_uuid=cluster.new_uuid,
-                boot_id=f"{self.name}-{self.boots}",
-                limits=LIMITS,
-                marks=Path("/run/marks"),
-            )
-        except Exception as error:  # noqa: BLE001 - the daemon ends with it
-            self.error = f"{type(error).__name__}: {error}"
-            self.kill()
-
-    async def _open_witness(self) -> WitnessHost:
-        host = await WitnessHost.open(
-            self.disk,
-            POOL,
-            clock=self.clock,
-            new_uuid=self.cluster.new_uuid,
-            boot_id=f"{self.name}-{self.boots}",
-            marks=Path("/run/marks"),
-        )
-        self.held = lambda: next((node.file.held for node in host.nodes.values()), None)
-        return host
-
-    @property
-    def could_not_open(self) -> bool:
-        """Whether its daemon runs, could not open what it has, and does not try again."""
-        if isinstance(self.host, ReplicaHost):
-            return bool(self.host.failed) and not self.host._pool.found_full
-        return self.host is not None and bool(self.host.failed)
-
-    def kill(self) -> None:
-        """End the daemon, as SIGKILL does."""
-        process, self.process, self.host = self.process, None, None
-        if process is not None:
-            process.kill()
-            self.cluster.network.lost(process)
-
-    def lose_power(self, seed: int) -> None:
-        """End everything, and with it a part of what no flush has covered."""
-        self.kill()
-        self.disk.lose_power(random.Random(seed))
-        self.boots += 1
-        self._may_have_lost = not self.is_witness
-
-    def renew(self) -> None:
-        """Somebody puts an empty disk in, and starts the daemon."""
-        self.kill()
-        self.disk = SimulatedDisk(self.chance)
-        self.is_broken = self.has_rotted = self._may_have_lost = False
-        self.start()
-
-    def wipe(self) -> None:
-        """Somebody puts an empty disk in, and makes a new replica there."""
-        has_rotted = self.has_rotted
-        self.renew()
-        self.is_broken, self.has_rotted = True, has_rotted
-        assert self.process is not None
-        self.process.run(self.create_replica())
-
-    async def create_replica(self) -> str:
-        """Make an empty replica of the volume, as soon as the disk lets it; its UUID."""
-        request = replica_pb2.CreateReplicaRequest(identity=self.cluster.identity)
-        while True:
-            if self.host is not None:
-                with suppress(NoSpaceError):
-                    return (await self.host.create_replica(request)).replica.replica_uuid
-            await self.clock.sleep(0.001)
-
-    @property
-    def node(self) -> ReplicaNode | None:
-        """Its replica of the volume, if that is open."""
-        return self.node_of(self.cluster.identity.volume_uuid)
-
-    @property
-    def has_failed(self) -> bool:
-        """Whether its daemon says that the disk has, of what it has of the volume."""
-        node = self.host.nodes.get(self.cluster.identity.volume_uuid) if self.host else None
-        return node is not None and node.report().state == replica_pb2.REPLICA_STATE_FAILED
-
-    def node_of(self, volume_uuid: str) -> ReplicaNode | None:
-        """Its replica of any volume, if that is open."""
-        if not isinstance(self.host, ReplicaHost):
-            return None
-        return self.host.nodes.get(volume_uuid)
-
-    @property
-    def may_have_lost(self) -> bool:
-        """Whether a power loss may have taken something that nobody has brought back yet."""
-        if self.is_broken or self.has_rotted:
-            return True
-        if self._may_have_lost and self.node is not None:
-            self._may_have_lost = self.node.store.short
-        return self._may_have_lost
 
 
 class Target:
@@ -239,16 +77,24 @@ class Target:
         self.engine = Engine(
             "vol",
             self.addresses,
-            lambda address: SimulatedLink(cluster.network, self, cluster.machine(address)),
+            lambda address: SimulatedLink(cluster.network, self, address),
             self.clock,
             cluster.settings,
             self.name,
             self._happened,
         )
-        self._watch_changes(self.engine._roster)
+        cluster.configurations.watch(self.engine, lambda: cluster.on_moment("change"))
         self.engine.start()
         self.engine.deposed.add_done_callback(lambda _: self._end())
         self.engine.failed.add_done_callback(self._failed)
+
+    async def wait(self, task: asyncio.Task[Any], patience_s: float) -> None:
+        """Wait until a task of it is done, or it has ended, or so long."""
+        await asyncio.wait(
+            [task, self.ended],
+            timeout=None if patience_s == NEVER else patience_s,
+            return_when=asyncio.FIRST_COMPLETED,
+        )
 
     def _failed(self, failed: asyncio.Future[BaseException | None]) -> None:
         """An error that nobody expected: the daemon would end with it."""
@@ -256,29 +102,10 @@ class Target:
 
     def _happened(self, name: str, facts: dict[str, object]) -> None:
         tenure = self.engine._membership.tenure if self.engine is not None else None
-        if name in TELL_CONFIGURATION and tenure is not None:
-            is_open = name == "open"
-            self._cluster.configurations.in_force(tenure.epoch, tenure.configuration, is_open)
-            if is_open:
-                self._cluster.on_open(self, tenure.epoch, int(str(facts["after_seq"])) + 1)
+        if name == "open" and tenure is not None:
+            self._cluster.configurations.in_force(tenure.epoch, tenure.configuration, True)
+            self._cluster.on_open(self, tenure.epoch, int(str(facts["after_seq"])) + 1)
         self._cluster.happened(self.name, name, facts)
-
-    def _watch_changes(self, roster: Roster) -> None:
-        """Have each change noted at the moment when it is ordered."""
-        begin_change = roster.begin_change
-
-        def begun(
-            seq: int, configuration: volume_pb2.Configuration, learner: Member | None
-        ) -> None:
-            tenure = self.engine._membership.tenure if self.engine is not None else None
-            assert tenure is not None
-            reign = (tenure.configuration.forced_openings, tenure.epoch)
-            addresses = tuple(member.address for member in configuration.members)
-            self._cluster.configurations.ordered(reign, addresses)
-            self._cluster.on_moment("change")
-            begin_change(seq, configuration, learner)
-
-        roster.begin_change = begun  # type: ignore[method-assign]
 
     async def _close(self) -> None:
         if self.engine is not None:
@@ -311,11 +138,6 @@ class Target:
     def _end(self) -> None:
         if not self.ended.done():
             self.ended.set_result(None)
-
-
-def clock_of(chance: random.Random) -> tuple[float, float]:
-    """How fast a clock runs, and where it stands; any two are at most a tenth apart."""
-    return chance.choice((1.0, 1.0, chance.uniform(0.95, 1.045))), chance.random() * 1000
 
 
 class Cluster:
@@ -362,7 +184,10 @@ class Cluster:
             self.founders.append(self.witness)
         self.used = list(self.founders)
         """Those that have a replica, or had one, and the witness."""
-        self.configurations = Configurations()
+        self.network.answers_at = {machine.address: machine for machine in self.machines}
+        self.homes: dict[str, Machine] = {}
+        """The machine on which each replica has been made, by its UUID."""
+        self.configurations = self.configurations_of_a_volume()
         self.knows_all = False
         """Whoever starts a target knows all addresses."""
         self.identity = volume_pb2.VolumeIdentity(
@@ -433,11 +258,35 @@ class Cluster:
         where from these all others can be found.
         """
         founders = [machine.name for machine in self.founders]
-        left = sum(address in founders for address in self.configurations.addresses)
+        left = sum(one in self.founders and not one.moves for one in self.members)
         are_enough = left >= self.quorum and not self.knows_all
         if are_enough and random.Random(f"{self.seed} {target}").random() < OLD_ADDRESSES:
             return founders
-        return [machine.name for machine in self.used]
+        return [machine.address for machine in self.used]
+
+    def configurations_of_a_volume(self) -> Configurations:
+        """What will be known of the configurations of one volume."""
+        return Configurations(lambda member: self.home(member.replica_uuid, member.address).name)
+
+    def home(self, replica_uuid: str, address: str) -> Machine:
+        """The machine on which a replica is; or, of one that nobody knows, whoever answers at an
+        address.
+        """
+        found = self.homes.get(replica_uuid) or self.network.answers_at[address]
+        assert isinstance(found, Machine)
+        return found
+
+    def move(self, machine: Machine, address: str = "") -> str:
+        """End a daemon, and have it answer elsewhere: at an address at which nobody has ever been,
+        or at a given one, where nobody is any more; the address.
+        """
+        host = machine.name.partition(":")[0]
+        new = address or f"{host}-moved-{machine.moves + 1}:7778"
+        if self.network.at(machine.address) is machine:
+            del self.network.answers_at[machine.address]
+        machine.move(new)
+        self.network.answers_at[new] = machine
+        return new
 
     def happened(self, who: str, name: str, facts: dict[str, object]) -> None:
         """A target has told of something."""
@@ -458,9 +307,9 @@ class Cluster:
         """The next one."""
         return str(UUID(int=next(self._uuids)))
 
-    def machine(self, address: str) -> Machine:
-        """That of an address."""
-        return next(machine for machine in self.machines if machine.name == address)
+    def machine(self, name: str) -> Machine:
+        """That of a name."""
+        return next(machine for machine in self.machines if machine.name == name)
 
     def note(self, what: str) -> None:
         """Put a line into the trace."""

@@ -11,10 +11,14 @@ neither knows of the other would both acknowledge.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 
 from cstor_core.generated.cstor.v1 import volume_pb2
+from cstor_target.volume.engine import Engine
+from cstor_target.volume.members import Member
 from cstor_target.volume.quorum import write_quorum
+from cstor_target.volume.tenure import Tenure
 
 Addresses = tuple[str, ...]
 Edit = Callable[[Addresses], Addresses]
@@ -33,7 +37,13 @@ class Wish:
 class Configurations:
     """Of one volume."""
 
-    def __init__(self) -> None:
+    def __init__(
+        self, machine_of: Callable[[volume_pb2.Member], str] = lambda member: member.address
+    ) -> None:
+        """`machine_of` tells the name of the machine on which a replica is, wherever its daemon
+        answers now.
+        """
+        self._machine_of = machine_of
         self.current = volume_pb2.Configuration()
         self.broken: list[str] = []
         self._reigns: dict[tuple[int, int], tuple[Number, Number]] = {}
@@ -45,22 +55,29 @@ class Configurations:
         self._members: dict[Number, frozenset[str]] = {}
         self._must: dict[str, bool] = {}
         """What somebody was told of a replica: whether it is a member."""
+        self._must_be_at: dict[str, str] = {}
+        """At which address somebody was told that a replica is looked for."""
         self._wishes: list[Wish] = []
         self._ordered: list[Addresses] = []
 
     @property
     def addresses(self) -> Addresses:
-        """Of the members of the one in force."""
-        return tuple(member.address for member in self.current.members)
+        """The names of the machines of the members of the one in force."""
+        return self.machines_of(self.current)
 
     @property
     def is_changing(self) -> bool:
         """Whether a change has been ordered of which nobody knows what became of it."""
         return bool(self._ordered)
 
-    def uuid_at(self, address: str) -> str:
-        """The member at an address; empty where there is none."""
-        return next((m.replica_uuid for m in self.current.members if m.address == address), "")
+    def machines_of(self, configuration: volume_pb2.Configuration) -> Addresses:
+        """The names of the machines of its members."""
+        return tuple(map(self._machine_of, configuration.members))
+
+    def uuid_at(self, name: str) -> str:
+        """The member on a machine; empty where there is none."""
+        members = self.current.members
+        return next((one.replica_uuid for one in members if self._machine_of(one) == name), "")
 
     def ordered(self, reign: tuple[int, int], addresses: Addresses) -> None:
         """A target has ordered a change to these, in an epoch behind so many forced openings.
@@ -69,6 +86,45 @@ class Configurations:
         """
         if reign >= self._last_reign:
             self._ordered.append(addresses)
+
+    def watch(self, engine: Engine, begun: Callable[[], None]) -> None:
+        """Have each change noted that a target orders, when it is about to be sent to anybody,
+        which is told then, too, and when the target takes it for done.
+        """
+        begin_change = engine._roster.begin_change
+
+        def tenure() -> Tenure:
+            found = engine._membership.tenure
+            assert found is not None
+            return found
+
+        def ordering(
+            seq: int, configuration: volume_pb2.Configuration, learner: Member | None
+        ) -> None:
+            reign = (tenure().configuration.forced_openings, tenure().epoch)
+            self.ordered(reign, self.machines_of(configuration))
+            begun()
+            begin_change(seq, configuration, learner)
+
+        def serving() -> None:
+            asyncio.get_running_loop().call_soon(watch_ends)  # there are changes only then
+
+        def watch_ends() -> None:
+            changes = engine._membership.changes
+            if changes is None:
+                return  # it has been deleted
+            order_change = changes._order_change
+
+            async def ordered(
+                configuration: volume_pb2.Configuration, learner: Member | None
+            ) -> None:
+                await order_change(configuration, learner)
+                self.in_force(tenure().epoch, configuration, False)
+
+            changes._order_change = ordered  # type: ignore[method-assign]
+
+        engine._roster.begin_change = ordering  # type: ignore[method-assign]
+        engine.when_serving(serving)
 
     def wish(self, edit: Edit) -> Wish:
         """Somebody asks for a change."""
@@ -124,6 +180,7 @@ class Configurations:
                     for member in self.current.members
                     if member.replica_uuid not in members
                 }
+                self._must_be_at.clear()
                 self._ordered.clear()
             self.current = volume_pb2.Configuration()
             self.current.CopyFrom(configuration)
@@ -139,12 +196,28 @@ class Configurations:
         self._must[replica_uuid] = is_member
         self._check_promises()
 
+    def told_place(self, replica_uuid: str, address: str) -> None:
+        """Somebody was told that a replica is looked for at an address, from now on."""
+        self._must_be_at[replica_uuid] = address
+        self._check_promises()
+
+    def has_left(self, replica_uuid: str) -> None:
+        """Where a replica is looked for is open from now on."""
+        self._must_be_at.pop(replica_uuid, None)
+
     def asked_to_remove(self, replica_uuid: str) -> None:
         """Whether it is a member is open from now on."""
         self._must.pop(replica_uuid, None)
 
     def _check_promises(self) -> None:
-        members = {member.replica_uuid for member in self.current.members}
+        members = {member.replica_uuid: member.address for member in self.current.members}
+        for uuid, address in list(self._must_be_at.items()):
+            if members.get(uuid, address) != address:
+                self.broken.append(
+                    f"replica {uuid} is looked for at {members[uuid]} by configuration "
+                    f"{self.current.number}, and was said to be found at {address}"
+                )
+                del self._must_be_at[uuid]
         for uuid, must in list(self._must.items()):
             if must != (uuid in members):
                 word = "was added, and is no member" if must else "was removed, and is a member"

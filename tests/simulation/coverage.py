@@ -10,7 +10,14 @@ from collections.abc import Callable, Iterable
 from functools import wraps
 from typing import Any
 
-from cstor_core.errors import CorruptError, CstorError, NoSpaceError
+from cstor_core.errors import (
+    CorruptError,
+    CstorError,
+    ForeignReplicaError,
+    InputError,
+    NoSpaceError,
+    UnavailableError,
+)
 from cstor_target.volume import opener, opening
 from cstor_target.volume.backing import Failure
 from cstor_target.volume.changes import Changes
@@ -38,6 +45,7 @@ from replica.store.rebuild import Rebuild
 from replica.store.replica_store import ReplicaStore
 from replica.store.staging import Stage
 from tests.simulation import clone_coverage as cloning
+from tests.simulation import rules
 
 _taken: Counter[str] = Counter()
 
@@ -72,6 +80,11 @@ BRANCHES = frozenset(
         *("short: after a power loss", "short: made whole", "flush: failed", "deposed"),
         *("scrub: finished", "scrub: ends", "scrub: finds and puts right"),
         *("scrub: a write is on its way", "scrub: a member is missed"),
+        *("move: told", "move: refused, another one is there"),
+        *(
+            "move: found by a target",
+            "move: whoever is at the old address refuses",
+        ),
         *("answer GOOD", "answer BUSY", "answer MEDIUM_ERROR"),
         *cloning.BRANCHES,
     )
@@ -143,6 +156,7 @@ def install() -> None:
     _watch_members()
     _watch_commands()
     _watch_returns()
+    _watch_moves()
     cloning.install(_watch, _watch_async)
 
 
@@ -176,6 +190,28 @@ def _watch_openings() -> None:
     _watch(Membership, "_depose", lambda *_: ["deposed"])
     _watch(opener.Opener, "_stage", lambda *_: ["opening: staged"])
     _watch(opener.Opener, "_finish_rebuild", lambda *_: ["opening: finishes a rebuild"])
+
+
+def _watch_moves() -> None:
+    def moved(outcome: Any, *_: Any) -> list[str]:
+        if isinstance(outcome, InputError) and "and not" in str(outcome):
+            return ["move: refused, another one is there"]
+        if isinstance(outcome, UnavailableError) and "too few" in str(outcome):
+            return ["move: too few are in sync"]
+        return [] if isinstance(outcome, CstorError) else ["move: told"]
+
+    def found(_outcome: Any, opening_: opener.Opener, configuration: Any, *_: Any) -> list[str]:
+        pairs = zip(opening_.members, configuration.members, strict=True)
+        has_moved = any(found.link.address != named.address for found, named in pairs)
+        return ["move: found by a target"] if has_moved else []
+
+    def asked(outcome: Any, _node: Any, _volume: str, replica_uuid: str) -> list[str]:
+        is_other = isinstance(outcome, ForeignReplicaError) and rules.has_moved(replica_uuid)
+        return ["move: whoever is at the old address refuses"] if is_other else []
+
+    _watch_async(Changes, "move", moved)
+    _watch(opener.Opener, "_set_members", found)
+    _watch(ReplicaNode, "check_identity", asked)
 
 
 def _watch_members() -> None:

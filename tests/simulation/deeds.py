@@ -15,8 +15,11 @@ from cstor_core.errors import CstorError
 from cstor_core.units import BLOCK_BYTES
 from tests.simulation.changes import Changes
 from tests.simulation.clients import Clients
+from tests.simulation.clone_orders import LARGER
 from tests.simulation.clones import Clones
-from tests.simulation.cluster import BLOCKS, Cluster, Machine, Target
+from tests.simulation.cluster import BLOCKS, Cluster, Target
+from tests.simulation.machines import Machine
+from tests.simulation.moves import Moves
 from tests.simulation.oracle import NEVER
 from tests.simulation.scrubbing import Scrubbing
 from tests.simulation.snapshots import Snapshots
@@ -42,6 +45,7 @@ class Deeds:
         self.snapshots = Snapshots(clients)
         self.clones = Clones(clients, self.snapshots)
         self.changes = Changes(clients)
+        self.moves = Moves(clients, self.changes, self.clones)
         self.scrubbing = Scrubbing(cluster, clients)
         self.no_target_before_s = 0.0
         """Whoever runs the target starts none until then."""
@@ -69,6 +73,10 @@ class Deeds:
         time, before anybody is sent it.
         """
         return self._wait("change", after_s, (name, arguments))
+
+    def when_changing_a_clone(self, after_s: float, name: str, *arguments: Value) -> str:
+        """The same of the next change of the configuration of a clone."""
+        return self._wait("clone change", after_s, (name, arguments))
 
     def when_rebuilding(self, after_s: float, name: str, *arguments: Value) -> str:
         """Do another deed so long after the next member has begun to be rebuilt."""
@@ -380,6 +388,41 @@ class Deeds:
         """End a target that serves a clone and nothing else; another one is started."""
         return self.clones.kill_target()
 
+    def change_clone(self, kind: str, at: int) -> str:
+        """Let somebody `add`, `remove` or `replace` a member of the clone that is served."""
+        clone = self.clones.served
+        if clone is None or clone.changes is None:
+            return ""
+        said = clone.changes.change(kind, at)
+        return said and f"{clone.name}: {said}"
+
+    def snapshot_clone(self, number: int) -> str:
+        """Let somebody take a snapshot of it."""
+        clone, name = self.clones.served, f"of-a-clone-{number}"
+        if clone is None or clone.snapshots is None or not clone.snapshots.take(name):
+            return ""
+        return f"{clone.name}: {name}"
+
+    def delete_clone_snapshot(self) -> str:
+        """Let somebody delete the newest snapshot of it."""
+        snapshots = self.clones.served and self.clones.served.snapshots
+        name = snapshots.newest() if snapshots else ""
+        return name if snapshots and snapshots.delete(name) else ""
+
+    def revert_clone(self) -> str:
+        """Let somebody revert it to its newest snapshot."""
+        snapshots = self.clones.served and self.clones.served.snapshots
+        name = snapshots.newest() if snapshots else ""
+        return name if snapshots and snapshots.revert(name) else ""
+
+    def grow_clone(self, blocks: int) -> str:
+        """Let somebody make it larger, and larger than any volume."""
+        clone = self.clones.served
+        if clone is None or clone.snapshots is None:
+            return ""
+        clone.snapshots.grow((BLOCKS + LARGER + blocks) * BLOCK_BYTES)
+        return f"{clone.name} by {LARGER + blocks} blocks"
+
     def grow(self, blocks: int) -> str:
         """Let somebody make the volume larger by so many blocks than it was at first."""
         self.snapshots.grow((BLOCKS + blocks) * BLOCK_BYTES)
@@ -403,6 +446,19 @@ class Deeds:
         machine, other = lost[0] if at == LOST else self._machine(at), self._machine(fresh)
         is_begun = self.changes.replace(machine, other)
         return f"{machine.name} by {other.name}" if is_begun else ""
+
+    def move(self, at: int, how: str) -> str:
+        """Let a daemon come back under another address, once somebody starts it."""
+        machine = self._machine(at)
+        address = self.moves.move(machine, how)
+        return f"{machine.name} to {address}, {how}" if address else ""
+
+    def swap(self, at: int, other: int, how: str) -> str:
+        """Let two daemons come back under each other's addresses, once somebody starts them."""
+        machine, another = self._machine(at), self._machine(other)
+        if not self.moves.swap(machine, another, how):
+            return ""
+        return f"{machine.name} and {another.name}, {how}"
 
     def scrub(self) -> str:
         """Let somebody ask for a scrub."""

@@ -37,8 +37,9 @@ OF_THE_DISK = frozenset(
 NOT_FAULTS = frozenset(
     (
         *("start_replica", "heal_network", "join", "snapshot", "delete_snapshot", "grow"),
-        *("add", "remove", "replace", "revert", "force", "scrub"),
-        *("clone", "delete_clone", "kill_clone_target"),
+        *("add", "remove", "replace", "move", "swap", "revert", "force", "scrub"),
+        *("clone", "delete_clone", "kill_clone_target", "change_clone", "snapshot_clone"),
+        *("delete_clone_snapshot", "revert_clone", "grow_clone"),
     )
 )
 
@@ -213,7 +214,7 @@ class Life:
         cluster.knows_all = True
         for target in list(self.clients.targets):
             serves = target.engine is not None and target.engine.serving
-            if not serves and len(target.addresses) < len(cluster.used):
+            if not serves and {one.address for one in cluster.used} - {*target.addresses}:
                 self.clients.targets.remove(target)  # nobody can be found from where it looks
                 target.kill()
         self._good_before = self.clients.good

@@ -25,11 +25,10 @@ T = TypeVar("T")
 class SimulatedLink:
     """A target's link to the replica daemon of a machine."""
 
-    def __init__(self, network: Network, caller: Machine, callee: Machine) -> None:
-        self.address = callee.name
+    def __init__(self, network: Network, caller: Machine, address: str) -> None:
+        self.address = address
         self._network = network
         self._caller = caller
-        self._callee = callee
 
     async def inquire(self, volume: str) -> replica_pb2.ReplicaReport:
         request = replica_pb2.InquireRequest(volume=volume)
@@ -85,7 +84,7 @@ class SimulatedLink:
         self, request: replica_pb2.StageRequest
     ) -> AsyncGenerator[replica_pb2.StageResponse]:
         async for message in messages(
-            self._network, self._caller, self._callee, lambda host: host.stage(request)
+            self._network, self._caller, self.address, lambda host: host.stage(request)
         ):
             yield message
 
@@ -93,7 +92,7 @@ class SimulatedLink:
         self, request: replica_pb2.RebuildRequest
     ) -> AsyncGenerator[replica_pb2.RebuildResponse]:
         async for message in messages(
-            self._network, self._caller, self._callee, lambda host: host.rebuild(request)
+            self._network, self._caller, self.address, lambda host: host.rebuild(request)
         ):
             yield message
 
@@ -105,7 +104,7 @@ class SimulatedLink:
         self, request: replica_pb2.DiffSnapshotsRequest
     ) -> AsyncGenerator[replica_pb2.DiffSnapshotsResponse]:
         async for message in messages(
-            self._network, self._caller, self._callee, lambda host: host.diff_snapshots(request)
+            self._network, self._caller, self.address, lambda host: host.diff_snapshots(request)
         ):
             yield message
 
@@ -119,7 +118,7 @@ class SimulatedLink:
         pass
 
     async def _call(self, work: Callable[[ReplicaHost], Awaitable[T]]) -> T:
-        answer: T = await self._network.call(self._caller, self._callee, work)
+        answer: T = await self._network.call(self._caller, self.address, work)
         return answer
 
     def _open(
@@ -128,13 +127,14 @@ class SimulatedLink:
         on_message: Callable[[Buffer], None],
         on_closed: OnClosed,
     ) -> Connection:
-        return Connection(self._network, self._caller, self._callee, make, on_message, on_closed)
+        callee = self._network.at(self.address)
+        return Connection(self._network, self._caller, callee, make, on_message, on_closed)
 
 
 async def messages(
     network: Network,
     caller: Machine,
-    callee: Machine,
+    address: str,
     begin: Callable[[ReplicaHost], AsyncIterator[Any]],
 ) -> AsyncIterator[Any]:
     """The answers of a call that gives many; each is fetched by a call of its own.
@@ -148,32 +148,31 @@ async def messages(
             begun.append((host, begin(host)))
         its_host, stream = begun[0]
         if host is not its_host:
-            raise UnavailableError(f"the connection to {callee.name} was lost")
+            raise UnavailableError(f"the connection to {address} was lost")
         try:
             return await anext(stream)
         except StopAsyncIteration:
             return None
 
-    while (message := await network.call(caller, callee, next_one)) is not None:
+    while (message := await network.call(caller, address, next_one)) is not None:
         yield message
 
 
 class SimulatedDialler:
     """A replica's way to its peers: channels with the kinds of call that it makes, and streams."""
 
-    def __init__(self, network: Network, caller: Machine, find: Callable[[str], Machine]) -> None:
+    def __init__(self, network: Network, caller: Machine) -> None:
         self._network = network
         self._caller = caller
-        self._find = find
 
     def channel(self, address: str) -> Any:
-        return _Channel(self._network, self._caller, self._find(address))
+        return _Channel(self._network, self._caller, address)
 
     def open_stream(
         self, address: str, path: str, on_message: OnMessage, on_closed: OnClosed
     ) -> MessageStream:
         assert path == COPIES_PATH
-        callee = self._find(address)
+        callee = self._network.at(address)
         make = attrgetter("copies_session")
         return Connection(self._network, self._caller, callee, make, on_message, on_closed)
 
@@ -186,10 +185,10 @@ _PULLS = {
 
 
 class _Channel:
-    def __init__(self, network: Network, caller: Machine, callee: Machine) -> None:
+    def __init__(self, network: Network, caller: Machine, address: str) -> None:
         self._network = network
         self._caller = caller
-        self._callee = callee
+        self._address = address
 
     def unary_stream(self, method: str, **_serializers: Any) -> Callable[[Any], _Call]:
         name = _PULLS[method.rpartition("/")[2]]
@@ -199,7 +198,7 @@ class _Channel:
                 messages(
                     self._network,
                     self._caller,
-                    self._callee,
+                    self._address,
                     lambda host: getattr(host, name)(request),
                 )
             )

@@ -38,8 +38,18 @@ class Machine(Protocol):
     host: Any
 
 
+class Nobody:
+    """What is at an address at which nothing listens."""
+
+    process: Process | None = None
+    host: Any = None
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
 class Network:
-    """Between machines by their names."""
+    """Between machines: a daemon is reached by its address, and links are between names."""
 
     def __init__(self, loop: SimulatedLoop, chance: random.Random) -> None:
         self.loop = loop
@@ -47,9 +57,15 @@ class Network:
         self._cut: set[tuple[str, str]] = set()
         self.slow: dict[str, float] = {}
         """By how much messages to and from a machine take longer."""
+        self.answers_at: dict[str, Machine] = {}
+        """The machine whose daemon listens at each address."""
         self.connections: dict[Connection, None] = {}
         self.calls: dict[Call, None] = {}
         loop.call_later(_HEARD_EVERY_S, self._listen)
+
+    def at(self, address: str) -> Machine:
+        """Whoever answers at an address now."""
+        return self.answers_at.get(address) or Nobody(address)
 
     def cut(self, source: str, destination: str) -> None:
         """Lose everything on the way from one machine to another."""
@@ -95,9 +111,10 @@ class Network:
             call.lost(process)
 
     async def call(
-        self, caller: Machine, callee: Machine, work: Callable[[ReplicaHost], Awaitable[Any]]
+        self, caller: Machine, address: str, work: Callable[[ReplicaHost], Awaitable[Any]]
     ) -> Any:
         """One call and its answer.  Raises UnavailableError, and what the callee raises."""
+        callee = self.at(address)
         await self.loop.after(self.delay_s(caller.name, callee.name))
         tried_s = 0.0
         while not self.passes(caller.name, callee.name):
@@ -105,7 +122,7 @@ class Network:
             tried_s += RETRY_S
             if tried_s > KEEPALIVE_S:
                 raise UnavailableError(f"{callee.name} does not answer")
-        call = Call(self, caller, callee)
+        call = Call(self, caller, self.at(address))
         return await call.answer(work)
 
     def _listen(self) -> None:

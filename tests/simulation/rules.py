@@ -116,7 +116,7 @@ class Rules:
             self.found(f"{target.name} serves, and {holding} members have flushed its record")
 
     def _has_record(self, member: Any, epoch: int, seq: int) -> bool:
-        machine = self._cluster.machine(member.link.address)
+        machine = self._cluster.home(member.replica_uuid, member.link.address)
         if machine.is_witness:
             held = machine.held()
             return held is None or held.record_epoch >= epoch
@@ -128,8 +128,8 @@ class Rules:
 
     def in_sync(self, member: Member) -> None:
         """A member counts from now on: so it is complete."""
-        machine = self._cluster.machine(member.link.address)
-        node = None if machine.is_witness else machine.node
+        machine = self._cluster.home(member.replica_uuid, member.link.address)
+        node = machine.node_with(member.replica_uuid)
         if node is not None and member.append_stream is not None and node.store.rebuilding:
             self.found(f"{member.name} is in sync, and is being rebuilt")
 
@@ -165,7 +165,7 @@ class Rules:
             if engine is None or tenure is None or not engine.serving:
                 continue
             for member in engine._roster.members:
-                machine = self._cluster.machine(member.link.address)
+                machine = self._cluster.home(member.replica_uuid, member.link.address)
                 is_failed = member.standing is Standing.FAILED or machine.has_failed
                 if is_failed and not tenure.is_out_of_date(member.replica_uuid):
                     self.found(f"{member.name} has failed, and is not recorded as out of date")
@@ -247,6 +247,12 @@ def begin(cluster: Cluster) -> Rules:
     global _now  # noqa: PLW0603 - the wrappers are there once for a process
     _now = Rules(cluster)
     return _now
+
+
+def has_moved(replica_uuid: str) -> bool:
+    """Whether the daemon of a replica has ever got another address."""
+    machine = _now._cluster.homes.get(replica_uuid) if _now is not None else None
+    return machine is not None and machine.moves > 0
 
 
 def _around(owner: Any, name: str, look: Callable[..., Then | None]) -> None:

@@ -69,7 +69,7 @@ class Scrubbing:
 
     def _accused(self, facts: dict[str, object]) -> None:
         """A target has found copies of somebody wrong."""
-        machine = self._cluster.machine(str(facts["address"]))
+        machine = self._cluster.home(str(facts["replica"]), str(facts["address"]))
         is_excused = machine.has_rotted or machine.name in self.have_failed_reads
         if facts["kind"] != Wrong.BAD_CHECKSUM.value or not is_excused:
             self._cluster.loop.errors.append(f"a scrub has accused {machine.name}: {facts}")

@@ -7,7 +7,7 @@ each of its blocks is a read of that block's register, and no replica has anothe
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from cstor_core.errors import CstorError, UnavailableError, UnknownSnapshotError
@@ -17,8 +17,10 @@ from cstor_core.units import BLOCK_BYTES
 from cstor_target.volume.operations import Operations
 from replica.replica_node import ReplicaNode
 from replica.store.operations import Snapshot
+from tests.simulation.changes import Asked
 from tests.simulation.clients import SHARED_BLOCKS, ZEROS, Clients, stamp_of
-from tests.simulation.cluster import BLOCKS, Target
+from tests.simulation.cluster import BLOCKS
+from tests.simulation.machines import Machine
 from tests.simulation.oracle import NEVER
 from tests.simulation.watch import counts, reverted, rows_of_node
 
@@ -31,7 +33,7 @@ Content = dict[int, tuple[int, bytes]]
 
 
 @dataclass(slots=True)
-class Asked:
+class AskedSnapshot:
     """A snapshot that somebody has asked for."""
 
     start_s: float
@@ -52,20 +54,49 @@ class Snapshots:
     def __init__(self, clients: Clients) -> None:
         self._clients = clients
         self._loop = clients.cluster.loop
-        self._asked: dict[str, Asked] = {}
+        self._asked: dict[str, AskedSnapshot] = {}
         self._size_bytes = BLOCKS * BLOCK_BYTES
+        self._asked_bytes = self._size_bytes
+        """More than that has been asked of nobody."""
         self._is_reverting = False
+
+    @property
+    def _losses(self) -> int:
+        """How often somebody said that something may be gone."""
+        return self._clients.losses
+
+    def _targets(self) -> Sequence[Asked]:
+        """Who can be asked."""
+        return [target for target in self._clients.targets if target.is_up]
+
+    def _replicas(self) -> list[tuple[Machine, ReplicaNode]]:
+        """Those that are not lost, with their machines."""
+        machines = [one for one in self._clients.cluster.members if not one.is_broken]
+        return [(machine, machine.node) for machine in machines if machine.node is not None]
+
+    def _is_taking(self, name: str) -> None:
+        """A snapshot is asked for."""
+
+    def _was_taken(self, name: str) -> None:
+        """It is there."""
+
+    @property
+    def asked_bytes(self) -> int:
+        """The largest size that anybody has asked for."""
+        return self._asked_bytes
 
     def take(self, name: str, *, tries: float = NEVER) -> bool:
         """Ask for a snapshot, so often or until it is there; False where that was done before."""
         if name in self._asked:
             return False
-        asked = self._asked[name] = Asked(self._loop.time())
-        losses = self._clients.losses
+        asked = self._asked[name] = AskedSnapshot(self._loop.time())
+        losses = self._losses
+        self._is_taking(name)
 
         def answered() -> None:
+            self._was_taken(name)
             asked.end_s = self._loop.time()
-            asked.is_clouded = losses != self._clients.losses
+            asked.is_clouded = losses != self._losses
 
         self._begin(lambda operations: operations.create_snapshot(name), answered, tries)
         return True
@@ -108,27 +139,38 @@ class Snapshots:
         """What a snapshot holds, as a replica has it that has adopted the newest epoch and tells
         no lies; None where there is none.
         """
-        machines = [one for one in self._clients.cluster.members if not one.has_rotted]
-        nodes = [one.node for one in machines if one.node is not None and not one.is_broken]
+        nodes = [node for machine, node in self._replicas() if not machine.has_rotted]
         return await content_known_to(nodes, name)
 
     async def _revert_to(self, name: str, content: Content) -> None:
         """Ask one target for it, and note what may become of that."""
-        clients = self._clients
-        targets = [target for target in clients.targets if target.is_up]
-        if not targets or clients.is_over:
+        targets = self._targets()
+        if not targets or self._clients.is_over:
             return
-        blocks = {block: data for block, (_, data) in content.items()}
+        losses = self._losses
+        ends = self._revert_begins(name, {block: data for block, (_, data) in content.items()})
+        is_done = await self._ask(targets[-1], lambda operations: operations.revert(name))
+        is_done = is_done and losses == self._losses
+        ends(is_done)
+        self._was_reverted(name, is_done=is_done)
+
+    def _was_reverted(self, name: str, *, is_done: bool) -> None:
+        """A revert was answered, or nobody knows what became of it."""
+        self._clients.cluster.note(f"revert to {name}: {'done' if is_done else 'nobody knows'}")
+
+    def _revert_begins(self, name: str, blocks: Mapping[int, bytes]) -> Callable[[bool], None]:
+        """A revert to these blocks is asked for; what is to be told whether it was answered."""
+        clients = self._clients
         stamps = {block: stamp_of(blocks.get(block, ZEROS)) for block in range(SHARED_BLOCKS)}
-        losses = clients.losses
         revert = clients.registers.revert(stamps, self._loop.time(), f"revert to {name}")
         clients.revert_begins(blocks)
-        is_done = await self._ask(targets[-1], lambda operations: operations.revert(name))
-        is_done = is_done and losses == clients.losses
-        if is_done:
-            revert.end_s = self._loop.time()
-        clients.revert_ends(is_done=is_done)
-        clients.cluster.note(f"revert to {name}: {'done' if is_done else 'nobody knows'}")
+
+        def ends(is_done: bool) -> None:
+            if is_done:
+                revert.end_s = self._loop.time()
+            clients.revert_ends(is_done=is_done)
+
+        return ends
 
     def forced(self) -> None:
         """A target was forced to open: it goes on with what some replicas have, whatever that is.
@@ -149,7 +191,7 @@ class Snapshots:
         ]
         return there[-1] if there else ""
 
-    def taken(self, name: str) -> Asked | None:
+    def taken(self, name: str) -> AskedSnapshot | None:
         """What is known of one that was taken, whoever has asked to delete it since; None where
         nobody was told that it was.
         """
@@ -158,13 +200,18 @@ class Snapshots:
 
     def grow(self, size_bytes: int) -> None:
         """Ask for a larger volume until it has the size, or a larger one."""
+        self._asked_bytes = max(self._asked_bytes, size_bytes)
 
         def answered() -> None:
-            self._size_bytes = max(self._size_bytes, size_bytes)
+            self._has_grown(size_bytes)
 
         self._begin(
             lambda operations: operations.resize(max(size_bytes, operations.size_bytes)), answered
         )
+
+    def _has_grown(self, size_bytes: int) -> None:
+        """It has this size, or a larger one."""
+        self._size_bytes = max(self._size_bytes, size_bytes)
 
     async def look(self) -> list[str]:
         """What is wrong with what is there, when all replicas that are not lost should be equal.
@@ -180,10 +227,7 @@ class Snapshots:
     async def _look(self) -> list[str]:
         found: dict[str, tuple[str, dict[str, Content]]] = {}
         broken: list[str] = []
-        for machine in self._clients.cluster.members:
-            node = machine.node
-            if machine.is_broken or node is None:
-                continue
+        for machine, node in self._replicas():
             broken += self._missing(machine.name, node)
             if machine.has_rotted:
                 continue
@@ -208,22 +252,19 @@ class Snapshots:
         """Ask one target after the other, so often, until one says that it is done."""
         while not self._clients.is_over and tries > 0:
             tries -= 1
-            targets = [target for target in self._clients.targets if target.is_up]
-            if not targets:
-                await asyncio.sleep(AGAIN_S)
-                continue
-            if await self._ask(targets[-1], ask):
+            targets = self._targets()
+            if targets and await self._ask(targets[-1], ask):
                 answered()
                 return
             await asyncio.sleep(AGAIN_S)
 
-    async def _ask(self, target: Target, ask: Ask) -> bool:
+    async def _ask(self, target: Asked, ask: Ask) -> bool:
         """Whether a target says that it is done."""
         engine, process = target.engine, target.process
         assert engine is not None
         assert process is not None
         task = process.run(_asked(ask, engine.operations))
-        await asyncio.wait([task, target.ended], return_when=asyncio.FIRST_COMPLETED)
+        await target.wait(task, NEVER)
         return bool(task.done() and task.result())
 
     def _missing(self, who: str, node: ReplicaNode) -> list[str]:
@@ -237,6 +278,8 @@ class Snapshots:
                 broken.append(f"{who} has {name}, which was deleted")
         if node.store.size_bytes < self._size_bytes:
             broken.append(f"{who} has {node.store.size_bytes} bytes, of {self._size_bytes}")
+        if node.store.size_bytes > self._asked_bytes:
+            broken.append(f"{who} has {node.store.size_bytes} bytes, which nobody has asked for")
         return broken
 
     def _read(self, name: str, content: Content) -> None:

@@ -45,6 +45,8 @@ class Disk:
     """It was brought to the open volume as a new one,"""
     member_by: Reign | None = None
     """and made a member by this entry."""
+    origin: volume_pb2.CloneOrigin | None = None
+    """What it is a clone of, if anything."""
     operations_seq: int = 0
     size_bytes: int = 0
     """Once it has been changed."""
@@ -86,6 +88,7 @@ class Disk:
             reverted=self.reverted,
             learner=self.learner,
             member_by=None if self.member_by is None else reign_message(self.member_by),
+            origin=self.origin,
             **others,
         )
 

@@ -10,7 +10,9 @@ from typing import Any
 from cstor_core.errors import UnavailableError, UnknownVolumeError
 from cstor_core.generated.cstor.v1 import replica_pb2, volume_pb2
 from cstor_target.volume import clone_plan, cloning
+from cstor_target.volume.changes import Changes
 from cstor_target.volume.clone_plan import ClonePlan
+from cstor_target.volume.members import Member
 from replica.host import ReplicaHost
 from replica.replica_node import ReplicaNode
 from replica.store import cloning as store_cloning
@@ -19,6 +21,7 @@ from replica.store.bits import Bits, Units
 from replica.store.opening import BASE_PREFIX
 from replica.store.operations import Snapshot
 from replica.store.replica_store import ReplicaStore
+from replica.store.writer import Writer
 from tests.simulation.mutants.planting import Mistakes
 
 _found = Mistakes()
@@ -142,3 +145,37 @@ def make_a_clone_anew_when_it_is_asked_for_again() -> None:
         return ClonePlan("", None, ())
 
     cloning.plan_clone = careless  # type: ignore[attr-defined]
+
+
+@_found.breaks("A change of a clone's members is done when W of the new ones hold it.")
+def tell_of_a_change_of_a_clone_before_it_is_held() -> None:
+    """It is done when it has been sent."""
+    order_change = Changes._order_change
+
+    async def careless(
+        self: Changes, configuration: volume_pb2.Configuration, learner: Member | None
+    ) -> None:
+        if not self._tenure.identity.name.startswith("clone"):
+            await order_change(self, configuration, learner)
+            return
+        ordering = asyncio.ensure_future(order_change(self, configuration, learner))
+        ordering.add_done_callback(lambda task: task.cancelled() or task.exception())
+        await asyncio.sleep(0)
+
+    Changes._order_change = careless  # type: ignore[method-assign]
+
+
+@_found.breaks("A clone that is reverted goes on needing what it has of its volume.")
+def forget_what_a_reverted_clone_holds() -> None:
+    """What came before is the past: the volume takes it for free where it does not need it."""
+    append = Writer.append_operation
+
+    def careless(self: Writer, operation: volume_pb2.Operation) -> Any:
+        releasing: Any = self._parts.reclaimer._release
+        if operation.HasField("revert"):
+            for space in releasing._spaces[:-1]:
+                space.forget(releasing._clone)
+                space._held[releasing._clone] = Bits()
+        return append(self, operation)
+
+    Writer.append_operation = careless  # type: ignore[method-assign]

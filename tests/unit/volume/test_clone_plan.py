@@ -20,8 +20,11 @@ def replica(
     members: str = "",
     number: int = 1,
     last_seq: int = 0,
+    is_added: bool = False,
 ) -> replica_pb2.ReplicaReport:
-    """A replica of a volume `uuid` called "copy", which `members` have been founded with."""
+    """A replica of a volume `uuid` called "copy", which `members` have been founded with; one that
+    was added knows of no snapshot that it was made of.
+    """
     configuration = None
     if members:
         named = [volume_pb2.Member(replica_uuid=f"{uuid}-{one}", address=one) for one in members]
@@ -30,7 +33,9 @@ def replica(
         identity=volume_pb2.VolumeIdentity(volume_uuid=uuid, name="copy"),
         replica_uuid=f"{uuid}-{at}",
         configuration=configuration,
-        origin=volume_pb2.CloneOrigin(volume_uuid="parent", snapshot=snapshot, snapshot_seq=seq),
+        origin=None
+        if is_added
+        else volume_pb2.CloneOrigin(volume_uuid="parent", snapshot=snapshot, snapshot_seq=seq),
         history=volume_pb2.History(
             reigns=[volume_pb2.Reign(epoch=1, last_seq=last_seq or seq)],
         ),
@@ -76,6 +81,26 @@ def test_one_that_is_founded_says_who_the_members_are() -> None:
     assert [member.address for member in plan.configuration.members] == ["a", "b"]
     assert [one.replica_uuid for one in plan.leftovers] == ["u1-c"]
     assert half_made("copy", "parent", found) == ()
+
+
+def test_replicas_that_were_added_since_are_no_other_volume_and_nothing_half_made() -> None:
+    added = replica("b", members="ab", number=3, is_added=True)
+    learner = replica("c", is_added=True)
+    plan = plan_clone(WANTED, pools(a=replica("a", members="a", number=2), b=added, c=learner))
+    assert plan.volume_uuid == "u1"
+    assert plan.configuration is not None
+    assert [member.address for member in plan.configuration.members] == ["a", "b"]
+    assert plan.leftovers == ()
+
+
+@pytest.mark.parametrize(
+    "others", [{}, {"b": replica("b")}, {"b": replica("b", "u2", members="b")}]
+)
+def test_replica_of_which_nobody_knows_the_origin_is_something_else(
+    others: dict[str, replica_pb2.ReplicaReport],
+) -> None:
+    with pytest.raises(AlreadyExistsError, match="a volume that is called copy"):
+        plan_clone(WANTED, pools(a=replica("a", members="a", is_added=True), **others))
 
 
 def test_what_is_half_made_is_found_whatever_its_snapshot_was() -> None:

@@ -1,0 +1,109 @@
+"""New replicas whose way to be members is broken off, and goes on where it was."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from cstor_core.errors import InputError
+from cstor_core.generated.cstor.v1 import volume_pb2
+from cstor_core.units import BLOCK_BYTES
+from tests.scenario.volume.cluster import Cluster, block_of, until
+from tests.scenario.volume.test_changes import SMALL, Writers, uuids
+from tests.scenario.volume.test_members import assert_equal_replicas
+from tests.scenario.volume.virtual_time import play
+
+
+@pytest.mark.parametrize("is_far", [False, True], ids=["in order", "in steps"])
+def test_new_replica_goes_on_where_it_was_when_the_target_died(is_far: bool) -> None:
+    async def scenario() -> None:
+        cluster = Cluster(settings=SMALL, tail_entries_max=20 if is_far else 1000)
+        target = await cluster.serving_target()
+        await target.healthy()
+        fresh = cluster.new_replica()
+        uuid = fresh.disk.replica_uuid
+        for _ in range(3):
+            adding = asyncio.ensure_future(target.engine.changes.add(fresh.address))
+            await until(lambda: fresh.appending is not None)
+            target.kill()
+            adding.cancel()
+            assert fresh.disk.configuration.members
+            target = await cluster.serving_target()
+            for number in range(60):
+                assert await target.write(number % 8 * BLOCK_BYTES, block_of(number)) is None
+        assert await target.engine.changes.add(fresh.address) == uuid
+        names = [name for name, _ in cluster.events]
+        assert (names.count("learner_added"), names.count("learner_taken_up")) == (1, 3)
+        await target.healthy()
+        assert uuids(target) == ["1", "2", "3", "4"]
+        await asyncio.sleep(1)
+        assert_equal_replicas(cluster)
+
+    play(scenario())
+
+
+def test_adding_goes_on_by_itself_when_the_new_replica_was_away() -> None:
+    async def scenario() -> None:
+        cluster = Cluster(settings=SMALL)
+        target = await cluster.serving_target()
+        await target.healthy()
+        writers = Writers(target)
+        fresh = cluster.new_replica()
+        adding = asyncio.ensure_future(target.engine.changes.add(fresh.address))
+        for _ in range(3):
+            await until(lambda: fresh.appending is not None)
+            assert not adding.done()
+            fresh.kill()
+            await asyncio.sleep(0.5)
+            fresh.restart()
+        assert await adding == fresh.disk.replica_uuid
+        await target.healthy()
+        assert [name for name, _ in cluster.events].count("learner_added") == 1
+        await writers.end()
+
+    play(scenario())
+
+
+def test_learner_is_taken_up_and_one_that_was_a_member_is_not() -> None:
+    async def scenario() -> None:
+        cluster = Cluster(settings=SMALL)
+        target = await cluster.serving_target()
+        await target.healthy()
+        changes, fresh = target.engine.changes, cluster.new_replica()
+        uuid = fresh.disk.replica_uuid
+        adding = asyncio.ensure_future(changes.add(fresh.address))
+        await until(lambda: fresh.appending is not None)
+        adding.cancel()
+        await asyncio.sleep(1)
+        # A target that died had ordered that it is a member, and nobody else has heard of it.
+        made = volume_pb2.Configuration(number=2, members=fresh.disk.configuration.members)
+        made.members.add(replica_uuid=uuid, address=fresh.address)
+        fresh.disk.history = fresh.disk.history.adopted(9, fresh.disk.applied_seq + 1)
+        fresh.disk.applied_seq += 1
+        fresh.disk.take(made, fresh.disk.applied_seq)
+        assert await changes.add(fresh.address) == uuid
+        await target.healthy()
+        await changes.remove(fresh.address)
+        with pytest.raises(InputError, match="nor on its way to be one"):
+            await changes.add(fresh.address)
+        cluster.replicas.remove(fresh)
+        assert_equal_replicas(cluster)
+
+    play(scenario())
+
+
+def test_what_is_half_made_of_a_clone_gives_way_to_a_new_replica() -> None:
+    """It may be cleared away as such at any moment, and by then it would be a member."""
+
+    async def scenario() -> None:
+        cluster = Cluster()
+        target = await cluster.serving_target()
+        fresh = cluster.new_replica()
+        half_made = fresh.disk.replica_uuid
+        fresh.disk.origin = volume_pb2.CloneOrigin(volume_uuid="parent", snapshot="s")
+        added = await target.engine.changes.add(fresh.address)
+        assert added == fresh.disk.replica_uuid != half_made
+        await target.healthy()
+
+    play(scenario())
