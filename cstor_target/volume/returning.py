@@ -190,11 +190,11 @@ class Returning:
                 through_seq=source.applied_seq,
             )
             try:
-                report = await member.link.catch_up(request)
+                return history_from((await member.link.catch_up(request)).history)
             except CstorError as error:
                 member.reason = str(error)
-                continue
-            return history_from(report.history)
+            # It may have got a part of them.
+            history = history_from((await self._fence(member)).history)
         return history
 
     def _rejoin(self, member: Member, position: int) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from cstor_core.errors import InputError, UnavailableError
+from cstor_core.errors import InputError, NoSpaceError, UnavailableError
 from cstor_core.generated.cstor.v1 import control_pb2, replica_pb2
 from cstor_core.units import KIB
 from cstor_target.volume.settings import EngineSettings
@@ -177,5 +177,38 @@ def test_pace_is_told_at_the_start_and_when_the_load_or_an_operator_changes_it()
         assert [facts for name, facts in cluster.events if name == "pace_set"] == [
             {"pace": "as fast as they can"}
         ]
+
+    play(scenario())
+
+
+def test_one_that_was_caught_up_in_part_is_flagged_when_others_hold_that_too() -> None:
+    async def scenario() -> None:
+        cluster = Cluster(settings=SMALL)
+        target = await cluster.serving_target()
+        await target.healthy()
+        member, *others = cluster.replicas[1], cluster.replicas[0], cluster.replicas[2]
+        member.kill()
+        await write_blocks(target, 0, BLOCKS, 1)
+        full_from = member.disk.applied_seq + BLOCKS // 2
+        apply, begin_rebuild = member.apply, member.begin_rebuild
+        holding: list[int] = []
+
+        def applied(entry: Any) -> None:
+            if not member.disk.rebuilding and member.disk.applied_seq >= full_from:
+                raise NoSpaceError("the pool is full")
+            apply(entry)
+
+        def flagged(request: replica_pb2.BeginRebuildRequest) -> None:
+            held_seq = member.disk.applied_seq
+            holding.append(sum(other.durable_seq >= held_seq for other in others))
+            begin_rebuild(request)
+
+        member.apply = applied  # type: ignore[method-assign]
+        member.begin_rebuild = flagged  # type: ignore[method-assign]
+        assert all(other.durable_seq < full_from for other in others)
+        member.restart()
+        await target.healthy()
+        assert holding == [2]
+        assert_equal_replicas(cluster)
 
     play(scenario())
