@@ -397,7 +397,8 @@ def _put_places(rows: bytearray, extents: list[Extent], count: int, base: int) -
             view.cast("Q")[1::4] = memoryview(few)
         return
     table = rows_of(rows)
-    places = np.concatenate([np.arange(first, first + length) for first, length in extents])
+    runs = [np.arange(first, first + length, dtype=np.uint64) for first, length in extents]
+    places = np.concatenate([np.zeros(0, dtype=np.uint64), *runs])
     if is_all:
         table["place"] = places
     else:
