@@ -97,8 +97,10 @@ class Standing:
             self._discard(block_map, freed)
 
     def end_rebuild(self, history: History, block_map: BlockMap, freed: list[int]) -> None:
-        """Clear the flag: the replica now holds exactly this history."""
-        self._discard(block_map, freed)
+        """Clear the flag: the replica now holds exactly this history, and nothing that an entry
+        discarded which is not in it.
+        """
+        self._discard(block_map, freed, history)
         self.rebuilding = False
         self.load(history, history.end.last_seq)
 
@@ -140,7 +142,10 @@ class Standing:
             if known is None or not self.history.holds(known):
                 operations.member_by = UNKNOWN if self.rebuilding else by
 
-    def _discard(self, block_map: BlockMap, freed: list[int]) -> None:
+    def _discard(
+        self, block_map: BlockMap, freed: list[int], history: History | None = None
+    ) -> None:
         for first, count, epoch, seq in self.discards:
-            block_map.discard(first, count, epoch, seq, freed)
+            if history is None or history.holds(Reign(epoch, seq)):
+                block_map.discard(first, count, epoch, seq, freed)
         self.discards.clear()

@@ -14,9 +14,11 @@ from cstor_target.volume.returning import Returning
 from replica import staging
 from replica.replica_node import ReplicaNode
 from replica.sessions import AppendSession
+from replica.store.block_map import BlockMap
 from replica.store.pace import BACKGROUND, Pace
 from replica.store.rebuild import Lacking, Rebuild
 from replica.store.replica_store import ReplicaStore
+from replica.store.standing import Standing
 from tests.simulation.mutants.planting import Mistakes
 
 _found = Mistakes()
@@ -54,6 +56,19 @@ def keep_foreign_blocks() -> None:
         return np.zeros(0, dtype=np.uint64)
 
     Rebuild.foreign_blocks = none  # type: ignore[method-assign]
+
+
+@_found.breaks("Each block whose version lies outside of the history is foreign and is replaced.")
+def discard_what_a_dropped_entry_discarded() -> None:
+    """What came in a stream of a dropped reign is discarded at the end of the rebuild, too."""
+    discard = Standing._discard
+
+    def whatever(
+        self: Standing, block_map: BlockMap, freed: list[int], history: History | None = None
+    ) -> None:
+        discard(self, block_map, freed)
+
+    Standing._discard = whatever  # type: ignore[method-assign]
 
 
 @_found.breaks("An entry that was sent rolls forward.")

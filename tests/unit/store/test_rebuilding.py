@@ -134,6 +134,21 @@ async def test_a_discard_holds_although_an_older_copy_comes_after_it() -> None:
     assert content_of(member, 5) == block_of(99)
 
 
+async def test_what_a_dropped_entry_discarded_is_not_discarded_at_the_end() -> None:
+    filesystem = MemoryFilesystem()
+    member = await open_store(filesystem)
+    member.append(writes(2, 1, (0, block_of(0)), (1, block_of(1))))
+    await member.begin_rebuild()
+    member.append(writes(4, 1, (1, 1)))
+    member.append(writes(5, 1, (0, 1)))
+    await member.begin_rebuild()
+    member.append_epoch_record(epoch_record(5, 2))
+    await member.finish_rebuild(history_of([(1, 4), (2, 5)]))
+    for found in (member, await kill_and_open(filesystem)):
+        assert content_of(found, 0) == block_of(0)
+        assert content_of(found, 1) is None
+
+
 async def test_a_copy_never_lowers_a_version_unless_the_block_is_foreign() -> None:
     source, member, _ = await source_and_member()
     await member.begin_rebuild()
