@@ -367,7 +367,10 @@ class Clones:
                 broken.append(f"replica {node.store.replica_uuid} has other members")
         broken += clone.configurations.broken
         if not broken and clone.snapshots is not None:
-            broken = await clone.snapshots.look()
+            try:
+                broken = await clone.snapshots.look()
+            except CstorError as error:
+                broken = [f"a snapshot of it cannot be read: {error}"]
         return broken or await self._differences(clone, left)
 
     def _nodes(self, clone: Clone, machines: list[Machine]) -> list[ReplicaNode]:
