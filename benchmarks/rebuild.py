@@ -4,8 +4,7 @@ A replica is killed, the volume is written, and the replica is started again: fi
 with changed data in extents of 1 MiB and in scattered blocks, beside a bare copy between two
 processes over a socket; then with one per cent of the volume changed again and again, counted in
 bytes; then at the gentle pace, while an initiator writes at half of the most that it can, beside
-the same load with nothing to rebuild.  All data are in the page cache, and it has what memory it
-needs: see `ballast`.
+the same load with nothing to rebuild.  All data are in the page cache.
 
 Exit code 1 where a goal is missed.  Nothing else should run on the machine.
 """
@@ -15,7 +14,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import mmap
 import os
 import signal
 import socket
@@ -30,7 +28,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 
 from benchmarks.matrix import KIB, MIB
@@ -54,8 +51,6 @@ COST_RATIO_MAX = 1.1
 """What an absence may cost in bytes, beside the data that changed."""
 RETURN_S_MAX = 1.0
 MB = 1e6
-BALLAST_PART = 2
-"""Of what is to be copied: the page cache has them, and messages on their way take some, too."""
 STEADY_S = 6.0
 """How long an initiator has written at its pace before it counts, and before the replica is back:
 until others have dealt with what was written at full speed.
@@ -108,8 +103,6 @@ class Bench:
         for number in range(times):
             await write(self.disk, offsets, length, number)
         await asyncio.to_thread(set_pace, self.cluster, "full")
-        with await asyncio.to_thread(ballast, BALLAST_PART * len(offsets) * length):
-            pass
         return await self.back()
 
     async def gone(self) -> None:
@@ -171,17 +164,6 @@ class Bench:
 
     def _last_event(self) -> int:
         return int(self.cluster.events()[-1]["number"])
-
-
-def ballast(size_bytes: int) -> mmap.mmap:
-    """Memory that is in use until it is closed: what is taken next is there at once then.
-
-    The host of a virtual machine takes free memory back within seconds, and giving it again costs
-    ten times what it takes to write a page: so a rebuild into new places measures the host.
-    """
-    memory = mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    np.frombuffer(memory, np.uint8)[:: mmap.PAGESIZE] = 1
-    return memory
 
 
 def serving_since_s(cluster: Cluster, index: int) -> float:
