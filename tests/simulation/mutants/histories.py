@@ -58,7 +58,7 @@ def keep_foreign_blocks() -> None:
     Rebuild.foreign_blocks = none  # type: ignore[method-assign]
 
 
-@_found.breaks("Each block whose version lies outside of the history is foreign and is replaced.")
+@_found.breaks("What an entry discarded is not discarded where the history drops that entry.")
 def discard_what_a_dropped_entry_discarded() -> None:
     """What came in a stream of a dropped reign is discarded at the end of the rebuild, too."""
     discard = Standing._discard
