@@ -184,6 +184,15 @@ def test_ports_that_nobody_named_move_on(cstor: Command, taken: Address, portal:
     assert set(cstor.running()) == ALL
 
 
+def binds(listener: socket.socket, port: int) -> bool:
+    """Whether a port is free, and taken then: a killed process may have it for a moment."""
+    try:
+        listener.bind(("127.0.0.1", port))
+    except OSError:
+        return False
+    return True
+
+
 def test_a_target_that_runs_is_told_where_a_replica_is_now(cstor: Command, portal: str) -> None:
     cstor.run("up", "--detach", "--portal", portal)
     before = cstor.running()
@@ -191,7 +200,7 @@ def test_a_target_that_runs_is_told_where_a_replica_is_now(cstor: Command, porta
     cstor.kill("replica-1")
     with socket.socket() as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(("127.0.0.1", int(old.rpartition(":")[2])))
+        wait_until(lambda: binds(listener, int(old.rpartition(":")[2])))
         listener.listen()
         said = cstor.run("up", "--detach")
         assert "gRPC of replica-1 is on port " in said
