@@ -189,10 +189,11 @@ class BlockMap:
                 freed += places
             else:
                 freed += [place for place in places if has_data(place)]
-        if len(superseded) != len(whole) and (self._cached or self._cached_before):
+        if len(superseded) != len(whole):
             for cached in (self._cached, self._cached_before):
-                for block in cached.keys() & blocks if cached else ():
-                    del cached[block]
+                if cached:
+                    for block in cached.keys() & blocks:
+                        del cached[block]
         held.update(zip(blocks, apart(whole), strict=True))
 
     def discard(self, first: int, count: int, epoch: int, seq: int, freed: list[int]) -> None:
