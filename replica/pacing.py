@@ -9,9 +9,10 @@ from __future__ import annotations
 from cstor_core.clock import Clock
 from cstor_core.units import BLOCK_BYTES
 
-PIECE_BLOCKS = 256
-"""So many blocks are asked for at a time where nothing bounds the pace,"""
-PIECES_AHEAD = 8
+PIECE_BLOCKS = 1024
+"""So many blocks are asked for at a time where nothing bounds the pace: each question wakes the
+source, which answers with messages of a quarter of that,"""
+PIECES_AHEAD = 2
 """so many times before the first of them are here;"""
 PACED_BLOCKS = (16, 128)
 """at a pace between so few and so many: a source is held up by each for under a millisecond."""

@@ -252,6 +252,7 @@ class Rebuild:
                 copies.ask(piece)
             try:
                 run = await copies.next()
+                await self._node.store.keep_up()
                 self._copy_in(run)
             except (CorruptError, ProtocolError) as error:
                 raise blame(self._node, peer, error) from error

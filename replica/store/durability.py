@@ -74,6 +74,16 @@ class Durability:
         else:
             self.flush_soon()
 
+    async def keep_up(self) -> None:
+        """Wait for the checkpoint that is being made, where many rows have come since it began.
+
+        For what can wait: else one would have to be made at once before long, and all would wait.
+        """
+        making = self._checkpointing
+        if making is not None and not making.done() and self._parts.block_map.is_full:
+            with self._making.pace.awaited():
+                await asyncio.wait((making,))
+
     def flush_soon(self) -> None:
         """Let superseded space be used again as soon as the disk allows; nobody waits for it."""
         if not self._relief:

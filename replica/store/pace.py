@@ -73,10 +73,21 @@ class Gentle(Background):
     def __init__(self, filesystem: Filesystem) -> None:
         self._filesystem = filesystem
         self.is_hurried = False
-        """Somebody waits for it now."""
+        """Somebody waits for it now, and from now on."""
+        self._waiting = 0
+
+    @contextmanager
+    def awaited(self) -> Iterator[None]:
+        """Somebody waits for it just now."""
+        self._waiting += 1
+        try:
+            yield
+        finally:
+            self._waiting -= 1
 
     async def turn(self) -> None:
-        await (_turn() if self.is_hurried else self._filesystem.rest(REST_S))
+        is_awaited = self.is_hurried or self._waiting
+        await (_turn() if is_awaited else self._filesystem.rest(REST_S))
 
 
 class AtOnce:

@@ -150,6 +150,9 @@ class MemoryStore:
         self.max_copied_seq = 0
         self.begun = False
 
+    async def keep_up(self) -> None:
+        pass
+
     def copy_in(self, run: RunView, history: History) -> None:
         at = 0
         foreign = set(self._foreign(history).tolist())
