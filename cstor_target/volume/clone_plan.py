@@ -130,6 +130,20 @@ def is_opened(replica: replica_pb2.ReplicaReport) -> bool:
     )
 
 
+def places_of(
+    volume_uuid: str, pools: Mapping[str, replica_pb2.DescribePoolResponse]
+) -> dict[str, str]:
+    """Where the replicas of a clone are now, by UUID: an address in its configuration only says
+    where one was.
+    """
+    return {
+        replica.replica_uuid: address
+        for address, pool in pools.items()
+        for replica in pool.replicas
+        if replica.identity.volume_uuid == volume_uuid
+    }
+
+
 def _check_origin(wanted: WantedClone, address: str, replica: replica_pb2.ReplicaReport) -> None:
     origin = replica.origin
     if (origin.volume_uuid, origin.snapshot) == (wanted.volume_uuid, wanted.snapshot):

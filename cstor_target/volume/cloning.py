@@ -10,7 +10,7 @@ finished when it is asked for again (see `clone_plan`).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from cstor_core.clock import Clock
@@ -22,6 +22,7 @@ from cstor_target.volume.clone_plan import (
     WantedClone,
     half_made,
     is_opened,
+    places_of,
     plan_clone,
 )
 from cstor_target.volume.events import EventSink
@@ -88,11 +89,13 @@ class Cloning:
             wanted = WantedClone(name, parent.volume_uuid, snapshot, seq, read_only)
             if name == parent.name:
                 raise InputError(f"the volume itself is called {name}: choose another name")
-            plan = plan_clone(wanted, await self._pools())
+            pools = await self._pools()
+            plan = plan_clone(wanted, pools)
             await self._clear(plan.leftovers)
             if plan.configuration is not None:
-                identity = await self._finish(plan.volume_uuid, plan.configuration)
-                return self._made(identity, plan.configuration)
+                places = places_of(plan.volume_uuid, pools)
+                identity = await self._finish(plan.volume_uuid, plan.configuration, places)
+                return self._made(identity, plan.configuration, places)
             identity = self._identity_of(wanted, parent, plan.volume_uuid or fresh_uuid)
             try:
                 configuration = await self._make(wanted, identity)
@@ -100,9 +103,9 @@ class Cloning:
                 await self._discard(name)
                 raise
             self._check_reign()
-            await self._finish(identity.volume_uuid, configuration)
+            await self._finish(identity.volume_uuid, configuration, {})
             self._events("cloned", {"snapshot": snapshot, "clone": name})
-            return self._made(identity, configuration)
+            return self._made(identity, configuration, {})
 
     async def half_made(self, name: str) -> int:
         """How many replicas of a clone of that name are half-made; raises as `discard` does."""
@@ -243,44 +246,69 @@ class Cloning:
             )
 
     async def _finish(
-        self, volume_uuid: str, configuration: volume_pb2.Configuration
+        self,
+        volume_uuid: str,
+        configuration: volume_pb2.Configuration,
+        places: Mapping[str, str],
     ) -> volume_pb2.VolumeIdentity:
         """Have all members of the clone store the founding configuration; what the clone is.
 
-        One that has been opened was founded, whoever of its members answers now.
+        `places` says where some of them are now, by UUID: a daemon may have moved since the clone
+        was made.  Nobody else than who is meant counts as a member that is founded.  One that has
+        been opened was founded, whoever of its members answers now.
         """
         request = replica_pb2.FoundReplicaRequest(
             volume_uuid=volume_uuid, configuration=configuration
         )
         members = configuration.members
-        links = [self._link_to(member.address) for member in members]
+        links = [self._link_to(places.get(one.replica_uuid, one.address)) for one in members]
         reports = await asyncio.gather(
             *(link.inquire(volume_uuid) for link in links), return_exceptions=True
         )
         heard = [report for report in reports if isinstance(report, replica_pb2.ReplicaReport)]
         if any(is_opened(report) for report in heard):
             return heard[0].identity
-        for link, report in zip(links, reports, strict=True):
+        for member, link, report in zip(members, links, reports, strict=True):
             if isinstance(report, BaseException):
                 raise _not_founded(link, report) from report
+            _check_meant(member, link, report)
+        for member, link, report in zip(members, links, heard, strict=True):
             if report.configuration.members:
                 continue
             try:
-                await link.found(request)
+                founded = await link.found(request)
             except CstorError as error:
                 raise _not_founded(link, error) from error
+            _check_meant(member, link, founded)
         return heard[0].identity
 
     def _made(
-        self, identity: volume_pb2.VolumeIdentity, configuration: volume_pb2.Configuration
+        self,
+        identity: volume_pb2.VolumeIdentity,
+        configuration: volume_pb2.Configuration,
+        places: Mapping[str, str],
     ) -> Clone:
-        beside = {member.address for member in configuration.members}
+        beside = {places.get(one.replica_uuid, one.address) for one in configuration.members}
         left_out = tuple(
             volume_pb2.Member(replica_uuid=member.replica_uuid, address=member.link.address)
             for member in self._roster.members
             if member.link.address not in beside and not member.is_witness
         )
         return Clone(identity, configuration, left_out)
+
+
+def _check_meant(
+    member: volume_pb2.Member, link: ReplicaLink, report: replica_pb2.ReplicaReport
+) -> None:
+    """Raise UnavailableError where another replica of the clone answers than the one that is meant:
+    what it holds says nothing of that one.
+    """
+    if report.replica_uuid != member.replica_uuid:
+        raise UnavailableError(
+            f"the clone has been made, and is not founded yet everywhere: at {link.address} there "
+            f"is its replica {report.replica_uuid} now, and not {member.replica_uuid}; start the "
+            "daemon that has that one, say where it is (cstor replica move), and ask again"
+        )
 
 
 def _not_founded(link: ReplicaLink, error: BaseException) -> UnavailableError:

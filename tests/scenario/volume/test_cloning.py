@@ -13,6 +13,7 @@ from cstor_core.errors import (
     UnknownSnapshotError,
     UnknownVolumeError,
 )
+from cstor_core.generated.cstor.v1 import volume_pb2
 from cstor_core.units import BLOCK_BYTES
 from cstor_target.volume.backing import Failure
 from tests.scenario.volume.cluster import Cluster, SimulatedLink, Target, block_of, until
@@ -210,6 +211,64 @@ def test_disk_that_is_wiped_before_the_clone_is_founded_is_a_reason_to_ask_again
                 await target.engine.cloning.clone("s", "copy", FRESH.format(1))
         clone = await target.engine.cloning.clone("s", "copy", FRESH.format(2))
         assert clone.identity.volume_uuid == FRESH.format(1)
+
+    play(scenario())
+
+
+async def half_founded(cluster: Cluster) -> tuple[Target, volume_pb2.Configuration]:
+    """A target whose clone "copy" the first of its members has been founded with, and no other."""
+    target = await with_snapshot(cluster)
+    cluster.clones.on_call = lambda number: target.kill() if number == 4 else None
+    asking = asyncio.ensure_future(target.engine.cloning.clone("s", "copy", FRESH.format(1)))
+    await until(lambda: cluster.clones.calls == 4)
+    asking.cancel()
+    pools = (cluster.clones.at(replica.address) for replica in cluster.replicas)
+    (founded,) = (
+        pool[FRESH.format(1)].configuration
+        for pool in pools
+        if pool[FRESH.format(1)].configuration.members
+    )
+    return target, founded
+
+
+def test_nobody_but_the_replica_that_is_meant_counts_as_a_founded_one() -> None:
+    """The address of one leads to the daemon of another, as a name may."""
+
+    async def scenario() -> None:
+        cluster = Cluster()
+        _, founded = await half_founded(cluster)
+        target = await cluster.serving_target()
+        await target.healthy()
+        first, last = cluster.replicas[0].address, cluster.replicas[2].address
+        pools = cluster.clones.pools
+        meant, pools[last] = pools[last], pools[first]
+        for _ in range(2):
+            with pytest.raises(UnavailableError, match=r"now, and not .* and ask again"):
+                await target.engine.cloning.clone("s", "copy", FRESH.format(2))
+        assert not meant[FRESH.format(1)].configuration.members
+        pools[last] = meant
+        clone = await target.engine.cloning.clone("s", "copy", FRESH.format(2))
+        assert clone.configuration == founded
+        assert meant[FRESH.format(1)].configuration == founded
+        await assert_clone_is_the_snapshot(cluster, FRESH.format(1), 3)
+
+    play(scenario())
+
+
+def test_replica_of_a_clone_is_founded_where_its_daemon_has_moved_to() -> None:
+    async def scenario() -> None:
+        cluster = Cluster()
+        _, founded = await half_founded(cluster)
+        moved = cluster.replicas[2]
+        disks = cluster.clones.pools.pop(moved.address)
+        moved = cluster.move(moved, "replica-9:7778")
+        cluster.clones.pools[moved.address] = disks
+        target = await cluster.serving_target()
+        await target.healthy()
+        clone = await target.engine.cloning.clone("s", "copy", FRESH.format(2))
+        assert clone.configuration == founded
+        assert not clone.left_out
+        assert disks[FRESH.format(1)].configuration == founded
 
     play(scenario())
 
