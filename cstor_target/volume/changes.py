@@ -66,6 +66,7 @@ class Changes:
         self._link_to = link_to
         self._keep = keep
         self._when_leased = when_leased
+        self._known_origin: volume_pb2.CloneOrigin | None = None
         self._lasting = Lasting()
         self._one_at_a_time = asyncio.Lock()
         """What operators ask for, which may take long."""
@@ -321,15 +322,16 @@ class Changes:
         it cleared away, and knows it by its UUID.
         """
         link = self._link_to(address)
-        report = await link.create(self._tenure.identity)
+        origin = self._origin()
+        report = await link.create(self._tenure.identity, origin)
         is_new = report.state == replica_pb2.REPLICA_STATE_UNFOUNDED
-        if is_new and report.origin.volume_uuid:
+        if is_new and report.origin.base_replica_uuids:
             await link.delete(
                 replica_pb2.DeleteReplicaRequest(
                     volume_uuid=self._tenure.identity.volume_uuid, replica_uuid=report.replica_uuid
                 )
             )
-            report = await link.create(self._tenure.identity)
+            report = await link.create(self._tenure.identity, origin)
         if not self._may_be_taken_up(report):
             raise InputError(
                 f"at {address} there is a replica of this volume that holds something, and is none "
@@ -346,6 +348,16 @@ class Changes:
         else:
             self._events("learner_taken_up", learner.facts())
         return learner
+
+    def _origin(self) -> volume_pb2.CloneOrigin | None:
+        """What the volume is a clone of, by what a member has said; None where it is none.
+
+        Those that are added hold it too, so that the clone is known when the others are gone.
+        """
+        for member in self._roster.members:
+            if member.report is not None and member.report.origin.volume_uuid:
+                self._known_origin = member.report.origin
+        return self._known_origin
 
     def _may_be_taken_up(self, report: replica_pb2.ReplicaReport) -> bool:
         """Whether a replica that is no member is a learner, whoever began to bring it in.

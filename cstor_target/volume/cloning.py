@@ -22,8 +22,8 @@ from cstor_target.volume.clone_plan import (
     WantedClone,
     half_made,
     is_opened,
-    places_of,
     plan_clone,
+    replicas_of,
 )
 from cstor_target.volume.events import EventSink
 from cstor_target.volume.lease import Lease
@@ -93,9 +93,9 @@ class Cloning:
             plan = plan_clone(wanted, pools)
             await self._clear(plan.leftovers)
             if plan.configuration is not None:
-                places = places_of(plan.volume_uuid, pools)
-                identity = await self._finish(plan.volume_uuid, plan.configuration, places)
-                return self._made(identity, plan.configuration, places)
+                there = replicas_of(plan.volume_uuid, pools)
+                identity = await self._finish(plan.volume_uuid, plan.configuration, there)
+                return self._made(identity, plan.configuration, there)
             identity = self._identity_of(wanted, parent, plan.volume_uuid or fresh_uuid)
             try:
                 configuration = await self._make(wanted, identity)
@@ -249,18 +249,21 @@ class Cloning:
         self,
         volume_uuid: str,
         configuration: volume_pb2.Configuration,
-        places: Mapping[str, str],
+        there: Mapping[str, replica_pb2.ReplicaReport],
     ) -> volume_pb2.VolumeIdentity:
         """Have all members of the clone store the founding configuration; what the clone is.
 
-        `places` says where some of them are now, by UUID: a daemon may have moved since the clone
-        was made.  Nobody else than who is meant counts as a member that is founded.  One that has
-        been opened was founded, whoever of its members answers now.
+        `there` is what the pools have said of it, by address: a daemon may have moved since the
+        clone was made.  Nobody else than who is meant counts as a member that is founded.  One that
+        has been opened was founded, whoever of its members answers now.
         """
+        if opened := [report for report in there.values() if is_opened(report)]:
+            return opened[0].identity
         request = replica_pb2.FoundReplicaRequest(
             volume_uuid=volume_uuid, configuration=configuration
         )
         members = configuration.members
+        places = _places(there)
         links = [self._link_to(places.get(one.replica_uuid, one.address)) for one in members]
         reports = await asyncio.gather(
             *(link.inquire(volume_uuid) for link in links), return_exceptions=True
@@ -286,8 +289,9 @@ class Cloning:
         self,
         identity: volume_pb2.VolumeIdentity,
         configuration: volume_pb2.Configuration,
-        places: Mapping[str, str],
+        there: Mapping[str, replica_pb2.ReplicaReport],
     ) -> Clone:
+        places = _places(there)
         beside = {places.get(one.replica_uuid, one.address) for one in configuration.members}
         left_out = tuple(
             volume_pb2.Member(replica_uuid=member.replica_uuid, address=member.link.address)
@@ -295,6 +299,11 @@ class Cloning:
             if member.link.address not in beside and not member.is_witness
         )
         return Clone(identity, configuration, left_out)
+
+
+def _places(there: Mapping[str, replica_pb2.ReplicaReport]) -> dict[str, str]:
+    """Where replicas are now, by UUID."""
+    return {report.replica_uuid: address for address, report in there.items()}
 
 
 def _check_meant(

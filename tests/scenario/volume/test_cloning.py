@@ -273,6 +273,43 @@ def test_replica_of_a_clone_is_founded_where_its_daemon_has_moved_to() -> None:
     play(scenario())
 
 
+def test_clone_whose_first_members_have_all_been_replaced_is_found_by_its_name() -> None:
+    async def scenario() -> None:
+        cluster = Cluster()
+        target = await with_snapshot(cluster)
+        parents = list(cluster.replicas)
+        await target.engine.cloning.clone("s", "copy", FRESH.format(1))
+        cluster.serve_clone(FRESH.format(1))
+        target = await cluster.serving_target()
+        await target.healthy()
+        changes = target.engine.changes
+        assert changes is not None
+        for replica in list(cluster.replicas):
+            fresh = cluster.new_replica()
+            await changes.replace(replica.address, fresh.address)
+            await changes.delete(replica.address)
+            await target.healthy()
+        added = cluster.replicas[3:]
+        configuration = added[0].disk.configuration
+        assert {one.replica_uuid for one in configuration.members} == {
+            replica.disk.replica_uuid for replica in added
+        }
+        for parent, replica in zip(parents, added, strict=True):
+            cluster.clones.at(parent.address)[FRESH.format(1)] = replica.disk
+        cluster.replicas = parents
+        target = await cluster.serving_target()
+        await target.healthy()
+        cloning = target.engine.cloning
+        clone = await cloning.clone("s", "copy", FRESH.format(2))
+        assert clone.identity.volume_uuid == FRESH.format(1)
+        assert clone.configuration == configuration
+        assert await cloning.discard("copy") == 0
+        pools = [cluster.clones.at(parent.address) for parent in parents]
+        assert all(list(pool) == [FRESH.format(1)] for pool in pools)
+
+    play(scenario())
+
+
 def test_member_that_lags_makes_its_clone_when_it_has_come_to_the_snapshot() -> None:
     async def scenario() -> None:
         cluster = Cluster()

@@ -113,7 +113,9 @@ def test_what_is_half_made_of_a_clone_gives_way_to_a_new_replica() -> None:
         target = await cluster.serving_target()
         fresh = cluster.new_replica()
         half_made = fresh.disk.replica_uuid
-        fresh.disk.origin = volume_pb2.CloneOrigin(volume_uuid="parent", snapshot="s")
+        fresh.disk.origin = volume_pb2.CloneOrigin(
+            volume_uuid="parent", snapshot="s", base_replica_uuids=["parent-1"]
+        )
         added = await target.engine.changes.add(fresh.address)
         assert added == fresh.disk.replica_uuid != half_made
         await target.healthy()

@@ -95,7 +95,7 @@ def say_that_a_clone_is_made_before_it_is_founded() -> None:
         self: cloning.Cloning,
         volume_uuid: str,
         configuration: volume_pb2.Configuration,
-        places: Mapping[str, str],
+        there: Mapping[str, replica_pb2.ReplicaReport],
     ) -> volume_pb2.VolumeIdentity:
         link = self._link_to(configuration.members[0].address)
         request = replica_pb2.FoundReplicaRequest(
