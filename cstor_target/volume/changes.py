@@ -31,7 +31,7 @@ from cstor_target.volume.order import Order
 from cstor_target.volume.quorum import write_quorum
 from cstor_target.volume.roster import Roster
 from cstor_target.volume.tenure import Tenure
-from cstor_target.volume.witness import COPIES, witness_of
+from cstor_target.volume.witness import COPIES, Told, witness_of
 
 _POLL_S = 0.05
 _QUORUM_S_MAX = 10.0
@@ -67,6 +67,8 @@ class Changes:
         self._keep = keep
         self._when_leased = when_leased
         self._known_origin: volume_pb2.CloneOrigin | None = None
+        self._told: dict[str, Told] = {}
+        """What new witnesses were told, by UUID, whatever became of them."""
         self._lasting = Lasting()
         self._one_at_a_time = asyncio.Lock()
         """What operators ask for, which may take long."""
@@ -342,6 +344,7 @@ class Changes:
         learner = Member(link)
         learner.replica_uuid = report.replica_uuid
         learner.is_learner, learner.is_witness = True, is_witness
+        learner.told = self._told[report.replica_uuid] = Told(self._told.get(report.replica_uuid))
         learner.standing, learner.reason = Standing.LEARNER, "it is being made"
         if report.state == replica_pb2.REPLICA_STATE_UNFOUNDED:
             self._events("learner_added", learner.facts())
