@@ -71,7 +71,7 @@ class Changes:
         """What new witnesses were told, by UUID, whatever became of them."""
         self._lasting = Lasting()
         self._one_at_a_time = asyncio.Lock()
-        """What operators ask for, which may take long."""
+        """What operators ask for that adds or lets go, which may take long."""
         self._one_entry = asyncio.Lock()
 
     async def add(self, address: str, *, same_host: bool = False) -> str:
@@ -135,47 +135,53 @@ class Changes:
         """Find a member, named by UUID or by the address that it had, at another address; its UUID.
 
         It is looked for there at once, and by whoever opens the volume later.  Done already, it is
-        found done.  Raises InputError where it is none, or not there; UnknownVolumeError where
-        nothing of the volume is there; UnavailableError where nobody answers, or too few replicas
-        are in sync to have that written down.
+        found done.  Nobody who adds or removes waits for it, nor it for them: only the entry that
+        writes it down has its turn.  Raises InputError where it is none, or not there;
+        UnknownVolumeError where nothing of the volume is there; UnavailableError where nobody
+        answers, or too few replicas are in sync to have that written down.
         """
-        async with self._one_at_a_time:
-            member = self._named(replica) or self._named(address)
-            if member is None:
-                raise InputError(
-                    f"the volume has no replica {replica!r}: `cstor replica list` shows those it "
-                    "has"
-                )
-            link = self._link_to(address)
-            found = await link.inquire(self._tenure.identity.volume_uuid)
-            if found.replica_uuid != member.replica_uuid:
-                raise InputError(
-                    f"at {address} there is replica {found.replica_uuid} of the volume, and not "
-                    f"{member.replica_uuid}: a new one takes its place by `cstor replica replace`"
-                )
-            if member.link is not link:
-                member.link = link
-                self._events("member_moved", member.facts())
-            await self._until_quorum()
-            await self._lasting.run(self.write_addresses_down())
-            return member.replica_uuid
+        member = self._named(replica) or self._named(address)
+        if member is None:
+            raise InputError(
+                f"the volume has no replica {replica!r}: `cstor replica list` shows those it has"
+            )
+        link = self._link_to(address)
+        found = await link.inquire(self._tenure.identity.volume_uuid)
+        if found.replica_uuid != member.replica_uuid:
+            raise InputError(
+                f"at {address} there is replica {found.replica_uuid} of the volume, and not "
+                f"{member.replica_uuid}: a new one takes its place by `cstor replica replace`"
+            )
+        if member not in self._roster.members:
+            raise InputError(f"replica {member.name} has just been removed from the volume")
+        if member.link is not link:
+            member.link = link
+            self._events("member_moved", member.facts())
+        await self._until_quorum()
+        await self._lasting.run(self.write_addresses_down())
+        return member.replica_uuid
 
     async def write_addresses_down(self) -> None:
         """Have the configuration name members where they are found, if it does not.
 
         Raises UnavailableError where no quorum is in sync.
         """
-        found = {one.replica_uuid: one.link.address for one in self._roster.members}
 
         def edit(configuration: Configuration) -> None:
+            places = self._places()
             for one in configuration.members:
-                one.address = found.get(one.replica_uuid, one.address)
+                one.address = places.get(one.replica_uuid, one.address)
 
+        places = self._places()
         if any(
-            found.get(one.replica_uuid, one.address) != one.address
+            places.get(one.replica_uuid, one.address) != one.address
             for one in self._tenure.configuration.members
         ):
             await self._change(edit)
+
+    def _places(self) -> dict[str, str]:
+        """Where members are found, by UUID."""
+        return {one.replica_uuid: one.link.address for one in self._roster.members}
 
     def _named(self, replica: str) -> Member | None:
         """The member with a UUID, or with an address, be it where it is or where it was."""
