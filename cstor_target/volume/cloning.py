@@ -14,7 +14,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from cstor_core.clock import Clock
-from cstor_core.errors import CstorError, InputError, UnavailableError, UnknownSnapshotError
+from cstor_core.errors import (
+    AlreadyExistsError,
+    CstorError,
+    InputError,
+    UnavailableError,
+    UnknownSnapshotError,
+)
 from cstor_core.generated.cstor.v1 import replica_pb2, volume_pb2
 from cstor_core.names import check_volume_name
 from cstor_target.volume.clone_plan import (
@@ -74,11 +80,18 @@ class Cloning:
         self._one_at_a_time = asyncio.Lock()
 
     async def clone(
-        self, snapshot: str, name: str, fresh_uuid: str, *, read_only: bool = False
+        self,
+        snapshot: str,
+        name: str,
+        fresh_uuid: str,
+        *,
+        read_only: bool = False,
+        beside: str = "",
     ) -> Clone:
         """Make a clone of a snapshot, finish one that was begun, or find the one that is there.
 
-        `fresh_uuid` becomes that of the clone where there is nothing of it yet.  Raises InputError
+        `fresh_uuid` becomes that of the clone where there is nothing of it yet; `beside` is the
+        UUID of a volume of that name that this process serves, if it does.  Raises InputError
         for a name that no volume can have, UnknownSnapshotError, AlreadyExistsError where something
         else is called so, NoSpaceError, and UnavailableError where it cannot be made now.
         """
@@ -91,6 +104,11 @@ class Cloning:
                 raise InputError(f"the volume itself is called {name}: choose another name")
             pools = await self._pools()
             plan = plan_clone(wanted, pools)
+            if beside not in ("", plan.volume_uuid):
+                raise AlreadyExistsError(
+                    f"this target serves a volume that is called {name} already, {beside}, and the "
+                    "pools of this volume's members have none of its replicas: choose another name"
+                )
             await self._clear(plan.leftovers)
             if plan.configuration is not None:
                 there = replicas_of(plan.volume_uuid, pools)

@@ -310,6 +310,23 @@ def test_clone_whose_first_members_have_all_been_replaced_is_found_by_its_name()
     play(scenario())
 
 
+def test_no_clone_is_made_of_the_name_of_a_volume_that_is_served_beside() -> None:
+    """As a clone may be whose replicas have all been replaced by others, in other pools."""
+
+    async def scenario() -> None:
+        cluster = Cluster()
+        target = await with_snapshot(cluster)
+        cloning = target.engine.cloning
+        with pytest.raises(AlreadyExistsError, match="this target serves a volume"):
+            await cloning.clone("s", "copy", FRESH.format(2), beside=FRESH.format(1))
+        assert not any(cluster.clones.pools.values())
+        clone = await cloning.clone("s", "copy", FRESH.format(3))
+        uuid = clone.identity.volume_uuid
+        assert await cloning.clone("s", "copy", FRESH.format(4), beside=uuid) == clone
+
+    play(scenario())
+
+
 def test_member_that_lags_makes_its_clone_when_it_has_come_to_the_snapshot() -> None:
     async def scenario() -> None:
         cluster = Cluster()
