@@ -173,8 +173,11 @@ class ControlServicer(control_pb2_grpc.ControlServiceServicer):
         """Make a clone, or find the one of that name; ALREADY_EXISTS where that is another."""
         try:
             cloning = self._called(request.volume).engine.cloning
+            beside = self._process.uuid_of(request.name) if self._process is not None else ""
             made = await cloning.clone(
-                request.snapshot, request.name, str(uuid.uuid4()), read_only=request.read_only
+                *(request.snapshot, request.name, str(uuid.uuid4())),
+                read_only=request.read_only,
+                beside=beside,
             )
             served = None
             if self._process is not None:

@@ -154,9 +154,13 @@ class GrpcLink:
         call = self._questions.Inquire(request, timeout=_CALL_TIMEOUT_S)
         return (await self._asked(call)).replica
 
-    async def create(self, identity: volume_pb2.VolumeIdentity) -> replica_pb2.ReplicaReport:
+    async def create(
+        self,
+        identity: volume_pb2.VolumeIdentity,
+        origin: volume_pb2.CloneOrigin | None = None,
+    ) -> replica_pb2.ReplicaReport:
         """As `ReplicaLink.create`."""
-        request = replica_pb2.CreateReplicaRequest(identity=identity)
+        request = replica_pb2.CreateReplicaRequest(identity=identity, origin=origin)
         call = self._orders.CreateReplica(request, timeout=_CALL_TIMEOUT_S)
         return (await called(call, self.address)).replica
 

@@ -102,6 +102,15 @@ class Volumes:
         self._engines[volume].start()
         self._tasks[volume] = asyncio.ensure_future(self._watch(volume))
 
+    def uuid_of(self, name: str) -> str:
+        """The UUID of an open volume of that name; empty where none is served here."""
+        for volume in self.served:
+            identity, engine = volume.engine.identity, volume.engine
+            is_there = engine.serving and not (volume.stopping or engine.operations.is_deleted)
+            if identity is not None and identity.name == name and is_there:
+                return identity.volume_uuid
+        return ""
+
     async def clone_served(
         self, clone: volume_pb2.VolumeIdentity, members: Iterable[volume_pb2.Member]
     ) -> ServedVolume | None:

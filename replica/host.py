@@ -174,13 +174,18 @@ class ReplicaHost:
         Raises InputError where the identity is not one of a volume, where the pool has another
         volume of that UUID or name, and where the replica is founded already.
         """
-        return await self._lasting.run(self._create(request.identity))
+        return await self._lasting.run(self._create(request))
 
     async def _create(
-        self, identity: volume_pb2.VolumeIdentity
+        self, request: replica_pb2.CreateReplicaRequest
     ) -> replica_pb2.CreateReplicaResponse:
+        identity, origin = request.identity, None
         self._check_new(identity)
-        await self._pool.create(identity)
+        if request.origin.volume_uuid:
+            origin = volume_pb2.CloneOrigin()
+            origin.CopyFrom(request.origin)
+            del origin.base_replica_uuids[:]
+        await self._pool.create(identity, origin)
         node = self.nodes.get(identity.volume_uuid) or self._add(identity.volume_uuid)
         node.log.info("replica_created", size_bytes=identity.size_bytes)
         return replica_pb2.CreateReplicaResponse(replica=node.report())

@@ -6,6 +6,7 @@ that file, and raise CstorError.  It holds no data, so it has no streams, and is
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from math import ceil
 from pathlib import Path
@@ -18,6 +19,7 @@ from cstor_core.errors import (
     CstorError,
     ForeignReplicaError,
     InputError,
+    NoSpaceError,
     UnknownVolumeError,
 )
 from cstor_core.files import File, Filesystem
@@ -36,6 +38,8 @@ IDENTITY_NAME = "witness"
 SUFFIX = ".witness"
 CONFIGURATION_BYTES_MAX = 64 << 10
 TEXT_BYTES_MAX = 1024
+TRY_AGAIN_S = 1.0
+"""So long after it found no space a file is left alone."""
 _OURS_WHEN_UNFINISHED = {"lock", "lost+found", f"{IDENTITY_NAME}.new"}
 
 log = structlog.get_logger()
@@ -111,6 +115,11 @@ class WitnessHost:
         """By UUID of the volume."""
         self.failed: dict[str, str] = {}
         """Volumes whose file could not be opened, and why."""
+        self._found_full: set[str] = set()
+        """Those of them for which there was no space."""
+        self._try_again_s = 0.0
+        self._naming = asyncio.Lock()
+        """No file is given its name, or loses it, while another one is."""
         self._filesystem = filesystem
         self._lock = lock
         self._clock = clock
@@ -163,10 +172,16 @@ class WitnessHost:
         log.info("witness_opened", path=str(path), uuid=uuid, volumes=len(host.nodes))
         return host
 
+    @property
+    def found_full(self) -> bool:
+        """Whether some file could not be opened because there was no space."""
+        return bool(self._found_full)
+
     async def describe_pool(
         self, _request: replica_pb2.DescribePoolRequest
     ) -> replica_pb2.DescribePoolResponse:
         """The directory and its witnesses; those that could not be opened are FAILED."""
+        await self._open_again()
         total, available = self._filesystem.space(self.path)
         reports = [node.report() for node in self.nodes.values()]
         reports.extend(
@@ -195,7 +210,13 @@ class WitnessHost:
         Raises InputError where the identity is not one of a volume, or there is another volume of
         that UUID or name; NoSpaceError, CorruptError.
         """
-        identity = request.identity
+        await self._open_again()
+        async with self._naming:
+            return await self._create(request.identity)
+
+    async def _create(
+        self, identity: volume_pb2.VolumeIdentity
+    ) -> replica_pb2.CreateReplicaResponse:
         check_identity(identity)
         for volume_uuid, node in self.nodes.items():
             same = (volume_uuid == identity.volume_uuid, node.file.identity == identity)
@@ -225,11 +246,18 @@ class WitnessHost:
         """Forget a volume.  Raises ForeignReplicaError where another witness is here, CorruptError
         where the disk does not let it be removed.
         """
+        async with self._naming:
+            return await self._delete(request)
+
+    async def _delete(
+        self, request: replica_pb2.DeleteReplicaRequest
+    ) -> replica_pb2.DeleteReplicaResponse:
         volume_uuid = request.volume_uuid
         node = self.nodes.get(volume_uuid)
         if node is not None:
             node.check_identity(volume_uuid, request.replica_uuid)
             del self.nodes[volume_uuid]
+        self._found_full.discard(volume_uuid)
         if node is not None or self.failed.pop(volume_uuid, None) is not None:
             try:
                 self._filesystem.remove(self._file(volume_uuid))
@@ -249,6 +277,7 @@ class WitnessHost:
         Raises InputError where it does not name this one as the witness, ForeignReplicaError where
         another one is stored.
         """
+        await self._open_again()
         node = self._node(request.volume_uuid)
         named = [one.replica_uuid for one in request.configuration.members if one.witness]
         if named != [node.file.replica_uuid]:
@@ -262,6 +291,7 @@ class WitnessHost:
 
     async def inquire(self, request: replica_pb2.InquireRequest) -> replica_pb2.InquireResponse:
         """What it says of itself, by name or UUID of the volume."""
+        await self._open_again()
         for node in self.nodes.values():
             if node.file.identity.name == request.volume:
                 return replica_pb2.InquireResponse(replica=node.report())
@@ -269,6 +299,7 @@ class WitnessHost:
 
     async def promise(self, request: replica_pb2.PromiseRequest) -> replica_pb2.PromiseResponse:
         """Promise an epoch to a target instance; it takes no words of lower epochs from then on."""
+        await self._open_again()
         node = self.node(request.volume_uuid, request.replica_uuid)
         node.file.check_usable()
         check_promise(request)
@@ -290,6 +321,7 @@ class WitnessHost:
 
         Raises ForeignReplicaError, CorruptError, and OrderError where it is not founded.
         """
+        await self._open_again()
         orders = request.orders
         node = self.node(orders.volume_uuid, orders.replica_uuid)
         node.file.check_usable()
@@ -305,6 +337,7 @@ class WitnessHost:
 
         Raises InputError where it cannot be so, and what the fence raises.
         """
+        await self._open_again()
         orders, configuration = request.orders, request.configuration
         node = self.node(orders.volume_uuid, orders.replica_uuid)
         members = {one.replica_uuid for one in configuration.members if not one.witness}
@@ -333,7 +366,9 @@ class WitnessHost:
         self._lock.close()
 
     def node(self, volume_uuid: str, replica_uuid: str) -> WitnessNode:
-        """The one that is meant; raises UnknownVolumeError, ForeignReplicaError, CorruptError."""
+        """The one that is meant; raises UnknownVolumeError, ForeignReplicaError, CorruptError, and
+        NoSpaceError where it could not be opened yet for want of space.
+        """
         node = self._node(volume_uuid)
         node.check_identity(volume_uuid, replica_uuid)
         return node
@@ -348,6 +383,8 @@ class WitnessHost:
         return node
 
     def _check_not_failed(self, volume_uuid: str) -> None:
+        if volume_uuid in self._found_full:
+            raise NoSpaceError(self.failed[volume_uuid])
         if volume_uuid in self.failed:
             raise CorruptError(
                 f"the witness of volume {volume_uuid} could not be opened: "
@@ -360,17 +397,42 @@ class WitnessHost:
 
     async def _open_all(self) -> None:
         for name in self._filesystem.list(self.path):
-            if not name.endswith(SUFFIX):
-                continue
-            volume_uuid = name.removesuffix(SUFFIX)
-            path = self.path / name
-            try:
-                file = await WitnessFile.open(self._filesystem, path, self._marks, self._boot_id)
-            except (CstorError, OSError) as error:
-                self.failed[volume_uuid] = str(error)
-                log.error("witness_not_opened", volume=volume_uuid, reason=str(error))
-            else:
-                self.nodes[file.identity.volume_uuid] = WitnessNode(file, self._clock)
+            if name.endswith(SUFFIX):
+                await self._open_one(name.removesuffix(SUFFIX))
+
+    async def _open_again(self) -> None:
+        """Open those that found no space before, when somebody asks for one.
+
+        They answer nothing before they could be written: what was read may not be on stable
+        storage yet.
+        """
+        if self._found_full and self._clock.monotonic() >= self._try_again_s:
+            self._try_again_s = self._clock.monotonic() + TRY_AGAIN_S
+            async with self._naming:
+                for volume_uuid in list(self._found_full):
+                    if await self._open_one(volume_uuid):
+                        log.info("witness_opened_again", volume=volume_uuid)
+
+    async def _open_one(self, volume_uuid: str) -> bool:
+        """Open a file, or note why it cannot be; whether it is open."""
+        was_full, path = volume_uuid in self._found_full, self._file(volume_uuid)
+        try:
+            file = await WitnessFile.open(self._filesystem, path, self._marks, self._boot_id)
+        except NoSpaceError as error:
+            self._found_full.add(volume_uuid)
+            self.failed[volume_uuid] = f"{error}; it is tried again when a target asks"
+        except (CstorError, OSError) as error:
+            self._found_full.discard(volume_uuid)
+            self.failed[volume_uuid] = str(error)
+        else:
+            self._found_full.discard(volume_uuid)
+            self.failed.pop(volume_uuid, None)
+            self.nodes[file.identity.volume_uuid] = WitnessNode(file, self._clock)
+            return True
+        if not (was_full and volume_uuid in self._found_full):
+            reason = self.failed[volume_uuid]
+            log.error("witness_not_opened", volume=volume_uuid, reason=reason)
+        return False
 
 
 async def _identity(filesystem: Filesystem, file: Path, new_uuid: Callable[[], str]) -> str:

@@ -31,7 +31,7 @@ from cstor_target.volume.order import Order
 from cstor_target.volume.quorum import write_quorum
 from cstor_target.volume.roster import Roster
 from cstor_target.volume.tenure import Tenure
-from cstor_target.volume.witness import COPIES, witness_of
+from cstor_target.volume.witness import COPIES, Told, witness_of
 
 _POLL_S = 0.05
 _QUORUM_S_MAX = 10.0
@@ -66,9 +66,12 @@ class Changes:
         self._link_to = link_to
         self._keep = keep
         self._when_leased = when_leased
+        self._known_origin: volume_pb2.CloneOrigin | None = None
+        self._told: dict[str, Told] = {}
+        """What new witnesses were told, by UUID, whatever became of them."""
         self._lasting = Lasting()
         self._one_at_a_time = asyncio.Lock()
-        """What operators ask for, which may take long."""
+        """What operators ask for that adds or lets go, which may take long."""
         self._one_entry = asyncio.Lock()
 
     async def add(self, address: str, *, same_host: bool = False) -> str:
@@ -132,47 +135,53 @@ class Changes:
         """Find a member, named by UUID or by the address that it had, at another address; its UUID.
 
         It is looked for there at once, and by whoever opens the volume later.  Done already, it is
-        found done.  Raises InputError where it is none, or not there; UnknownVolumeError where
-        nothing of the volume is there; UnavailableError where nobody answers, or too few replicas
-        are in sync to have that written down.
+        found done.  Nobody who adds or removes waits for it, nor it for them: only the entry that
+        writes it down has its turn.  Raises InputError where it is none, or not there;
+        UnknownVolumeError where nothing of the volume is there; UnavailableError where nobody
+        answers, or too few replicas are in sync to have that written down.
         """
-        async with self._one_at_a_time:
-            member = self._named(replica) or self._named(address)
-            if member is None:
-                raise InputError(
-                    f"the volume has no replica {replica!r}: `cstor replica list` shows those it "
-                    "has"
-                )
-            link = self._link_to(address)
-            found = await link.inquire(self._tenure.identity.volume_uuid)
-            if found.replica_uuid != member.replica_uuid:
-                raise InputError(
-                    f"at {address} there is replica {found.replica_uuid} of the volume, and not "
-                    f"{member.replica_uuid}: a new one takes its place by `cstor replica replace`"
-                )
-            if member.link is not link:
-                member.link = link
-                self._events("member_moved", member.facts())
-            await self._until_quorum()
-            await self._lasting.run(self.write_addresses_down())
-            return member.replica_uuid
+        member = self._named(replica) or self._named(address)
+        if member is None:
+            raise InputError(
+                f"the volume has no replica {replica!r}: `cstor replica list` shows those it has"
+            )
+        link = self._link_to(address)
+        found = await link.inquire(self._tenure.identity.volume_uuid)
+        if found.replica_uuid != member.replica_uuid:
+            raise InputError(
+                f"at {address} there is replica {found.replica_uuid} of the volume, and not "
+                f"{member.replica_uuid}: a new one takes its place by `cstor replica replace`"
+            )
+        if member not in self._roster.members:
+            raise InputError(f"replica {member.name} has just been removed from the volume")
+        if member.link is not link:
+            member.link = link
+            self._events("member_moved", member.facts())
+        await self._until_quorum()
+        await self._lasting.run(self.write_addresses_down())
+        return member.replica_uuid
 
     async def write_addresses_down(self) -> None:
         """Have the configuration name members where they are found, if it does not.
 
         Raises UnavailableError where no quorum is in sync.
         """
-        found = {one.replica_uuid: one.link.address for one in self._roster.members}
 
         def edit(configuration: Configuration) -> None:
+            places = self._places()
             for one in configuration.members:
-                one.address = found.get(one.replica_uuid, one.address)
+                one.address = places.get(one.replica_uuid, one.address)
 
+        places = self._places()
         if any(
-            found.get(one.replica_uuid, one.address) != one.address
+            places.get(one.replica_uuid, one.address) != one.address
             for one in self._tenure.configuration.members
         ):
             await self._change(edit)
+
+    def _places(self) -> dict[str, str]:
+        """Where members are found, by UUID."""
+        return {one.replica_uuid: one.link.address for one in self._roster.members}
 
     def _named(self, replica: str) -> Member | None:
         """The member with a UUID, or with an address, be it where it is or where it was."""
@@ -321,15 +330,16 @@ class Changes:
         it cleared away, and knows it by its UUID.
         """
         link = self._link_to(address)
-        report = await link.create(self._tenure.identity)
+        origin = self._origin()
+        report = await link.create(self._tenure.identity, origin)
         is_new = report.state == replica_pb2.REPLICA_STATE_UNFOUNDED
-        if is_new and report.origin.volume_uuid:
+        if is_new and report.origin.base_replica_uuids:
             await link.delete(
                 replica_pb2.DeleteReplicaRequest(
                     volume_uuid=self._tenure.identity.volume_uuid, replica_uuid=report.replica_uuid
                 )
             )
-            report = await link.create(self._tenure.identity)
+            report = await link.create(self._tenure.identity, origin)
         if not self._may_be_taken_up(report):
             raise InputError(
                 f"at {address} there is a replica of this volume that holds something, and is none "
@@ -340,12 +350,23 @@ class Changes:
         learner = Member(link)
         learner.replica_uuid = report.replica_uuid
         learner.is_learner, learner.is_witness = True, is_witness
+        learner.told = self._told[report.replica_uuid] = Told(self._told.get(report.replica_uuid))
         learner.standing, learner.reason = Standing.LEARNER, "it is being made"
         if report.state == replica_pb2.REPLICA_STATE_UNFOUNDED:
             self._events("learner_added", learner.facts())
         else:
             self._events("learner_taken_up", learner.facts())
         return learner
+
+    def _origin(self) -> volume_pb2.CloneOrigin | None:
+        """What the volume is a clone of, by what a member has said; None where it is none.
+
+        Those that are added hold it too, so that the clone is known when the others are gone.
+        """
+        for member in self._roster.members:
+            if member.report is not None and member.report.origin.volume_uuid:
+                self._known_origin = member.report.origin
+        return self._known_origin
 
     def _may_be_taken_up(self, report: replica_pb2.ReplicaReport) -> bool:
         """Whether a replica that is no member is a learner, whoever began to bring it in.

@@ -53,30 +53,40 @@ def plan_clone(
 ) -> ClonePlan:
     """What is there of a clone in these pools, by the addresses of their daemons.
 
-    Raises AlreadyExistsError where the name is that of something else.
+    A replica that was added to the clone since counts as well; one that a release without
+    `CreateReplicaRequest.origin` added does, as long as another one says what it is a replica of.
+    Raises AlreadyExistsError where the name is that of something else, and where nobody who tells
+    of the clone knows its members.
     """
-    named = [
-        (address, replica)
-        for address, pool in pools.items()
-        for replica in pool.replicas
-        if replica.identity.name == wanted.name
-    ]
+    named = _called(wanted.name, pools)
     founded = [(at, replica) for at, replica in named if replica.configuration.members]
-    made = [(at, replica) for at, replica in named if not _was_added(replica, founded)]
-    for address, replica in made:
-        _check_origin(wanted, address, replica)
-        if replica.configuration.members and replica.origin.snapshot_seq != wanted.snapshot_seq:
+    coming = [(at, replica) for at, replica in named if _is_coming(replica)]
+    origins = {
+        replica.identity.volume_uuid: replica.origin
+        for _, replica in (*founded, *coming)
+        if replica.origin.volume_uuid
+    }
+    for address, replica in named:
+        origin = origins.get(replica.identity.volume_uuid, replica.origin)
+        _check_origin(wanted, address, replica, origin)
+        if not _is_half_made(replica) and origin.snapshot_seq != wanted.snapshot_seq:
             raise AlreadyExistsError(
                 f"{address} has a clone {wanted.name} of an earlier snapshot "
                 f"{wanted.snapshot!r}: choose another name"
             )
-    half_made = [(at, replica) for at, replica in made if not replica.configuration.members]
+    half_made = [one for one in named if _is_half_made(one[1])]
     if founded:
         replica = max((one for _, one in founded), key=lambda one: one.configuration.number)
         volume_uuid, configuration = replica.identity.volume_uuid, replica.configuration
         members = {member.replica_uuid for member in configuration.members}
         left = [one for one in half_made if one[1].replica_uuid not in members]
         return ClonePlan(volume_uuid, configuration, _leftovers(left))
+    for address, replica in coming:
+        raise AlreadyExistsError(
+            f"{address} has a replica that is being added to a clone {wanted.name} of this "
+            f"snapshot, {replica.identity.volume_uuid}, whose members are elsewhere: the clone is "
+            "there; ask again when the replica is a member, or choose another name"
+        )
     fitting = Counter(
         replica.identity.volume_uuid for _, replica in half_made if _fits(wanted, replica)
     )
@@ -85,15 +95,29 @@ def plan_clone(
     return ClonePlan(volume_uuid, None, _leftovers(left))
 
 
-def _was_added(
-    replica: replica_pb2.ReplicaReport, founded: list[tuple[str, replica_pb2.ReplicaReport]]
-) -> bool:
-    """Whether a replica has been added to a clone that one of the founded ones was made of: it was
-    brought to what the others held, and says nothing of a snapshot.
+def _called(
+    name: str, pools: Mapping[str, replica_pb2.DescribePoolResponse]
+) -> list[tuple[str, replica_pb2.ReplicaReport]]:
+    return [
+        (address, replica)
+        for address, pool in pools.items()
+        for replica in pool.replicas
+        if replica.identity.name == name
+    ]
+
+
+def _is_half_made(replica: replica_pb2.ReplicaReport) -> bool:
+    """Whether it was made of a snapshot, and nobody can have used it yet."""
+    return bool(replica.origin.base_replica_uuids) and not replica.configuration.members
+
+
+def _is_coming(replica: replica_pb2.ReplicaReport) -> bool:
+    """Whether it is being added to a clone: it shares no data with what that is a clone of, and has
+    not heard yet who the members are.
     """
-    uuid = replica.identity.volume_uuid
-    return not replica.origin.volume_uuid and any(
-        one.identity.volume_uuid == uuid and one.origin.volume_uuid for _, one in founded
+    is_of_a_clone = bool(replica.origin.volume_uuid)
+    return is_of_a_clone and not (
+        replica.origin.base_replica_uuids or replica.configuration.members
     )
 
 
@@ -109,14 +133,9 @@ def half_made(
     """What is half-made in these pools of clones of that name, of snapshots of a volume; nothing
     where some replica of one is founded, which is to be finished.
     """
-    named = [
-        (address, replica)
-        for address, pool in pools.items()
-        for replica in pool.replicas
-        if replica.identity.name == name and replica.origin.volume_uuid == volume_uuid
-    ]
-    founded = {one.identity.volume_uuid for _, one in named if one.configuration.members}
-    return _leftovers([one for one in named if one[1].identity.volume_uuid not in founded])
+    named = [one for one in _called(name, pools) if one[1].origin.volume_uuid == volume_uuid]
+    whole = {one.identity.volume_uuid for _, one in named if not _is_half_made(one)}
+    return _leftovers([one for one in named if one[1].identity.volume_uuid not in whole])
 
 
 def is_opened(replica: replica_pb2.ReplicaReport) -> bool:
@@ -130,13 +149,32 @@ def is_opened(replica: replica_pb2.ReplicaReport) -> bool:
     )
 
 
-def _check_origin(wanted: WantedClone, address: str, replica: replica_pb2.ReplicaReport) -> None:
-    origin = replica.origin
+def replicas_of(
+    volume_uuid: str, pools: Mapping[str, replica_pb2.DescribePoolResponse]
+) -> dict[str, replica_pb2.ReplicaReport]:
+    """What these pools have of a clone, by the addresses of their daemons: an address in its
+    configuration only says where a replica was.
+    """
+    return {
+        address: replica
+        for address, pool in pools.items()
+        for replica in pool.replicas
+        if replica.identity.volume_uuid == volume_uuid
+    }
+
+
+def _check_origin(
+    wanted: WantedClone,
+    address: str,
+    replica: replica_pb2.ReplicaReport,
+    origin: volume_pb2.CloneOrigin,
+) -> None:
     if (origin.volume_uuid, origin.snapshot) == (wanted.volume_uuid, wanted.snapshot):
         return
     what = f"a clone of snapshot {origin.snapshot!r}" if origin.snapshot else "a volume"
+    uuid = replica.identity.volume_uuid
     raise AlreadyExistsError(
-        f"{address} has {what} that is called {wanted.name} already: choose another name"
+        f"{address} has {what} that is called {wanted.name} already, {uuid}: choose another name"
     )
 
 

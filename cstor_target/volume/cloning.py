@@ -10,11 +10,17 @@ finished when it is asked for again (see `clone_plan`).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from cstor_core.clock import Clock
-from cstor_core.errors import CstorError, InputError, UnavailableError, UnknownSnapshotError
+from cstor_core.errors import (
+    AlreadyExistsError,
+    CstorError,
+    InputError,
+    UnavailableError,
+    UnknownSnapshotError,
+)
 from cstor_core.generated.cstor.v1 import replica_pb2, volume_pb2
 from cstor_core.names import check_volume_name
 from cstor_target.volume.clone_plan import (
@@ -23,6 +29,7 @@ from cstor_target.volume.clone_plan import (
     half_made,
     is_opened,
     plan_clone,
+    replicas_of,
 )
 from cstor_target.volume.events import EventSink
 from cstor_target.volume.lease import Lease
@@ -73,11 +80,18 @@ class Cloning:
         self._one_at_a_time = asyncio.Lock()
 
     async def clone(
-        self, snapshot: str, name: str, fresh_uuid: str, *, read_only: bool = False
+        self,
+        snapshot: str,
+        name: str,
+        fresh_uuid: str,
+        *,
+        read_only: bool = False,
+        beside: str = "",
     ) -> Clone:
         """Make a clone of a snapshot, finish one that was begun, or find the one that is there.
 
-        `fresh_uuid` becomes that of the clone where there is nothing of it yet.  Raises InputError
+        `fresh_uuid` becomes that of the clone where there is nothing of it yet; `beside` is the
+        UUID of a volume of that name that this process serves, if it does.  Raises InputError
         for a name that no volume can have, UnknownSnapshotError, AlreadyExistsError where something
         else is called so, NoSpaceError, and UnavailableError where it cannot be made now.
         """
@@ -88,11 +102,18 @@ class Cloning:
             wanted = WantedClone(name, parent.volume_uuid, snapshot, seq, read_only)
             if name == parent.name:
                 raise InputError(f"the volume itself is called {name}: choose another name")
-            plan = plan_clone(wanted, await self._pools())
+            pools = await self._pools()
+            plan = plan_clone(wanted, pools)
+            if beside not in ("", plan.volume_uuid):
+                raise AlreadyExistsError(
+                    f"this target serves a volume that is called {name} already, {beside}, and the "
+                    "pools of this volume's members have none of its replicas: choose another name"
+                )
             await self._clear(plan.leftovers)
             if plan.configuration is not None:
-                identity = await self._finish(plan.volume_uuid, plan.configuration)
-                return self._made(identity, plan.configuration)
+                there = replicas_of(plan.volume_uuid, pools)
+                identity = await self._finish(plan.volume_uuid, plan.configuration, there)
+                return self._made(identity, plan.configuration, there)
             identity = self._identity_of(wanted, parent, plan.volume_uuid or fresh_uuid)
             try:
                 configuration = await self._make(wanted, identity)
@@ -100,9 +121,9 @@ class Cloning:
                 await self._discard(name)
                 raise
             self._check_reign()
-            await self._finish(identity.volume_uuid, configuration)
+            await self._finish(identity.volume_uuid, configuration, {})
             self._events("cloned", {"snapshot": snapshot, "clone": name})
-            return self._made(identity, configuration)
+            return self._made(identity, configuration, {})
 
     async def half_made(self, name: str) -> int:
         """How many replicas of a clone of that name are half-made; raises as `discard` does."""
@@ -243,44 +264,78 @@ class Cloning:
             )
 
     async def _finish(
-        self, volume_uuid: str, configuration: volume_pb2.Configuration
+        self,
+        volume_uuid: str,
+        configuration: volume_pb2.Configuration,
+        there: Mapping[str, replica_pb2.ReplicaReport],
     ) -> volume_pb2.VolumeIdentity:
         """Have all members of the clone store the founding configuration; what the clone is.
 
-        One that has been opened was founded, whoever of its members answers now.
+        `there` is what the pools have said of it, by address: a daemon may have moved since the
+        clone was made.  Nobody else than who is meant counts as a member that is founded.  One that
+        has been opened was founded, whoever of its members answers now.
         """
+        if opened := [report for report in there.values() if is_opened(report)]:
+            return opened[0].identity
         request = replica_pb2.FoundReplicaRequest(
             volume_uuid=volume_uuid, configuration=configuration
         )
         members = configuration.members
-        links = [self._link_to(member.address) for member in members]
+        places = _places(there)
+        links = [self._link_to(places.get(one.replica_uuid, one.address)) for one in members]
         reports = await asyncio.gather(
             *(link.inquire(volume_uuid) for link in links), return_exceptions=True
         )
         heard = [report for report in reports if isinstance(report, replica_pb2.ReplicaReport)]
         if any(is_opened(report) for report in heard):
             return heard[0].identity
-        for link, report in zip(links, reports, strict=True):
+        for member, link, report in zip(members, links, reports, strict=True):
             if isinstance(report, BaseException):
                 raise _not_founded(link, report) from report
+            _check_meant(member, link, report)
+        for member, link, report in zip(members, links, heard, strict=True):
             if report.configuration.members:
                 continue
             try:
-                await link.found(request)
+                founded = await link.found(request)
             except CstorError as error:
                 raise _not_founded(link, error) from error
+            _check_meant(member, link, founded)
         return heard[0].identity
 
     def _made(
-        self, identity: volume_pb2.VolumeIdentity, configuration: volume_pb2.Configuration
+        self,
+        identity: volume_pb2.VolumeIdentity,
+        configuration: volume_pb2.Configuration,
+        there: Mapping[str, replica_pb2.ReplicaReport],
     ) -> Clone:
-        beside = {member.address for member in configuration.members}
+        places = _places(there)
+        beside = {places.get(one.replica_uuid, one.address) for one in configuration.members}
         left_out = tuple(
             volume_pb2.Member(replica_uuid=member.replica_uuid, address=member.link.address)
             for member in self._roster.members
             if member.link.address not in beside and not member.is_witness
         )
         return Clone(identity, configuration, left_out)
+
+
+def _places(there: Mapping[str, replica_pb2.ReplicaReport]) -> dict[str, str]:
+    """Where replicas are now, by UUID."""
+    return {report.replica_uuid: address for address, report in there.items()}
+
+
+def _check_meant(
+    member: volume_pb2.Member, link: ReplicaLink, report: replica_pb2.ReplicaReport
+) -> None:
+    """Raise UnavailableError where another replica of the clone answers than the one that is meant:
+    what it holds says nothing of that one.
+    """
+    if report.replica_uuid != member.replica_uuid:
+        raise UnavailableError(
+            f"the clone has been made, and is not founded yet everywhere: at {link.address} there "
+            f"is its replica {report.replica_uuid} now, and not {member.replica_uuid}; start the "
+            "daemon that has that one, say where it is (cstor replica move), and ask again"
+        )
 
 
 def _not_founded(link: ReplicaLink, error: BaseException) -> UnavailableError:

@@ -23,7 +23,11 @@ class ReplicaLink(Protocol):
     async def inquire(self, volume: str) -> replica_pb2.ReplicaReport:
         """A question without effect, by name or UUID of the volume."""
 
-    async def create(self, identity: volume_pb2.VolumeIdentity) -> replica_pb2.ReplicaReport:
+    async def create(
+        self,
+        identity: volume_pb2.VolumeIdentity,
+        origin: volume_pb2.CloneOrigin | None = None,
+    ) -> replica_pb2.ReplicaReport:
         """Have the daemon make an empty replica, or find the one that it has of the volume."""
 
     async def clone(self, request: replica_pb2.CloneReplicaRequest) -> replica_pb2.ReplicaReport:

@@ -70,10 +70,14 @@ def is_learner(report: Report, history: History) -> bool:
     """Whether a replica that is no member was brought to the volume as a new one, and has never
     been a member in this history, which is the volume's.
 
-    An entry that the history dropped has made nobody one.
+    An entry that the history dropped has made nobody one.  A witness that was one has been told of
+    itself among the members, and holds that for good.
     """
     if report.state == replica_pb2.REPLICA_STATE_UNFOUNDED:
         return True
+    if report.witness:
+        named = {one.replica_uuid for one in report.configuration.members}
+        return can_vote(report) and report.replica_uuid not in named
     was_made_one = report.HasField("member_by") and history.holds(reign_from(report.member_by))
     return can_vote(report) and report.learner and not was_made_one
 

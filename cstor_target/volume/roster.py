@@ -286,11 +286,20 @@ class Roster:
             or witness.told.configuration_number >= change.configuration.number
         )
 
-    def configuration_to_tell(self) -> volume_pb2.Configuration:
-        """What a witness is told: one that a data member has on stable storage."""
+    def configuration_to_tell(self, witness: Member) -> volume_pb2.Configuration:
+        """What a witness is told: one that a data member has on stable storage.
+
+        One that is let go goes on holding that it was a member: it can never be one again.
+        """
         change = self._change
-        if change is not None and any(
-            member.durable_seq >= change.seq for member in self.in_sync if member in change.after
+        if (
+            change is not None
+            and witness in change.after
+            and any(
+                member.durable_seq >= change.seq
+                for member in self.in_sync
+                if member in change.after
+            )
         ):
             return change.configuration
         return self.configuration

@@ -106,8 +106,12 @@ class Told:
     Between a word and its answer it may hold the last one or one before.
     """
 
-    def __init__(self) -> None:
-        self._number = 0
+    def __init__(self, before: Told | None = None) -> None:
+        """`before` is what it was told under this epoch when somebody asked for it as a new member,
+        which broke off: words of that may still be on their way, so numbers go on behind them, and
+        what it holds is not known.
+        """
+        self._number: int = before._number if before is not None else 0
         self._possible: list[tuple[int, Attestation]] = [(0, Attestation())]
         """Ascending by number: any of these may be what it holds."""
 

@@ -128,7 +128,9 @@ class Witnessing:
     async def _tell(self, member: Member, told: Told) -> float:
         """Tell it what it should hold; how long to wait before the next look."""
         roster = self._roster
-        configuration = roster.configuration_to_tell()
+        if member not in roster.receivers:
+            return _POLL_S  # it was given up meanwhile, and somebody else may tell it by now
+        configuration = roster.configuration_to_tell(member)
         wanted = self._wanted(configuration)
         if wanted is None:
             return _POLL_S if roster.in_sync else _LOOK_AGAIN_S

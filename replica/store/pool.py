@@ -108,9 +108,14 @@ class Pool:
             raise
         return pool
 
-    async def create(self, identity: volume_pb2.VolumeIdentity) -> ReplicaStore:
+    async def create(
+        self,
+        identity: volume_pb2.VolumeIdentity,
+        origin: volume_pb2.CloneOrigin | None = None,
+    ) -> ReplicaStore:
         """Make an empty replica; the one that is there, where the volume is the same.
 
+        `origin` says where a clone comes from that the replica is added to; it names no bases.
         Raises InputError where the identity is no valid one or another than the stored one,
         NoSpaceError.
         """
@@ -128,7 +133,9 @@ class Pool:
             fresh = self._fresh(directory_name)
             try:
                 await ReplicaStore.create(
-                    self._filesystem, fresh, identity, self._new_uuid(), self._boot_id, self._limits
+                    *(self._filesystem, fresh, identity, self._new_uuid(), self._boot_id),
+                    self._limits,
+                    origin,
                 )
                 return await self._take_in(directory_name)
             except OSError as error:
@@ -153,10 +160,9 @@ class Pool:
             present = self.replicas.get(identity.volume_uuid)
             if present is not None:
                 origin = present.origin or volume_pb2.CloneOrigin()
-                if present.identity == identity and (origin.volume_uuid, origin.snapshot) == (
-                    volume_uuid,
-                    snapshot,
-                ):
+                is_made = bool(origin.base_replica_uuids)  # and not added later, with nothing in it
+                is_same = (origin.volume_uuid, origin.snapshot) == (volume_uuid, snapshot)
+                if present.identity == identity and is_made and is_same:
                     return present
                 raise InputError(
                     f"the pool {self.path} holds a replica of volume {identity.volume_uuid} that "

@@ -114,9 +114,13 @@ class ReplicaStore(StoreFacts):
         replica_uuid: str,
         boot_id: str,
         limits: StoreLimits,
+        origin: volume_pb2.CloneOrigin | None = None,
     ) -> None:
         """Make the files of a new, empty replica, durably.  Raises OSError."""
-        await make_files(filesystem, directory, identity, replica_uuid, State(boot_id), limits)
+        state = State(boot_id)
+        await make_files(
+            filesystem, directory, identity, replica_uuid, state, limits, origin=origin
+        )
 
     @classmethod
     async def open(

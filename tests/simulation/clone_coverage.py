@@ -84,11 +84,18 @@ def _changed(name: str) -> Tell:
     return told
 
 
-def _planned(outcome: Any, *_: Any) -> list[str]:
+def _planned(outcome: Any, wanted: Any, pools: Any) -> list[str]:
     if isinstance(outcome, CstorError):
         return ["clone: refused, its name is taken"]
     configuration = outcome.configuration
+    is_added = all(
+        not replica.origin.base_replica_uuids
+        for pool in pools.values()
+        for replica in pool.replicas
+        if replica.identity.name == wanted.name
+    )
     found = {
+        "clone: is found by those that were added to it": configuration and is_added,
         "clone: is asked for behind a change": configuration and configuration.number > 1,
         "clone: finds one that is founded": configuration is not None,
         "clone: goes on with what is half-made": outcome.volume_uuid and configuration is None,

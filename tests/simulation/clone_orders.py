@@ -94,10 +94,15 @@ class Clone:
         return [name for name, node in nodes if node is not None and node.store.short]
 
     def is_findable(self, cluster: Cluster) -> bool:
-        """Whether the pools of any quorum of what it is a clone of have it from its making."""
+        """Whether the pools of any quorum of what it is a clone of have it, from its making or
+        since a replica was added there that is a member for certain.
+        """
         of_parent = (cluster if self.parent is None else self.parent).configurations
-        machines = map(cluster.machine, self.originals)
-        there = [one.name for one in machines if one.disk is self.originals[one.name]]
+        members = set.intersection(*map(set, self.configurations.possible()))
+        added = {name: disk for name, disk in self.disks.items() if name in members}
+        machines = map(cluster.machine, [*self.originals, *added])
+        known = {**self.originals, **added}
+        there = {one.name for one in machines if one.disk is known[one.name]}
         return all(
             sum(name in there for name in names) > len(names) - write_quorum(len(names))
             for names in of_parent.possible()

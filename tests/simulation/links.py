@@ -34,8 +34,12 @@ class SimulatedLink:
         request = replica_pb2.InquireRequest(volume=volume)
         return (await self._call(lambda host: host.inquire(request))).replica
 
-    async def create(self, identity: volume_pb2.VolumeIdentity) -> replica_pb2.ReplicaReport:
-        request = replica_pb2.CreateReplicaRequest(identity=identity)
+    async def create(
+        self,
+        identity: volume_pb2.VolumeIdentity,
+        origin: volume_pb2.CloneOrigin | None = None,
+    ) -> replica_pb2.ReplicaReport:
+        request = replica_pb2.CreateReplicaRequest(identity=identity, origin=origin)
         return (await self._call(lambda host: host.create_replica(request))).replica
 
     async def clone(self, request: replica_pb2.CloneReplicaRequest) -> replica_pb2.ReplicaReport:

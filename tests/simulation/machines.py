@@ -126,9 +126,10 @@ class Machine:
     @property
     def could_not_open(self) -> bool:
         """Whether its daemon runs, could not open what it has, and does not try again."""
-        if isinstance(self.host, ReplicaHost):
-            return bool(self.host.failed) and not self.host._pool.found_full
-        return self.host is not None and bool(self.host.failed)
+        if self.host is None or not self.host.failed:
+            return False
+        found_full = self.host if isinstance(self.host, WitnessHost) else self.host._pool
+        return not found_full.found_full
 
     def kill(self) -> None:
         """End the daemon, as SIGKILL does."""

@@ -100,6 +100,27 @@ async def test_a_clone_is_made_founded_and_outlives_its_volume(tmp_path: Path) -
     assert replica["shared_bytes"] == replica["used_bytes"] == 600 * 4096
 
 
+async def test_replica_that_is_added_to_a_clone_says_what_that_is_of(tmp_path: Path) -> None:
+    request = replica_pb2.CreateReplicaRequest(
+        identity=clone_request().clone,
+        origin=volume_pb2.CloneOrigin(
+            volume_uuid=UUID, snapshot="first", snapshot_seq=602, base_replica_uuids=[UUID]
+        ),
+    )
+    for _ in range(2):
+        daemon = Daemon(tmp_path / "pool")
+        try:
+            client = Client((await daemon.ready())["grpc"])
+            origin = (await client.stub.CreateReplica(request)).replica.origin
+            assert (origin.volume_uuid, origin.snapshot, origin.snapshot_seq) == (
+                *(UUID, "first"),
+                602,
+            )
+            assert not origin.base_replica_uuids, "it has nobody's data files"
+        finally:
+            assert daemon.end(signal.SIGTERM) == 0
+
+
 async def test_what_cannot_be_cloned_or_deleted_is_told(tmp_path: Path) -> None:
     daemon = Daemon(tmp_path / "pool")
     try:

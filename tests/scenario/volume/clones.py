@@ -17,8 +17,7 @@ class Clones:
     def __init__(self) -> None:
         self.pools: dict[str, dict[str, Disk]] = {}
         """By address, and by UUID of the clone."""
-        self.origins: dict[str, volume_pb2.CloneOrigin] = {}
-        """By UUID of the replica."""
+        self._made = 0
         self.calls = 0
         self.on_call: Callable[[int], None] = lambda number: None
         """Told of each call that changed something, from 1 on, before it is answered."""
@@ -58,17 +57,18 @@ class Clones:
             raise InputError(f"the pool has a volume {wanted.name} already")
         if wanted.volume_uuid not in pool:
             snapshot, blocks = parent.disk.snapshots[request.snapshot]
-            number = len(self.origins) + 1
-            disk = Disk(f"clone-{number}", wanted, volume_pb2.Configuration())
+            self._made += 1
+            disk = Disk(f"clone-{self._made}", wanted, volume_pb2.Configuration())
             disk.blocks = dict(blocks)
             disk.history = parent.disk.history.up_to(snapshot.seq)
             disk.applied_seq = snapshot.seq
             disk.properties.read_only = request.read_only and self.knows_read_only
             disk.promised_epoch = disk.history.end.epoch
-            self.origins[disk.replica_uuid] = volume_pb2.CloneOrigin(
+            disk.origin = volume_pb2.CloneOrigin(
                 volume_uuid=request.volume_uuid,
                 snapshot=snapshot.name,
                 snapshot_seq=snapshot.seq,
+                base_replica_uuids=[parent.disk.replica_uuid],
             )
             pool[wanted.volume_uuid] = disk
             self._called()
@@ -99,6 +99,5 @@ class Clones:
 
     def _report(self, address: str, disk: Disk) -> replica_pb2.ReplicaReport:
         report = Replica(address, disk).report()
-        report.origin.CopyFrom(self.origins[disk.replica_uuid])
         assert history_from(report.history) == disk.history
         return report

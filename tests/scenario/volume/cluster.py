@@ -119,9 +119,10 @@ class SimulatedLink:
         clone = self._cluster.clones.inquire(self.address, volume)
         return clone or self.replica.report()
 
-    async def create(self, identity: volume_pb2.VolumeIdentity) -> replica_pb2.ReplicaReport:
+    async def create(self, identity: Any, origin: Any = None) -> replica_pb2.ReplicaReport:
         await self._travel()
         self.replica.check_reachable()
+        self.replica.disk.add_to(origin)
         return self.replica.report()
 
     async def delete(self, request: replica_pb2.DeleteReplicaRequest) -> None:

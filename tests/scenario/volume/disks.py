@@ -57,6 +57,13 @@ class Disk:
     tail: dict[int, FrameEntry] = field(default_factory=dict)
     """Recent entries by the seq that they begin with."""
 
+    def add_to(self, origin: volume_pb2.CloneOrigin | None) -> None:
+        """Be a replica that is added to a clone, where it is none of anything yet."""
+        if origin is not None and self.origin is None:
+            self.origin = volume_pb2.CloneOrigin()
+            self.origin.CopyFrom(origin)
+            del self.origin.base_replica_uuids[:]
+
     def operate(self, operation: volume_pb2.Operation) -> None:
         """Apply an ordered operation."""
         self.operations_seq = operation.seq

@@ -13,6 +13,7 @@ from cstor_core.errors import (
     UnknownSnapshotError,
     UnknownVolumeError,
 )
+from cstor_core.generated.cstor.v1 import volume_pb2
 from cstor_core.units import BLOCK_BYTES
 from cstor_target.volume.backing import Failure
 from tests.scenario.volume.cluster import Cluster, SimulatedLink, Target, block_of, until
@@ -210,6 +211,118 @@ def test_disk_that_is_wiped_before_the_clone_is_founded_is_a_reason_to_ask_again
                 await target.engine.cloning.clone("s", "copy", FRESH.format(1))
         clone = await target.engine.cloning.clone("s", "copy", FRESH.format(2))
         assert clone.identity.volume_uuid == FRESH.format(1)
+
+    play(scenario())
+
+
+async def half_founded(cluster: Cluster) -> tuple[Target, volume_pb2.Configuration]:
+    """A target whose clone "copy" the first of its members has been founded with, and no other."""
+    target = await with_snapshot(cluster)
+    cluster.clones.on_call = lambda number: target.kill() if number == 4 else None
+    asking = asyncio.ensure_future(target.engine.cloning.clone("s", "copy", FRESH.format(1)))
+    await until(lambda: cluster.clones.calls == 4)
+    asking.cancel()
+    pools = (cluster.clones.at(replica.address) for replica in cluster.replicas)
+    (founded,) = (
+        pool[FRESH.format(1)].configuration
+        for pool in pools
+        if pool[FRESH.format(1)].configuration.members
+    )
+    return target, founded
+
+
+def test_nobody_but_the_replica_that_is_meant_counts_as_a_founded_one() -> None:
+    """The address of one leads to the daemon of another, as a name may."""
+
+    async def scenario() -> None:
+        cluster = Cluster()
+        _, founded = await half_founded(cluster)
+        target = await cluster.serving_target()
+        await target.healthy()
+        first, last = cluster.replicas[0].address, cluster.replicas[2].address
+        pools = cluster.clones.pools
+        meant, pools[last] = pools[last], pools[first]
+        for _ in range(2):
+            with pytest.raises(UnavailableError, match=r"now, and not .* and ask again"):
+                await target.engine.cloning.clone("s", "copy", FRESH.format(2))
+        assert not meant[FRESH.format(1)].configuration.members
+        pools[last] = meant
+        clone = await target.engine.cloning.clone("s", "copy", FRESH.format(2))
+        assert clone.configuration == founded
+        assert meant[FRESH.format(1)].configuration == founded
+        await assert_clone_is_the_snapshot(cluster, FRESH.format(1), 3)
+
+    play(scenario())
+
+
+def test_replica_of_a_clone_is_founded_where_its_daemon_has_moved_to() -> None:
+    async def scenario() -> None:
+        cluster = Cluster()
+        _, founded = await half_founded(cluster)
+        moved = cluster.replicas[2]
+        disks = cluster.clones.pools.pop(moved.address)
+        moved = cluster.move(moved, "replica-9:7778")
+        cluster.clones.pools[moved.address] = disks
+        target = await cluster.serving_target()
+        await target.healthy()
+        clone = await target.engine.cloning.clone("s", "copy", FRESH.format(2))
+        assert clone.configuration == founded
+        assert not clone.left_out
+        assert disks[FRESH.format(1)].configuration == founded
+
+    play(scenario())
+
+
+def test_clone_whose_first_members_have_all_been_replaced_is_found_by_its_name() -> None:
+    async def scenario() -> None:
+        cluster = Cluster()
+        target = await with_snapshot(cluster)
+        parents = list(cluster.replicas)
+        await target.engine.cloning.clone("s", "copy", FRESH.format(1))
+        cluster.serve_clone(FRESH.format(1))
+        target = await cluster.serving_target()
+        await target.healthy()
+        changes = target.engine.changes
+        assert changes is not None
+        for replica in list(cluster.replicas):
+            fresh = cluster.new_replica()
+            await changes.replace(replica.address, fresh.address)
+            await changes.delete(replica.address)
+            await target.healthy()
+        added = cluster.replicas[3:]
+        configuration = added[0].disk.configuration
+        assert {one.replica_uuid for one in configuration.members} == {
+            replica.disk.replica_uuid for replica in added
+        }
+        for parent, replica in zip(parents, added, strict=True):
+            cluster.clones.at(parent.address)[FRESH.format(1)] = replica.disk
+        cluster.replicas = parents
+        target = await cluster.serving_target()
+        await target.healthy()
+        cloning = target.engine.cloning
+        clone = await cloning.clone("s", "copy", FRESH.format(2))
+        assert clone.identity.volume_uuid == FRESH.format(1)
+        assert clone.configuration == configuration
+        assert await cloning.discard("copy") == 0
+        pools = [cluster.clones.at(parent.address) for parent in parents]
+        assert all(list(pool) == [FRESH.format(1)] for pool in pools)
+
+    play(scenario())
+
+
+def test_no_clone_is_made_of_the_name_of_a_volume_that_is_served_beside() -> None:
+    """As a clone may be whose replicas have all been replaced by others, in other pools."""
+
+    async def scenario() -> None:
+        cluster = Cluster()
+        target = await with_snapshot(cluster)
+        cloning = target.engine.cloning
+        with pytest.raises(AlreadyExistsError, match="this target serves a volume"):
+            await cloning.clone("s", "copy", FRESH.format(2), beside=FRESH.format(1))
+        assert not any(cluster.clones.pools.values())
+        clone = await cloning.clone("s", "copy", FRESH.format(3))
+        uuid = clone.identity.volume_uuid
+        assert await cloning.clone("s", "copy", FRESH.format(4), beside=uuid) == clone
 
     play(scenario())
 

@@ -47,6 +47,29 @@ def test_failed_witness_is_recorded_and_told_of_and_writes_go_on() -> None:
     play(scenario())
 
 
+def test_witness_that_found_its_disk_full_is_not_given_up_and_is_there_again_with_space() -> None:
+    async def scenario() -> None:
+        cluster = volume()
+        target = await cluster.serving_target()
+        await target.healthy()
+        witness = cluster.witness
+        witness.full = True
+        await until(lambda: "witness_lost" in names(cluster))
+        report = target.engine.report()
+        assert statuses(target)[2] == control_pb2.MEMBER_STATUS_OFFLINE
+        assert "free some space" in report.members[2].reason
+        assert await target.write(0, block_of(1)) is None
+        await asyncio.sleep(30)
+        assert "witness_failed" not in names(cluster)
+        witness.full = False
+        await target.healthy()
+        assert names(cluster)[-1] == "witness_there"
+        cluster.replicas[1].kill()
+        assert await target.write(0, block_of(2)) is None
+
+    play(scenario())
+
+
 def test_it_counts_for_nothing_after_its_machine_was_booted_anew() -> None:
     async def scenario() -> None:
         cluster, target = await failed()

@@ -10,10 +10,11 @@ import pytest
 from cstor_core.errors import InputError
 from cstor_core.generated.cstor.v1 import volume_pb2
 from cstor_core.units import BLOCK_BYTES
-from tests.scenario.volume.cluster import Cluster, block_of, until
+from tests.scenario.volume.cluster import Cluster, Target, block_of, until
 from tests.scenario.volume.test_changes import SMALL, Writers, uuids
 from tests.scenario.volume.test_members import assert_equal_replicas
 from tests.scenario.volume.virtual_time import play
+from tests.scenario.volume.witnesses import Witness
 
 
 def has_come_so_far(cluster: Cluster, times: int) -> bool:
@@ -105,6 +106,80 @@ def test_learner_is_taken_up_and_one_that_was_a_member_is_not() -> None:
     play(scenario())
 
 
+async def told_and_no_member(cluster: Cluster, target: Target) -> Witness:
+    """A new witness that has been told of the volume, by an `add` that broke off then."""
+    fresh = cluster.new_witness()
+    adding = asyncio.ensure_future(target.engine.changes.add(fresh.address))
+    await until(lambda: bool(fresh.words))
+    adding.cancel()
+    await asyncio.sleep(1)
+    named = {one.replica_uuid for one in fresh.disk.configuration.members}
+    assert named
+    assert fresh.disk.replica_uuid not in named
+    return fresh
+
+
+@pytest.mark.parametrize("dies", [False, True])
+def test_new_witness_that_was_told_of_the_volume_already_is_taken_up(*, dies: bool) -> None:
+    async def scenario() -> None:
+        cluster = Cluster(replicas=2, settings=SMALL)
+        target = await cluster.serving_target()
+        await target.healthy()
+        fresh = await told_and_no_member(cluster, target)
+        if dies:
+            target.kill()
+            target = await cluster.serving_target()
+            await target.healthy()
+        assert await target.engine.changes.add(fresh.address) == fresh.disk.replica_uuid
+        await target.healthy()
+        assert learners(cluster) == ["learner_added", "learner_taken_up"]
+        numbers = [word[:2] for word in fresh.words]
+        assert numbers == sorted(set(numbers)), "no number is used twice in one epoch"
+        cluster.replicas[1].kill()
+        assert await target.write(0, block_of(1)) is None
+        assert target.engine.report().one_copy
+
+    play(scenario())
+
+
+def test_new_witness_goes_on_where_it_was_when_the_change_was_on_its_way() -> None:
+    async def scenario() -> None:
+        cluster = Cluster(replicas=2, settings=SMALL)
+        target = await cluster.serving_target()
+        await target.healthy()
+        fresh = cluster.new_witness()
+        cluster.replicas[1].stalled = True
+        adding = asyncio.ensure_future(target.engine.changes.add(fresh.address))
+        await until(lambda: target.engine._roster.is_changing)
+        target.kill()
+        adding.cancel()
+        cluster.replicas[1].stalled = False
+        target = await cluster.serving_target()
+        assert await target.engine.changes.add(fresh.address) == fresh.disk.replica_uuid
+        await target.healthy()
+
+    play(scenario())
+
+
+def test_witness_that_was_a_member_is_never_one_again() -> None:
+    async def scenario() -> None:
+        cluster = Cluster(replicas=2, settings=SMALL, witness=True)
+        target = await cluster.serving_target()
+        await target.healthy()
+        changes, witness = target.engine.changes, cluster.witness
+        await changes.remove(witness.address)
+        await asyncio.sleep(1)
+        with pytest.raises(InputError, match="nor on its way to be one"):
+            await changes.add(witness.address)
+        uuid = witness.disk.replica_uuid
+        assert any(one.replica_uuid == uuid for one in witness.disk.configuration.members)
+        assert await changes.delete(witness.address) == uuid
+        assert await changes.add(witness.address) != uuid
+        await target.healthy()
+
+    play(scenario())
+
+
 def test_what_is_half_made_of_a_clone_gives_way_to_a_new_replica() -> None:
     """It may be cleared away as such at any moment, and by then it would be a member."""
 
@@ -113,7 +188,9 @@ def test_what_is_half_made_of_a_clone_gives_way_to_a_new_replica() -> None:
         target = await cluster.serving_target()
         fresh = cluster.new_replica()
         half_made = fresh.disk.replica_uuid
-        fresh.disk.origin = volume_pb2.CloneOrigin(volume_uuid="parent", snapshot="s")
+        fresh.disk.origin = volume_pb2.CloneOrigin(
+            volume_uuid="parent", snapshot="s", base_replica_uuids=["parent-1"]
+        )
         added = await target.engine.changes.add(fresh.address)
         assert added == fresh.disk.replica_uuid != half_made
         await target.healthy()

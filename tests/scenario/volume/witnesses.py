@@ -6,6 +6,7 @@ from cstor_core.errors import (
     CorruptError,
     FencedError,
     ForeignReplicaError,
+    NoSpaceError,
     RefusedError,
     UnavailableError,
 )
@@ -23,6 +24,8 @@ class Witness:
         self.up = True
         self.stalled = False
         self.failed = False
+        self.full = False
+        """Its daemon was started while its disk was full, and could not open what it has."""
         self.position = (0, 0)
         self.mark = (0, 0, "")
         """Epoch, number, who is out of date."""
@@ -62,10 +65,12 @@ class Witness:
             raise CorruptError("it could not be written")
 
     def check_reachable(self) -> None:
-        """Raise UnavailableError where the process does not run."""
+        """Raise UnavailableError where the process does not run, NoSpaceError where it is full."""
         if not self.up:
             self.missed += 1
             raise UnavailableError(f"no daemon answers at {self.address}")
+        if self.full:
+            raise NoSpaceError("its file system is full: free some space")
 
     def report(self) -> replica_pb2.ReplicaReport:
         """What it says of itself."""

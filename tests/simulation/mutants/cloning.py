@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -91,7 +92,10 @@ def say_that_a_clone_is_made_before_it_is_founded() -> None:
     """The first one that stores it is enough."""
 
     async def careless(
-        self: cloning.Cloning, volume_uuid: str, configuration: volume_pb2.Configuration
+        self: cloning.Cloning,
+        volume_uuid: str,
+        configuration: volume_pb2.Configuration,
+        there: Mapping[str, replica_pb2.ReplicaReport],
     ) -> volume_pb2.VolumeIdentity:
         link = self._link_to(configuration.members[0].address)
         request = replica_pb2.FoundReplicaRequest(

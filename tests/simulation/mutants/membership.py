@@ -220,10 +220,14 @@ def trust_a_wiped_replica() -> None:
     """A daemon gives the new replica of a disk the UUID of the one before, and it votes."""
     create = Pool.create
 
-    async def careless(self: Pool, identity: volume_pb2.VolumeIdentity) -> Any:
+    async def careless(
+        self: Pool,
+        identity: volume_pb2.VolumeIdentity,
+        origin: volume_pb2.CloneOrigin | None = None,
+    ) -> Any:
         machine = self._boot_id.rpartition("-")[0]
         self._new_uuid = lambda: str(uuid5(NAMESPACE_URL, machine))
-        return await create(self, identity)
+        return await create(self, identity, origin)
 
     def votes(report: Report) -> bool:
         return report.state != replica_pb2.REPLICA_STATE_FAILED

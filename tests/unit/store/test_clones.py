@@ -73,6 +73,30 @@ async def test_a_clone_has_what_the_snapshot_has_and_shares_its_space() -> None:
     )
 
 
+async def test_replica_that_is_added_to_a_clone_keeps_what_that_is_of() -> None:
+    filesystem = MemoryFilesystem()
+    pool = await volume_with_snapshot(filesystem)
+    origin = volume_pb2.CloneOrigin(volume_uuid=VOLUME, snapshot="s", snapshot_seq=3)
+    added = await pool.create(identity_of(CLONE), origin)
+    assert await pool.create(identity_of(CLONE)) is added
+    assert (added.shared_bytes, added.applied_seq) == (0, 0)
+    with pytest.raises(InputError, match="no such clone"):
+        await pool.clone(VOLUME, "s", identity_of(CLONE))
+    pool = await reopened(filesystem)
+    added = pool.replicas[CLONE]
+    assert added.origin == origin
+    await added.found(FOUNDING)
+    added.append_epoch_record(epoch_record(1, 1))
+    write(added, 0, 20, 3000)
+    create(added, "t")
+    await destroyed(added)
+    second = await cloned(pool, CLONE, SECOND, "t")
+    assert second.origin is not None
+    assert second.origin.base_replica_uuids == [added.replica_uuid]
+    assert contents(second, 0, 20) == stamped(3000, 0, 20)
+    await pool.close()
+
+
 async def test_a_clone_and_its_parent_go_their_own_ways_over_restarts() -> None:
     filesystem = MemoryFilesystem()
     pool = await volume_with_snapshot(filesystem)

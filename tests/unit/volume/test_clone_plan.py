@@ -21,10 +21,15 @@ def replica(
     number: int = 1,
     last_seq: int = 0,
     is_added: bool = False,
+    knows: bool = True,
 ) -> replica_pb2.ReplicaReport:
     """A replica of a volume `uuid` called "copy", which `members` have been founded with; one that
-    was added knows of no snapshot that it was made of.
+    was added shares no data, and `knows` of what, where no older release added it.
     """
+    bases = [] if is_added else [f"parent-{at}"]
+    origin = volume_pb2.CloneOrigin(
+        volume_uuid="parent", snapshot=snapshot, snapshot_seq=seq, base_replica_uuids=bases
+    )
     configuration = None
     if members:
         named = [volume_pb2.Member(replica_uuid=f"{uuid}-{one}", address=one) for one in members]
@@ -33,9 +38,7 @@ def replica(
         identity=volume_pb2.VolumeIdentity(volume_uuid=uuid, name="copy"),
         replica_uuid=f"{uuid}-{at}",
         configuration=configuration,
-        origin=None
-        if is_added
-        else volume_pb2.CloneOrigin(volume_uuid="parent", snapshot=snapshot, snapshot_seq=seq),
+        origin=origin if knows else None,
         history=volume_pb2.History(
             reigns=[volume_pb2.Reign(epoch=1, last_seq=last_seq or seq)],
         ),
@@ -83,14 +86,36 @@ def test_one_that_is_founded_says_who_the_members_are() -> None:
     assert half_made("copy", "parent", found) == ()
 
 
-def test_replicas_that_were_added_since_are_no_other_volume_and_nothing_half_made() -> None:
-    added = replica("b", members="ab", number=3, is_added=True)
-    learner = replica("c", is_added=True)
+@pytest.mark.parametrize("knows", [True, False])
+def test_replicas_that_were_added_since_are_no_other_volume_and_nothing_half_made(
+    knows: bool,
+) -> None:
+    added = replica("b", members="ab", number=3, is_added=True, knows=knows)
+    learner = replica("c", is_added=True, knows=knows)
     plan = plan_clone(WANTED, pools(a=replica("a", members="a", number=2), b=added, c=learner))
     assert plan.volume_uuid == "u1"
     assert plan.configuration is not None
     assert [member.address for member in plan.configuration.members] == ["a", "b"]
     assert plan.leftovers == ()
+
+
+def test_clone_is_found_when_all_that_made_it_are_gone() -> None:
+    found = pools(a=replica("a", members="ad", number=5, is_added=True), b=None, c=None)
+    plan = plan_clone(WANTED, found)
+    assert plan.volume_uuid == "u1"
+    assert plan.configuration is not None
+    assert [member.address for member in plan.configuration.members] == ["a", "d"]
+    with pytest.raises(AlreadyExistsError, match="an earlier snapshot"):
+        plan_clone(WantedClone("copy", "parent", "s", 10), found)
+    with pytest.raises(AlreadyExistsError, match="a clone of snapshot 's' that is called copy"):
+        plan_clone(WantedClone("copy", "parent", "t", 10), found)
+
+
+def test_clone_of_which_only_a_learner_is_in_sight_is_there_and_nothing_half_made() -> None:
+    found = pools(a=replica("a", is_added=True), b=replica("b"), c=None)
+    with pytest.raises(AlreadyExistsError, match=r"u1, whose members are elsewhere"):
+        plan_clone(WANTED, found)
+    assert half_made("copy", "parent", found) == ()
 
 
 @pytest.mark.parametrize(
@@ -100,7 +125,7 @@ def test_replica_of_which_nobody_knows_the_origin_is_something_else(
     others: dict[str, replica_pb2.ReplicaReport],
 ) -> None:
     with pytest.raises(AlreadyExistsError, match="a volume that is called copy"):
-        plan_clone(WANTED, pools(a=replica("a", members="a", is_added=True), **others))
+        plan_clone(WANTED, pools(a=replica("a", members="a", is_added=True, knows=False), **others))
 
 
 def test_what_is_half_made_is_found_whatever_its_snapshot_was() -> None:

@@ -238,3 +238,17 @@ def test_learner_is_who_was_never_made_a_member_in_this_history(
     if member_by is not None:
         found.member_by.epoch, found.member_by.last_seq = member_by
     assert is_learner(found, history_of([(1, 5), (3, 9)])) is expected
+
+
+@pytest.mark.parametrize(
+    ("state", "named", "expected"),
+    [(COMPLETE, "ab", True), (COMPLETE, "abw", False), (FAILED, "ab", False)],
+)
+def test_witness_is_new_as_long_as_it_was_never_told_that_it_is_a_member(
+    state: replica_pb2.ReplicaState.ValueType, named: str, expected: bool
+) -> None:
+    found = report([(3, 6)], state)
+    found.replica_uuid, found.witness = "w", True
+    for uuid in named:
+        found.configuration.members.add(replica_uuid=uuid)
+    assert is_learner(found, history_of([(1, 5), (3, 9)])) is expected

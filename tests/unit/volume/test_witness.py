@@ -115,6 +115,19 @@ def test_what_a_witness_holds_is_certain_when_its_last_word_was_answered() -> No
     assert (first, second, third, fourth) == (1, 2, 3, 4)
 
 
+def test_words_to_one_that_is_asked_for_again_go_on_behind_those_that_may_be_on_their_way() -> None:
+    before = Told()
+    before.answered(before.next(Attestation(1, "")))
+    late = before.next(Attestation(1, "b"))
+    told = Told(before)
+    assert (told.held, told.out_of_date, told.configuration_number) == (None, "", 0)
+    number = told.next(Attestation(1, ""))
+    assert number > late
+    assert told.held is None
+    told.answered(number)
+    assert told.held == Attestation(1, "")
+
+
 def test_beside_a_witness_the_other_data_member_stands_for_the_r() -> None:
     assert [others_to_flag(n, has_witness=False) for n in (1, 2, 3, 5)] == [1, 1, 2, 3]
     assert others_to_flag(3, has_witness=True) == 1

@@ -263,16 +263,24 @@ class CreateReplicaRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     IDENTITY_FIELD_NUMBER: _builtins.int
+    ORIGIN_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def identity(self) -> _volume_pb2.VolumeIdentity: ...
+    @_builtins.property
+    def origin(self) -> _volume_pb2.CloneOrigin:
+        """Of a clone that the replica is added to: so it is known as that, too, when those that were made
+        are gone.  It shares data with nobody.
+        """
+
     def __init__(
         self,
         *,
         identity: _volume_pb2.VolumeIdentity | None = ...,
+        origin: _volume_pb2.CloneOrigin | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["identity", b"identity"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["identity", b"identity", "origin", b"origin"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["identity", b"identity"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["identity", b"identity", "origin", b"origin"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -733,7 +733,7 @@ class CloneOrigin(_message.Message):
     @_builtins.property
     def base_replica_uuids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The replicas in whose data files it reads what it shares: the place of a block names one by its
-        number here.
+        number here.  None where the replica was added to the clone later.
         """
 
     def __init__(
