@@ -168,7 +168,7 @@ class _IscsiProtocol(asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone, for whatever reason."""
         self._server.removed(self)
-        self.core.drop()
+        self.core.lost()
         self._nexus.go_on_reading()
 
     def pause_writing(self) -> None:

@@ -23,6 +23,7 @@ from cstor_core.errors import InputError
 from cstor_core.files import File, OsFilesystem
 from cstor_core.units import BLOCK_BYTES, format_size
 from replica.daemon import boot_id
+from replica.store.kept_look import KeptLook
 from replica.store.look import PoolLook, ReplicaLook, look_at_pool
 from replica.store.repair import repair
 
@@ -181,6 +182,7 @@ def _replica_document(look: ReplicaLook) -> dict[str, Any]:
             "deleted": standing.operations.deleted,
             "snapshots": _snapshot_documents(look),
             "current_size_bytes": standing.operations.size_bytes,
+            "step": _step_document(look),
             "used_bytes": look.used_blocks * BLOCK_BYTES,
             "shared_bytes": look.shared_blocks * BLOCK_BYTES,
             "file_bytes": look.file_bytes,
@@ -201,6 +203,37 @@ def _snapshot_documents(look: ReplicaLook) -> list[dict[str, Any]]:
         }
         for snapshot in snapshots.values()
     ]
+
+
+def _step_line(look: KeptLook) -> str:
+    pieces = look.kept.pieces
+    if not look.good_bytes or not pieces:
+        return "one broke off, and nothing of it can be gone on with"
+    since = pieces[-1].since
+    return (
+        f"one broke off: {format_size(look.blocks * BLOCK_BYTES)} are kept, of the blocks below "
+        f"{pieces[-1].end_block}, as a peer had them at {since.epoch}:{since.last_seq}"
+    )
+
+
+def _step_document(look: ReplicaLook) -> dict[str, Any] | None:
+    """What is kept of a step that broke off."""
+    if look.kept is None:
+        return None
+    kept = look.kept.kept
+    return {
+        "file_bytes": kept.file_bytes,
+        "good_bytes": look.kept.good_bytes,
+        "held_bytes": look.kept.blocks * BLOCK_BYTES,
+        "pieces": [
+            {
+                "end_block": piece.end_block,
+                "epoch": piece.since.epoch,
+                "seq": piece.since.last_seq,
+            }
+            for piece in kept.pieces
+        ],
+    }
 
 
 def _configuration_document(look: ReplicaLook) -> dict[str, Any] | None:
@@ -265,6 +298,8 @@ def _lines(look: ReplicaLook) -> Iterator[str]:
     for snapshot in standing.operations.snapshots.values():
         created = datetime.fromtimestamp(snapshot.created_unix_s, UTC)
         yield f"  snapshot       {snapshot.name} at {snapshot.seq}, {created:%Y-%m-%d %H:%M:%S} UTC"
+    if look.kept is not None:
+        yield f"  step           {_step_line(look.kept)}"
     used, size = look.used_blocks * BLOCK_BYTES, standing.operations.size_bytes
     yield (
         f"  space          {format_size(used)} used of {format_size(size)}, "

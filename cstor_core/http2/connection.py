@@ -81,6 +81,7 @@ class Connection:
     def start(self, sink: Sink) -> None:
         """Say what we allow; a client says its preface before (section 3.4)."""
         self._sink = sink
+        self._inbound.start()
         limits = self.limits
         pairs = [
             (Setting.INITIAL_WINDOW_SIZE, limits.window_bytes),

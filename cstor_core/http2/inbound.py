@@ -1,7 +1,8 @@
 """Frames out of the bytes that come (RFC 9113, sections 3.4 and 4).
 
 One buffer, which the longest frame that we allow fits, receives everything; a frame is handed on
-where it lies, once it is whole, and an unfinished one moves to the buffer's start.
+where it lies, once it is whole, and an unfinished one moves to the buffer's start.  It is there for
+as long as the connection is: who refers to one that is over does not keep megabytes for it.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ RECEIVED_BYTES_MAX = 256 * KIB
 """At most so much is taken in one turn of the loop."""
 SMALL_FRAME_BYTES_MAX = 64 * KIB
 """Behind the rest of a longer frame nothing is received with it, which would have to be moved."""
+_DROPPED = memoryview(bytearray(4 * KIB))
+"""Where bytes go that nobody takes."""
 _DATA = int(FrameType.DATA)
 _HEAD_BYTES = FRAME_HEAD.size
 
@@ -34,15 +37,21 @@ class Inbound:
         self, frame_bytes_max: int, on_data: OnData, on_frame: OnFrame, *, preface_due: bool
     ) -> None:
         """With `preface_due` the peer is a client, and says its preface first."""
-        # Pages of it that are never reached are never made.
-        self._view = np.empty(max(frame_bytes_max + 9, RECEIVED_BYTES_MAX), np.uint8).data
+        self._view = _DROPPED
         self._frame_bytes_max = frame_bytes_max
         self._on_data = on_data
         self._on_frame = on_frame
         self._preface_due = preface_due
-        self._stopped = False
+        self._stopped = True
         self._held = 0
         self._wanted = RECEIVED_BYTES_MAX
+
+    def start(self) -> None:
+        """The connection is there."""
+        # Pages of it that are never reached are never made.
+        size = max(self._frame_bytes_max + _HEAD_BYTES, RECEIVED_BYTES_MAX)
+        self._view = np.empty(size, np.uint8).data
+        self._stopped = False
 
     def get_buffer(self) -> memoryview:
         """Where the next bytes are to be put; never empty."""
@@ -51,11 +60,14 @@ class Inbound:
     def stop(self) -> None:
         """Hand nothing on any more, also of what came already."""
         self._stopped = True
+        self._view = _DROPPED
         self._held = 0
         self._wanted = RECEIVED_BYTES_MAX
 
     def buffer_updated(self, count: int) -> None:
         """So many bytes were put there.  Raises Http2Error on what is no frame that we allow."""
+        if self._stopped:
+            return
         view = self._view
         end = self._held + count
         position = self._skip_preface(end) if self._preface_due else 0

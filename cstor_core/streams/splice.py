@@ -64,7 +64,8 @@ class _Side(asyncio.BufferedProtocol):
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """This side is gone."""
+        """This side is gone; whoever still refers to it keeps no buffer for it."""
+        self._view = memoryview(b"")
         self._on_lost()
 
 

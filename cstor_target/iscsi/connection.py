@@ -161,6 +161,11 @@ class Connection:
         self._outbox.pieces.clear()
         self.close()
 
+    def lost(self) -> None:
+        """There is no transport any more.  Whoever still refers to this keeps no buffer for it."""
+        self.drop()
+        self._receiver.release()
+
     def close(self) -> None:
         """End after what was queued is sent."""
         if self.phase is Phase.ENDED:

@@ -150,6 +150,13 @@ class Receiver:
         digest = int.from_bytes(self._view[end : end + DIGEST_BYTES], "little")
         return crc32c(self._view[start:end]) == digest
 
+    def release(self) -> None:
+        """Nothing comes any more: hold no chunk for it."""
+        self._chunk = bytearray()
+        self._view = memoryview(self._chunk)
+        self._at = self._start = self._end = 0
+        self.data = b""
+
     def _make_room(self, needed: int) -> None:
         """See to it that `needed` bytes from the first one not taken on fit into the chunk."""
         start, end = self._start, self._end

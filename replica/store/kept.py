@@ -13,7 +13,8 @@ for everything that the replica lacks.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from cstor_core.errors import CorruptError, InputError
 from cstor_core.files import Buffer, Filesystem
 from cstor_core.history import Reign
 from cstor_core.rows import ROW_BYTES, Rows, rows_of
-from replica.store.envelope import ENVELOPE_BYTES, parsed, read_file, sealed, unsealed
+from replica.store.envelope import ENVELOPE_BYTES, parsed, sealed, unsealed
 from replica.store.places import PlaceSet
 from replica.store.records import STAGED_MAGIC
 from replica.store.row_sets import Piece, with_data
@@ -42,6 +43,7 @@ _HEAD = Struct(
     "since_seq" / Int64ul,
     "foreign_checksum" / Int32ul,
 )
+KEPT_HEAD_BYTES: int = _HEAD.sizeof() + ENVELOPE_BYTES
 _PORTION = Struct(
     "epoch" / Int64ul,
     "seq" / Int64ul,
@@ -71,6 +73,8 @@ class Kept:
         self._path = directory / KEPT_FILE
         self._replica_uuid = replica_uuid
         self._begin = self._end = self._checksum = 0
+        self.file_bytes = 0
+        """How long the file was when it was read."""
         self._removing: asyncio.Task[None] | None = None
         self.basis: Basis | None = None
         """None where nothing is kept."""
@@ -88,17 +92,45 @@ class Kept:
 
     def load(self) -> None:
         """Read what is there, as far as it is whole; what cannot be read is as good as gone."""
+        with suppress(CorruptError, InputError, OSError):
+            for _ in self.read():
+                pass
+
+    def read(self) -> Iterator[Rows]:
+        """The same; the rows that were kept at a time, each when `mark` is behind them.
+
+        Raises CorruptError, InputError (format) where nothing can be read, OSError.
+        """
         if not self._filesystem.exists(self._path):
             return
+        file = self._filesystem.open(self._path, read_only=True)
         try:
-            content = memoryview(read_file(self._filesystem, self._path))
-            self.basis, offset = self._basis_of(bytes(content[: _HEAD.sizeof() + ENVELOPE_BYTES]))
-        except (CorruptError, InputError, OSError):
-            return
-        self._begin = self._end = offset
-        self._checksum = crc32c(content[:offset])
-        while (found := _portion_at(content, self._end, self._checksum)) is not None:
-            self._take(*found)
+            self.file_bytes = file.size()
+            head = file.pread(KEPT_HEAD_BYTES, 0)
+            self.basis, self._begin = self._basis_of(head)
+            self._end, self._checksum = self._begin, crc32c(head)
+            while (length := portion_bytes(file.pread(_PORTION_BYTES, self._end))) is not None:
+                if self._end + length > self.file_bytes:
+                    break
+                content = memoryview(file.pread(length, self._end))
+                found = _portion_at(content, self._checksum)
+                if found is None:
+                    break
+                self._take(*found)
+                yield found[1]
+        finally:
+            file.close()
+
+    def cut(self) -> None:
+        """Let the file end behind what was whole of it, so that what is behind that never looks
+        like a part of what is appended.  Raises OSError.
+        """
+        if self.file_bytes > self._end:
+            file = self._filesystem.open(self._path)
+            try:
+                file.truncate(self._end)
+            finally:
+                file.close()
 
     def _basis_of(self, content: bytes) -> tuple[Basis, int]:
         payload, length = unsealed(content, STAGED_MAGIC, str(self._path), exact=False)
@@ -176,7 +208,7 @@ class Kept:
                 count = int.from_bytes(head[16:20], "little")
                 length = min(_PORTION_BYTES + count * ROW_BYTES, end - offset)
                 content = memoryview(await file.pread_off_loop(length, offset))
-                found = _portion_at(content, 0, checksum)
+                found = _portion_at(content, checksum)
                 if found is None:
                     raise CorruptError(f"{self._path} is damaged")
                 _, rows, checksum = found
@@ -241,13 +273,21 @@ def fits(
     return kept.basis.standing == standing.point and is_own and is_within and is_free
 
 
-def _portion_at(content: memoryview, offset: int, before: int) -> tuple[Reign, Rows, int] | None:
+def portion_bytes(head: bytes) -> int | None:
+    """How long what was kept at a time is, by what it begins with; None where that is too short."""
+    if len(head) < _PORTION_BYTES:
+        return None
+    rows = int.from_bytes(head[16:20], "little")
+    return int(_PORTION_BYTES) + rows * ROW_BYTES
+
+
+def _portion_at(content: memoryview, before: int) -> tuple[Reign, Rows, int] | None:
     """(point, rows, checksum) of what was kept at once; None where it is not whole."""
-    head = bytes(content[offset : offset + _PORTION_BYTES])
+    head = bytes(content[:_PORTION_BYTES])
     if len(head) != _PORTION_BYTES:
         return None
     found = _PORTION.parse(head)
-    table = content[offset + _PORTION_BYTES :][: found.rows * ROW_BYTES]
+    table = content[_PORTION_BYTES:][: found.rows * ROW_BYTES]
     checksum = crc32c(table, crc32c(head[:-4], before))
     if not found.rows or len(table) != found.rows * ROW_BYTES or checksum != found.checksum:
         return None

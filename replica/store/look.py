@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from uuid import UUID
 
@@ -20,9 +21,11 @@ from cstor_core.checksums import block_checksum
 from cstor_core.errors import CorruptError, CstorError, InputError
 from cstor_core.files import File, Filesystem
 from cstor_core.generated.cstor.v1 import volume_pb2
+from cstor_core.rows import Rows
 from cstor_core.units import BLOCK_BYTES, MIB
 from replica.store.checkpoint import open_run
 from replica.store.kept import KEPT_FILE
+from replica.store.kept_look import Circumstances, KeptLook, look_at_kept
 from replica.store.map_run import RUN_PREFIX
 from replica.store.map_writing import merged
 from replica.store.opening import (
@@ -80,6 +83,8 @@ class ReplicaLook:
     """Once it is opened on this machine."""
     recovery: Recovery | None = None
     """What the next opening would find."""
+    kept: KeptLook | None = None
+    """Of a step that broke off, if there is anything."""
     used_blocks: int = 0
     """Those that the map or the recent entries refer to."""
     shared_blocks: int = 0
@@ -194,14 +199,33 @@ def _look(
             look.left(f"{directory / name} is a part of no map", is_repairable=True)
         look.recovery = recovery
         look.will_be_short = look.state.short or power_lost or recovery.is_torn
-        _check_places(files, recovery, look)
+        used = _check_places(files, recovery, look)
         if power_lost:
             look.left(f"{directory} lost power: {len(later)} journal records are cut off")
         if recovery.is_torn and not power_lost:
             look.left(f"{directory}: the last journal record does not verify: it will be short")
         if is_verifying:
-            finished(_verify(files, recovery, identity.checksum_salt, look))
+            finished(_verify(files, recovery, look))
             _verify_tail(recovery, look, power_lost=power_lost)
+        at = Circumstances(
+            UUID(look.replica_uuid).bytes,
+            recovery.standing,
+            used,
+            (recovery.first_unit, look.file_bytes // BLOCK_BYTES),
+            len(files) - 1,
+            is_other_boot=look.state.boot_id != boot_id,
+            is_clean=look.state.clean,
+        )
+        bad_blocks = partial(_bad_blocks, files, look) if is_verifying else None
+        look.kept = look_at_kept(filesystem, directory, at, bad_blocks)
+        _tell_of_kept(look)
+
+
+def _tell_of_kept(look: ReplicaLook) -> None:
+    if look.kept is not None and look.kept.damage:
+        look.damaged(look.kept.damage, is_repairable=True)
+    if look.kept is not None and look.kept.trace:
+        look.left(look.kept.trace, is_repairable=True)
 
 
 def recovery_of(filesystem: Filesystem, directory: Path, file: File, look: ReplicaLook) -> Recovery:
@@ -232,8 +256,8 @@ def unnamed_files(filesystem: Filesystem, directory: Path) -> list[str]:
     ]
 
 
-def _check_places(files: Sequence[File], recovery: Recovery, look: ReplicaLook) -> None:
-    """All that is referred to lies behind the journal and within the file."""
+def _check_places(files: Sequence[File], recovery: Recovery, look: ReplicaLook) -> PlaceSet:
+    """All that is referred to lies behind the journal and within the file; what that is."""
     used = recovery.places_in_use()
     own = used.of_file(len(files) - 1)
     look.used_blocks = used.count()
@@ -242,6 +266,7 @@ def _check_places(files: Sequence[File], recovery: Recovery, look: ReplicaLook) 
     lowest, end = own.bounds()
     if end and (lowest < recovery.first_unit or end > look.file_bytes // BLOCK_BYTES):
         look.damaged(f"{look.directory}: the data file is shorter than its map says")
+    return used
 
 
 async def _check_map(recovery: Recovery, look: ReplicaLook) -> None:
@@ -260,29 +285,37 @@ async def _check_map(recovery: Recovery, look: ReplicaLook) -> None:
         found.put(places)
 
 
-async def _verify(files: Sequence[File], recovery: Recovery, salt: int, look: ReplicaLook) -> None:
+async def _verify(files: Sequence[File], recovery: Recovery, look: ReplicaLook) -> None:
     """Read the data of every block, in the volume and in its snapshots, and verify them."""
     views = recovery.standing.operations.views_in_use()
     async for many in recovery.block_map.scan(0, views, AT_ONCE):
-        rows = many[with_data(many)]
-        for block, place, checksum in zip(
-            rows["block"].tolist(), rows["place"].tolist(), rows["checksum"].tolist(), strict=True
-        ):
-            look.verified_blocks += 1
-            try:
-                file, unit = files[place >> FILE_SHIFT], place & UNIT_MASK
-                data = file.pread(BLOCK_BYTES, unit * BLOCK_BYTES)
-            except OSError:
-                data = b""
-            if block_checksum(data, salt, block) != checksum or len(data) != BLOCK_BYTES:
-                look.bad_block_count += 1
-                if len(look.bad_blocks) < BAD_BLOCKS_LISTED_MAX:
-                    look.bad_blocks.append(block)
+        for block in _bad_blocks(files, look, many):
+            look.bad_block_count += 1
+            if len(look.bad_blocks) < BAD_BLOCKS_LISTED_MAX:
+                look.bad_blocks.append(block)
     if look.bad_block_count:
         look.damaged(
             f"{look.directory}: {look.bad_block_count} blocks do not match their checksums, "
             f"block {look.bad_blocks[0]} is the first: another replica has to give them"
         )
+
+
+def _bad_blocks(files: Sequence[File], look: ReplicaLook, many: Rows) -> Iterator[int]:
+    """Read the data of rows; the blocks whose data do not match."""
+    assert look.identity is not None
+    salt = look.identity.checksum_salt
+    rows = many[with_data(many)]
+    for block, place, checksum in zip(
+        rows["block"].tolist(), rows["place"].tolist(), rows["checksum"].tolist(), strict=True
+    ):
+        look.verified_blocks += 1
+        try:
+            file, unit = files[place >> FILE_SHIFT], place & UNIT_MASK
+            data = file.pread(BLOCK_BYTES, unit * BLOCK_BYTES)
+        except OSError:
+            data = b""
+        if block_checksum(data, salt, block) != checksum or len(data) != BLOCK_BYTES:
+            yield block
 
 
 def _verify_tail(recovery: Recovery, look: ReplicaLook, *, power_lost: bool) -> None:

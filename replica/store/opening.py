@@ -316,6 +316,7 @@ class _Opening:
         reserved_end = self.files[-1].size() // BLOCK_BYTES
         if fits(kept, recovery.standing, used, (first, reserved_end), len(shared)):
             used.put(kept.places.places())
+            kept.cut()
         else:
             kept.forget_at_once()
         own = used.of_file(len(shared))

@@ -1,10 +1,11 @@
 """What can be put in order in a stopped pool without a peer.
 
-Leftovers of a crash are removed.  The pool gets a new identity where its own cannot be read: no
-promise hangs on it.  Where the journal is damaged only before the record that the checkpoint
-includes everything up to, what is lost are recent entries by seq, which another replica might
-have asked for: the checkpoint is made to begin behind the damage.  Nothing else is touched:
-blocks, promises and positions cannot be guessed.
+Leftovers of a crash are removed, and what is kept of a step is cut off where it is not good any
+more.  The pool gets a new identity where its own cannot be read: no promise hangs on it.  Where the
+journal is damaged only before the record that the checkpoint includes everything up to, what is
+lost are recent entries by seq, which another replica might have asked for: the checkpoint is made
+to begin behind the damage.  Nothing else is touched: blocks, promises and positions cannot be
+guessed.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from uuid import UUID
 from cstor_core.errors import CorruptError, CstorError
 from cstor_core.files import Filesystem
 from replica.store.checkpoint import CheckpointHead, Moment, fresh_map
+from replica.store.kept_look import KeptLook
 from replica.store.look import PoolLook, ReplicaLook, recovery_of, unnamed_files
 from replica.store.opening import stray_runs
 from replica.store.pace import AT_ONCE
@@ -45,9 +47,26 @@ async def repair(filesystem: Filesystem, look: PoolLook, new_uuid: Callable[[], 
         for name in leftovers:
             filesystem.remove(replica.directory / name)
             done.append(f"{replica.directory / name} was removed")
+        if replica.kept is not None and (replica.kept.damage or replica.kept.trace):
+            done.append(_end_behind_what_is_good(filesystem, replica.kept))
         if replica.recovery is None and replica.identity is not None:
             done += await _begin_behind_the_damage(filesystem, replica)
     return done
+
+
+def _end_behind_what_is_good(filesystem: Filesystem, look: KeptLook) -> str:
+    """Places in what is given up may be used by the next opening: so it is gone for good."""
+    if not look.good_bytes:
+        filesystem.remove(look.path)
+        filesystem.sync_directory_blocking(look.path.parent)
+        return f"{look.path} was removed"
+    file = filesystem.open(look.path)
+    try:
+        file.truncate(look.good_bytes)
+        file.datasync_blocking()
+    finally:
+        file.close()
+    return f"{look.path} was cut off behind byte {look.good_bytes}, up to which it is good"
 
 
 async def _begin_behind_the_damage(filesystem: Filesystem, look: ReplicaLook) -> list[str]:

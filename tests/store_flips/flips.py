@@ -2,7 +2,8 @@
 
 A flip is detected (the replica is not opened, a block or a recent entry does not verify, `check`
 tells of damage) or harmless (everything is as it was).  No wrong bytes are ever returned, and
-nothing but the errors that callers expect is raised.
+nothing but the errors that callers expect is raised.  Of what is kept of a step the same holds of
+the map that it leads to: `check` tells of whatever the opening leaves out of it.
 """
 
 from __future__ import annotations
@@ -20,13 +21,14 @@ from cstor_core.errors import CorruptError, CstorError, UnavailableError
 from cstor_core.generated.cstor.v1 import volume_pb2
 from cstor_core.rows import ROW_BYTES, rows_of
 from cstor_core.units import BLOCK_BYTES
+from replica.store.kept import KEPT_FILE, KEPT_HEAD_BYTES
 from replica.store.limits import StoreLimits
 from replica.store.look import look_at_pool
 from replica.store.opening import BASE_PREFIX
 from replica.store.pool import Pool
 from replica.store.replica_store import ReplicaStore
 from replica.store.row_sets import with_data
-from tests.store_images.recording import Changed, Image, RecordingFilesystem, Write
+from tests.store_images.recording import Changed, Image, RecordingFilesystem, Truncate, Write
 from tests.unit.store.volumes import (
     FOUNDING,
     IDENTITY,
@@ -38,6 +40,7 @@ from tests.unit.store.volumes import (
     epoch_record,
     kill_tasks,
     run_of,
+    stage_on,
     uuids,
 )
 
@@ -47,6 +50,7 @@ LIMITS = StoreLimits(
     growth_bytes=256 * BLOCK_BYTES,
     unflushed_freed_bytes=64 * BLOCK_BYTES,
     run_rows_max=50,
+    kept_rows=16,
 )
 BLOCKS = 1050
 CLONE = f"{VOLUME[:-1]}2"
@@ -56,6 +60,9 @@ FOLLOW_EVERY = 97
 tells of damage."""
 
 
+KEPT_ROWS = 64
+"""Of the step that broke off."""
+KEPT_BYTES = KEPT_HEAD_BYTES + KEPT_ROWS // LIMITS.kept_rows * (24 + LIMITS.kept_rows * ROW_BYTES)
 EVERY = slice(None)
 
 
@@ -81,7 +88,7 @@ class Content:
 
 async def make_pool() -> RecordingFilesystem:
     """Killed with checkpoints, two snapshots, entries behind them, tombstones and places that
-    were used again, and with a clone of one of the snapshots.
+    were used again, and with a clone of one of the snapshots, for which a step broke off.
     """
     disk = RecordingFilesystem()
     pool = await open_pool(disk)
@@ -115,7 +122,9 @@ async def make_pool() -> RecordingFilesystem:
 
 
 async def _clone(pool: Pool, store: ReplicaStore) -> None:
-    """A clone of the first snapshot, with entries and a checkpoint of its own."""
+    """A clone of the first snapshot, with entries and a checkpoint of its own, on its way to the
+    history of the volume.
+    """
     store.completed(store.applied_seq)
     identity = volume_pb2.VolumeIdentity()
     identity.CopyFrom(IDENTITY)
@@ -129,6 +138,9 @@ async def _clone(pool: Pool, store: ReplicaStore) -> None:
         if step == 10:
             await clone.checkpoint()
     await clone.flush()
+    store.append_epoch_record(epoch_record(store.applied_seq + 1, 5))
+    await store.flush()
+    await stage_on(store, clone, KEPT_ROWS)
 
 
 def _creation(seq: int, name: str) -> volume_pb2.Operation:
@@ -215,7 +227,7 @@ class Flipping:
         assert isinstance(file, bytearray)
         file[at] ^= 1 << bit
         try:
-            outcome = await self._outcome(disk, path.parent.name)
+            outcome = await self._outcome(disk, path)
         except Exception as error:  # noqa: BLE001 - whatever a store raises here is a finding
             outcome = f"raised {type(error).__name__}"
             self.flipped.wrong.append(f"{path.name} byte {at} bit {bit}: {outcome}: {error}")
@@ -223,9 +235,10 @@ class Flipping:
             self.flipped.wrong.append(f"{path.name} byte {at} bit {bit}: {outcome}")
         self.flipped.outcomes[outcome] += 1
         await kill_tasks()
-        file = disk.inodes[inode]
+        file, whole = disk.inodes[inode], self._whole[inode]
         assert isinstance(file, bytearray)
-        file[at] ^= 1 << bit
+        assert isinstance(whole, bytearray)
+        file[at : at + 1] = whole[at : at + 1]
         self._bring_back()
 
     def is_as_it_was(self) -> bool:
@@ -240,7 +253,9 @@ class Flipping:
                 continue
             whole, content = self._whole.get(event.inode), disk.inodes[event.inode]
             if isinstance(whole, bytearray) and isinstance(content, bytearray):
-                if isinstance(event.change, Write):
+                if isinstance(event.change, Truncate):
+                    content[:] = whole
+                elif isinstance(event.change, Write):
                     end = event.change.offset + len(event.change.data)
                     content[event.change.offset : end] = whole[event.change.offset : end]
                 del content[len(whole) :]
@@ -251,12 +266,14 @@ class Flipping:
         disk.events.clear()
         disk.restart()
 
-    async def _outcome(self, disk: RecordingFilesystem, flipped: str) -> str:
+    async def _outcome(self, disk: RecordingFilesystem, path: Path) -> str:
         """What comes of a flip in a file of one of the volumes: nothing, for the other one."""
+        flipped = path.parent.name
         try:
-            damaged = look_at_pool(disk, POOL, "boot-1", is_verifying=True).is_damaged
+            look = look_at_pool(disk, POOL, "boot-1", is_verifying=True)
+            damaged, is_told = look.is_damaged, bool(list(look.all_findings()))
         except CstorError:
-            damaged = True
+            damaged = is_told = True
         try:
             pool = await open_pool(disk)
         except CstorError:
@@ -273,9 +290,23 @@ class Flipping:
             for name, outcome in outcomes.items()
             if outcome.startswith("harmless") and (is_followed or (damaged and name == flipped))
         ]
+        if path.name == KEPT_FILE and outcomes[flipped].startswith("harmless"):
+            return await self._outcome_of_step(pool, is_told)
         if followed:
             await self._follow(disk, pool, followed)
         return outcomes.get(flipped, "harmless")
+
+    async def _outcome_of_step(self, pool: Pool, is_told: bool) -> str:
+        """What is kept is gone on with, as far as it is good, and leads to the same map."""
+        source, member = pool.replicas[VOLUME], pool.replicas[CLONE]
+        if member._parts.kept.mark == KEPT_BYTES:
+            outcome = "kept, and told" if is_told else "kept"
+        else:
+            outcome = "kept less" if is_told else "WRONG: check sees nothing, less is kept"
+        await stage_on(source, member)
+        held, wanted = await content_of(member), await content_of(source)
+        is_same = (held.history, held.blocks) == (wanted.history, wanted.blocks)
+        return outcome if is_same else "WRONG: the step leads to another map"
 
     async def _outcome_of(self, pool: Pool, name: str, damaged: bool) -> str:
         if name not in pool.replicas:

@@ -16,6 +16,7 @@ async def test_a_flipped_bit_in_a_sample_of_all_bytes_is_detected_or_harmless() 
     flipped = await flip_all(random.Random(1), 50)
     assert flipped.wrong == []
     assert flipped.outcomes["replica refused"] > 50
+    assert flipped.outcomes["kept less"] > 40
 
 
 @pytest.mark.long
@@ -25,3 +26,4 @@ async def test_a_flipped_bit_in_any_byte_is_detected_or_harmless(part: int) -> N
     flipped = await flip_all(random.Random(2 + part), None, slice(part, None, PARTS))
     assert flipped.wrong == []
     assert flipped.outcomes["bad block"] >= 1000 // PARTS
+    assert flipped.outcomes["kept less"] >= 2000 // PARTS

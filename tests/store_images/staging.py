@@ -11,6 +11,7 @@ from enum import Enum
 
 from cstor_core.generated.cstor.v1 import volume_pb2
 from cstor_core.history import History
+from replica.store.look import look_at_pool
 from replica.store.replica_store import ReplicaStore
 from tests.store_images.contract import (
     BrokenContract,
@@ -22,7 +23,7 @@ from tests.store_images.contract import (
 )
 from tests.store_images.recording import RecordingFilesystem, moments
 from tests.store_images.study import Findings, images_of
-from tests.unit.store.volumes import VOLUME, block_of, run_of, stage_on
+from tests.unit.store.volumes import POOL, VOLUME, block_of, run_of, stage_on
 
 
 class Reached(Enum):
@@ -102,6 +103,8 @@ async def study_staging(seed: int, at_most: int | None) -> Findings:
 
 
 async def _check(life: StagedLife, disk: RecordingFilesystem, at: Reached, boot_id: str) -> None:
+    look = look_at_pool(disk, POOL, boot_id, is_verifying=True)
+    expect(not look.is_damaged, f"a crash is taken for damage: {list(look.all_findings())}")
     store = await _opened(disk, boot_id)
     if store.history == life.held:
         expect(at is not Reached.SWITCHED, "the old map is back")

@@ -223,6 +223,11 @@ def check_without_reading(patch: Patch) -> None:
     patch.setattr(look, "_verify", nothing)
 
 
+def check_without_what_is_kept(patch: Patch) -> None:
+    """`check` does not look at what is kept of a step."""
+    patch.setattr(look, "look_at_kept", lambda *_arguments: None)
+
+
 def begin_a_rebuild_without_a_flush(patch: Patch) -> None:
     """Entries out of order are taken before the flag is durable."""
     begin = Standing.begin_rebuild
@@ -294,5 +299,6 @@ MISTAKES = (
     Mistake("skip the checksum of a record", skip_the_checksum_of_a_record, Proof.FLIPS),
     Mistake("skip the checksum of small files", skip_the_checksum_of_small_files, Proof.FLIPS),
     Mistake("check without reading", check_without_reading, Proof.FLIPS),
+    Mistake("check without what is kept", check_without_what_is_kept, Proof.FLIPS),
     Mistake("go on after a failed flush", go_on_after_a_failed_flush, Proof.FAILED_FLUSH),
 )

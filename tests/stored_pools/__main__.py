@@ -1,7 +1,7 @@
-"""Writes pools of the present format: `python -m tests.stored_pools NAME`.
+"""Writes pools of the present format: `python -m tests.stored_pools NAME [KIND...]`.
 
 They stand beside this file as NAME.tar.gz, with what they hold as NAME.json, and are kept for good:
-a new name is for a new format.
+a new name is for a new format, or for kinds that the ones of a format did not have.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import json
 import sys
 import tarfile
 import tempfile
+from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
 from uuid import UUID
@@ -31,6 +32,7 @@ from tests.unit.store.volumes import (
     operations_of,
     run_of,
     stacks_of,
+    stage_on,
 )
 
 HERE = Path(__file__).parent
@@ -43,6 +45,7 @@ LIMITS = StoreLimits(
     hole_bytes=8 * BLOCK_BYTES,
     map_cache_bytes=64 * 1024,
     run_rows_max=200,
+    kept_rows=8,
 )
 CLONE, PEER = f"{VOLUME[:-1]}2", f"{VOLUME[:-1]}3"
 _NUMBERS = count(1)
@@ -120,13 +123,7 @@ async def _rebuilding(pool: Pool) -> None:
 
 async def _staged(pool: Pool) -> None:
     """Switched to a peer's history by a record that no checkpoint includes yet."""
-    store, peer = await _volume(pool), await _volume(pool, PEER)
-    for one in (store, peer):
-        _write(one, 0, 40, 1000)
-    _write(store, 5, 5, 2000)
-    peer.append_epoch_record(epoch_record(peer.applied_seq + 1, 2))
-    _write(peer, 8, 5, 3000)
-    _operate(peer, create_snapshot=volume_pb2.SnapshotCreation(name="theirs", created_unix_s=4))
+    store, peer = await _apart(pool)
     async with store.stage(peer.history) as stage:
         async for run in stacks_of(peer, stage.shared, stage.foreign):
             await stage.copy_in(run)
@@ -134,19 +131,45 @@ async def _staged(pool: Pool) -> None:
         await stage.switch(operations_of(peer), None)
 
 
-MAKERS = {"family": _family, "rebuilding": _rebuilding, "staged": _staged}
+async def _broken_off(pool: Pool) -> None:
+    """On the way to a peer's history: two steps broke off, and the peer has gone on in between."""
+    store, peer = await _apart(pool)
+    _write(peer, 50, 60, 4000)
+    await stage_on(peer, store, 20)
+    _write(peer, 9, 2, 5000)
+    await stage_on(peer, store, 40)
 
 
-async def make(name: str) -> None:
-    """Make the pools, as kills leave them and one as a clean stop does."""
+async def _apart(pool: Pool) -> tuple[ReplicaStore, ReplicaStore]:
+    """A volume and its peer, each with entries that the other one has not."""
+    store, peer = await _volume(pool), await _volume(pool, PEER)
+    for one in (store, peer):
+        _write(one, 0, 40, 1000)
+    _write(store, 5, 5, 2000)
+    peer.append_epoch_record(epoch_record(peer.applied_seq + 1, 2))
+    _write(peer, 8, 5, 3000)
+    _operate(peer, create_snapshot=volume_pb2.SnapshotCreation(name="theirs", created_unix_s=4))
+    return store, peer
+
+
+MAKERS = {
+    "family": _family,
+    "rebuilding": _rebuilding,
+    "staged": _staged,
+    "broken-off": _broken_off,
+}
+
+
+async def make(name: str, kinds: Sequence[str]) -> None:
+    """Make pools of each kind, as kills leave them and one as a clean stop does."""
     with tempfile.TemporaryDirectory() as directory:
         documents = {}
-        for kind, maker in MAKERS.items():
+        for kind in kinds:
             for is_stopped in (False, True):
                 pool_name = f"{kind}-stopped" if is_stopped else kind
                 path = Path(directory) / name / pool_name
                 pool = await open_pool(path)
-                await maker(pool)
+                await MAKERS[kind](pool)
                 documents[pool_name] = await document_of(pool)
                 if is_stopped:
                     await pool.close()
@@ -171,4 +194,4 @@ def _save(path: Path, copy: Path) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(make(sys.argv[1]))
+    asyncio.run(make(sys.argv[1], sys.argv[2:] or list(MAKERS)))

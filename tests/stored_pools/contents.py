@@ -31,7 +31,9 @@ async def _volume(store: ReplicaStore) -> Document:
             assert bool(data) == has_data(place)
             blocks[str(block)] = [epoch, seq, _digest(data)]
     configuration = store.configuration
-    return {
+    kept = store._parts.kept
+    step = {"kept_bytes": kept.mark, "blocks": kept.places.count(), "pieces": len(kept.pieces)}
+    return ({} if kept.basis is None else {"step": step}) | {
         "replica_uuid": store.replica_uuid,
         "name": store.identity.name,
         "size_bytes": store.size_bytes,

@@ -11,17 +11,22 @@ import pytest
 
 from cstor_core.files import OsFilesystem
 from replica.store.look import look_at_pool
-from tests.stored_pools.__main__ import BOOT, HERE, MAKERS, open_pool
+from tests.stored_pools.__main__ import BOOT, HERE, MAKERS, PEER, open_pool
 from tests.stored_pools.contents import document_of
-from tests.unit.store.volumes import block_of, run_of
+from tests.unit.store.volumes import VOLUME, block_of, run_of, stage_on
 
 ARCHIVES = sorted(HERE.glob("*.tar.gz"))
 
 
+KINDS = {"format-1": {"family", "rebuilding", "staged"}, "format-1-step": {"broken-off"}}
+
+
 def test_pools_of_format_1_are_there() -> None:
-    assert [path.name for path in ARCHIVES] == ["format-1.tar.gz"]
-    documents = json.loads((HERE / "format-1.json").read_text())
-    assert documents.keys() == {*MAKERS, *(f"{kind}-stopped" for kind in MAKERS)}
+    assert {path.name for path in ARCHIVES} == {f"{name}.tar.gz" for name in KINDS}
+    assert set.union(*KINDS.values()) == MAKERS.keys()
+    for name, kinds in KINDS.items():
+        documents = json.loads((HERE / f"{name}.json").read_text())
+        assert documents.keys() == {*kinds, *(f"{kind}-stopped" for kind in kinds)}
 
 
 @pytest.mark.parametrize("archive", ARCHIVES, ids=lambda path: path.name)
@@ -41,6 +46,19 @@ async def test_a_stored_pool_opens_and_holds_what_it_held(archive: Path, tmp_pat
         await _goes_on(path, document)
 
 
+@pytest.mark.parametrize("name", ["broken-off", "broken-off-stopped"])
+async def test_a_stored_step_is_gone_on_with(name: str, tmp_path: Path) -> None:
+    with tarfile.open(HERE / "format-1-step.tar.gz") as tar:
+        tar.extractall(tmp_path, filter="data")
+    pool = await open_pool(tmp_path / name)
+    assert await stage_on(pool.replicas[PEER], pool.replicas[VOLUME])
+    volumes = (await document_of(pool))["volumes"]
+    for key in ("history", "blocks", "snapshots", "applied_seq"):
+        assert volumes[VOLUME][key] == volumes[PEER][key]
+    assert "step" not in volumes[VOLUME]
+    await pool.close()
+
+
 async def _goes_on(path: Path, document: dict[str, Any]) -> None:
     pool = await open_pool(path)
     for uuid, store in pool.replicas.items():
@@ -54,6 +72,7 @@ async def _goes_on(path: Path, document: dict[str, Any]) -> None:
     pool = await open_pool(path)
     after = await document_of(pool)
     for uuid, store in pool.replicas.items():
+        assert "step" not in after["volumes"][uuid]
         blocks = after["volumes"][uuid]["blocks"]
         if not store.rebuilding:
             blocks.pop("1")

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import tracemalloc
 
 import pytest
 
 from cstor_core.errors import UnavailableError
 from cstor_core.http2 import wire
+from cstor_core.http2.connection import Connection
 from cstor_core.http2.fields import CallEnd, call_end, trailer_fields
+from cstor_core.http2.limits import LIMITS
 from cstor_core.http2.wire import ErrorCode, FrameType, Setting
 from cstor_core.units import KIB
-from tests.unit.http2.pair import SMALL, Pair, Wire, frames
+from tests.unit.http2.pair import SMALL, Pair, Wire, fed, frames
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 1000, 1 << 30])
@@ -187,3 +190,51 @@ def test_a_ping_is_answered_with_its_own_bytes() -> None:
     room[: len(link.bytes)] = link.bytes
     pair.server.buffer_updated(len(link.bytes))
     assert frames(pair.to_client.bytes) == [(FrameType.PING, 1, 0, b"12345678")]
+
+
+def test_a_connection_that_is_over_holds_no_buffer_whoever_refers_to_it() -> None:
+    tracemalloc.start()
+    try:
+        over = []
+        for number in range(20):
+            pair = Pair(LIMITS, LIMITS)
+            call = pair.call()
+            call.stream.send(os.urandom(100 * KIB))
+            pair.pass_on()
+            assert len(pair.served[0].messages[0]) == 100 * KIB
+            pair.served.clear()
+            if number % 2:
+                pair.server.fail(UnavailableError("over"), ErrorCode.NO_ERROR)
+                fed(pair.client, pair.to_client.bytes)
+            for side in (pair.client, pair.server):
+                side.lost(UnavailableError("over"))
+            pair.to_server.bytes.clear()
+            over.append(pair)
+        held_bytes, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(over) * LIMITS.frame_bytes_max > 40e6
+    assert held_bytes < 2e6
+
+
+def test_a_connection_that_was_never_made_holds_no_buffer() -> None:
+    tracemalloc.start()
+    try:
+        unmade = [Connection(limits=LIMITS) for _ in range(20)]
+        held_bytes, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held_bytes < 1e6
+    assert all(len(connection.get_buffer()) for connection in unmade)
+
+
+def test_what_still_comes_behind_the_end_of_a_connection_is_dropped() -> None:
+    pair = Pair()
+    call = pair.call()
+    pair.pass_on()
+    call.stream.send(b"too late")
+    pair.server.lost(UnavailableError("over"))
+    room = pair.server.get_buffer()
+    room[: len(pair.to_server.bytes)] = pair.to_server.bytes
+    pair.server.buffer_updated(len(pair.to_server.bytes))
+    assert pair.served[0].messages == []

@@ -11,6 +11,7 @@ import pytest
 
 from cstor_core.clock import SystemClock
 from cstor_target.iscsi import pdu
+from cstor_target.iscsi.connection import Connection
 from cstor_target.iscsi.constants import AsyncEvent, LoginStatus, Opcode
 from cstor_target.iscsi.limits import Limits
 from cstor_target.transport import IscsiServer
@@ -126,6 +127,25 @@ async def test_a_vanished_initiator_ends_its_session(bench: Bench) -> None:
     await client.login()
     await client.close()
     await until(lambda: not len(bench.server.sessions))
+
+
+async def test_a_connection_that_is_over_holds_no_buffer(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cores = []
+    lost = Connection.lost
+
+    def kept(core: Connection) -> None:
+        cores.append(core)  # as what refers to it does, until it is looked for
+        lost(core)
+
+    monkeypatch.setattr(Connection, "lost", kept)
+    for _ in range(2):
+        client = await bench.connect()
+        assert (await client.login()).fields.status == LoginStatus.SUCCESS
+        await client.close()
+        await until(lambda: len(bench.server.sessions) == 0)
+    assert [len(core.get_buffer()) for core in cores] == [0, 0]
 
 
 async def test_too_many_connections_are_closed_at_once(bench: Bench) -> None:
