@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import statistics
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks.matrix import Cell
+from benchmarks.matrix import MIB, Cell
 
 REPOSITORY = Path(__file__).parents[1]
 MICROSECONDS = 1e6
@@ -78,6 +81,25 @@ class Result:
                 for sample in self.samples
             ],
         }
+
+
+@contextmanager
+def memory_in_use(directory: Path) -> Iterator[None]:
+    """Have no memory free, but for what the page cache gives back: a file of holes is read.
+
+    So it is on a host that has run for a while.  Memory that a virtual machine does not use may
+    have to come from its host first, at many times the cost of what is measured.
+    """
+    path = directory / "memory"
+    size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    with path.open("w+b", buffering=0) as file:
+        file.truncate(size)
+        while file.read(MIB):
+            pass
+    try:
+        yield
+    finally:
+        path.unlink()
 
 
 def circumstances() -> dict[str, str]:
