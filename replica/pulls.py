@@ -252,7 +252,7 @@ class Rebuild:
                 copies.ask(piece)
             try:
                 run = await copies.next()
-                await self._node.store.keep_up()
+                await self._node.store.keep_up(is_hurried=not pace.bytes_per_s)
                 self._copy_in(run)
             except (CorruptError, ProtocolError) as error:
                 raise blame(self._node, peer, error) from error

@@ -10,6 +10,7 @@ before it is done, one is made at once and everything waits for it, which is rar
 from __future__ import annotations
 
 import asyncio
+from contextlib import nullcontext
 
 from cstor_core.errors import CorruptError, CstorError, UnavailableError
 from replica.store.checkpointing import Checkpointing
@@ -74,14 +75,15 @@ class Durability:
         else:
             self.flush_soon()
 
-    async def keep_up(self) -> None:
+    async def keep_up(self, *, is_hurried: bool) -> None:
         """Wait for the checkpoint that is being made, where many rows have come since it began.
 
         For what can wait: else one would have to be made at once before long, and all would wait.
+        Hurried, it takes all of the processor meanwhile.
         """
         making = self._checkpointing
         if making is not None and not making.done() and self._parts.block_map.is_full:
-            with self._making.pace.awaited():
+            with self._making.pace.awaited() if is_hurried else nullcontext():
                 await asyncio.wait((making,))
 
     def flush_soon(self) -> None:

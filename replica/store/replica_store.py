@@ -307,9 +307,12 @@ class ReplicaStore(StoreFacts):
         self._writer.begin_stream()
         self._rebuild.max_copied_seq = 0
 
-    async def keep_up(self) -> None:
-        """Before more copies are taken: wait where the map has more to do than it gets done."""
-        await self._durability.keep_up()
+    async def keep_up(self, *, is_hurried: bool) -> None:
+        """Before more copies are taken: wait where the map has more to do than it gets done.
+
+        Hurried, others may notice that it gets done sooner.
+        """
+        await self._durability.keep_up(is_hurried=is_hurried)
 
     def copy_in(self, run: RunView, history: History) -> None:
         """Take blocks copied from a peer whose history this is; see `Rebuild.copy_in`.

@@ -150,7 +150,7 @@ class MemoryStore:
         self.max_copied_seq = 0
         self.begun = False
 
-    async def keep_up(self) -> None:
+    async def keep_up(self, *, is_hurried: bool) -> None:
         pass
 
     def copy_in(self, run: RunView, history: History) -> None:
