@@ -6,7 +6,9 @@ processes over a socket; then with one per cent of the volume changed again and 
 bytes; then at the gentle pace, while an initiator writes at half of the most that it can, beside
 the same load with nothing to rebuild.  All data are in the page cache, which is filled before with
 a file of holes: a machine that has run for a while has no free memory, and one that has may have to
-get it from a host first, which takes longer than everything that is measured here.
+get it from a host first, which takes longer than everything that is measured here.  What was written
+in preparation is on the disk before anything is measured, so that the kernel does not write it back
+meanwhile.
 
 Exit code 1 where a goal is missed.  Nothing else should run on the machine.
 """
@@ -115,6 +117,7 @@ class Bench:
 
     async def back(self) -> Rebuild:
         """Start it again; returns when it is in sync."""
+        await asyncio.to_thread(os.sync)
         cluster = self.cluster
         status = await asyncio.to_thread(cluster.status)
         address = str(status.document["replicas"][AWAY]["address"])
@@ -144,6 +147,7 @@ class Bench:
         count = int(most / 2 * self.scale.paced_s)
         await asyncio.to_thread(set_pace, self.cluster, "gentle")
         await asyncio.to_thread(self.cluster.wait_until_in_sync)
+        await asyncio.to_thread(os.sync)
         calm = await writer.run(most / 2, count, STEADY_S)
         # One that stands still comes back without a process that starts, which everybody notices.
         replica = (await asyncio.to_thread(self.cluster.status)).document["replicas"][AWAY]
@@ -153,6 +157,7 @@ class Bench:
             wait = self.cluster.wait_for_event
             await asyncio.to_thread(wait, "member_lost", after=last, address=address)
             await write(self.disk, extents(0, self.scale.extents_mib), MIB, 1)
+            await asyncio.to_thread(os.sync)
             running = asyncio.ensure_future(writer.run(most / 2, count, STEADY_S))
             await asyncio.sleep(STEADY_S)
         finally:

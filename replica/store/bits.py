@@ -6,7 +6,7 @@ whatever the size of the volume, and go to disk as they are.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,11 @@ Places = Sequence[int] | Units
 """Numbers of units in no order: a short list, or an array where there may be millions."""
 
 _GROWTH_BYTES = 4096
+
+
+def joined(several: Iterable[Units]) -> Units:
+    """One array after another, as one."""
+    return np.concatenate([np.zeros(0, dtype=np.uint64), *several])
 
 
 class Bits:

@@ -28,7 +28,7 @@ from cstor_core.rows import (
     has_data,
     rows_of,
 )
-from replica.store.bits import Units
+from replica.store.bits import Units, joined
 from replica.store.block_filter import spread
 from replica.store.map_run import BLOCK_END, PAGE_BYTES, MapRun, Page
 from replica.store.map_writing import laid_over, next_cut, rows_between, rows_of_blocks
@@ -211,7 +211,7 @@ class BlockMap:
     async def select(self, wanted: Callable[[Rows], npt.NDArray[np.bool_]], pace: Pace) -> Blocks:
         """The numbers of the blocks whose rows are wanted, ascending; each row is of its moment."""
         found = [rows["block"][wanted(rows)] async for rows in self.scan(0, pace=pace)]
-        return np.concatenate([np.zeros(0, dtype=np.uint64), *found])
+        return joined(found)
 
     async def scan(
         self, first_block: int, views: Sequence[View] = (), pace: Pace = BACKGROUND
@@ -288,7 +288,8 @@ class BlockMap:
         self._cached_before = {}
 
     def freeze(self, freed: list[int]) -> tuple[Recent, ...]:
-        """Close the top level; all closed ones, newest first, are to become a run.
+        """Close the top level; all closed ones, newest first, are to become a run, and stay as they
+        are until `let_levels_go`.
 
         Where the last of them is of the same layer it becomes part of the new one, and whoever was
         to make it a run comes too late.
@@ -299,6 +300,7 @@ class BlockMap:
         else:
             self._close_level()
         self._begin(Recent(top.view, top.layer))
+        self._users += 1
         return self._levels
 
     def are_closed(self, levels: tuple[Recent, ...]) -> bool:
@@ -307,17 +309,20 @@ class BlockMap:
 
     def levels_are_run(
         self, levels: tuple[Recent, ...], run: MapRun | None, placed: PlaceSet, more_blocks: int
-    ) -> None:
+    ) -> list[dict[int, bytes]]:
         """A run has taken the place of the oldest levels; without one there was nothing in them.
 
-        The volume has data of `more_blocks` more blocks in the runs then.
+        The volume has data of `more_blocks` more blocks in the runs then.  Returns rows that nobody
+        needs any more: to drop all of them at once would take long.
         """
+        leaving = []
         if levels:
             self._take_levels(self._levels[: -len(levels)])
         if run is not None:
             self.runs = [run, *self.runs]
         self.take_placed(placed, self.held_blocks + more_blocks)
         if any(level.discards for level in levels):
+            leaving += [self._cached, self._cached_before]
             self._cached = {}
             self._cached_before = {}
         if len(levels) == 1 and self._view is None:  # what was recent is likely to be asked for
@@ -325,8 +330,12 @@ class BlockMap:
             for level in self._over_runs():
                 for block in level.rows.keys() & rows.keys():
                     del rows[block]
+            leaving.append(self._cached_before)
             self._cached_before = rows
+        elif not self._users:
+            leaving += [level.rows for level in levels]
         self._is_covered = any(level.discards for level in self._over_runs())
+        return leaving
 
     def take_placed(self, placed: PlaceSet, held_blocks: int) -> None:
         """From now on the runs refer to these places, and the volume has data of so many blocks in

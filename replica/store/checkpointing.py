@@ -17,6 +17,7 @@ from pathlib import Path
 from cstor_core.errors import CorruptError
 from cstor_core.files import Filesystem
 from cstor_core.rows import Rows
+from replica.store.bits import joined
 from replica.store.block_map import BlockMap
 from replica.store.checkpoint import CheckpointHead, FreshFile, Moment, fresh_map
 from replica.store.family import give_back
@@ -26,6 +27,7 @@ from replica.store.operations import Hidden
 from replica.store.pace import AT_ONCE, Gentle, Pace
 from replica.store.parts import Parts
 from replica.store.places import PlaceSet
+from replica.store.recent import let_go
 
 _SLACK_DIVISOR = 4
 """As long as no more than this part of what is used is free, it stays for the next writes."""
@@ -91,12 +93,15 @@ class Checkpointing:
         placed = _Placed(block_map, outcome)
         run = None
         try:
-            await flush()
-            if levels:
-                with held(block_map.runs) as runs:
-                    rows = resolved(levels, runs, views, pace, outcome)
-                    rows_max = sum(len(level.rows) for level in levels) if runs else 0
-                    run = await self.new_run(rows, pace, rows_max)
+            try:
+                await flush()
+                if levels:
+                    with held(block_map.runs) as runs:
+                        rows = resolved(levels, runs, views, pace, outcome)
+                        rows_max = sum(len(level.rows) for level in levels) if runs else 0
+                        run = await self.new_run(rows, pace, rows_max)
+            finally:
+                block_map.let_levels_go()
             change = _Change(
                 lambda: moment.keeping(parts.standing.operations.hidden),
                 lambda: block_map.runs if run is None else [run, *block_map.runs],
@@ -112,15 +117,16 @@ class Checkpointing:
             self.forget(run)
             return
         self._moment = moment.keeping(parts.standing.operations.hidden)
-        freed = [*outcome.unneeded, *(block_map.placed.among(one) for one in outcome.superseded)]
-        block_map.levels_are_run(levels, run, placed.then(), outcome.held_blocks)
+        freed = joined([*outcome.unneeded, block_map.placed.among(joined(outcome.superseded))])
+        leaving = block_map.levels_are_run(levels, run, placed.then(), outcome.held_blocks)
         if run is not None and run.head.row_count > run.head.data_rows:
             self._has_discards = True
         await pace.sync_directory(self._filesystem, self._path.parent)
         parts.journal.oldest = max(parts.journal.oldest, head.replay[0])
         parts.reclaimer.durable(number)
-        for places in freed:
-            parts.tail.hold(places, number)
+        parts.tail.hold(freed, number)
+        for dropped in leaving:
+            await let_go(dropped, pace)
 
     async def tidy(self) -> None:
         """Do what is due: merge runs, destroy what was hidden, give space back.
@@ -302,11 +308,11 @@ class _Placed:
         before = self._block_map.placed
         if before is not self._before:
             changed = before.copy()
-            for places in self._outcome.freed:
-                changed.remove(places)
-            for places in self._outcome.added:
-                if changed.holds(places).any():
-                    raise CorruptError("two blocks are at one place of the data file")
-                changed.put(places)
+            changed.remove(self._outcome.freed)
+            added = joined(self._outcome.added)
+            count = changed.count() + len(added)
+            changed.put(added)
+            if changed.count() != count:
+                raise CorruptError("two blocks are at one place of the data file")
             self._before, self._then = before, changed
         return self._then

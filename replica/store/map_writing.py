@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from cstor_core.rows import Rows
-from replica.store.bits import Units
+from replica.store.bits import Units, joined
 from replica.store.map_run import BLOCK_END, PAGE_ROWS, PAGES_AT_ONCE, MapRun, RunHead, held
 from replica.store.pace import Pace
 from replica.store.recent import Recent
@@ -44,9 +44,9 @@ class Outcome:
     """How many blocks the volume has data of in it; where it lies over others, how many more."""
 
     @property
-    def freed(self) -> list[Units]:
+    def freed(self) -> Units:
         """All places that nobody needs any more with it."""
-        return [*self.unneeded, *self.superseded]
+        return joined([*self.unneeded, *self.superseded])
 
 
 def next_cut(runs: Sequence[MapRun], low: int, pages: int = PAGES_AT_ONCE) -> int:
@@ -96,7 +96,7 @@ async def resolved(
     """
     ordered = []
     for level in levels:
-        ordered.append(level.sorted_rows())
+        ordered.append(await level.sorted_rows(pace))
         await pace.turn()
     blocks = ascending(np.concatenate([rows["block"] for rows in ordered]))
     has_discards = any(level.discards for level in levels)
@@ -156,13 +156,13 @@ async def merged(
 
 async def places_of(run: MapRun, pace: Pace) -> Units:
     """The places of all rows of a run, in no order.  Raises CorruptError, OSError."""
-    found = [np.zeros(0, dtype=np.uint64)]
+    found = []
     low = 0
     while low < BLOCK_END:
         high = next_cut([run], low)
         found.append(_places(await rows_between([run], low, high, pace)))
         low = high
-    return np.concatenate(found)
+    return joined(found)
 
 
 def runs_to_merge(heads: Sequence[RunHead], placed: int) -> int:

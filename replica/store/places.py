@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import numpy.typing as npt
 
-from replica.store.bits import Bits, Units
+from replica.store.bits import Bits, Units, joined
 
 FILE_SHIFT = 48
 UNIT_MASK = (1 << FILE_SHIFT) - 1
@@ -80,7 +80,7 @@ class PlaceSet:
             bits.between(*bits.bounds()) | np.uint64(file << FILE_SHIFT)
             for file, bits in self.files()
         ]
-        return np.concatenate([np.zeros(0, dtype=np.uint64), *found])
+        return joined(found)
 
 
 def by_file(places: Units) -> Iterator[tuple[int, Units]]:

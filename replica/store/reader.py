@@ -23,6 +23,7 @@ from cstor_core.rows import UNMAP, Rows
 from cstor_core.run_checksums import TOGETHER, all_match
 from cstor_core.units import BLOCK_BYTES
 from replica.store.allocator import Extent
+from replica.store.bits import joined
 from replica.store.pace import BACKGROUND, Pace
 from replica.store.parts import Parts
 from replica.store.places import FILE_SHIFT, UNIT_MASK
@@ -259,7 +260,7 @@ class Reader:
             ]
         except OSError as error:
             raise self.map_unreadable(error) from error
-        return np.concatenate([np.zeros(0, dtype=np.uint64), *found])
+        return joined(found)
 
     async def with_data_of(self, rows: Rows) -> RunView:
         """These rows and their data, verified; the places still have to hold."""

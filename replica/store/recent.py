@@ -7,14 +7,19 @@ themselves (`map_writing`).  So taking an entry needs no look at the disk.
 
 from __future__ import annotations
 
+from itertools import islice
+
 import numpy as np
 
 from cstor_core.rows import ROW, ROW_DTYPE, UNMAP, Rows, has_data
 from replica.store.discards import Discards
+from replica.store.pace import Pace
 from replica.store.views import View
 
 ROW_MEMORY_BYTES = 208
 """What a row costs in a dictionary: its number, its 32 bytes as an object, the entry."""
+_ROWS_A_TURN = 16384
+"""All that a level may have would hold up the loop for tens of milliseconds."""
 
 
 class Recent:
@@ -80,10 +85,19 @@ class Recent:
             both.rows[block] = row
         return both
 
-    def sorted_rows(self) -> Rows:
-        """All rows, ascending by block."""
-        rows = np.frombuffer(b"".join(self.rows.values()), dtype=ROW_DTYPE)
-        ordered: Rows = rows[np.argsort(rows["block"])]
+    async def sorted_rows(self, pace: Pace) -> Rows:
+        """All rows, ascending by block; none may be put meanwhile."""
+        rows = np.empty(len(self.rows), dtype=ROW_DTYPE)
+        held = iter(self.rows.values())
+        for start in range(0, len(rows), _ROWS_A_TURN):
+            piece = np.frombuffer(b"".join(islice(held, _ROWS_A_TURN)), dtype=ROW_DTYPE)
+            rows[start : start + len(piece)] = piece
+            await pace.turn()
+        order = np.argsort(rows["block"])
+        ordered = np.empty_like(rows)
+        for start in range(0, len(rows), _ROWS_A_TURN):
+            await pace.turn()
+            ordered[start : start + _ROWS_A_TURN] = rows[order[start : start + _ROWS_A_TURN]]
         return ordered
 
     def between(self, low: int, high: int) -> Rows:
@@ -96,3 +110,11 @@ class Recent:
             numbers = numbers[(numbers >= low) & (numbers < high)]
             blocks = np.sort(numbers).tolist()
         return np.frombuffer(b"".join(map(held.__getitem__, blocks)), dtype=ROW_DTYPE)
+
+
+async def let_go(rows: dict[int, bytes], pace: Pace) -> None:
+    """Empty a dictionary of rows that nobody needs any more, a part at a time."""
+    while rows:
+        for _ in range(min(len(rows), _ROWS_A_TURN)):
+            rows.popitem()
+        await pace.turn()

@@ -23,6 +23,7 @@ from cstor_core.rows import ROW, ROW_BYTES, UNMAP, Rows, rows_of
 from cstor_core.run_checksums import TOGETHER, all_match
 from cstor_core.units import BLOCK_BYTES
 from replica.store.allocator import Extent
+from replica.store.bits import joined
 from replica.store.journal import Point
 from replica.store.parts import Parts
 from replica.store.records import Kind
@@ -398,7 +399,7 @@ def _put_places(rows: bytearray, extents: list[Extent], count: int, base: int) -
         return
     table = rows_of(rows)
     runs = [np.arange(first, first + length, dtype=np.uint64) for first, length in extents]
-    places = np.concatenate([np.zeros(0, dtype=np.uint64), *runs])
+    places = joined(runs)
     if is_all:
         table["place"] = places
     else:

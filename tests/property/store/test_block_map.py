@@ -44,6 +44,8 @@ class MapAndModel(RuleBasedStateMachine):
         self.freed: list[int] = []
         self.given: set[int] = set()
         self.frozen: tuple[Recent, ...] = ()
+        self.users = 0
+        """So many want levels to stay as they are."""
         self.operations = Operations(1 << 40)
         self.snapshots: dict[str, dict[int, tuple[int, int]]] = {}
         self.hidden: list[dict[int, tuple[int, int]]] = []
@@ -137,6 +139,12 @@ class MapAndModel(RuleBasedStateMachine):
     def freeze(self) -> None:
         """Also over rows that are frozen already: a checkpoint overtakes another one."""
         self.frozen = self.map.freeze(self.freed)
+        self.users += 1
+
+    @precondition(lambda self: self.users > 1)
+    @rule()
+    def overtaken_ends(self) -> None:
+        self._let_go()
 
     @precondition(lambda self: self.frozen)
     @rule()
@@ -145,11 +153,13 @@ class MapAndModel(RuleBasedStateMachine):
         assert self.map.are_closed(self.frozen)
         views = self.operations.views()
         run = self._run(resolved(self.frozen, self.map.runs, views, AT_ONCE, outcome))
-        self.freed += [place for places in outcome.freed for place in places.tolist()]
+        self._let_go()
+        self.freed += outcome.freed.tolist()
         placed = PlaceSet()
         for places in self._places_of([run, *self.map.runs]):
             placed.put(places)
-        self.map.levels_are_run(self.frozen, run, placed, outcome.held_blocks)
+        for rows in self.map.levels_are_run(self.frozen, run, placed, outcome.held_blocks):
+            rows.clear()
         self.frozen = ()
 
     @rule(newest=st.integers(2, 4))
@@ -163,6 +173,10 @@ class MapAndModel(RuleBasedStateMachine):
     @rule(cached=st.booleans())
     def page_cache(self, cached: bool) -> None:
         self.filesystem.cached = cached
+
+    def _let_go(self) -> None:
+        self.map.let_levels_go()
+        self.users -= 1
 
     def _run(self, source: AsyncIterator[Rows]) -> MapRun:
         number = next(self.numbers)

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from cstor_core.errors import InputError
+from cstor_core.errors import CorruptError, InputError
 from cstor_core.units import BLOCK_BYTES
+from replica.store.checkpointing import _Placed
 from replica.store.look import PoolLook, Severity, look_at_pool
 from replica.store.repair import repair
+from replica.store.replica_store import ReplicaStore
 from tests.unit.store.memory_files import MemoryFilesystem
 from tests.unit.store.volumes import (
     POOL,
@@ -169,12 +171,24 @@ async def test_a_journal_damaged_behind_the_checkpoint_is_not_repaired() -> None
     assert look_at(filesystem).is_damaged
 
 
-async def test_two_blocks_at_one_place_are_damage() -> None:
-    filesystem = await killed_pool()
-    store = (await open_pool(filesystem)).replicas[VOLUME]
+def have_two_at_one_place(store: ReplicaStore) -> None:
     row = bytearray(store._parts.block_map.row_at_once(7))
     row[0] = 8
     store._parts.block_map.put(row, [])
+
+
+async def test_no_checkpoint_says_that_two_blocks_are_at_one_place() -> None:
+    store = (await open_pool(await killed_pool())).replicas[VOLUME]
+    have_two_at_one_place(store)
+    with pytest.raises(CorruptError, match="two blocks are at one place"):
+        await store.checkpoint()
+
+
+async def test_two_blocks_at_one_place_are_damage(monkeypatch: pytest.MonkeyPatch) -> None:
+    filesystem = await killed_pool()
+    store = (await open_pool(filesystem)).replicas[VOLUME]
+    have_two_at_one_place(store)
+    monkeypatch.setattr(_Placed, "then", lambda placed: placed._block_map.placed)
     await store.checkpoint()
     filesystem.restart()
     found = [finding.what for finding in look_at(filesystem).all_findings()]
