@@ -317,12 +317,19 @@ def half_learner(cast: Cast) -> Plan:
 
 
 def overtaken_opening(cast: Cast) -> Plan:
-    """A change is ordered while another target opens, over slow links."""
-    plan: Plan = [(0.0, ("slow_link", (at, VERY_SLOW / 8))) for at in cast.all]
-    plan.append((0.5, ("start_target", ())))
-    leaving = cast.chance.choice(cast.all)
-    plan.append((0.5 + cast.chance.uniform(0.0, 0.7), ("remove", (leaving,))))
-    return [*plan, (7.0, ("heal_network", ()))]
+    """A change is ordered, and another target asks before anybody has heard of it; while it waits
+    for a slow member the others hear of it, and promise.
+    """
+    few, many = cast.all[: cast.may_lose], cast.all[cast.may_lose :]
+    hearing, heard_s = (*many, cast.others[0]), cast.chance.uniform(0.02, 0.4)
+    then: Plan = [(0.0, ("cut", (LAST, at))) for at in (*few, *hearing)]
+    then += [(0.001, ("slow_link", (at, VERY_SLOW))) for at in few]
+    then.append((0.002, ("start_target", ())))
+    then += [(heard_s, ("join", (FIRST, at))) for at in hearing]
+    plan: Plan = [
+        (0.0, ("when_changing", (after_s, name, *arguments))) for after_s, (name, arguments) in then
+    ]
+    return [*plan, (0.01, _some_change(cast)), (7.0, ("heal_network", ()))]
 
 
 def slow_revert(cast: Cast) -> Plan:
