@@ -6,9 +6,9 @@ processes over a socket; then with one per cent of the volume changed again and 
 bytes; then at the gentle pace, while an initiator writes at half of the most that it can, beside
 the same load with nothing to rebuild.  All data are in the page cache, which is filled before with
 a file of holes: a machine that has run for a while has no free memory, and one that has may have to
-get it from a host first, which takes longer than everything that is measured here.  What was written
-in preparation is on the disk before anything is measured, so that the kernel does not write it back
-meanwhile.
+get it from a host first, which takes longer than everything that is measured here.  What was
+written in preparation is on the disk before anything is measured, so that the kernel does not write
+it back meanwhile.
 
 Exit code 1 where a goal is missed.  Nothing else should run on the machine.
 """
