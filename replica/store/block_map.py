@@ -13,7 +13,8 @@ one away.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import numpy.typing as npt
@@ -260,17 +261,19 @@ class BlockMap:
             self._cached_before = {}
 
     def close_levels(self) -> tuple[Recent, ...]:
-        """All levels, newest first; what comes from now on goes to another one, and they stay as
-        they are until `let_levels_go`.
-        """
+        """All levels, newest first; what comes from now on goes to another one."""
         self._close_level()
         self._begin(Recent(self._recent.view, self._recent.layer + 1))
-        self._users += 1
         return self._levels
 
-    def let_levels_go(self) -> None:
-        """Somebody needs the levels no longer that were closed for him."""
-        self._users -= 1
+    @contextmanager
+    def keeping_levels(self) -> Iterator[None]:
+        """Levels that are closed now stay as they are meanwhile, also when they become a run."""
+        self._users += 1
+        try:
+            yield
+        finally:
+            self._users -= 1
 
     def switch(self, run: MapRun | None, places: Units, view: View) -> None:
         """A staged run is laid over the others, behind which the volume has this view.
@@ -288,8 +291,7 @@ class BlockMap:
         self._cached_before = {}
 
     def freeze(self, freed: list[int]) -> tuple[Recent, ...]:
-        """Close the top level; all closed ones, newest first, are to become a run, and stay as they
-        are until `let_levels_go`.
+        """Close the top level; all closed ones, newest first, are to become a run.
 
         Where the last of them is of the same layer it becomes part of the new one, and whoever was
         to make it a run comes too late.
@@ -300,7 +302,6 @@ class BlockMap:
         else:
             self._close_level()
         self._begin(Recent(top.view, top.layer))
-        self._users += 1
         return self._levels
 
     def are_closed(self, levels: tuple[Recent, ...]) -> bool:

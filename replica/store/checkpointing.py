@@ -93,15 +93,13 @@ class Checkpointing:
         placed = _Placed(block_map, outcome)
         run = None
         try:
-            try:
+            with block_map.keeping_levels():
                 await flush()
                 if levels:
                     with held(block_map.runs) as runs:
                         rows = resolved(levels, runs, views, pace, outcome)
                         rows_max = sum(len(level.rows) for level in levels) if runs else 0
                         run = await self.new_run(rows, pace, rows_max)
-            finally:
-                block_map.let_levels_go()
             change = _Change(
                 lambda: moment.keeping(parts.standing.operations.hidden),
                 lambda: block_map.runs if run is None else [run, *block_map.runs],

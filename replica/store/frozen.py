@@ -81,10 +81,9 @@ def frozen(parts: Parts, reader: Reader) -> Iterator[Frozen]:
     block_map = parts.block_map
     levels = block_map.close_levels()
     try:
-        with held(block_map.runs) as runs:
+        with block_map.keeping_levels(), held(block_map.runs) as runs:
             yield Frozen(parts, reader, levels, runs)
     finally:
-        block_map.let_levels_go()
         parts.reclaimer.end_read(ticket)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import ExitStack
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -44,8 +45,8 @@ class MapAndModel(RuleBasedStateMachine):
         self.freed: list[int] = []
         self.given: set[int] = set()
         self.frozen: tuple[Recent, ...] = ()
-        self.users = 0
-        """So many want levels to stay as they are."""
+        self.checkpoints: list[ExitStack] = []
+        """Each wants levels to stay as they are."""
         self.operations = Operations(1 << 40)
         self.snapshots: dict[str, dict[int, tuple[int, int]]] = {}
         self.hidden: list[dict[int, tuple[int, int]]] = []
@@ -139,12 +140,14 @@ class MapAndModel(RuleBasedStateMachine):
     def freeze(self) -> None:
         """Also over rows that are frozen already: a checkpoint overtakes another one."""
         self.frozen = self.map.freeze(self.freed)
-        self.users += 1
+        checkpoint = ExitStack()
+        checkpoint.enter_context(self.map.keeping_levels())
+        self.checkpoints.append(checkpoint)
 
-    @precondition(lambda self: self.users > 1)
+    @precondition(lambda self: len(self.checkpoints) > 1)
     @rule()
     def overtaken_ends(self) -> None:
-        self._let_go()
+        self.checkpoints.pop().close()
 
     @precondition(lambda self: self.frozen)
     @rule()
@@ -153,7 +156,7 @@ class MapAndModel(RuleBasedStateMachine):
         assert self.map.are_closed(self.frozen)
         views = self.operations.views()
         run = self._run(resolved(self.frozen, self.map.runs, views, AT_ONCE, outcome))
-        self._let_go()
+        self.checkpoints.pop().close()
         self.freed += outcome.freed.tolist()
         placed = PlaceSet()
         for places in self._places_of([run, *self.map.runs]):
@@ -173,10 +176,6 @@ class MapAndModel(RuleBasedStateMachine):
     @rule(cached=st.booleans())
     def page_cache(self, cached: bool) -> None:
         self.filesystem.cached = cached
-
-    def _let_go(self) -> None:
-        self.map.let_levels_go()
-        self.users -= 1
 
     def _run(self, source: AsyncIterator[Rows]) -> MapRun:
         number = next(self.numbers)
