@@ -114,6 +114,9 @@ class ClientStream:
             self._end(UnavailableError(f"no daemon answers at {self._address}: {error}"))
 
     def _made(self) -> None:
+        if self._closed:
+            self._endpoint.close()
+            return
         fields = request_fields(self._path, self._address)
         self._stream = self._endpoint.connection.open(fields, lambda _: self)
         queue, self._queue = self._queue, []
