@@ -89,6 +89,12 @@ def serve(
         float | None,
         typer.Option(help="Seconds that commands wait for a quorum before BUSY; default 20."),
     ] = None,
+    read_cache: Annotated[
+        str | None,
+        typer.Option(
+            help="Memory of each volume for blocks that were read lately; 64MiB, 0 for none."
+        ),
+    ] = None,
     scrub_every: Annotated[
         str | None,
         typer.Option(

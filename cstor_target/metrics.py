@@ -40,6 +40,8 @@ VOLUME_COUNTERS = {
     "merges": "Writes of parts of blocks that were merged with what was there",
     "read_retries": "Reads that were asked of another replica after one had failed",
     "reads_held": "Answers to reads that waited for the lease to be renewed",
+    "reads_cached": "Reads that were answered out of the read cache",
+    "blocks_read_ahead": "Blocks that were read ahead of a sequence of reads",
     "reads_hedged": "Reads that were asked of a second replica because the first was slow",
     "blocks_repaired": "Bad copies of blocks that were replaced by another replica's",
     "checksum_errors": "Blocks that came with data of another checksum",
@@ -111,6 +113,12 @@ class TargetCollector(Collector):
         for name, counters in named:
             in_flight.add_metric([name], counters.in_flight)
         yield in_flight
+        cached = GaugeMetricFamily(
+            "cstor_volume_read_cache_bytes", "Data in the read cache", labels=["volume"]
+        )
+        for volume in self._volumes:
+            cached.add_metric([volume.volume_name], volume.engine.cached_bytes)
+        yield cached
         for attribute, words in LATENCIES.items():
             family = HistogramMetricFamily(
                 f"cstor_volume_{attribute}_seconds", words, labels=["volume"]

@@ -72,6 +72,10 @@ class VolumeEngine(Volume, Protocol):
         """The end of it."""
 
     @property
+    def cached_bytes(self) -> int:
+        """What the read cache holds."""
+
+    @property
     def loss_possible(self) -> bool:
         """Whether initiators are to be told that something acknowledged may be gone."""
 

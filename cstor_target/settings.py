@@ -21,6 +21,7 @@ from cstor_core.settings import (
     DaemonSettings,
     DurationSetting,
     RateSetting,
+    SizeSetting,
     parse_address,
 )
 from cstor_target.volume.scrubs import RATE_BYTES_PER_S_MIN
@@ -76,6 +77,7 @@ class TargetSettings(DaemonSettings):
     replica_grpc: AddressSetting = Address(LOCAL_HOST, None)
     replica_metrics: AddressSetting = Address(LOCAL_HOST, None)
     write_timeout_s: Annotated[float, Field(gt=0, le=3600)] = EngineSettings().write_timeout_s
+    read_cache: Annotated[SizeSetting, Field(ge=0)] = EngineSettings().read_cache_bytes
     scrub_every: Annotated[DurationSetting, Field(ge=0)] = EngineSettings().scrub_every_s
     scrub_rate: Annotated[RateSetting, Field(ge=RATE_BYTES_PER_S_MIN)] = (
         EngineSettings().scrub_rate_bytes_per_s
@@ -94,6 +96,7 @@ class TargetSettings(DaemonSettings):
         """What the engine is told."""
         return EngineSettings(
             write_timeout_s=self.write_timeout_s,
+            read_cache_bytes=self.read_cache,
             scrub_rate_bytes_per_s=self.scrub_rate,
             scrub_every_s=self.scrub_every,
         )

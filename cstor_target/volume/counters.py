@@ -40,6 +40,8 @@ class Counters:
     read_retries: int = 0
     reads_held: int = 0
     reads_hedged: int = 0
+    reads_cached: int = 0
+    blocks_read_ahead: int = 0
     blocks_repaired: int = 0
     checksum_errors: int = 0
     scrubs_finished: int = 0

@@ -17,6 +17,7 @@ from cstor_core.errors import InputError, UnavailableError
 from cstor_core.generated.cstor.v1 import control_pb2, volume_pb2
 from cstor_core.units import BLOCK_BYTES
 from cstor_target.volume.backing import Buffer, Done, Failure, ReadDone
+from cstor_target.volume.cached_reads import CachedReads
 from cstor_target.volume.changes import Changes
 from cstor_target.volume.cloning import Cloning
 from cstor_target.volume.counters import Counters, Histogram
@@ -26,7 +27,7 @@ from cstor_target.volume.keeping import Keeping
 from cstor_target.volume.lease import Lease
 from cstor_target.volume.links import LinkFactory
 from cstor_target.volume.membership import Membership
-from cstor_target.volume.merging import Merger, whole_block_pieces, whole_blocks
+from cstor_target.volume.merging import Merger, unmap_steps, whole_block_pieces
 from cstor_target.volume.opener import Opener
 from cstor_target.volume.operations import Operations
 from cstor_target.volume.order import Order
@@ -66,7 +67,11 @@ class Engine:
         )
         self._lease = Lease(clock)
         self._reads = Reads(clock, self._order, self._lease, self.counters)
-        self._merger = Merger(self._reads.read_blocks, self._place_merged)
+        size: Callable[[], int] = lambda: self.size_bytes // BLOCK_BYTES  # noqa: E731
+        self._cached_reads = CachedReads(
+            self._reads, self._order, self._lease, self.counters, settings.read_cache_bytes, size
+        )
+        self._merger = Merger(self._cached_reads.read_blocks, self._place_merged)
         self._room = Room(self._order, events, settings.tight_bytes)
         self._roster = Roster(clock, settings, events, self._order, self._reads, self._room)
         repairs = Repairs(self.counters, events)
@@ -92,7 +97,7 @@ class Engine:
             clock,
             events,
             self._pass_gate,
-            lambda again: self._merger.wait(0, self.size_bytes // BLOCK_BYTES, again),
+            lambda again: self._merger.wait(0, size(), again),
             self._lease.when_held,
         )
         self.operations.on_write_cache = self._reads.use_write_cache
@@ -257,6 +262,11 @@ class Engine:
         identity = self.identity
         return self.operations.size_bytes or (identity.size_bytes if identity is not None else 0)
 
+    @property
+    def cached_bytes(self) -> int:
+        """What the read cache holds."""
+        return self._cached_reads.cached_bytes
+
     def report(self) -> control_pb2.VolumeReport:
         """What operators are told; portal, name and sessions are the daemon's to fill in."""
         report = self._roster.report()
@@ -296,7 +306,7 @@ class Engine:
             done(error, pieces if aligned or error else slice_pieces(pieces, skip, length))
 
         if length:
-            self._reads.read_blocks(first, count, finished)
+            self._cached_reads.read_blocks(first, count, finished)
         else:
             asyncio.get_running_loop().call_soon(finished, None, ())
 
@@ -318,7 +328,7 @@ class Engine:
         """As `Volume.unmap`; parts of blocks are written with zeros."""
         self.counters.unmaps += 1
         finished = self._counted(self.counters.write_latency, done)
-        steps = [step for offset, length in extents for step in _unmap_steps(offset, length)]
+        steps = [step for offset, length in extents for step in unmap_steps(offset, length)]
         left = len(steps) + 1
         failure: Failure | None = None
 
@@ -346,7 +356,7 @@ class Engine:
     def kick(self) -> None:
         """As `Volume.kick`."""
         self._order.kick()
-        self._reads.kick()
+        self._cached_reads.kick()
 
     def _write_blocks(self, first: int, data: Sequence[Buffer], durable: bool, done: Done) -> None:
         if not self._roster.has_quorum or self._gate:
@@ -483,17 +493,3 @@ class Engine:
 def _fail_soon(done: Done, failure: Failure) -> None:
     """Answer later: never from inside the call."""
     asyncio.get_running_loop().call_soon(done, failure)
-
-
-def _unmap_steps(offset: int, length: int) -> list[tuple[int, int, bool]]:
-    """(offset, length, whole blocks?) stretches that an extent is made of."""
-    first, count = whole_blocks(offset, length)
-    if not count:
-        return [(offset, length, False)] if length else []
-    start, end = first * BLOCK_BYTES, (first + count) * BLOCK_BYTES
-    steps = [(start, end - start, True)]
-    if start > offset:
-        steps.append((offset, start - offset, False))
-    if offset + length > end:
-        steps.append((end, offset + length - end, False))
-    return steps

@@ -118,3 +118,17 @@ def whole_blocks(offset: int, length: int) -> tuple[int, int]:
     first = -(-offset // BLOCK_BYTES)
     end = (offset + length) // BLOCK_BYTES
     return (first, end - first) if end > first else (first, 0)
+
+
+def unmap_steps(offset: int, length: int) -> list[tuple[int, int, bool]]:
+    """(offset, length, whole blocks?) stretches that an extent is made of."""
+    first, count = whole_blocks(offset, length)
+    if not count:
+        return [(offset, length, False)] if length else []
+    start, end = first * BLOCK_BYTES, (first + count) * BLOCK_BYTES
+    steps = [(start, end - start, True)]
+    if start > offset:
+        steps.append((offset, start - offset, False))
+    if offset + length > end:
+        steps.append((end, offset + length - end, False))
+    return steps

@@ -28,6 +28,10 @@ _BATCH_ROWS_BYTES_MAX = 4096 * ROW_BYTES
 """Discards have no data: their rows fill a batch by number, well below what a replica takes."""
 
 
+OnChange = Callable[[int, int, int], None]
+"""Told that blocks change: the first, how many, and the seq of the entry that changes them."""
+
+
 class InFlight:
     """An entry that has its seq and is not held by a quorum yet (or not durably, if it must be)."""
 
@@ -150,6 +154,8 @@ class Order:
         self._unmaps: list[InFlight] = []
         self._waiting: deque[tuple[int, float, Done]] = deque()
         self._flush_wanted = False
+        self.on_change: OnChange = lambda first, count, seq: None
+        """Told of each entry that changes blocks, as soon as it has its place."""
 
     def start(self, epoch: int, seq: int, salt: int) -> None:
         """Begin an epoch on top of the history that ends at `seq`."""
@@ -176,6 +182,7 @@ class Order:
         if blocks:
             self._unmaps.append(entry)
             self.whole_seq = entry.seq
+            self.on_change(0, blocks, entry.seq)
         self._send(message_of(self.last_seq, self.completed_seq), self.last_seq)
 
     def write(
@@ -195,6 +202,7 @@ class Order:
             self._last_write.update(dict.fromkeys(range(first, first + count), seq))
         self._data.extend(pieces)
         self._data_bytes += count * BLOCK_BYTES
+        self.on_change(first, count, seq)
         self._add(InFlight(seq, first, count, durable, done, self._clock.monotonic()))
 
     def unmap(self, first: int, count: int, durable: bool, done: Done | None) -> None:
@@ -207,6 +215,7 @@ class Order:
             listener = done if first + part == end else None
             entry = InFlight(seq, first, part, durable, listener, self._clock.monotonic())
             self._unmaps.append(entry)
+            self.on_change(first, part, seq)
             self._add(entry)
             first += part
 

@@ -23,6 +23,8 @@ class EngineSettings:
     """A batch that has grown to this is sent although an earlier one is on its way."""
     backlog_bytes_max: int = 64 * MIB
     """Recent messages kept for members that are behind; who is further behind is rebuilt."""
+    read_cache_bytes: int = 64 * MIB
+    """Blocks that were read lately are kept up to this; 0 for none."""
     tight_bytes: int = 256 * MIB
     """Where members grant less, more than can be under way, every write is weighed."""
     rebuild_floor_bytes_per_s: int = 4 * MIB

@@ -12,7 +12,7 @@ from typing import Any
 from uuid import UUID
 
 from cstor_core.generated.cstor.v1 import replica_pb2, volume_pb2
-from cstor_core.units import BLOCK_BYTES, KIB
+from cstor_core.units import BLOCK_BYTES, KIB, MIB
 from cstor_target.volume.engine import Engine
 from cstor_target.volume.quorum import write_quorum
 from cstor_target.volume.settings import EngineSettings
@@ -37,6 +37,8 @@ OLD_ADDRESSES = 0.3
 """So many targets are started with the addresses of the founding, where those are enough."""
 BACKLOG_BYTES = (8 * KIB, 128 * KIB, 128 * KIB)
 """The least is less than what clients send at a time."""
+CACHE_BYTES = (0, 0, 0, 32 * KIB, 128 * KIB, 1 * MIB)
+"""Of the read cache; none in half of the lives, so that all reads are of replicas there."""
 SETTINGS = EngineSettings(
     batch_bytes_max=32 * KIB,
     write_timeout_s=5.0,
@@ -169,7 +171,10 @@ class Cluster:
         replicas = chance.choice(REPLICAS)
         self.write_cache = chance.random() < 0.6
         backlog_bytes = random.Random(f"{seed} backlog").choice(BACKLOG_BYTES)
-        self.settings = replace(SETTINGS, backlog_bytes_max=backlog_bytes)
+        cache_bytes = random.Random(f"{seed} read cache").choice(CACHE_BYTES)
+        self.settings = replace(
+            SETTINGS, backlog_bytes_max=backlog_bytes, read_cache_bytes=cache_bytes
+        )
         self.witness: Machine | None = None
         if replicas == COPIES and random.Random(f"{seed} witness").random() < WITNESSED:
             self.witness = Machine("witness:7778", self, is_witness=True)

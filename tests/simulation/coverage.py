@@ -20,12 +20,14 @@ from cstor_core.errors import (
 )
 from cstor_target.volume import opener, opening
 from cstor_target.volume.backing import Failure
+from cstor_target.volume.cached_reads import CachedReads
 from cstor_target.volume.changes import Changes
 from cstor_target.volume.engine import Engine
 from cstor_target.volume.lease import Lease
 from cstor_target.volume.members import Standing
 from cstor_target.volume.membership import Membership
 from cstor_target.volume.order import Order
+from cstor_target.volume.read_cache import ReadCache
 from cstor_target.volume.reads import Reads
 from cstor_target.volume.returning import Returning
 from cstor_target.volume.room import Room
@@ -72,6 +74,8 @@ BRANCHES = frozenset(
         ),
         *("read: waits for entries", "gate: passed late", "gate: busy", "write: busy in flight"),
         *("merge", "member: fell too far behind", "member: recorded as out of date"),
+        *("read: out of the cache", "read: in the cache without a lease", "read: ahead"),
+        *("read: waits for what is read ahead", "cache: an answer was overtaken"),
         *("read: asked of two", "bad copy: replaced", "write: no room"),
         *("member: no space", "return: a failed one stays out", "witness: given up"),
         *("return: from a tail", "return: staged", "return: rebuilt", "return: rebuild broken off"),
@@ -292,6 +296,13 @@ def _watch_commands() -> None:
     _watch(Order, "when_durable", lambda *_: ["read: waits until W have flushed it"])
     _watch(Reads, "_hand_on", held)
     _watch(Reads, "_retry", retried)
+    _watch(
+        ReadCache,
+        "_has_changed",
+        _if("cache: an answer was overtaken", lambda changed, *_: changed),
+    )
+    _watch(CachedReads, "_read_ahead", _if("read: ahead", lambda _, reads, first, count: count))
+    _watch_cache()
     _watch(ReadSession, "_park", lambda *_: ["read: waits for entries"])
     _watch(ReplicaNode, "serves_reads", _if("read: refused", lambda serves, *_: not serves))
     _watch(StoreReader, "_unreadable", lambda *_: ["read: the disk fails"])
@@ -327,6 +338,25 @@ def _watch_commands() -> None:
             _taken["read: asked of two"] += 1
 
     Reads._hedge = hedged  # type: ignore[method-assign]
+
+
+def _watch_cache() -> None:
+    kick, read = CachedReads.kick, CachedReads._read
+
+    def kicked(self: CachedReads) -> None:
+        if self._hits:
+            holds = self._lease.holds
+            _taken["read: out of the cache" if holds else "read: in the cache without a lease"] += 1
+        kick(self)
+
+    def waited(self: CachedReads, wanted: Any) -> None:
+        before = sum(len(coming.waiting) for coming in self._coming)
+        read(self, wanted)
+        if sum(len(coming.waiting) for coming in self._coming) > before:
+            _taken["read: waits for what is read ahead"] += 1
+
+    CachedReads.kick = kicked  # type: ignore[method-assign]
+    CachedReads._read = waited  # type: ignore[method-assign, assignment]
 
 
 def _watch_ends(owner: Any, name: str, at: int, passed: str, ended: str) -> None:

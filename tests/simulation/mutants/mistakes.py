@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tests.simulation.mutants import (
+    caching,
     cloning,
     forcing,
     histories,
@@ -22,6 +23,7 @@ MISTAKES: dict[str, Mistake] = {
     for mistake in (
         *opening.MISTAKES,
         *serving.MISTAKES,
+        *caching.MISTAKES,
         *histories.MISTAKES,
         *operations.MISTAKES,
         *membership.MISTAKES,

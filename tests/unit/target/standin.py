@@ -104,6 +104,10 @@ class StandInEngine:
             loss_possible=self.serving,
         )
 
+    @property
+    def cached_bytes(self) -> int:
+        return 8192
+
     def check_versions(self) -> None:
         """No replica is too old."""
 

@@ -11,61 +11,13 @@ from cstor_core.errors import UnavailableError
 from cstor_core.frames import ANSWER, encode_read_response
 from cstor_core.generated.cstor.v1 import stream_pb2
 from cstor_core.rows import ROW
-from cstor_core.units import BLOCK_BYTES
 from cstor_target.volume.backing import Buffer, Failure
-from cstor_target.volume.counters import Counters
-from cstor_target.volume.lease import Lease
-from cstor_target.volume.order import Order
-from cstor_target.volume.reads import Reads, slice_pieces
-from tests.unit.volume.hand_clock import HandClock
-from tests.unit.volume.standins import OPENING, SALT, HeldLink, in_sync_member
+from cstor_target.volume.reads import slice_pieces
+from tests.unit.volume.reading import ONE, TWO, Reading
+from tests.unit.volume.standins import OPENING, SALT
 
-ONE = b"\x01" * BLOCK_BYTES
-TWO = b"\x02" * BLOCK_BYTES
 MEDIUM_ERROR = stream_pb2.READ_STATUS_MEDIUM_ERROR
 NOT_IN_SYNC = stream_pb2.READ_STATUS_NOT_IN_SYNC
-
-Answer = tuple[Failure | None, bytes]
-
-
-class Reading:
-    """Reads over two members, behind entry 10 of epoch 3."""
-
-    def __init__(self) -> None:
-        self.clock = HandClock()
-        self.order = Order(self.clock, lambda _: None, 1 << 20, 1 << 20)
-        self.order.start(3, 10, SALT)
-        self.counters = Counters()
-        self.lease = Lease(self.clock)
-        self.lease.begin("ab", 1)
-        self.lease.renewed("a", 1e6)
-        self.reads = Reads(self.clock, self.order, self.lease, self.counters)
-        self.reads.start(OPENING, SALT)
-        self.links = [HeldLink(), HeldLink()]
-        self.members = [
-            in_sync_member(link, name) for link, name in zip(self.links, "ab", strict=True)
-        ]
-        for member in self.members:
-            self.reads.add(member)
-        self.heard: list[Answer] = []
-
-    def read(self, block: int, count: int = 1) -> None:
-        """Ask, as a burst of its own."""
-
-        def done(error: Failure | None, pieces: Sequence[Buffer]) -> None:
-            self.heard.append((error, b"".join(pieces)))
-
-        self.reads.read_blocks(block, count, done)
-        self.reads.kick()
-
-    def asked_of(self, member: int) -> int:
-        """How many questions a member has got."""
-        return sum(len(stream.questions()) for stream in self.links[member].streams)
-
-    def write(self, block: int) -> None:
-        """Give a write its place and send it."""
-        self.order.write(block, 1, [TWO], False, None)
-        self.order.kick()
 
 
 @pytest.fixture
