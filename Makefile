@@ -1,6 +1,6 @@
 # What one does with this tree.  `make help` lists the targets.
 
-PYTHON ?= python3
+PYTHON ?= $(shell tools/choose-python)
 VENV := .venv
 BIN := $(VENV)/bin
 RUNTIME := $(VENV)/.installed-runtime

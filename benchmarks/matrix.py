@@ -1,9 +1,8 @@
-"""The loads of the side-by-side benchmark: which kinds of requests, in which order, how many.
+"""The loads of the side-by-side benchmark, and how fast each has to be beside the baseline.
 
-Three sizes, reads and writes, four depths, in sequence and strided.  A stride is an odd number of
-requests, so that on a volume whose size is a power of two it comes by every place once before it
-comes by any place twice, and never crosses the end.  Every contender gets the same requests: the
-numbers are chosen so that a fast target is busy for about half a second and a slow one for some.
+A stride is an odd number of requests, so that on a volume whose size is a power of two it comes by
+every place once before it comes by any place twice, and never crosses the end.  A working set is
+the beginning of the volume: reads of it go round and round.
 """
 
 from __future__ import annotations
@@ -16,11 +15,14 @@ from tests.system.qemu import Bench
 KIB = 1024
 MIB = 1024 * KIB
 
-DEPTHS = (1, 8, 32, 64)
-STRIDE_REQUESTS = {4 * KIB: 257, 64 * KIB: 17, MIB: 7}
-COUNTS = {4 * KIB: 24576, 64 * KIB: 6144, MIB: 512}
-COUNT_AT_DEPTH_ONE = {4 * KIB: 6144, 64 * KIB: 2048, MIB: 256}
-QUICK_DEPTHS = (1, 32)
+STRIDE_REQUESTS = 17
+"""Of 4 KiB: steps of 69,632 bytes."""
+DEPTHS = (1, 8, 32, 64, 256)
+SIZES = (4 * KIB, 64 * KIB, MIB)
+READ_CACHE_MIB = 64
+"""Of a target, by default."""
+OVER_THE_CACHE_MIB = 4 * READ_CACHE_MIB
+WITHIN_THE_CACHE_MIB = READ_CACHE_MIB // 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +33,8 @@ class Cell:
     request_bytes: int
     depth: int
     is_strided: bool
-
-    @property
-    def count(self) -> int:
-        """How many requests one run makes."""
-        counts = COUNT_AT_DEPTH_ONE if self.depth == 1 else COUNTS
-        return counts[self.request_bytes]
+    within_mib: int = 0
+    """The working set; 0 for the whole volume."""
 
     @property
     def name(self) -> str:
@@ -45,24 +43,69 @@ class Cell:
         size_text = f"{size // MIB} MiB" if size >= MIB else f"{size // KIB} KiB"
         kind = "write" if self.is_write else "read"
         order = "strided" if self.is_strided else "sequential"
-        return f"{size_text} {kind}, depth {self.depth}, {order}"
+        within = f", within {self.within_mib} MiB" if self.within_mib else ""
+        return f"{size_text} {kind}, depth {self.depth}, {order}{within}"
 
-    def load(self) -> Bench:
-        """The load for `qemu-img bench`."""
-        stride = STRIDE_REQUESTS[self.request_bytes] if self.is_strided else 1
+    def load(self, count: int) -> Bench:
+        """So many requests of it for `qemu-img bench`."""
+        stride = STRIDE_REQUESTS if self.is_strided else 1
         return Bench(
             is_write=self.is_write,
             request_bytes=self.request_bytes,
             depth=self.depth,
-            count=self.count,
+            count=count,
             step_bytes=stride * self.request_bytes,
+            within_bytes=self.within_mib * MIB,
         )
 
 
-def cells(*, quick: bool) -> Iterator[Cell]:
-    """The whole matrix, or of it the small requests in sequence at two depths."""
-    for request_bytes in (4 * KIB,) if quick else tuple(COUNTS):
-        for is_write in (True, False):
-            for is_strided in (False,) if quick else (False, True):
-                for depth in QUICK_DEPTHS if quick else DEPTHS:
-                    yield Cell(is_write, request_bytes, depth, is_strided)
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """What a volume of so many replicas has to reach of the baseline's rate."""
+
+    cell: Cell
+    replicas: int
+    ratio: float
+
+
+def _goals() -> Iterator[Goal]:
+    for strided in (False, True):
+        yield Goal(Cell(True, 4 * KIB, 32, strided), 3, 0.60)
+    for strided in (False, True):
+        yield Goal(Cell(True, 4 * KIB, 1, strided), 3, 0.25)
+    for strided in (False, True):
+        yield Goal(Cell(False, 4 * KIB, 32, strided, OVER_THE_CACHE_MIB), 3, 0.70)
+    for strided in (False, True):
+        yield Goal(Cell(False, 4 * KIB, 32, strided, WITHIN_THE_CACHE_MIB), 3, 1.00)
+    yield Goal(Cell(False, 4 * KIB, 1, True), 3, 0.50)
+    for strided in (False, True):
+        yield Goal(Cell(True, 64 * KIB, 32, strided), 3, 0.50)
+    for strided in (False, True):
+        yield Goal(Cell(True, MIB, 8, strided), 3, 0.40)
+    for strided in (False, True):
+        yield Goal(Cell(False, MIB, 8, strided), 3, 0.80)
+    for is_write in (True, False):
+        for strided in (False, True):
+            yield Goal(Cell(is_write, 4 * KIB, 32, strided), 1, 1.00)
+
+
+GOALS = tuple(_goals())
+
+
+def cells(replicas: int, *, whole: bool) -> list[Cell]:
+    """Those that there is a goal for, or all sizes and depths."""
+    if not whole:
+        return [goal.cell for goal in GOALS if goal.replicas == replicas]
+    return [
+        Cell(is_write, request_bytes, depth, is_strided)
+        for request_bytes in SIZES
+        for is_write in (True, False)
+        for is_strided in (False, True)
+        for depth in DEPTHS
+    ]
+
+
+def goal_of(cell: Cell, replicas: int) -> float | None:
+    """The ratio that it has to reach, where there is one."""
+    ratios = {(goal.cell, goal.replicas): goal.ratio for goal in GOALS}
+    return ratios.get((cell, replicas))

@@ -23,6 +23,8 @@ MICROSECONDS = 1e6
 class Sample:
     """One run of one cell against one contender."""
 
+    count: int
+    """How many requests it made."""
     duration_s: float
     settle_s: float
     """How long after the last answer the replicas held everything; a part of the duration."""
@@ -41,7 +43,7 @@ class Result:
     @property
     def rate(self) -> float:
         """Requests a second, the median of the rounds."""
-        return statistics.median(self.cell.count / sample.duration_s for sample in self.samples)
+        return statistics.median(sample.count / sample.duration_s for sample in self.samples)
 
     @property
     def bytes_per_s(self) -> float:
@@ -52,29 +54,22 @@ class Result:
         """Microseconds of CPU for each request, by role, the median of the rounds."""
         roles = self.samples[0].cpu_s
         return {
-            role: statistics.median(sample.cpu_s[role] for sample in self.samples)
-            / self.cell.count
+            role: statistics.median(sample.cpu_s[role] / sample.count for sample in self.samples)
             * MICROSECONDS
             for role in roles
         }
 
-    def document(self, baseline: Result) -> dict[str, Any]:
-        """The result for JSON, with the ratio to the contender that all are compared with."""
-        cell = self.cell
+    def document(self) -> dict[str, Any]:
+        """The result for JSON."""
         return {
             "contender": self.contender,
-            "operation": "write" if cell.is_write else "read",
-            "request_bytes": cell.request_bytes,
-            "depth": cell.depth,
-            "order": "strided" if cell.is_strided else "sequential",
-            "count": cell.count,
             "requests_per_s": round(self.rate, 1),
             "bytes_per_s": round(self.bytes_per_s),
-            "ratio": round(self.rate / baseline.rate, 3),
             "cpu_us_per_request": {role: round(used, 1) for role, used in self.cpu_us().items()},
             "rounds": [
                 {
-                    "duration_s": sample.duration_s,
+                    "count": sample.count,
+                    "duration_s": round(sample.duration_s, 4),
                     "settle_s": round(sample.settle_s, 4),
                     "cpu_s": {role: round(used, 3) for role, used in sample.cpu_s.items()},
                 }

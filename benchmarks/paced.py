@@ -13,10 +13,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 
-from benchmarks.matrix import KIB, STRIDE_REQUESTS
+from benchmarks.matrix import KIB
 from tests.system.nbd import NbdClient
 
 WRITE_BYTES = 4 * KIB
+STRIDE_WRITES = 257
 TICK_S = 0.001
 WARM_UP_S = 1.0
 """What was sent before does not count in the latencies; in the gaps it does."""
@@ -104,7 +105,7 @@ class PacedWriter:
         number = self._number
         self._number += 1
         blocks = self._disk.size_bytes // WRITE_BYTES
-        offset = number * STRIDE_REQUESTS[WRITE_BYTES] % blocks * WRITE_BYTES
+        offset = number * STRIDE_WRITES % blocks * WRITE_BYTES
         now = asyncio.get_running_loop().time
         sent_s = now()
         await self._disk.write(offset, self._payloads[number % PAYLOADS])

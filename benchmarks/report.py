@@ -9,101 +9,109 @@ from typing import Any
 
 from rich.table import Table
 
-from benchmarks.matrix import KIB, Cell
+from benchmarks.matrix import Cell
 from benchmarks.measured import Result
 
-FLOORS = {
-    Cell(is_write=True, request_bytes=4 * KIB, depth=32, is_strided=False): 0.25,
-    Cell(is_write=True, request_bytes=4 * KIB, depth=1, is_strided=False): 0.06,
-}
-"""The least ratio of the replicated volume to the baseline that a data path must reach."""
+HEADERS = ("load", "volume", "baseline", "CPU", "cStor", "CPU", "ratio", "goal", "")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One load against the baseline and against one volume, in turns."""
+
+    cell: Cell
+    baseline: Result
+    volume: Result
+    goal: float | None
+
+    @property
+    def ratio(self) -> float:
+        """The volume's rate, of the baseline's."""
+        return self.volume.rate / self.baseline.rate
+
+    @property
+    def verdict(self) -> str:
+        """Whether the goal is reached, where there is one."""
+        if self.goal is None:
+            return ""
+        return "reached" if self.ratio >= self.goal else "MISSED"
+
+    def texts(self, cpu: Callable[[Result], str]) -> list[str]:
+        """The row of a table; `cpu` says what each request cost."""
+        return [
+            self.cell.name,
+            self.volume.contender,
+            f"{self.baseline.rate:,.0f}",
+            cpu(self.baseline),
+            f"{self.volume.rate:,.0f}",
+            cpu(self.volume),
+            f"{self.ratio:.2f}",
+            "" if self.goal is None else f"{self.goal:.2f}",
+            self.verdict,
+        ]
+
+    def document(self) -> dict[str, Any]:
+        """The row for JSON."""
+        cell = self.cell
+        return {
+            "operation": "write" if cell.is_write else "read",
+            "request_bytes": cell.request_bytes,
+            "depth": cell.depth,
+            "order": "strided" if cell.is_strided else "sequential",
+            "within_mib": cell.within_mib,
+            "ratio": round(self.ratio, 3),
+            "goal": self.goal,
+            "baseline": self.baseline.document(),
+            "volume": self.volume.document(),
+        }
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Everything of one run; the first contender is the baseline."""
+    """Everything of one run."""
 
     circumstances: Mapping[str, str]
-    contenders: Sequence[str]
-    results: Mapping[Cell, Mapping[str, Result]]
+    rows: Sequence[Row]
 
-    def document(self) -> dict[str, Any]:
-        """The report for JSON."""
-        return {
-            "format": 1,
-            "benchmark": "side_by_side",
-            "circumstances": dict(self.circumstances),
-            "baseline": self.contenders[0],
-            "results": [
-                result.document(row[self.contenders[0]])
-                for row in self.results.values()
-                for result in row.values()
-            ],
-        }
+    @property
+    def missed(self) -> list[Row]:
+        """The rows that do not reach their goal."""
+        return [row for row in self.rows if row.verdict == "MISSED"]
 
     def json(self) -> str:
-        """The document as text."""
-        return json.dumps(self.document(), indent=1) + "\n"
+        """The report as a document."""
+        document = {
+            "format": 2,
+            "benchmark": "side_by_side",
+            "circumstances": dict(self.circumstances),
+            "rows": [row.document() for row in self.rows],
+        }
+        return json.dumps(document, indent=1) + "\n"
 
     def table(self) -> Table:
         """The report for a terminal; its CPU is that of all processes together."""
-        table = Table(title="requests a second, ratio, CPU microseconds a request")
-        table.add_column("load", no_wrap=True)
-        for header in self._headers()[1:]:
+        table = Table(title="requests a second, CPU microseconds a request, ratio")
+        table.add_column(HEADERS[0], no_wrap=True)
+        for header in HEADERS[1:]:
             table.add_column(header, justify="right")
-        for row in self._rows(_cpu_of_all):
-            table.add_row(*row)
+        for row in self.rows:
+            table.add_row(*row.texts(_cpu_of_all))
         return table
 
     def markdown(self) -> str:
         """The report as a page."""
-        headers = self._headers()
         lines = ["# Side by side", ""]
         lines += [f"- {name}: {value}" for name, value in self.circumstances.items()]
         lines += [
             "",
-            "Requests a second (median of the rounds), the ratio to the first column, and",
-            "microseconds of CPU for each request by role.",
+            "Requests a second (median of the rounds) of tgt with one file and of a volume,",
+            "microseconds of CPU for each request by role, and the ratio of the rates.",
             "",
-            _markdown_row(headers),
-            _markdown_row(["---"] + ["---:"] * (len(headers) - 1)),
-            *(_markdown_row(row) for row in self._rows(_cpu_by_role)),
-            "",
-            *self.verdicts(),
+            _markdown_row(HEADERS),
+            _markdown_row(["---", "---"] + ["---:"] * (len(HEADERS) - 2)),
+            *(_markdown_row(row.texts(_cpu_by_role)) for row in self.rows),
         ]
-        return "\n".join(lines).rstrip() + "\n"
-
-    def verdicts(self) -> list[str]:
-        """What the floors say about the last contender, a sentence each."""
-        sentences = []
-        baseline, contender = self.contenders[0], self.contenders[-1]
-        for cell, floor in FLOORS.items():
-            if cell in self.results and baseline != contender:
-                row = self.results[cell]
-                ratio = row[contender].rate / row[baseline].rate
-                word = "reaches" if ratio >= floor else "is BELOW"
-                sentences.append(
-                    f"{cell.name}: {contender} {word} the floor of {floor:.2f} with {ratio:.3f}."
-                )
-        return sentences
-
-    def _headers(self) -> list[str]:
-        headers = ["load", self.contenders[0], "CPU"]
-        for contender in self.contenders[1:]:
-            headers += [contender, "ratio", "CPU"]
-        return headers
-
-    def _rows(self, cpu: Callable[[Result], str]) -> list[list[str]]:
-        rows = []
-        for cell, row in self.results.items():
-            baseline = row[self.contenders[0]]
-            texts = [cell.name, f"{baseline.rate:,.0f}", cpu(baseline)]
-            for contender in self.contenders[1:]:
-                result = row[contender]
-                ratio = f"{result.rate / baseline.rate:.2f}"
-                texts += [f"{result.rate:,.0f}", ratio, cpu(result)]
-            rows.append(texts)
-        return rows
+        return "\n".join(lines) + "\n"
 
 
 def _cpu_of_all(result: Result) -> str:

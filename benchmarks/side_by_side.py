@@ -1,9 +1,9 @@
 """cStor beside Debian's tgt: the same `qemu-img bench` loads against each, taking turns.
 
-tgt serves one file with its default settings; cStor serves a volume of one replica (RF 1) and one
-of three (RF 3); all lie in the same directory and are filled beforehand with the same
-incompressible data.  The contenders take turns within every round of every load, so that what the
-machine does besides meets all of them.  What is in the page cache stays there: this compares
+tgt serves one file with its default settings; cStor serves a volume of three replicas (RF 3), and
+then one of one (RF 1); both lie in the same directory and are filled beforehand with the same
+incompressible data.  They take turns within every round of every load, so that what the machine
+does besides meets both.  What is in the page cache stays there: this compares
 software, not disks.
 
 A run ends when its last request is answered and, for writes, the replicas hold everything: a
@@ -23,9 +23,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks.matrix import MIB, Cell, cells
-from benchmarks.measured import REPOSITORY, Result, Sample, circumstances
-from benchmarks.report import Report
+from benchmarks.matrix import MIB, Cell, cells, goal_of
+from benchmarks.measured import REPOSITORY, Result, Sample, circumstances, memory_in_use
+from benchmarks.report import Report, Row
 from tests.system.cluster import Cluster
 from tests.system.disks import Disk, TgtDisk
 from tests.system.qemu import bench, copy, make_random_file
@@ -33,6 +33,10 @@ from tests.system.tools import HarnessError, free_port
 
 RESULTS = Path(__file__).parent / "results"
 BASELINE = "tgt"
+VOLUME = "cStor RF"
+PROBE_COUNT = 64
+PROBE_S = 1.0
+"""A run of so long tells how many requests take ten times as long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,43 +75,58 @@ def serving(names: list[str], directory: Path, size_mib: int) -> Iterator[list[C
         yield contenders
 
 
-def measure(disk: Disk, cell: Cell) -> Sample:
-    """One run of one load."""
+def measure(disk: Disk, cell: Cell, count: int) -> Sample:
+    """One run of so many requests of one load."""
     # One contender's dirty pages must not be written back during the next one's run.
     os.sync()
     before = disk.cpu_s()
-    ended = bench(disk.url, cell.load())
+    ended = bench(disk.url, cell.load(count))
     settle_s = disk.settle() if cell.is_write else 0.0
     after = disk.cpu_s()
     used = {role: after[role] - before[role] for role in after}
     used["initiator"] = ended.initiator_cpu_s
-    return Sample(ended.duration_s + settle_s, settle_s, used)
+    return Sample(count, ended.duration_s + settle_s, settle_s, used)
 
 
-def measure_cell(cell: Cell, contenders: list[Contender], rounds: int) -> dict[str, Result]:
+def enough(disk: Disk, cell: Cell, seconds: float) -> int:
+    """How many requests take about so long; finding out warms what is to be warm."""
+    count = PROBE_COUNT
+    while (taken_s := measure(disk, cell, count).duration_s) < min(PROBE_S, seconds):
+        count *= 4
+    return max(round(count * seconds / taken_s), 1)
+
+
+def measure_cell(
+    cell: Cell, contenders: list[Contender], rounds: int, seconds: float
+) -> list[Result]:
     """All rounds of one load; in each round another contender begins."""
-    samples: dict[str, list[Sample]] = {contender.name: [] for contender in contenders}
+    counts = {one.name: enough(one.disk, cell, seconds) for one in contenders}
+    samples: dict[str, list[Sample]] = {one.name: [] for one in contenders}
     for number in range(rounds):
         turn = number % len(contenders)
-        for contender in contenders[turn:] + contenders[:turn]:
-            samples[contender.name].append(measure(contender.disk, cell))
-    return {name: Result(cell, name, tuple(taken)) for name, taken in samples.items()}
+        for one in contenders[turn:] + contenders[:turn]:
+            samples[one.name].append(measure(one.disk, cell, counts[one.name]))
+    return [Result(cell, name, tuple(taken)) for name, taken in samples.items()]
 
 
 def run(options: argparse.Namespace, console: Console) -> Report:
     """The whole benchmark."""
     options.dir.mkdir(parents=True, exist_ok=True)
-    names = [BASELINE, *(f"cStor RF {replicas}" for replicas in options.replicas)]
-    results = {}
-    with (
-        tempfile.TemporaryDirectory(prefix="side-by-side.", dir=options.dir) as directory,
-        serving(names, Path(directory), options.size_mib) as contenders,
-    ):
-        for cell in cells(quick=options.quick):
-            results[cell] = measure_cell(cell, contenders, options.rounds)
-            rates = ", ".join(f"{name} {row.rate:,.0f}" for name, row in results[cell].items())
-            console.print(f"{cell.name}: {rates}", highlight=False)
-    return Report(circumstances(), names, results)
+    rows = []
+    # The page cache must hold the data of all that are served at a time.
+    for replicas in options.replicas:
+        with (
+            memory_in_use(options.dir),
+            tempfile.TemporaryDirectory(prefix="side-by-side.", dir=options.dir) as directory,
+            serving([BASELINE, f"{VOLUME} {replicas}"], Path(directory), options.size_mib) as both,
+        ):
+            for cell in cells(replicas, whole=options.whole):
+                if options.only not in cell.name:
+                    continue
+                baseline, volume = measure_cell(cell, both, options.rounds, options.seconds)
+                rows.append(Row(cell, baseline, volume, goal_of(cell, replicas)))
+                console.print(", ".join(rows[-1].texts(lambda _: "")), highlight=False)
+    return Report(circumstances(), rows)
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -115,17 +134,19 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true", help="4 KiB in sequence, depths 1 and 32")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--size-mib", type=int, default=1024, help="size of each volume")
+    parser.add_argument("--whole", action="store_true", help="all sizes and depths")
+    parser.add_argument("--only", default="", help="loads whose names have this in them")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=10.0, help="of a run, about")
+    parser.add_argument("--size-mib", type=int, default=4096, help="size of each volume")
     parser.add_argument(
-        "--replicas", type=int, nargs="*", default=[1, 3], help="which cStor volumes (1 3)"
+        "--replicas", type=int, nargs="*", default=[3, 1], help="which cStor volumes (3 1)"
     )
     parser.add_argument(
         "--dir",
         type=Path,
         default=REPOSITORY / ".cache",
-        help="where all data lie while it runs, about 12 GiB (default: .cache in the repository)",
+        help="where all data lie while it runs, about 24 GiB (default: .cache in the repository)",
     )
     parser.add_argument("--results", type=Path, default=RESULTS, help="where JSON and page go")
     return parser.parse_args(arguments)
@@ -135,17 +156,15 @@ def main(arguments: list[str]) -> int:
     """Run, print the table and keep the results."""
     options = parse(arguments)
     # A pipe has no width of its own, and the default would break every cell of the table.
-    console = Console() if sys.stdout.isatty() else Console(width=120)
+    console = Console() if sys.stdout.isatty() else Console(width=140)
     try:
         report = run(options, console)
     except HarnessError as error:
         print(f"side_by_side: {error}", file=sys.stderr)
         return 2
     console.print(report.table())
-    for sentence in report.verdicts():
-        console.print(sentence, highlight=False)
     made = report.circumstances
-    name = f"{made['date'][:10]}-{made['commit']}{'-quick' if options.quick else ''}"
+    name = f"{made['date'][:16].replace(':', '')}-{made['commit']}"
     options.results.mkdir(parents=True, exist_ok=True)
     (options.results / f"{name}.json").write_text(report.json())
     (options.results / f"{name}.md").write_text(report.markdown())

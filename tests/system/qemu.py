@@ -69,23 +69,35 @@ class Bench:
     depth: int
     count: int
     step_bytes: int
+    within_bytes: int = 0
+    """Of the beginning of the disk alone, round and round; 0 for all of it."""
 
     def command(self, url: str) -> list[str]:
         """The command line."""
         command = [
             qemu("qemu-img"),
-            "bench",
-            "-f",
-            "raw",
-            "-t",
-            "none",
+            *("bench", "-t", "none"),
             *("-c", str(self.count)),
             *("-d", str(self.depth)),
             *("-s", str(self.request_bytes)),
             *("-S", str(self.step_bytes)),
             f"--pattern={PATTERN}",
         ]
-        return [*command, "-w", url] if self.is_write else [*command, url]
+        if self.is_write:
+            command.append("-w")
+        if not self.within_bytes:
+            return [*command, "-f", "raw", url]
+        part = {
+            "driver": "raw",
+            "size": self.within_bytes,
+            "file": {"driver": "iscsi", "transport": "tcp", **_iscsi_options(url)},
+        }
+        return [*command, f"json:{json.dumps(part)}"]
+
+
+def _iscsi_options(url: str) -> dict[str, str]:
+    portal, target, lun = url.removeprefix("iscsi://").split("/")
+    return {"portal": portal, "target": target, "lun": lun}
 
 
 @dataclass(frozen=True, slots=True)
