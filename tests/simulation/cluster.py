@@ -19,6 +19,7 @@ from cstor_target.volume.settings import EngineSettings
 from cstor_target.volume.witness import COPIES
 from replica.host import ReplicaHost
 from replica.replica_node import ReplicaNode
+from tests.simulation import streams
 from tests.simulation.configurations import Configurations
 from tests.simulation.links import SimulatedLink
 from tests.simulation.machines import Machine, clock_of
@@ -149,6 +150,7 @@ class Cluster:
         self.seed = seed
         self.loop = loop
         self.network = Network(loop, random.Random(f"{seed} network"))
+        streams.begin(self.network, seed)
         self.trace: list[str] = []
         self.events: Counter[str] = Counter()
         self.on_open: Callable[[Target, int, int], None] = lambda target, epoch, seq: None

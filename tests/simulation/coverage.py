@@ -48,6 +48,7 @@ from replica.store.replica_store import ReplicaStore
 from replica.store.staging import Stage
 from tests.simulation import clone_coverage as cloning
 from tests.simulation import rules
+from tests.simulation import stream_coverage as streaming
 
 _taken: Counter[str] = Counter()
 
@@ -91,6 +92,7 @@ BRANCHES = frozenset(
         ),
         *("answer GOOD", "answer BUSY", "answer MEDIUM_ERROR"),
         *cloning.BRANCHES,
+        *streaming.BRANCHES,
     )
 )
 
@@ -162,6 +164,7 @@ def install() -> None:
     _watch_returns()
     _watch_moves()
     cloning.install(_watch, _watch_async)
+    streaming.install(_watch)
 
 
 def _watch_openings() -> None:

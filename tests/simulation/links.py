@@ -11,12 +11,12 @@ import grpc.aio
 
 from cstor_core.calls import ERROR_NAME_KEY
 from cstor_core.errors import CstorError, UnavailableError
-from cstor_core.frames import Buffer
 from cstor_core.generated.cstor.v1 import replica_pb2, volume_pb2
 from cstor_core.message_stream import MessageStream, OnClosed, OnMessage
 from replica.copies import COPIES_PATH
 from replica.host import ReplicaHost
 from replica.sessions import Session
+from replica.stream_calls import APPEND_PATH, READ_PATH
 from tests.simulation.network import Connection, Machine, Network
 
 T = TypeVar("T")
@@ -113,10 +113,10 @@ class SimulatedLink:
             yield message
 
     def open_append(self, on_message: OnMessage, on_closed: OnClosed) -> MessageStream:
-        return self._open(lambda host: host.append_session, on_message, on_closed)
+        return opened(self._network, self._caller, self.address, APPEND_PATH, on_message, on_closed)
 
     def open_read(self, on_message: OnMessage, on_closed: OnClosed) -> MessageStream:
-        return self._open(lambda host: host.read_session, on_message, on_closed)
+        return opened(self._network, self._caller, self.address, READ_PATH, on_message, on_closed)
 
     async def close(self) -> None:
         pass
@@ -125,14 +125,27 @@ class SimulatedLink:
         answer: T = await self._network.call(self._caller, self.address, work)
         return answer
 
-    def _open(
-        self,
-        make: Callable[[ReplicaHost], Callable[..., Session]],
-        on_message: Callable[[Buffer], None],
-        on_closed: OnClosed,
-    ) -> Connection:
-        callee = self._network.at(self.address)
-        return Connection(self._network, self._caller, callee, make, on_message, on_closed)
+
+_SESSIONS: dict[str, Callable[[ReplicaHost], Callable[..., Session]]] = {
+    APPEND_PATH: attrgetter("append_session"),
+    READ_PATH: attrgetter("read_session"),
+    COPIES_PATH: attrgetter("copies_session"),
+}
+
+
+def opened(
+    network: Network,
+    caller: Machine,
+    address: str,
+    path: str,
+    on_message: OnMessage,
+    on_closed: OnClosed,
+) -> MessageStream:
+    """A data stream: as bytes where the life is one of these, else message by message."""
+    if network.open_stream is not None:
+        return network.open_stream(caller, address, path, on_message, on_closed)
+    callee = network.at(address)
+    return Connection(network, caller, callee, _SESSIONS[path], on_message, on_closed)
 
 
 async def messages(
@@ -176,9 +189,7 @@ class SimulatedDialler:
         self, address: str, path: str, on_message: OnMessage, on_closed: OnClosed
     ) -> MessageStream:
         assert path == COPIES_PATH
-        callee = self._network.at(address)
-        make = attrgetter("copies_session")
-        return Connection(self._network, self._caller, callee, make, on_message, on_closed)
+        return opened(self._network, self._caller, address, path, on_message, on_closed)
 
 
 _PULLS = {

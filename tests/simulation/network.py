@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 from cstor_core.errors import CstorError, UnavailableError
-from cstor_core.message_stream import OnClosed, OnMessage
+from cstor_core.message_stream import MessageStream, OnClosed, OnMessage
 from replica.host import ReplicaHost
 from replica.sessions import Session
 from tests.simulation.world import Process, SimulatedLoop
@@ -36,6 +36,7 @@ class Machine(Protocol):
     name: str
     process: Process | None
     host: Any
+    clock: Any
 
 
 class Nobody:
@@ -43,9 +44,32 @@ class Nobody:
 
     process: Process | None = None
     host: Any = None
+    clock: Any = None
 
     def __init__(self, name: str) -> None:
         self.name = name
+
+
+class Breakable(Protocol):
+    """A connection: it may break."""
+
+    @property
+    def name(self) -> str:
+        """For a trace."""
+
+    @property
+    def processes(self) -> tuple[Process | None, ...]:
+        """Both ends."""
+
+    def break_off(self, why: str) -> None:
+        """It ends for both, with what was in it."""
+
+    def listen(self) -> None:
+        """A second has passed."""
+
+
+OpenStreamOf = Callable[[Machine, str, str, OnMessage, OnClosed], MessageStream]
+"""As `OpenStream`, for a caller."""
 
 
 class Network:
@@ -59,8 +83,12 @@ class Network:
         """By how much messages to and from a machine take longer."""
         self.answers_at: dict[str, Machine] = {}
         """The machine whose daemon listens at each address."""
-        self.connections: dict[Connection, None] = {}
+        self.connections: dict[Breakable, None] = {}
         self.calls: dict[Call, None] = {}
+        self.open_stream: OpenStreamOf | None = None
+        """Opens a stream that goes as bytes, in lives in which they do."""
+        self.cuts: random.Random
+        """Chooses, in these, where they are cut."""
         loop.call_later(_HEARD_EVERY_S, self._listen)
 
     def at(self, address: str) -> Machine:

@@ -14,6 +14,7 @@ from tests.simulation.mutants import (
     rebuilding,
     scrubbing,
     serving,
+    streaming,
     witness,
 )
 from tests.simulation.mutants.planting import Mistake
@@ -32,6 +33,7 @@ MISTAKES: dict[str, Mistake] = {
         *forcing.MISTAKES,
         *cloning.MISTAKES,
         *scrubbing.MISTAKES,
+        *streaming.MISTAKES,
         *witness.MISTAKES,
     )
 }
