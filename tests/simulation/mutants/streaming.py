@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from cstor_core.errors import UnavailableError
-from cstor_core.http2 import wire
+from cstor_core.errors import CstorError, UnavailableError
 from cstor_core.http2.connection import Connection
 from cstor_core.http2.fields import CallEnd, Fields, call_end
 from cstor_core.http2.inbound import Inbound
@@ -11,7 +10,6 @@ from cstor_core.http2.messages import MessageReader, OnMessage
 from cstor_core.http2.stream import Buffer, Stream
 from cstor_core.http2.wire import FRAME_HEAD, PREFIX
 from cstor_core.streams import client
-from cstor_core.streams.endpoint import Endpoint
 from tests.simulation.mutants.planting import Mistakes
 
 _found = Mistakes()
@@ -93,22 +91,6 @@ def wake_nobody_when_credit_comes() -> None:
     Connection._pump = lambda self, stream: None  # type: ignore[method-assign]
 
 
-@_found.breaks("No more is sent than the peer gives credit for.")
-def send_without_credit() -> None:
-    """What waits is sent at once."""
-    pump = Stream.pump
-
-    def careless(self: Stream) -> None:
-        link, most = self._link, wire.WINDOW_MAX
-        windows = link.send_window, self.send_window
-        link.send_window = self.send_window = most
-        pump(self)
-        sent_bytes = most - self.send_window
-        link.send_window, self.send_window = (window - sent_bytes for window in windows)
-
-    Stream.pump = careless  # type: ignore[method-assign]
-
-
 @_found.breaks("Messages leave in the order in which they were given.")
 def overtake_what_waits() -> None:
     """A message that finds credit leaves, though others wait."""
@@ -161,10 +143,8 @@ def take_an_error_for_success() -> None:
 @_found.breaks("An error of ours is told from one of the connection by its name in the trailers.")
 def forget_the_name_of_the_error() -> None:
     """Every error at the end of a stream is taken for one of the connection."""
-    client.error_of_status = lambda _status, sentence, *_, **__: UnavailableError(sentence or "")  # type: ignore[attr-defined]
 
+    def careless(_status: int, sentence: str, *_: str, **_named: bool) -> CstorError:
+        return UnavailableError(sentence)
 
-@_found.breaks("A peer of which nothing is heard is given up.")
-def wait_for_a_silent_peer() -> None:
-    """Nobody looks whether anything was heard."""
-    Endpoint._tick = lambda self: None  # type: ignore[method-assign]
+    client.error_of_status = careless  # type: ignore[attr-defined]
