@@ -36,7 +36,7 @@ def install(watch: Watch) -> None:
     watch(MessageReader, "_complete", lambda *_: ["stream: a message in several frames"])
     watch(Stream, "_take", _gathered)
     watch(Stream, "pump", _if("a window is exhausted", lambda _, one: one.queued_bytes))
-    Connection._pump = _counting(Connection._pump)  # type: ignore[method-assign]
+    Connection._pump = _counting(Connection._pump)  # type: ignore[method-assign, assignment]
     watch(Connection, "_pump", _if("a window opens again", lambda has_left, *_: has_left))
     watch(Connection, "ping", lambda *_: ["stream: asked for a sign of life"])
     watch(

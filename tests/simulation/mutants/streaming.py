@@ -147,4 +147,4 @@ def forget_the_name_of_the_error() -> None:
     def careless(_status: int, sentence: str, *_: str, **_named: bool) -> CstorError:
         return UnavailableError(sentence)
 
-    client.error_of_status = careless  # type: ignore[attr-defined]
+    client.error_of_status = careless  # type: ignore[attr-defined, assignment]
