@@ -19,7 +19,7 @@ Watch = Callable[[Any, str, Callable[..., list[str]]], None]
 BRANCHES = frozenset(
     (
         *("stream: cut in the head of a frame", "stream: cut in the length of a message"),
-        *("stream: cut in a message", "stream: the length of a message in two frames"),
+        "stream: cut in a message",
         *("stream: a message in several frames", "stream: several messages in a frame"),
         *("stream: a window is exhausted", "stream: a window opens again"),
         *("stream: reset amid a message", "stream: given up amid an answer"),
