@@ -21,16 +21,22 @@ REQUESTS_IN_FLIGHT_MAX = 16
 """How many requests of one client qemu-nbd works on at once."""
 
 
+def socket_in(directory: Path) -> Path:
+    """Where a disk that is exported in a directory is served."""
+    return directory / "nbd.sock"
+
+
 @contextlib.asynccontextmanager
 async def exported(
-    url: str, directory: Path, *, read_only: bool = False
+    url: str, directory: Path, *, read_only: bool = False, others: int = 0
 ) -> AsyncIterator[NbdClient]:
     """Serve the disk at `url` through qemu-nbd and give a connection to it.
 
-    A disk that is write protected is served only `read_only`.  The socket and the log lie in
-    `directory`.  Raises HarnessError when QEMU cannot log in.
+    A disk that is write protected is served only `read_only`.  So many `others` may connect to the
+    same socket (see `socket_in`) meanwhile.  It and the log lie in `directory`.  Raises
+    HarnessError when QEMU cannot log in.
     """
-    socket = directory / "nbd.sock"
+    socket = socket_in(directory)
     log = directory / "qemu-nbd.log"
     socket.unlink(missing_ok=True)
     with log.open("wb") as out:
@@ -39,6 +45,7 @@ async def exported(
             [
                 *(qemu("qemu-nbd"), "-t", "-f", "raw", "--cache=none", "-k", str(socket)),
                 *(["--read-only"] if read_only else []),
+                f"--shared={1 + others}",
                 url,
             ],
             stdin=subprocess.DEVNULL,
