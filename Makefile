@@ -10,7 +10,7 @@ DEVELOPMENT := $(VENV)/.installed-development
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help run setup setup-dev test unit long system simulate mutants bench bench-failure bench-rebuild bench-store soak proto lint types lock wheel clean
+.PHONY: help run setup setup-dev test unit long system simulate mutants bench bench-failure bench-fio bench-rebuild bench-store soak proto lint types lock wheel clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -52,6 +52,10 @@ bench: setup-dev  ## side by side with tgt: writes tables to benchmarks/results
 bench-failure: setup-dev  ## one replica killed, stopped or slow: writes tables to benchmarks/results
 	@tools/system-packages test
 	@$(BIN)/python -m benchmarks.one_slow_replica
+
+bench-fio: setup-dev  ## fio's jobs beside tgt, by Linux' initiator and QEMU's: to benchmarks/results
+	@tools/system-packages test
+	@$(BIN)/python -m benchmarks.fio_jobs
 
 bench-rebuild: setup-dev  ## a replica that was away: writes its figures to benchmarks/results
 	@tools/system-packages test

@@ -107,9 +107,9 @@ class Report:
             "Requests a second (median of the rounds) of tgt with one file and of a volume,",
             "microseconds of CPU for each request by role, and the ratio of the rates.",
             "",
-            _markdown_row(HEADERS),
-            _markdown_row(["---", "---"] + ["---:"] * (len(HEADERS) - 2)),
-            *(_markdown_row(row.texts(_cpu_by_role)) for row in self.rows),
+            markdown_row(HEADERS),
+            markdown_row(["---", "---"] + ["---:"] * (len(HEADERS) - 2)),
+            *(markdown_row(row.texts(_cpu_by_role)) for row in self.rows),
         ]
         return "\n".join(lines) + "\n"
 
@@ -122,5 +122,6 @@ def _cpu_by_role(result: Result) -> str:
     return ", ".join(f"{role} {used:.0f}" for role, used in result.cpu_us().items())
 
 
-def _markdown_row(texts: Sequence[str]) -> str:
+def markdown_row(texts: Sequence[str]) -> str:
+    """A row of a table in Markdown."""
     return "| " + " | ".join(texts) + " |"

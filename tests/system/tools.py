@@ -28,6 +28,7 @@ PACKAGE_OF = {
     "dpkg-deb": "dpkg",
     "cc": "gcc libc6-dev",
     "ip": "iproute2",
+    "fio": "fio",
 }
 """The Debian package that brings each program."""
 
