@@ -39,8 +39,11 @@ class Counters:
     """The numbers of one replica since its daemon started."""
 
     append_requests: int = 0
+    append_responses: int = 0
     entries: int = 0
     written_bytes: int = 0
+    read_requests: int = 0
+    read_responses: int = 0
     reads: int = 0
     read_bytes: int = 0
     reads_refused: int = 0

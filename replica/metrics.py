@@ -26,8 +26,15 @@ Number = Callable[[ReplicaNode], float]
 
 _COUNTERS: tuple[tuple[str, str, Number], ...] = (
     ("append_requests", "Messages of append streams.", lambda n: n.counters.append_requests),
+    (
+        "append_responses",
+        "Acknowledgements, each of all that came before it.",
+        lambda n: n.counters.append_responses,
+    ),
     ("entries", "Entries applied in the volume's order.", lambda n: n.counters.entries),
     ("written_bytes", "Data of the entries applied.", lambda n: n.counters.written_bytes),
+    ("read_requests", "Messages of read streams.", lambda n: n.counters.read_requests),
+    ("read_responses", "Messages that answered them.", lambda n: n.counters.read_responses),
     ("reads", "Reads answered with data.", lambda n: n.counters.reads),
     ("read_bytes", "Data of the reads answered.", lambda n: n.counters.read_bytes),
     ("reads_refused", "Reads that could not be served.", lambda n: n.counters.reads_refused),

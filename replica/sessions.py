@@ -101,6 +101,7 @@ class AppendSession:
         if not self._answer_due or self._node is None:
             return None
         self._answer_due = False
+        self._node.counters.append_responses += 1
         store = self._node.store
         return stream_pb2.AppendResponse(
             format=FORMAT,
@@ -296,7 +297,10 @@ class ReadSession:
             node.counters.read_bytes += read_bytes
         self._add_failures(node, answers)
         self._read_missed(node)
-        return encode_read_response(answers, rows, data) if answers else None
+        if not answers:
+            return None
+        node.counters.read_responses += 1
+        return encode_read_response(answers, rows, data)
 
     def close(self, error: CstorError) -> None:
         """End the session from this side."""
@@ -335,6 +339,7 @@ class ReadSession:
             self._node = node
             self._blocks = node.size_blocks()
             node.fence.enter(self)
+        node.counters.read_requests += 1
         waiting = len(self._ready) + len(self._missed) + len(self._found) + len(self._refused)
         if waiting + len(frame.questions) // QUESTION.size > QUESTIONS_MAX:
             raise ProtocolError(f"more than {QUESTIONS_MAX} reads are waiting for their answers")

@@ -29,6 +29,7 @@ PACKAGE_OF = {
     "cc": "gcc libc6-dev",
     "ip": "iproute2",
     "fio": "fio",
+    "strace": "strace",
 }
 """The Debian package that brings each program."""
 
