@@ -103,7 +103,7 @@ COSTS: Mapping[Load, Mapping[str, Mapping[str, Cost]]] = {
     },
     (WRITE, 32): {
         TARGET: {
-            WAKE_UPS: batched(0.13),
+            WAKE_UPS: Cost(0.17, 0.1, 0.25),  # as above: up to one for each receive
             RECEIVES: batched(0.24),
             SENDS: batched(0.25),
             MESSAGES: batched(0.19),
@@ -137,18 +137,18 @@ COSTS: Mapping[Load, Mapping[str, Mapping[str, Cost]]] = {
     },
     (READ, 32): {
         TARGET: {
-            WAKE_UPS: batched(0.09),
-            RECEIVES: batched(0.1),
-            SENDS: batched(0.1),
-            MESSAGES: batched(0.05),
+            WAKE_UPS: batched(0.1),
+            RECEIVES: batched(0.11),
+            SENDS: batched(0.11),
+            MESSAGES: batched(0.06),
             BYTES: Cost(2.05, 0.05, READ_BY_ANOTHER),
         },
         REPLICAS: {
-            WAKE_UPS: batched(0.05),
-            RECEIVES: batched(0.05),
-            SENDS: batched(0.05),
+            WAKE_UPS: batched(0.06),
+            RECEIVES: batched(0.06),
+            SENDS: batched(0.06),
             FILE_READS: exactly(1),
-            MESSAGES: batched(0.05),
+            MESSAGES: batched(0.06),
             BYTES: Cost(2.03, 0.05, 2 * READ_BY_ANOTHER),
         },
     },
