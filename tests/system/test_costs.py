@@ -19,7 +19,7 @@ import pytest
 
 from tests.system.conftest import volume_that_is_up
 from tests.system.costs import FIGURES, MESSAGES, REPLICAS, ROLES, TARGET, CostMeter, Costs
-from tests.system.qemu import Bench
+from tests.system.qemu import Bench, bench
 from tests.system.system_calls import (
     BYTES,
     FILE_READS,
@@ -81,10 +81,24 @@ NONE = exactly(0)
 READ_BY_ANOTHER = 0.1
 """So many reads may be asked of a second replica, as the first was slow: one in a hundred was."""
 
-Load = tuple[bool, int]
-WRITE, READ = True, False
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Commands of one block at a depth, one block behind the other."""
+
+    kind: str
+    depth: int
+
+    def bench(self) -> Bench:
+        """For `qemu-img bench`."""
+        count = OPERATIONS[self.depth]
+        return Bench(self.kind == WRITE, BLOCK_BYTES, self.depth, count, step_bytes=BLOCK_BYTES)
+
+
+WRITE, READ, CACHED = "write", "read", "cached read"
+OPERATIONS = {1: 2000, 32: 4000}
 COSTS: Mapping[Load, Mapping[str, Mapping[str, Cost]]] = {
-    (WRITE, 1): {
+    Load(WRITE, 1): {
         TARGET: {
             WAKE_UPS: Cost(3, 1.1, 1.1),  # a command and three answers, two of them at once or not
             RECEIVES: joined(4, least=2.8),
@@ -101,7 +115,7 @@ COSTS: Mapping[Load, Mapping[str, Mapping[str, Cost]]] = {
             BYTES: size(6.13),
         },
     },
-    (WRITE, 32): {
+    Load(WRITE, 32): {
         TARGET: {
             WAKE_UPS: Cost(0.17, 0.1, 0.25),  # as above: up to one for each receive
             RECEIVES: batched(0.24),
@@ -118,7 +132,7 @@ COSTS: Mapping[Load, Mapping[str, Mapping[str, Cost]]] = {
             BYTES: size(6.05),
         },
     },
-    (READ, 1): {
+    Load(READ, 1): {
         TARGET: {
             WAKE_UPS: exactly(2),
             RECEIVES: exactly(2),
@@ -135,7 +149,7 @@ COSTS: Mapping[Load, Mapping[str, Mapping[str, Cost]]] = {
             BYTES: Cost(2.04, 0.05, 2 * READ_BY_ANOTHER),
         },
     },
-    (READ, 32): {
+    Load(READ, 32): {
         TARGET: {
             WAKE_UPS: batched(0.1),
             RECEIVES: batched(0.11),
@@ -152,15 +166,31 @@ COSTS: Mapping[Load, Mapping[str, Mapping[str, Cost]]] = {
             BYTES: Cost(2.03, 0.05, 2 * READ_BY_ANOTHER),
         },
     },
+    Load(CACHED, 1): {
+        TARGET: {
+            WAKE_UPS: exactly(1),
+            RECEIVES: exactly(1),
+            SENDS: exactly(1),
+            BYTES: size(1.02),
+        },
+        REPLICAS: {},
+    },
+    Load(CACHED, 32): {
+        TARGET: {
+            WAKE_UPS: batched(0.05),
+            RECEIVES: batched(0.05),
+            SENDS: batched(0.05),
+            BYTES: size(1.02),
+        },
+        REPLICAS: {},
+    },
 }
 """By load, role (replicas are counted together) and figure; NONE where a figure is not there."""
-OPERATIONS = {1: 2000, 32: 4000}
 
 
 def complaints(load: Load, role: str, costs: Costs) -> list[str]:
     """A sentence for each figure that is not what the table says."""
-    is_write, depth = load
-    what = f"{'write' if is_write else 'read'} at depth {depth}"
+    what = f"{load.kind} at depth {load.depth}"
     said = []
     for figure in FIGURES:
         complaint = COSTS[load][role].get(figure, NONE).complaint(costs.figures[role, figure])
@@ -171,20 +201,25 @@ def complaints(load: Load, role: str, costs: Costs) -> list[str]:
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> Mapping[Load, Costs]:
-    """All loads on one new volume, in the order of the table."""
-    with volume_that_is_up() as cluster:
-        meter = CostMeter(cluster, tmp_path_factory.mktemp("traces"))
-        found = {}
-        for is_write, depth in COSTS:
-            count = OPERATIONS[depth]
-            load = Bench(is_write, BLOCK_BYTES, depth, count, step_bytes=BLOCK_BYTES)
-            found[is_write, depth] = meter.measure(load)
+    """All loads: those of the cache on a volume with one, which has them, the others on another."""
+    found = {}
+    for has_cache in (False, True):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("CSTOR_TARGET_READ_CACHE", "64MiB" if has_cache else "0")
+            with volume_that_is_up() as cluster:
+                meter = CostMeter(cluster, tmp_path_factory.mktemp("traces"))
+                for load in COSTS:
+                    if (load.kind == CACHED) == has_cache:
+                        if has_cache:
+                            bench(cluster.url, Load(WRITE, 32).bench())
+                            bench(cluster.url, Load(READ, 32).bench())
+                        found[load] = meter.measure(load.bench())
     return found
 
 
 @pytest.mark.system
 @pytest.mark.parametrize("role", ROLES)
-@pytest.mark.parametrize("load", COSTS, ids=["write-1", "write-32", "read-1", "read-32"])
+@pytest.mark.parametrize("load", COSTS, ids=lambda load: f"{load.kind}-{load.depth}")
 def test_an_operation_costs_what_the_table_says(
     measured: Mapping[Load, Costs], load: Load, role: str
 ) -> None:
