@@ -7,7 +7,7 @@ from typing import Protocol, Self, TypeVar
 
 import grpc
 
-from cstor_core.calls import ERRORS
+from cstor_core.calls import ERROR_NAME_KEY, ERRORS
 from cstor_core.dialling import MESSAGE_BYTES_MAX
 from cstor_core.errors import CstorError
 
@@ -84,7 +84,11 @@ class Connection:
         if not isinstance(error, grpc.Call):
             return CstorError(f"{self._daemon} at {self.address}: {error}")
         code = error.code()
-        if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+        is_ours = any(key == ERROR_NAME_KEY for key, _ in error.trailing_metadata() or ())
+        if not is_ours and code in (
+            grpc.StatusCode.UNAVAILABLE,
+            grpc.StatusCode.DEADLINE_EXCEEDED,
+        ):
             said = f"does not answer ({error.details()})"
         else:
             said = f"says: {error.details()}"

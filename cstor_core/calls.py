@@ -65,6 +65,11 @@ def error_of_status(
     """
     code = _CODES.get(status, grpc.StatusCode.UNKNOWN) if isinstance(status, int) else status
     said = sentence or code.name
+    if not named and code is grpc.StatusCode.UNIMPLEMENTED:
+        return UnavailableError(
+            f"what listens at {address} is another daemon than is asked for, or of another "
+            f"version ({said})"
+        )
     if not named:
         return UnavailableError(f"the connection to the daemon at {address} failed: {said}")
     return ERRORS.get(code, CstorError)(said)

@@ -63,3 +63,18 @@ async def test_a_lost_replica_is_replaced_and_the_number_goes_up_and_down(tmp_pa
             until(lambda: set(listed().values()) == {"in-sync"})
             assert listed().keys() == {addresses[3], addresses[4]}
             assert target.stop() == 0
+
+
+async def test_another_daemon_at_the_address_of_a_replica_is_named_and_the_target_is_not_blamed(
+    tmp_path: Path,
+) -> None:
+    with ExitStack() as stack:
+        _, address = await daemon_at(tmp_path / "pool", stack)
+        cstor("volume", "create", "vol1", "--size", "64MiB", "--replica", address)
+        with Target(tmp_path, "--replica", address, *local_ports()) as target:
+            until(lambda: is_ready(target))
+            control = target.ready()["control"]
+            said = cstor("replica", "delete", control, "--yes", "--target", control, code=1)
+            assert f"what listens at {control} is another daemon" in said
+            assert "does not answer" not in said
+            assert target.stop() == 0

@@ -38,3 +38,9 @@ def test_what_grpc_says_of_itself_is_a_lost_connection(status: grpc.StatusCode) 
     error = error_of(failure(status, of_a_daemon=False), "host:7778")
     assert isinstance(error, UnavailableError)
     assert "host:7778" in str(error)
+
+
+def test_whoever_does_not_know_the_call_is_another_daemon() -> None:
+    error = error_of(failure(grpc.StatusCode.UNIMPLEMENTED, of_a_daemon=False), "host:7778")
+    assert isinstance(error, UnavailableError)
+    assert "what listens at host:7778 is another daemon" in str(error)
