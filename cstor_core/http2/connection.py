@@ -94,7 +94,8 @@ class Connection:
         else:
             pairs.append((Setting.MAX_CONCURRENT_STREAMS, limits.streams_max))
         self.write(wire.settings(pairs))
-        self.write(wire.window_update(0, limits.window_bytes - wire.WINDOW_DEFAULT))
+        if limits.window_bytes > wire.WINDOW_DEFAULT:  # an increment of 0 is an error
+            self.write(wire.window_update(0, limits.window_bytes - wire.WINDOW_DEFAULT))
 
     def open(self, fields: Fields, make: Callable[[Stream], Handler]) -> Stream:
         """Open a call, as a client."""

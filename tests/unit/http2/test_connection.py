@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tracemalloc
+from dataclasses import replace
 
 import pytest
 
@@ -45,6 +46,16 @@ def test_a_message_that_fits_its_credit_is_one_frame() -> None:
     ((kind, flags, stream_id, payload),) = frames(pair.to_server.bytes)
     assert (kind, flags, stream_id) == (FrameType.DATA, 0, 1)
     assert payload == wire.PREFIX.pack(0, len(message)) + message
+
+
+def test_the_smallest_window_that_there_may_be_is_enough() -> None:
+    smallest = replace(SMALL, window_bytes=wire.WINDOW_DEFAULT)
+    pair = Pair(client=smallest, server=smallest)
+    call = pair.call()
+    call.stream.send(bytes(100 * KIB))
+    pair.pass_on()
+    assert [len(message) for message in pair.served[0].messages] == [100 * KIB]
+    assert pair.server.error is None
 
 
 def test_a_burst_is_followed_by_one_flow() -> None:
