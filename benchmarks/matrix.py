@@ -60,7 +60,7 @@ class Cell:
 
 
 @dataclass(frozen=True, slots=True)
-class Goal:
+class Floor:
     """What a volume of so many replicas has to reach of the baseline's rate."""
 
     cell: Cell
@@ -68,34 +68,34 @@ class Goal:
     ratio: float
 
 
-def _goals() -> Iterator[Goal]:
+def _floors() -> Iterator[Floor]:
     for strided in (False, True):
-        yield Goal(Cell(True, 4 * KIB, 32, strided), 3, 0.60)
+        yield Floor(Cell(True, 4 * KIB, 32, strided), 3, 0.60)
     for strided in (False, True):
-        yield Goal(Cell(True, 4 * KIB, 1, strided), 3, 0.25)
+        yield Floor(Cell(True, 4 * KIB, 1, strided), 3, 0.25)
     for strided in (False, True):
-        yield Goal(Cell(False, 4 * KIB, 32, strided, OVER_THE_CACHE_MIB), 3, 0.70)
+        yield Floor(Cell(False, 4 * KIB, 32, strided, OVER_THE_CACHE_MIB), 3, 0.70)
     for strided in (False, True):
-        yield Goal(Cell(False, 4 * KIB, 32, strided, WITHIN_THE_CACHE_MIB), 3, 1.00)
-    yield Goal(Cell(False, 4 * KIB, 1, True), 3, 0.50)
+        yield Floor(Cell(False, 4 * KIB, 32, strided, WITHIN_THE_CACHE_MIB), 3, 1.00)
+    yield Floor(Cell(False, 4 * KIB, 1, True), 3, 0.50)
     for strided in (False, True):
-        yield Goal(Cell(True, 64 * KIB, 32, strided), 3, 0.50)
+        yield Floor(Cell(True, 64 * KIB, 32, strided), 3, 0.50)
     for strided in (False, True):
-        yield Goal(Cell(True, MIB, 8, strided), 3, 0.40)
+        yield Floor(Cell(True, MIB, 8, strided), 3, 0.40)
     for strided in (False, True):
-        yield Goal(Cell(False, MIB, 8, strided), 3, 0.80)
+        yield Floor(Cell(False, MIB, 8, strided), 3, 0.80)
     for is_write in (True, False):
         for strided in (False, True):
-            yield Goal(Cell(is_write, 4 * KIB, 32, strided), 1, 1.00)
+            yield Floor(Cell(is_write, 4 * KIB, 32, strided), 1, 1.00)
 
 
-GOALS = tuple(_goals())
+FLOORS = tuple(_floors())
 
 
 def cells(replicas: int, *, whole: bool) -> list[Cell]:
-    """Those that there is a goal for, or all sizes and depths."""
+    """Those that there is a floor for, or all sizes and depths."""
     if not whole:
-        return [goal.cell for goal in GOALS if goal.replicas == replicas]
+        return [floor.cell for floor in FLOORS if floor.replicas == replicas]
     return [
         Cell(is_write, request_bytes, depth, is_strided)
         for request_bytes in SIZES
@@ -105,7 +105,7 @@ def cells(replicas: int, *, whole: bool) -> list[Cell]:
     ]
 
 
-def goal_of(cell: Cell, replicas: int) -> float | None:
+def floor_of(cell: Cell, replicas: int) -> float | None:
     """The ratio that it has to reach, where there is one."""
-    ratios = {(goal.cell, goal.replicas): goal.ratio for goal in GOALS}
+    ratios = {(floor.cell, floor.replicas): floor.ratio for floor in FLOORS}
     return ratios.get((cell, replicas))

@@ -26,10 +26,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.goals import Goal
 from benchmarks.matrix import MIB
 from benchmarks.measured import REPOSITORY, circumstances
 from benchmarks.openings import Openings
 from benchmarks.paced import PacedRun, PacedWriter
+from benchmarks.report import markdown_row
 from tests.system.bridge import REQUESTS_IN_FLIGHT_MAX, exported
 from tests.system.cluster import Cluster
 from tests.system.qemu import copy, make_random_file
@@ -90,20 +92,6 @@ class Sample:
     """From the signal until the target said that the replica does not count any more."""
     back_s: float | None
     """From SIGCONT, or from when it was started again, until it was in sync."""
-
-
-@dataclass(frozen=True, slots=True)
-class Goal:
-    """What was asked for, and what was measured."""
-
-    name: str
-    measured: float
-    most: float
-
-    @property
-    def is_met(self) -> bool:
-        """Whether it was reached."""
-        return self.measured <= self.most
 
 
 async def one_run(cluster: Cluster, disk: PacedWriter, name: str, load: Load) -> Sample:
@@ -230,20 +218,10 @@ def markdown(document: dict[str, Any], samples: list[Sample]) -> str:
     lines += [f"- {name}: {value}" for name, value in document["circumstances"].items()]
     rate, most = document["rate_per_s"], document["most_per_s"]
     lines += ["", f"{rate:,.0f} writes of 4 KiB a second, of {most:,.0f} at most.", ""]
-    lines += [_row(HEADERS), _row(["---"] + ["---:"] * (len(HEADERS) - 1))]
-    lines += [_row(row) for row in rows(samples)]
+    lines += [markdown_row(HEADERS), markdown_row(["---"] + ["---:"] * (len(HEADERS) - 1))]
+    lines += [markdown_row(row) for row in rows(samples)]
     lines += ["", *document["verdicts"]]
     return "\n".join(lines) + "\n"
-
-
-def _row(texts: list[str]) -> str:
-    return "| " + " | ".join(texts) + " |"
-
-
-def verdict(goal: Goal) -> str:
-    """A goal as a sentence."""
-    word = "reaches" if goal.is_met else "MISSES"
-    return f"{goal.name}: {word} the goal of {goal.most:g} with {goal.measured:g}."
 
 
 def run(directory: Path, scale: Scale, console: Console) -> tuple[dict[str, Any], list[Sample]]:
@@ -279,7 +257,7 @@ def run(directory: Path, scale: Scale, console: Console) -> tuple[dict[str, Any]
         ],
         "openings_s": openings,
         "goals": [asdict(goal) | {"is_met": goal.is_met} for goal in found],
-        "verdicts": [verdict(goal) for goal in found],
+        "verdicts": [goal.sentence() for goal in found],
     }
     return document, samples
 

@@ -35,9 +35,9 @@ from typing import Any
 
 from rich.console import Console
 
+from benchmarks.goals import Goal
 from benchmarks.matrix import KIB, MIB
 from benchmarks.measured import REPOSITORY, circumstances, memory_in_use
-from benchmarks.one_slow_replica import Goal
 from benchmarks.paced import PacedRun, PacedWriter
 from tests.system.bridge import REQUESTS_IN_FLIGHT_MAX, exported
 from tests.system.cluster import Cluster
@@ -255,28 +255,18 @@ def verdicts(found: dict[str, Any]) -> tuple[list[str], bool]:
     hour = found["one_hundredth"]
     cost = (hour["data_bytes"] + hour["metadata_bytes"]) / hour["changed_bytes"]
     returned = max(one["return_s"] for one in (*found["extents"], *found["scattered"]))
-    least = [
-        ("extents of 1 MiB, MB/s", rates["extents"], EXTENTS_MB_PER_S_MIN),
-        ("scattered blocks, MB/s", rates["scattered"], SCATTERED_MB_PER_S_MIN),
-    ]
     p99 = found["while_rebuilt"]["p99_ms"] / found["calm"]["p99_ms"]
-    most = [
+    goals = [
+        Goal("extents of 1 MiB, MB/s", rates["extents"], least=EXTENTS_MB_PER_S_MIN),
+        Goal("scattered blocks, MB/s", rates["scattered"], least=SCATTERED_MB_PER_S_MIN),
         Goal("bytes for each byte that changed", round(cost, 3), COST_RATIO_MAX),
         Goal("p99 while rebuilt / without", round(p99, 2), P99_RATIO_MAX),
         Goal("from its return to its rebuild, s", returned, RETURN_S_MAX),
     ]
-    said = [
-        f"{name}: {'reaches' if rate >= goal else 'MISSES'} the goal of {goal:g} with {rate:g} "
-        f"({rate / bare:.2f} of a bare copy)."
-        for name, rate, goal in least
-    ]
-    said += [
-        f"{goal.name}: {'reaches' if goal.is_met else 'MISSES'} the goal of {goal.most:g} with "
-        f"{goal.measured:g}."
-        for goal in most
-    ]
-    is_met = all(rate >= goal for _, rate, goal in least) and all(goal.is_met for goal in most)
-    return said, is_met
+    parts = ", ".join(f"{name} {rate / bare:.2f}" for name, rate in rates.items())
+    said = [goal.sentence() for goal in goals]
+    said.append(f"Of the rate of a bare copy: {parts}.")
+    return said, all(goal.is_met for goal in goals)
 
 
 def run(directory: Path, scale: Scale) -> dict[str, Any]:

@@ -170,16 +170,11 @@ class Cluster:
         start = time.monotonic()
         while (asked := time.monotonic()) < start + SETTLE_S_MAX:
             with urllib.request.urlopen(self._report_url, timeout=SETTLE_S_MAX) as answer:
-                (volume,) = json.load(answer)["volumes"]
-            applied = {
-                replica["applied_seq"]
-                for replica in volume["replicas"]
-                if replica["status"] != WITNESS
-            }
-            if applied == {volume["last_seq"]}:
+                volumes = json.load(answer)["volumes"]
+            if all(_is_settled(volume) for volume in volumes):
                 return asked - start
             time.sleep(0.01)
-        raise HarnessError(f"replicas behind after {SETTLE_S_MAX} s: {volume}")
+        raise HarnessError(f"replicas behind after {SETTLE_S_MAX} s: {volumes}")
 
     def daemons(self) -> list[Daemon]:
         """The volume's processes that run now, the target first."""
@@ -232,3 +227,11 @@ class Cluster:
         if len(found) != expected:
             raise HarnessError(f"expected {expected} {role}, found {found}\n{self.logs()}")
         return found[index]
+
+
+def _is_settled(volume: dict[str, Any]) -> bool:
+    """Whether all replicas of a volume have applied everything, by its report."""
+    applied = {
+        replica["applied_seq"] for replica in volume["replicas"] if replica["status"] != WITNESS
+    }
+    return applied == {volume["last_seq"]}

@@ -18,6 +18,8 @@ from tests.system.processes import cpu_s, is_alive, kill, wait_for_end
 from tests.system.tools import HarnessError, check, program, run
 
 START_S_MAX = 20.0
+CACHING_PAGE_WITHOUT_WCE = "8:0:18:0x10:0:0xff:0xff:0:0:0xff:0xff:0xff:0xff:0x80:0x14:0:0:0:0:0:0"
+"""Mode page 08 with WCE = 0, as tgt takes it: it then flushes behind each write."""
 
 
 class Disk(Protocol):
@@ -57,8 +59,11 @@ class TgtDisk:
     It has a control socket of its own, so that it meets no other tgtd on the machine.
     """
 
-    def __init__(self, directory: Path, port: int, size_bytes: int) -> None:
+    def __init__(
+        self, directory: Path, port: int, size_bytes: int, *, write_cache: bool = True
+    ) -> None:
         """Serve `directory`/disk.img, made here if it is missing, on 127.0.0.1:`port`."""
+        self._write_cache = write_cache
         self.portal = ("127.0.0.1", port)
         self.iqn = "iqn.2016-09.com.openebs.cstor.tests:tgt"
         self.url = f"iscsi://127.0.0.1:{port}/{self.iqn}/1"
@@ -97,6 +102,11 @@ class TgtDisk:
             *("--mode", "logicalunit", "--op", "new", "--tid", "1", "--lun", "1"),
             *("-b", str(self._image)),
         )
+        if not self._write_cache:
+            self._adm(
+                *("--mode", "logicalunit", "--op", "update", "--tid", "1", "--lun", "1"),
+                *("--params", f"mode_page={CACHING_PAGE_WITHOUT_WCE}"),
+            )
         self._adm("--mode", "target", "--op", "bind", "--tid", "1", "-I", "ALL")
 
     def kill(self) -> None:

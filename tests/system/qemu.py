@@ -71,6 +71,8 @@ class Bench:
     step_bytes: int
     within_bytes: int = 0
     """Of the beginning of the disk alone, round and round; 0 for all of it."""
+    flush_each: bool = False
+    """A flush behind each write."""
 
     def command(self, url: str) -> list[str]:
         """The command line."""
@@ -85,6 +87,8 @@ class Bench:
         ]
         if self.is_write:
             command.append("-w")
+        if self.flush_each:
+            command.append("--flush-interval=1")
         if not self.within_bytes:
             return [*command, "-f", "raw", url]
         part = {
