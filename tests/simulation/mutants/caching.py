@@ -1,16 +1,13 @@
-"""Mistakes in the read cache and in reading ahead."""
+"""Mistakes in the read cache."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
 
-from cstor_core.units import BLOCK_BYTES
-from cstor_target.volume.backing import Buffer, Done, Failure
+from cstor_target.volume.backing import Done
 from cstor_target.volume.cached_reads import CachedReads
 from cstor_target.volume.order import Order
 from cstor_target.volume.read_cache import ReadCache
-from cstor_target.volume.reads import slice_pieces
 from tests.simulation.mutants.planting import Mistakes
 
 _found = Mistakes()
@@ -75,21 +72,3 @@ def use_the_cache_without_a_lease() -> None:
         self._reads.kick()
 
     CachedReads.kick = kick  # type: ignore[method-assign]
-
-
-@_found.breaks("Who waits for what is read ahead has it only if nothing has changed it since.")
-def hand_on_what_was_read_ahead() -> None:
-    """Whatever came is handed on to those that have waited for it."""
-    go_on = CachedReads._go_on
-
-    def careless(
-        self: CachedReads, coming: Any, error: Failure | None, pieces: Sequence[Buffer]
-    ) -> None:
-        if error is None:
-            waiting, coming.waiting = coming.waiting, []
-            for block, count, done in waiting:
-                at = (block - coming.first) * BLOCK_BYTES
-                done(None, slice_pieces(pieces, at, count * BLOCK_BYTES))
-        go_on(self, coming, error, pieces)
-
-    CachedReads._go_on = careless  # type: ignore[method-assign, assignment]
