@@ -15,7 +15,7 @@ from cstor_target.volume.counters import Counters
 from cstor_target.volume.lease import Lease
 from cstor_target.volume.order import Order
 from cstor_target.volume.read_ahead import ReadAhead
-from cstor_target.volume.read_cache import READ_BLOCKS_MAX, ReadCache
+from cstor_target.volume.read_cache import CACHED_READ_BLOCKS_MAX, ReadCache
 from cstor_target.volume.reads import Reads
 
 Read = tuple[int, int, ReadDone]
@@ -51,7 +51,7 @@ class CachedReads:
         self._counters = counters
         self._cache = ReadCache(cache_bytes)
         self._ahead = ReadAhead(self._cache.blocks_max, size_blocks)
-        self._blocks_max = READ_BLOCKS_MAX if self._cache.blocks_max else 0
+        self._blocks_max = CACHED_READ_BLOCKS_MAX if self._cache.blocks_max else 0
         self._hits: list[tuple[Read, list[Buffer]]] = []
         self._coming: list[_Coming] = []
         if self._blocks_max:

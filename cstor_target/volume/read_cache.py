@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from cstor_core.units import BLOCK_BYTES
 from cstor_target.volume.backing import Buffer
 
-READ_BLOCKS_MAX = 16
+CACHED_READ_BLOCKS_MAX = 16
 """Longer reads go past the cache: they cost little for a block, and would push out the others."""
 _REGION_BITS = 4
 _REGIONS = 4096
