@@ -23,6 +23,7 @@ from cstor_target.volume.engine import Engine
 from cstor_target.volume.lease import MARGIN
 from cstor_target.volume.members import Member, Standing
 from cstor_target.volume.order import Order
+from cstor_target.volume.quorum import held_by
 from cstor_target.volume.readers import Question
 from cstor_target.volume.reads import Reads
 from cstor_target.volume.roster import Roster
@@ -62,6 +63,7 @@ class Rules:
         self._leases: dict[str, dict[str, float]] = {}
         """Of each member: until when it lets which target serve, by its own clock."""
         self.mergers: dict[Order, Any] = {}
+        self.rosters: dict[Order, Roster] = {}
         self.answers: dict[Question, tuple[Reads, int, float]] = {}
         """What has been read and is on its way to whoever asked: how new it is, and since when."""
 
@@ -292,6 +294,7 @@ def install() -> None:
     _around(ReplicaNode, "apply", _apply)
     _around(Engine, "__init__", _engine)
     _around(Order, "operate", _operate)
+    _around(Order, "advance", _advance)
     _around(Roster, "_progressed_in_change", _in_change)
     _around(Reads, "_settled", _read)
     _around(Question, "finish", _answer)
@@ -345,6 +348,7 @@ def _apply(now: Rules, node: ReplicaNode, _entry: Any) -> None:
 def _engine(now: Rules, engine: Engine, *_: Any) -> Any:
     def then(_: None) -> None:
         now.mergers[engine._order] = engine._merger
+        now.rosters[engine._order] = engine._roster
 
     return then
 
@@ -353,6 +357,15 @@ def _operate(now: Rules, order: Order, *_: Any, blocks: int = 0, **__: Any) -> N
     merger = now.mergers.get(order)
     if blocks and merger is not None and merger._locked:
         now.found("a revert is ordered between the two halves of a merge")
+
+
+def _advance(now: Rules, order: Order, completed_seq: int, _durable_seq: int) -> None:
+    """Entries are about to be acknowledged: so many members as are a quorum have said so."""
+    roster = now.rosters.get(order)
+    if roster is None or roster._change is not None or completed_seq <= order.completed_seq:
+        return
+    if completed_seq > held_by(roster.quorum, [one.applied_seq for one in roster.in_sync]):
+        now.found(f"entry {completed_seq} is acknowledged, and no quorum of members holds it")
 
 
 def _read(now: Rules, reads: Reads, question: Question, newest: int, *_: Any) -> None:
