@@ -22,6 +22,7 @@ from cstor_core.units import BLOCK_BYTES
 from replica.store.limits import StoreLimits
 from replica.store.pool import Pool
 from replica.store.replica_store import ReplicaStore
+from tests.archives import unpack
 from tests.stored_pools.contents import document_of
 from tests.unit.store.volumes import (
     FOUNDING,
@@ -190,7 +191,7 @@ def _save(path: Path, copy: Path) -> None:
         with tarfile.open(file.name, "w") as tar:
             tar.add(path, copy.name)
         with tarfile.open(file.name) as tar:
-            tar.extractall(copy.parent, filter="data")
+            unpack(tar, copy.parent)
 
 
 if __name__ == "__main__":

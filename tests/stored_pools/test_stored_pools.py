@@ -11,6 +11,7 @@ import pytest
 
 from cstor_core.files import OsFilesystem
 from replica.store.look import look_at_pool
+from tests.archives import unpack
 from tests.stored_pools.__main__ import BOOT, HERE, MAKERS, PEER, open_pool
 from tests.stored_pools.contents import document_of
 from tests.unit.store.volumes import VOLUME, block_of, run_of, stage_on
@@ -33,7 +34,7 @@ def test_pools_of_format_1_are_there() -> None:
 async def test_a_stored_pool_opens_and_holds_what_it_held(archive: Path, tmp_path: Path) -> None:
     documents = json.loads(archive.with_name(archive.name.replace(".tar.gz", ".json")).read_text())
     with tarfile.open(archive) as tar:
-        tar.extractall(tmp_path, filter="data")
+        unpack(tar, tmp_path)
     for name, document in documents.items():
         path = tmp_path / name
         look = look_at_pool(OsFilesystem(1), path, BOOT, is_verifying=True)
@@ -49,7 +50,7 @@ async def test_a_stored_pool_opens_and_holds_what_it_held(archive: Path, tmp_pat
 @pytest.mark.parametrize("name", ["broken-off", "broken-off-stopped"])
 async def test_a_stored_step_is_gone_on_with(name: str, tmp_path: Path) -> None:
     with tarfile.open(HERE / "format-1-step.tar.gz") as tar:
-        tar.extractall(tmp_path, filter="data")
+        unpack(tar, tmp_path)
     pool = await open_pool(tmp_path / name)
     assert await stage_on(pool.replicas[PEER], pool.replicas[VOLUME])
     volumes = (await document_of(pool))["volumes"]

@@ -25,7 +25,8 @@ def found(**others: Any) -> dict[str, Any]:
 def test_figures_that_reach_all_goals_say_so_with_their_ratios() -> None:
     said, is_met = verdicts(found())
     assert is_met
-    assert "extents of 1 MiB, MB/s: reaches the goal of 400 with 450 (0.45 of a bare copy)." in said
+    assert "extents of 1 MiB, MB/s: reaches the goal of 400 with 450." in said
+    assert "Of the rate of a bare copy: extents 0.45, scattered 0.15." in said
     assert "bytes for each byte that changed: reaches the goal of 1.1 with 1.02." in said
     page = markdown({"circumstances": {"commit": "abc"}, "verdicts": said})
     assert all(sentence in page for sentence in said)

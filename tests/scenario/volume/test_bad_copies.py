@@ -6,6 +6,7 @@ import asyncio
 
 from cstor_core.units import BLOCK_BYTES
 from cstor_target.volume.backing import Failure
+from cstor_target.volume.settings import EngineSettings
 from tests.scenario.volume.cluster import Cluster, block_of
 from tests.scenario.volume.test_members import write_blocks
 from tests.scenario.volume.virtual_time import play
@@ -49,7 +50,7 @@ def test_bad_copies_that_reads_find_are_repaired() -> None:
 
 def test_repair_that_cannot_be_done_is_told_and_tried_again() -> None:
     async def scenario() -> None:
-        cluster = Cluster()
+        cluster = Cluster(settings=EngineSettings(read_cache_bytes=0))
         target = await cluster.serving_target()
         await target.healthy()
         await write_blocks(target, 0, 8, 1)

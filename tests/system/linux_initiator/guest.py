@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
+from tests.archives import unpack
 from tests.system.linux_initiator.availability import has_amx
 from tests.system.linux_initiator.hook import Hook, HookAddress, hook_server, refuse
 from tests.system.linux_initiator.image import Image, get_image, get_shim
@@ -94,7 +95,7 @@ def run_guest(job: Job, out: Path) -> Outcome:
         outcome = _Run(job, image, tap, Path(work)).go(hook)
         shutil.copy(Path(work) / "console.txt", out / "console.txt")
         with tarfile.open(Path(work) / "out.tar", "r:") as archive:
-            archive.extractall(out, filter="data")
+            unpack(archive, out)
     return outcome
 
 
