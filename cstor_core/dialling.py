@@ -86,46 +86,26 @@ class TcpConnector:
 
     async def connect(self, address: str, protocol: asyncio.BaseProtocol) -> None:
         """As `Connector.connect`."""
-        try:
-            async with asyncio.timeout(CONNECT_S_MAX):
-                connection = await _connected(*parse_address(address))
-        except TimeoutError as error:
-            raise OSError(f"nobody answered for {CONNECT_S_MAX} s") from error
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        host, port = parse_address(address)
         loop = asyncio.get_running_loop()
-        making = asyncio.ensure_future(loop.create_connection(lambda: protocol, sock=connection))
+        making = asyncio.ensure_future(loop.create_connection(lambda: protocol, host, port or 0))
         try:
             # Cancelled itself, uvloop would close the connection and never tell its protocol.
-            await asyncio.shield(making)
+            async with asyncio.timeout(CONNECT_S_MAX):
+                transport, _ = await asyncio.shield(making)
+        except TimeoutError as error:
+            making.add_done_callback(_hang_up)
+            raise OSError(f"nobody answered for {CONNECT_S_MAX} s") from error
         except asyncio.CancelledError:
             making.add_done_callback(_hang_up)
             raise
-
-
-async def _connected(host: str, port: int | None) -> socket.socket:
-    """A connection to the first address of a host that takes one.  Raises OSError."""
-    loop = asyncio.get_running_loop()
-    refused: OSError | None = None
-    for family, kind, number, _, where in await loop.getaddrinfo(
-        host, port or 0, type=socket.SOCK_STREAM
-    ):
-        connection = socket.socket(family, kind, number)
-        try:
-            connection.setblocking(False)
-            await loop.sock_connect(connection, where)
-        except OSError as error:
-            connection.close()
-            refused = error
-        except BaseException:
-            connection.close()
-            raise
-        else:
-            return connection
-    raise refused or OSError(f"{host} has no address")
+        connection: socket.socket | None = transport.get_extra_info("socket")
+        if connection is not None:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 def _hang_up(making: asyncio.Future[tuple[asyncio.Transport, asyncio.BaseProtocol]]) -> None:
-    """Nobody wants the connection any more that has just been made."""
+    """Nobody wants the connection any more, if one has been made."""
     if not making.cancelled() and making.exception() is None:
         making.result()[0].close()
 
