@@ -8,7 +8,6 @@ Exit code 1 where a goal is missed.  Nothing else should run on the machine.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import re
@@ -23,13 +22,14 @@ from typing import Any, TypeVar
 
 from rich.console import Console
 
+from benchmarks import command_line
 from benchmarks.fio_figures import FioRun
 from benchmarks.fio_jobs import Scale as FioScale
 from benchmarks.fio_jobs import on_socket
 from benchmarks.goals import Goal
 from benchmarks.matrix import KIB, MIB, READ_CACHE_MIB, Cell
-from benchmarks.measured import REPOSITORY, circumstances, memory_in_use
-from benchmarks.side_by_side import RESULTS, enough, measure
+from benchmarks.measured import circumstances, memory_in_use
+from benchmarks.side_by_side import enough, measure
 from tests.system.bridge import exported
 from tests.system.cluster import IQN_PREFIX, Cluster
 from tests.system.disks import Disk, TgtDisk
@@ -208,17 +208,8 @@ def run(directory: Path, scale: Scale, console: Console) -> list[Goal]:
 
 def main(arguments: list[str]) -> int:
     """Run, print what came of the goals and keep the results."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--short", action="store_true", help="to try it: the figures mean little")
-    parser.add_argument(
-        "--dir",
-        type=Path,
-        default=REPOSITORY / ".cache",
-        help="where all data lie while it runs, about 20 GiB (default: .cache in the repository)",
-    )
-    parser.add_argument("--results", type=Path, default=RESULTS, help="where JSON and page go")
+    parser = command_line.parser(__doc__, gib=20)
+    command_line.add_short(parser)
     options = parser.parse_args(arguments)
     console = Console() if sys.stdout.isatty() else Console(width=120)
     options.dir.mkdir(parents=True, exist_ok=True)

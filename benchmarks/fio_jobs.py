@@ -24,9 +24,10 @@ from urllib.parse import quote
 
 from rich.console import Console
 
+from benchmarks import command_line
 from benchmarks.fio_figures import FioReport, FioRun, Row, read_run, reason
-from benchmarks.measured import REPOSITORY, circumstances, memory_in_use
-from benchmarks.side_by_side import BASELINE, RESULTS, Contender, serving
+from benchmarks.measured import circumstances, memory_in_use
+from benchmarks.side_by_side import BASELINE, Contender, serving
 from tests.system.bridge import exported, socket_in
 from tests.system.disks import Disk
 from tests.system.linux_initiator.availability import why_not
@@ -170,9 +171,7 @@ def run_all(options: argparse.Namespace, scale: Scale, console: Console) -> FioR
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line.parser(__doc__, gib=9)
     parser.add_argument("--quick", action="store_true", help="to try it: the figures mean little")
     parser.add_argument("--runtime", type=int, metavar="S", help="seconds for a run (10)")
     parser.add_argument("--rounds", type=int, help="runs of each job on each disk (3)")
@@ -181,13 +180,6 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         "--ways", nargs="+", choices=tuple(WAYS), default=tuple(WAYS), help="through what (both)"
     )
     parser.add_argument("--size-mib", type=int, default=1024, help="size of each volume")
-    parser.add_argument(
-        "--dir",
-        type=Path,
-        default=REPOSITORY / ".cache",
-        help="where all data lie while it runs, about 9 GiB (default: .cache in the repository)",
-    )
-    parser.add_argument("--results", type=Path, default=RESULTS, help="where JSON and page go")
     return parser.parse_args(arguments)
 
 

@@ -26,9 +26,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import command_line
 from benchmarks.goals import Goal
 from benchmarks.matrix import MIB
-from benchmarks.measured import REPOSITORY, circumstances
+from benchmarks.measured import circumstances
 from benchmarks.openings import Openings
 from benchmarks.paced import PacedRun, PacedWriter
 from benchmarks.report import markdown_row
@@ -38,7 +39,6 @@ from tests.system.qemu import copy, make_random_file
 from tests.system.tools import HarnessError, free_port
 from tests.system.troubles import Trouble, killed, standing_still, ten_times_slower, well
 
-RESULTS = Path(__file__).parent / "results"
 NAME = "one_slow_replica"
 CONDITIONS: dict[str, Trouble] = {
     "healthy": well,
@@ -264,17 +264,8 @@ def run(directory: Path, scale: Scale, console: Console) -> tuple[dict[str, Any]
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--short", action="store_true", help="to try it: the figures mean little")
-    parser.add_argument(
-        "--dir",
-        type=Path,
-        default=REPOSITORY / ".cache",
-        help="where all data lie while it runs, about 3 GiB (default: .cache in the repository)",
-    )
-    parser.add_argument("--results", type=Path, default=RESULTS, help="where JSON and page go")
+    parser = command_line.parser(__doc__, gib=3)
+    command_line.add_short(parser)
     return parser.parse_args(arguments)
 
 

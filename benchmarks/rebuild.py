@@ -15,7 +15,6 @@ Exit code 1 where a goal is missed.  Nothing else should run on the machine.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import os
@@ -35,9 +34,10 @@ from typing import Any
 
 from rich.console import Console
 
+from benchmarks import command_line
 from benchmarks.goals import Goal
 from benchmarks.matrix import KIB, MIB
-from benchmarks.measured import REPOSITORY, circumstances, memory_in_use
+from benchmarks.measured import circumstances, memory_in_use
 from benchmarks.paced import PacedRun, PacedWriter
 from tests.system.bridge import REQUESTS_IN_FLIGHT_MAX, exported
 from tests.system.cluster import Cluster
@@ -45,7 +45,6 @@ from tests.system.nbd import NbdClient
 from tests.system.rebuilds import events_of, extents, metrics_of, scattered, set_pace, write
 from tests.system.tools import HarnessError, free_port
 
-RESULTS = Path(__file__).parent / "results"
 NAME = "rebuild"
 AWAY = 2
 """The replica that is away."""
@@ -301,17 +300,8 @@ def markdown(document: dict[str, Any]) -> str:
 
 def main(arguments: list[str]) -> int:
     """Run, print what came of the goals and keep the results."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--short", action="store_true", help="to try it: the figures mean little")
-    parser.add_argument(
-        "--dir",
-        type=Path,
-        default=REPOSITORY / ".cache",
-        help="where all data lie while it runs, about 15 GiB (default: .cache in the repository)",
-    )
-    parser.add_argument("--results", type=Path, default=RESULTS, help="where JSON and page go")
+    parser = command_line.parser(__doc__, gib=15)
+    command_line.add_short(parser)
     options = parser.parse_args(arguments)
     options.dir.mkdir(parents=True, exist_ok=True)
     try:

@@ -23,17 +23,18 @@ from pathlib import Path
 
 from rich.console import Console
 
+from benchmarks import command_line
 from benchmarks.matrix import MIB, Cell, cells, floor_of
-from benchmarks.measured import REPOSITORY, Result, Sample, circumstances, memory_in_use
+from benchmarks.measured import Result, Sample, circumstances, memory_in_use
 from benchmarks.report import Report, Row
 from tests.system.cluster import Cluster
 from tests.system.disks import Disk, TgtDisk
 from tests.system.qemu import bench, copy, make_random_file
 from tests.system.tools import HarnessError, free_port
 
-RESULTS = Path(__file__).parent / "results"
 BASELINE = "tgt"
 VOLUME = "cStor RF"
+SECONDS_HELP = "of a run, about; less than one only tries it, and does not fill the memory before"
 PROBE_COUNT = 64
 PROBE_S = 1.0
 """A run of so long tells how many requests take ten times as long."""
@@ -131,24 +132,15 @@ def run(options: argparse.Namespace, console: Console) -> Report:
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line.parser(__doc__, gib=24)
     parser.add_argument("--whole", action="store_true", help="all sizes and depths")
     parser.add_argument("--only", default="", help="loads whose names have this in them")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=10.0, help="of a run, about")
+    parser.add_argument("--seconds", type=float, default=10.0, help=SECONDS_HELP)
     parser.add_argument("--size-mib", type=int, default=4096, help="size of each volume")
     parser.add_argument(
         "--replicas", type=int, nargs="*", default=[3, 1], help="which cStor volumes (3 1)"
     )
-    parser.add_argument(
-        "--dir",
-        type=Path,
-        default=REPOSITORY / ".cache",
-        help="where all data lie while it runs, about 24 GiB (default: .cache in the repository)",
-    )
-    parser.add_argument("--results", type=Path, default=RESULTS, help="where JSON and page go")
     return parser.parse_args(arguments)
 
 
@@ -163,6 +155,7 @@ def main(arguments: list[str]) -> int:
         print(f"side_by_side: {error}", file=sys.stderr)
         return 2
     console.print(report.table())
+    console.print(f"{len(report.missed)} goals are missed", highlight=False)
     made = report.circumstances
     name = f"{made['date'][:16].replace(':', '')}-{made['commit']}"
     options.results.mkdir(parents=True, exist_ok=True)

@@ -26,7 +26,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measured import REPOSITORY, circumstances
+from benchmarks import command_line
+from benchmarks.measured import circumstances
 from benchmarks.soak_life import Found, Life, Settings
 from benchmarks.soak_plot import svg
 from benchmarks.soak_samples import MEASURES, SAMPLE_S, Sample, Verdict, look, verdicts
@@ -34,7 +35,6 @@ from tests.system.cluster import Cluster
 from tests.system.extra import Extra
 from tests.system.tools import HarnessError, cstor_command, free_port, run
 
-RESULTS = Path(__file__).parent / "results"
 NAME = "soak"
 MINUTES = 60.0
 EXTRAS = 2
@@ -198,18 +198,9 @@ def keep(report: dict[str, Any], samples: list[Sample], results: Path) -> None:
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line.parser(__doc__, gib=3)
     parser.add_argument("--minutes", type=float, default=MINUTES)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument(
-        "--dir",
-        type=Path,
-        default=REPOSITORY / ".cache",
-        help="where all data lie while it runs, about 3 GiB (default: .cache in the repository)",
-    )
-    parser.add_argument("--results", type=Path, default=RESULTS, help="where JSON and page go")
     return parser.parse_args(arguments)
 
 

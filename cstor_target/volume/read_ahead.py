@@ -40,10 +40,6 @@ class ReadAhead:
         self._streams: dict[int, _Stream] = {}
         """By the block that they would ask for next, the one that has been quiet longest first."""
 
-    def clear(self) -> None:
-        """Forget all streams: another epoch begins."""
-        self._streams.clear()
-
     def seen(self, first: int, count: int) -> tuple[int, int] | None:
         """A read; (first, count) of the blocks that are to be asked for beside it, if any."""
         stream = self._streams.pop(first, None)

@@ -26,25 +26,15 @@ class ReadCache:
 
     def __init__(self, bytes_max: int) -> None:
         self._blocks: OrderedDict[int, bytes] = OrderedDict()
-        self._blocks_max = bytes_max // BLOCK_BYTES
+        self.blocks_max = bytes_max // BLOCK_BYTES
+        """How many blocks it may hold."""
         self._changed_seq = [0] * _REGIONS
         self._all_changed_seq = 0
-
-    @property
-    def blocks_max(self) -> int:
-        """How many blocks it may hold."""
-        return self._blocks_max
 
     @property
     def bytes_held(self) -> int:
         """The data in it."""
         return len(self._blocks) * BLOCK_BYTES
-
-    def clear(self) -> None:
-        """Forget everything: another epoch begins."""
-        self._blocks.clear()
-        self._changed_seq = [0] * _REGIONS
-        self._all_changed_seq = 0
 
     def get(self, first: int, count: int) -> list[Buffer] | None:
         """Blocks as they are now, in order; None where one of them is not here."""
@@ -84,7 +74,7 @@ class ReadCache:
             for at in range(0, len(piece), BLOCK_BYTES):
                 blocks[block] = bytes(piece[at : at + BLOCK_BYTES])
                 block += 1
-        while len(blocks) > self._blocks_max:
+        while len(blocks) > self.blocks_max:
             blocks.popitem(last=False)
 
     def changed(self, first: int, count: int, seq: int) -> None:
