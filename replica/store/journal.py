@@ -7,6 +7,10 @@ goes to the start.  Positions count bytes since the first record, waste at the e
 included; modulo the capacity they are offsets.
 
 No record is overwritten that a checkpoint or the tail still needs: `oldest` holds that back.
+
+The page cache may have dropped pages of the last round, and a write to a part of one would first
+read the rest of it from the disk, while everybody waits.  So a record that reaches a new page writes all of it,
+with zeros behind the record.
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ from dataclasses import dataclass
 from cstor_core.checksums import Buffer, crc32c
 from cstor_core.errors import CorruptError, ProtocolError
 from cstor_core.files import File
+from cstor_core.units import BLOCK_BYTES
 from replica.store.limits import payload_bytes_max
 from replica.store.records import (
     CHECKSUM_FAST,
@@ -32,6 +37,8 @@ Point = tuple[int, int, int]
 START: Point = (0, 1, 0)
 _KINDS = {int(kind): kind for kind in Kind}
 _SPARE_BYTES = 4 * (RECORD_HEAD_BYTES + 8)
+_PAGE_BYTES = BLOCK_BYTES
+_ZEROS = bytes(_PAGE_BYTES)
 
 
 @dataclass(slots=True)
@@ -64,6 +71,7 @@ class Journal:
         "_capacity",
         "_checksum",
         "_file",
+        "_pages_end",
         "_payload_bytes_max",
         "_position",
         "_tag",
@@ -79,6 +87,8 @@ class Journal:
         self._capacity = capacity
         self._tag = tag
         self._position, next_number, self._checksum = end
+        self._pages_end = 0
+        """The position behind the last page that was reached."""
         self._payload_bytes_max = payload_bytes_max(capacity)
         self.number = next_number - 1
         """Of the last record."""
@@ -144,13 +154,23 @@ class Journal:
             self._tag,
         )
         checksum = crc32c(payload, crc32c(head))
-        record = b"".join((head, CHECKSUM_FAST.pack(checksum), payload))
+        end = position + length
+        zeros = _ZEROS[: self._rest_of_page(end)] if end > self._pages_end else b""
+        record = b"".join((head, CHECKSUM_FAST.pack(checksum), payload, zeros))
         self._file.pwritev((record,), JOURNAL_OFFSET + offset)
-        self._position = position + length
+        self._pages_end = max(self._pages_end, end + len(zeros))
+        self._position = end
         self.number = number
         self.mark = durable_number
         self._checksum = checksum
         return position, number, previous
+
+    def _rest_of_page(self, end: int) -> int:
+        """Bytes from a position to the end of its page; 0 where one of them is still needed."""
+        offset = end % self._capacity
+        rest = -offset % _PAGE_BYTES
+        is_free = end + rest - self.oldest <= self._capacity and offset + rest <= self._capacity
+        return rest if is_free else 0
 
 
 class JournalImage:
