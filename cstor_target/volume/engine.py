@@ -79,7 +79,7 @@ class Engine:
             self._roster, self.counters, clock, settings.rebuild_floor_bytes_per_s
         )
         self._reads.on_bad = repairs.found_bad
-        opener = Opener(volume, addresses, links, settings, instance)
+        opener = Opener(volume, addresses, links, settings, instance, clock)
         self._membership = Membership(
             opener,
             self._roster,

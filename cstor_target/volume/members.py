@@ -7,10 +7,11 @@ from enum import Enum
 
 from google.protobuf.message import DecodeError
 
+from cstor_core.clock import Clock
 from cstor_core.errors import CstorError, ProtocolError
 from cstor_core.frames import Buffer
 from cstor_core.generated.cstor.v1 import control_pb2, replica_pb2, stream_pb2, volume_pb2
-from cstor_core.message_stream import MessageStream
+from cstor_target.volume.append_stream import AppendStream
 from cstor_target.volume.links import ReplicaLink
 from cstor_target.volume.progress import Progress
 from cstor_target.volume.witness import Told
@@ -20,6 +21,9 @@ GIVEN_UP = (
     "its disk has failed, and it counts for nothing any more: replace it by a new, empty witness "
     "(`cstor replica replace`)"
 )
+
+UNSAID_BYTES = 1 << 62
+"""Granted by a member that has not answered yet: its pool is taken for full when it says so."""
 
 
 class Standing(Enum):
@@ -57,8 +61,8 @@ class Member:
         """Of a learner: it has everything, and takes what comes."""
         self.found_full = 0
         """How often in a row its disk had no space."""
-        self.granted_bytes = 0
-        """What its pool still takes of this volume."""
+        self.granted_bytes = UNSAID_BYTES
+        """What its pool still takes of this volume, by its last answer."""
         self.pool_used = 0.0
         """Of its pool, from 0 to 1."""
         self.warned_at = 0.0
@@ -67,7 +71,7 @@ class Member:
         """On its way back."""
         self.is_unpaced = False
         """It copies as fast as it can, since it would never get there otherwise."""
-        self.append_stream: MessageStream | None = None
+        self.append_stream: AppendStream | None = None
         self.report: replica_pb2.ReplicaReport | None = None
 
     @property
@@ -106,6 +110,7 @@ class Member:
         self,
         opening: stream_pb2.StreamOpening,
         applied_seq: int,
+        clock: Clock,
         on_progress: Callable[[], None],
         on_closed: Callable[[Member, CstorError], None],
     ) -> None:
@@ -131,7 +136,7 @@ class Member:
             if self.append_stream is stream:
                 on_closed(self, error)
 
-        stream = self.link.open_append(received, closed)
+        stream = AppendStream(self.link, clock, self._is_copying, received, closed)
         self.append_stream = stream
         request = stream_pb2.AppendRequest(format=1 << 16, opening=opening)
         stream.send(request.SerializeToString())
@@ -141,6 +146,9 @@ class Member:
         stream, self.append_stream = self.append_stream, None
         if stream is not None:
             stream.close()
+
+    def _is_copying(self) -> bool:
+        return self.progress.is_on_its_way
 
     def named(self) -> volume_pb2.Member:
         """Who it is, and where."""

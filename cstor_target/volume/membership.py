@@ -343,7 +343,7 @@ class Membership:
         )
         for member in ready:
             opening_words = tenure.stream_opening(member.replica_uuid, False)
-            member.join(opening_words, end_seq, roster.progressed, roster.lost)
+            member.join(opening_words, end_seq, self._clock, roster.progressed, roster.lost)
             roster.promote(member)
         await self._record_epoch(tenure, end_seq + 1, loss_possible=opening.loss_possible)
         tenure.history = opening.history.adopted(tenure.epoch, end_seq + 1)

@@ -17,6 +17,7 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import TypeVar
 
+from cstor_core.clock import Clock
 from cstor_core.errors import CstorError, UnavailableError, UnknownVolumeError
 from cstor_core.generated.cstor.v1 import replica_pb2, volume_pb2
 from cstor_core.history import History
@@ -58,11 +59,13 @@ class Opener:
         links: LinkFactory,
         settings: EngineSettings,
         instance: str,
+        clock: Clock,
     ) -> None:
         self._volume = volume
         self._make_link = links
         self._settings = settings
         self._instance = instance
+        self._clock = clock
         self.links: dict[str, ReplicaLink] = {}
         self.given = [self.link_to(address) for address in dict.fromkeys(addresses)]
         """Where the target was told to look."""
@@ -321,7 +324,7 @@ class Opener:
         tenure_at_end = replace(tenure, history=history)
         request = tenure_at_end.rebuild_request(member.replica_uuid, source, end_seq)
         opening = tenure.stream_opening(member.replica_uuid, rebuilding=True)
-        member.join(opening, end_seq, _nothing, _nobody)
+        member.join(opening, end_seq, self._clock, _nothing, _nobody)
         try:
             async with aclosing(member.link.rebuild(request)) as rebuilding:
                 async for progress in rebuilding:

@@ -305,7 +305,7 @@ class Returning:
 
     def _join(self, member: Member, position: int, rebuilding: bool) -> None:
         opening = self.tenure.stream_opening(member.replica_uuid, rebuilding)
-        member.join(opening, position, self._roster.progressed, self._roster.lost)
+        member.join(opening, position, self._clock, self._roster.progressed, self._roster.lost)
 
     @staticmethod
     def _send(member: Member, message: bytes) -> None:

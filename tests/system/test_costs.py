@@ -112,7 +112,7 @@ COSTS: Mapping[Load, Mapping[str, Mapping[str, Cost]]] = {
             SENDS: joined(3, least=1.9),
             FILE_WRITES: exactly(6),
             MESSAGES: joined(3, least=1.9),
-            BYTES: size(6.13),
+            BYTES: size(6.18),
         },
     },
     Load(WRITE, 32): {
@@ -129,7 +129,7 @@ COSTS: Mapping[Load, Mapping[str, Mapping[str, Cost]]] = {
             SENDS: batched(0.18),
             FILE_WRITES: batched(0.38),
             MESSAGES: batched(0.18),
-            BYTES: size(6.05),
+            BYTES: size(6.07),
         },
     },
     Load(READ, 1): {

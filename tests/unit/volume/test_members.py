@@ -5,6 +5,7 @@ from __future__ import annotations
 from cstor_core.errors import CstorError, ProtocolError, UnavailableError
 from cstor_core.generated.cstor.v1 import control_pb2, stream_pb2
 from cstor_target.volume.members import Member, Standing
+from tests.unit.volume.hand_clock import HandClock
 from tests.unit.volume.standins import OPENING, HeldLink, in_sync_member
 
 
@@ -20,7 +21,7 @@ class Joined:
 
     def join(self, applied_seq: int) -> None:
         """Open its stream behind an entry."""
-        self.member.join(OPENING, applied_seq, self._progressed, self._closed)
+        self.member.join(OPENING, applied_seq, HandClock(), self._progressed, self._closed)
 
     def _progressed(self) -> None:
         self.progress += 1
