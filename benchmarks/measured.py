@@ -6,6 +6,7 @@ import os
 import platform
 import statistics
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,17 @@ from benchmarks.matrix import MIB, Cell
 
 REPOSITORY = Path(__file__).parents[1]
 MICROSECONDS = 1e6
+_STEAL_FIELD = 8
+"""Of the first line of /proc/stat (proc(5))."""
+
+
+def _stolen_s() -> float:
+    """Seconds of processors that the host of this virtual machine has given to others so far."""
+    fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()
+    return int(fields[_STEAL_FIELD]) / os.sysconf("SC_CLK_TCK")
+
+
+_BEGAN_S, _STOLEN_BEFORE_S = time.monotonic(), _stolen_s()
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +116,7 @@ def circumstances() -> dict[str, str]:
         "commit": _commit(),
         "processor": _processor(),
         "processors": str(_processor_count()),
+        "stolen": _stolen(),
         "memory": _memory(),
         "kernel": platform.release(),
         "python": platform.python_version(),
@@ -127,6 +140,13 @@ def _processor() -> str:
 def _processor_count() -> int:
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     return sum(line.startswith("processor") for line in lines)
+
+
+def _stolen() -> str:
+    """What of the processors others had since the benchmark began: it was not measured alone."""
+    time_s = (time.monotonic() - _BEGAN_S) * _processor_count()
+    share = (_stolen_s() - _STOLEN_BEFORE_S) / time_s
+    return f"{share:.1%} of the processors' time, for others on the same host"
 
 
 def _memory() -> str:
