@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from cstor_core.clock import Clock, Timer
+from cstor_core.clock import Timer
 from cstor_core.errors import CstorError
 from cstor_core.frames import Buffer
 from cstor_core.message_stream import MessageStream
@@ -18,7 +18,9 @@ from cstor_core.units import KIB
 from cstor_target.volume.links import ReplicaLink
 
 HELD_BYTES_MAX = 64 * KIB
-COPYING_HELD_S = 0.005
+
+PutOff = Callable[[Callable[[], None]], Timer]
+"""Calls back when what a member that copies is to be sent has gathered for long enough."""
 
 
 class AppendStream:
@@ -27,13 +29,13 @@ class AppendStream:
     def __init__(
         self,
         link: ReplicaLink,
-        clock: Clock,
+        put_off: PutOff,
         is_copying: Callable[[], bool],
         on_answer: Callable[[Buffer], None],
         on_closed: Callable[[CstorError], None],
     ) -> None:
         """Open it; `is_copying` tells whether nobody waits for the member."""
-        self._clock = clock
+        self._put_off = put_off
         self._is_copying = is_copying
         self._on_answer = on_answer
         self._on_closed = on_closed
@@ -51,7 +53,7 @@ class AppendStream:
             self._send_held()
         elif self._is_copying():
             if self._timer is None:
-                self._timer = self._clock.call_later(COPYING_HELD_S, self._send_held)
+                self._timer = self._put_off(self._send_held)
         elif self._timer is not None or not self._answer_is_due:
             self._send_held()
 

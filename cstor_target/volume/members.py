@@ -7,11 +7,10 @@ from enum import Enum
 
 from google.protobuf.message import DecodeError
 
-from cstor_core.clock import Clock
 from cstor_core.errors import CstorError, ProtocolError
 from cstor_core.frames import Buffer
 from cstor_core.generated.cstor.v1 import control_pb2, replica_pb2, stream_pb2, volume_pb2
-from cstor_target.volume.append_stream import AppendStream
+from cstor_target.volume.append_stream import AppendStream, PutOff
 from cstor_target.volume.links import ReplicaLink
 from cstor_target.volume.progress import Progress
 from cstor_target.volume.witness import Told
@@ -110,7 +109,7 @@ class Member:
         self,
         opening: stream_pb2.StreamOpening,
         applied_seq: int,
-        clock: Clock,
+        put_off: PutOff,
         on_progress: Callable[[], None],
         on_closed: Callable[[Member, CstorError], None],
     ) -> None:
@@ -136,7 +135,7 @@ class Member:
             if self.append_stream is stream:
                 on_closed(self, error)
 
-        stream = AppendStream(self.link, clock, self._is_copying, received, closed)
+        stream = AppendStream(self.link, put_off, self._is_copying, received, closed)
         self.append_stream = stream
         request = stream_pb2.AppendRequest(format=1 << 16, opening=opening)
         stream.send(request.SerializeToString())

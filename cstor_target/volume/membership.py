@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Coroutine
+from functools import partial
 
 from cstor_core.clock import Clock
 from cstor_core.errors import CstorError, InputError, UnavailableError
@@ -59,6 +60,7 @@ class Membership:
         self._reads = reads
         self._lease = lease
         self._clock = clock
+        self._put_off = partial(clock.call_later, settings.copying_held_s)
         self._settings = settings
         self._events = events
         self._repairs = repairs
@@ -343,7 +345,7 @@ class Membership:
         )
         for member in ready:
             opening_words = tenure.stream_opening(member.replica_uuid, False)
-            member.join(opening_words, end_seq, self._clock, roster.progressed, roster.lost)
+            member.join(opening_words, end_seq, self._put_off, roster.progressed, roster.lost)
             roster.promote(member)
         await self._record_epoch(tenure, end_seq + 1, loss_possible=opening.loss_possible)
         tenure.history = opening.history.adopted(tenure.epoch, end_seq + 1)

@@ -15,6 +15,7 @@ import asyncio
 from collections.abc import Awaitable, Collection, Iterable
 from contextlib import aclosing
 from dataclasses import replace
+from functools import partial
 from typing import TypeVar
 
 from cstor_core.clock import Clock
@@ -65,7 +66,7 @@ class Opener:
         self._make_link = links
         self._settings = settings
         self._instance = instance
-        self._clock = clock
+        self._put_off = partial(clock.call_later, settings.copying_held_s)
         self.links: dict[str, ReplicaLink] = {}
         self.given = [self.link_to(address) for address in dict.fromkeys(addresses)]
         """Where the target was told to look."""
@@ -324,7 +325,7 @@ class Opener:
         tenure_at_end = replace(tenure, history=history)
         request = tenure_at_end.rebuild_request(member.replica_uuid, source, end_seq)
         opening = tenure.stream_opening(member.replica_uuid, rebuilding=True)
-        member.join(opening, end_seq, self._clock, _nothing, _nobody)
+        member.join(opening, end_seq, self._put_off, _nothing, _nobody)
         try:
             async with aclosing(member.link.rebuild(request)) as rebuilding:
                 async for progress in rebuilding:

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection
 from contextlib import aclosing
+from functools import partial
 
 from cstor_core.clock import Clock
 from cstor_core.errors import (
@@ -65,6 +66,7 @@ class Returning:
         self._roster = roster
         self._order = order
         self._clock = clock
+        self._put_off = partial(clock.call_later, settings.copying_held_s)
         self._settings = settings
 
     async def bring_back(self, member: Member) -> None:
@@ -305,7 +307,7 @@ class Returning:
 
     def _join(self, member: Member, position: int, rebuilding: bool) -> None:
         opening = self.tenure.stream_opening(member.replica_uuid, rebuilding)
-        member.join(opening, position, self._clock, self._roster.progressed, self._roster.lost)
+        member.join(opening, position, self._put_off, self._roster.progressed, self._roster.lost)
 
     @staticmethod
     def _send(member: Member, message: bytes) -> None:

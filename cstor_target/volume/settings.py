@@ -29,6 +29,9 @@ class EngineSettings:
     """Where members grant less, more than can be under way, every write is weighed."""
     rebuild_floor_bytes_per_s: int = 4 * MIB
     """What a member that comes back may always copy in a second, however busy initiators are."""
+    copying_held_s: float = 0.005
+    """How long entries gather for a member that copies: nobody waits for it, and each message
+    wakes it up."""
     laggard_s: float = 10.0
     """A member that acknowledged nothing for so long while a quorum went on is let go."""
     scrub_rate_bytes_per_s: int = 64 * MIB

@@ -9,8 +9,8 @@ included; modulo the capacity they are offsets.
 No record is overwritten that a checkpoint or the tail still needs: `oldest` holds that back.
 
 The page cache may have dropped pages of the last round, and a write to a part of one would first
-read the rest of it from the disk, while everybody waits.  So a record that reaches a new page writes all of it,
-with zeros behind the record.
+read the rest of it from the disk, while everybody waits.  So a record that reaches a new page
+writes all of it, with zeros behind the record.
 """
 
 from __future__ import annotations

@@ -40,6 +40,8 @@ BACKLOG_BYTES = (8 * KIB, 128 * KIB, 128 * KIB)
 """The least is less than what clients send at a time."""
 CACHE_BYTES = (0, 0, 0, 32 * KIB, 128 * KIB, 1 * MIB)
 """Of the read cache; none in half of the lives, so that all reads are of replicas there."""
+AT_ONCE = 16
+"""In one life of so many a member that copies is sent each entry when it is ordered."""
 SETTINGS = EngineSettings(
     batch_bytes_max=32 * KIB,
     write_timeout_s=5.0,
@@ -177,6 +179,8 @@ class Cluster:
         self.settings = replace(
             SETTINGS, backlog_bytes_max=backlog_bytes, read_cache_bytes=cache_bytes
         )
+        if seed % AT_ONCE == 4:
+            self.settings = replace(self.settings, copying_held_s=0.0)
         self.witness: Machine | None = None
         if replicas == COPIES and random.Random(f"{seed} witness").random() < WITNESSED:
             self.witness = Machine("witness:7778", self, is_witness=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import cast
 
 from cstor_core.errors import CstorError, UnavailableError
@@ -23,7 +24,7 @@ class Played:
         self.errors: list[CstorError] = []
         self.stream = AppendStream(
             cast(ReplicaLink, self.link),
-            self.clock,
+            partial(self.clock.call_later, 0.0),
             lambda: self.copies,
             self.answers.append,
             self.errors.append,

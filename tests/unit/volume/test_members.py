@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from cstor_core.clock import Timer
 from cstor_core.errors import CstorError, ProtocolError, UnavailableError
 from cstor_core.generated.cstor.v1 import control_pb2, stream_pb2
 from cstor_target.volume.members import Member, Standing
@@ -21,7 +24,11 @@ class Joined:
 
     def join(self, applied_seq: int) -> None:
         """Open its stream behind an entry."""
-        self.member.join(OPENING, applied_seq, HandClock(), self._progressed, self._closed)
+        self.member.join(OPENING, applied_seq, self._put_off, self._progressed, self._closed)
+
+    @staticmethod
+    def _put_off(callback: Callable[[], None]) -> Timer:
+        return HandClock().call_later(0.0, callback)
 
     def _progressed(self) -> None:
         self.progress += 1
