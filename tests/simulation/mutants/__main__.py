@@ -12,7 +12,7 @@ import sys
 from tests.simulation.mutants.mistakes import MISTAKES
 from tests.simulation.running import results
 
-SEEDS_MAX = 1000
+SEEDS_MAX = 2000
 
 
 def caught(name: str) -> tuple[int, str] | None:
