@@ -51,6 +51,16 @@ SETTINGS = EngineSettings(
 )
 
 
+def settings_of(seed: int) -> EngineSettings:
+    """The settings of all targets of a life."""
+    settings = replace(
+        SETTINGS,
+        backlog_bytes_max=random.Random(f"{seed} backlog").choice(BACKLOG_BYTES),
+        read_cache_bytes=random.Random(f"{seed} read cache").choice(CACHE_BYTES),
+    )
+    return replace(settings, copying_held_s=0.0) if seed % AT_ONCE == 4 else settings
+
+
 class Target:
     """One process that serves the volume, or tries to."""
 
@@ -174,13 +184,7 @@ class Cluster:
         chance = random.Random(f"{seed} cluster")
         replicas = chance.choice(REPLICAS)
         self.write_cache = chance.random() < 0.6
-        backlog_bytes = random.Random(f"{seed} backlog").choice(BACKLOG_BYTES)
-        cache_bytes = random.Random(f"{seed} read cache").choice(CACHE_BYTES)
-        self.settings = replace(
-            SETTINGS, backlog_bytes_max=backlog_bytes, read_cache_bytes=cache_bytes
-        )
-        if seed % AT_ONCE == 4:
-            self.settings = replace(self.settings, copying_held_s=0.0)
+        self.settings = settings_of(seed)
         self.witness: Machine | None = None
         if replicas == COPIES and random.Random(f"{seed} witness").random() < WITNESSED:
             self.witness = Machine("witness:7778", self, is_witness=True)
