@@ -1,10 +1,12 @@
 """How fast members that come back may copy: so that initiators hardly notice it, and never nothing.
 
-Four times a second it is looked how long commands took.  While nothing is copied, that is the
-calm measure; while something is, the rate rises for as long as commands take hardly longer than in
-calm times, and is halved where they take half as long again.  At the floor, below which no rate
-goes, it is not the copying that makes them slow: what is seen there is the calm measure, too.
-Where no commands come, nothing bounds the rate.
+Four times a second it is looked how long commands took in the last second.  While nothing is
+copied, that is the calm measure; while something is, the rate rises for as long as commands take
+hardly longer than in calm times, and is halved where they take half as long again.  What was seen
+before says nothing about the halved rate and is forgotten; the rate that was too high is not, and
+the next rate comes near it slowly: each time that it is found out, commands wait.  At the floor,
+below which no rate goes, it is not the copying that makes them slow: what is seen there is the calm
+measure, too.  Where no commands come, nothing bounds the rate.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ from cstor_target.volume.tenure import Tenure
 
 LOOK_S = 0.25
 UNBOUNDED = 0
-_LOOKS_KEPT = 4
+_LOOKS_KEPT, _LOOKS_MIN = 4, 2
+"""So many are judged together, at most and, at a rate that has just fallen, at least."""
 _QUIET_LOOKS = 4
 """So many looks without a command, and nobody is disturbed."""
 _COMMANDS_MIN = 20
@@ -32,6 +35,10 @@ _START = 4
 """Times the floor: where a rate begins."""
 _RISE_BELOW, _FALL_ABOVE = 1.25, 1.5
 """Times the calm measure."""
+_RISE, _RISE_NEAR = 8, 64
+"""A rate rises by such a part of itself at a look: far from the one that was too high, and near."""
+_NEAR_FROM, _NEAR_TO = 0.75, 1.5
+"""What is near, in times the rate that was too high."""
 _RATE_MAX = 1 << 30
 
 GENTLE = control_pb2.REBUILD_PACE_GENTLE
@@ -48,19 +55,42 @@ class Seen:
     """No command is under way, and none has been for a while."""
 
 
-def next_rate(rate: int, floor: int, calm_s: float | None, seen: Seen) -> int:
-    """Bytes that may be copied in the next second, after such a rate; UNBOUNDED is 0."""
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """How fast all members together may copy."""
+
+    bytes_per_s: int
+    too_high: int = 0
+    """At about such a rate commands took too long; 0 where none has been found yet."""
+
+    def fallen(self, floor: int) -> Rate:
+        """Commands take too long, which is not the copying's fault at the floor."""
+        if self.bytes_per_s <= floor:
+            return self
+        too_high = max(self.bytes_per_s, int(self.too_high * _NEAR_FROM))
+        return Rate(max(self.bytes_per_s // 2, floor), too_high)
+
+    def risen(self) -> Rate:
+        """Commands take no longer than without copies."""
+        near = self.too_high * _NEAR_FROM <= self.bytes_per_s < self.too_high * _NEAR_TO
+        rise = self.bytes_per_s // (_RISE_NEAR if near else _RISE)
+        return Rate(min(self.bytes_per_s + rise, _RATE_MAX), self.too_high)
+
+
+UNPACED = Rate(UNBOUNDED)
+
+
+def next_rate(rate: Rate, floor: int, calm_s: float | None, seen: Seen) -> Rate:
+    """What may be copied in the next second, after such a rate; `floor` is in bytes a second."""
     if seen.is_quiet:
-        return UNBOUNDED
+        return UNPACED
     if calm_s is None:
-        return floor
-    if rate == UNBOUNDED or seen.slow_s is None:
-        return floor * _START
+        return Rate(floor)
+    if rate == UNPACED or seen.slow_s is None:
+        return Rate(floor * _START)
     if seen.slow_s > calm_s * _FALL_ABOVE:
-        return max(rate // 2, floor)
-    if seen.slow_s <= calm_s * _RISE_BELOW:
-        return min(rate + rate // 4, _RATE_MAX)
-    return rate
+        return rate.fallen(floor)
+    return rate.risen() if seen.slow_s <= calm_s * _RISE_BELOW else rate
 
 
 def next_calm(
@@ -95,7 +125,7 @@ class Pacing:
         self._counters = counters
         self._clock = clock
         self._floor = floor
-        self._rate = UNBOUNDED
+        self._rate = UNPACED
         """Of all members together."""
         self._calm_s: float | None = None
         self._looks: deque[list[float]] = deque(maxlen=_LOOKS_KEPT)
@@ -130,6 +160,10 @@ class Pacing:
         self._looks.append(list(counters.took_s))
         self._quiet_looks = 0 if counters.took_s or counters.in_flight else self._quiet_looks + 1
         counters.took_s.clear()
+        # Where nothing is copied, the next one begins as if it came after nothing.
+        rate = self._rate if self._copying() else UNPACED
+        if rate != UNPACED and len(self._looks) < _LOOKS_MIN:
+            return
         took_s = [duration_s for look in self._looks for duration_s in look]
         seen = Seen(slowest_hundredth(took_s), self._quiet_looks >= _QUIET_LOOKS)
         floor = self._floor * max(len(self._copying()), 1)
@@ -137,11 +171,11 @@ class Pacing:
             self._calm_s,
             seen,
             is_copying=bool(self._copying()),
-            is_at_floor=UNBOUNDED < self._rate <= floor,
+            is_at_floor=UNBOUNDED < self._rate.bytes_per_s <= floor,
         )
-        # Where nothing is copied, the next one begins as if it came after nothing.
-        rate = self._rate if self._copying() else UNBOUNDED
         self._rate = next_rate(rate, floor, self._calm_s, seen)
+        if self._rate.bytes_per_s < rate.bytes_per_s:
+            self._looks.clear()
 
     def _copying(self) -> list[Member]:
         return [one for one in self._roster.receivers if one.progress.is_on_its_way]
@@ -149,4 +183,4 @@ class Pacing:
     def _rate_of(self, member: Member) -> int:
         if self.pace == FULL or member.is_unpaced:
             return UNBOUNDED
-        return self._rate // max(len(self._copying()), 1)
+        return self._rate.bytes_per_s // max(len(self._copying()), 1)

@@ -97,6 +97,14 @@ class BlockMap:
         )
 
     @property
+    def room(self) -> float:
+        """How many recent rows may come before they have to become a run, of those that may at
+        most beside a run that is being made of as many.
+        """
+        rows = len(self._rows) + self._closed_rows
+        return min(max(2 - rows / self._recent_rows_max, 0.0), 1.0)
+
+    @property
     def data_blocks_max(self) -> int:
         """At most so many blocks have data; fewer, where recent rows supersede older ones."""
         return self.placed_blocks + len(self.places())

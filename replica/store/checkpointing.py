@@ -56,8 +56,8 @@ class Checkpointing:
         self._path = path
         self._replica_uuid = replica_uuid
         self._moment = moment
-        self.pace = Gentle(filesystem)
-        """Of what nobody waits for."""
+        self.pace = Gentle(filesystem, lambda: min(parts.block_map.room, parts.journal.room))
+        """Of what nobody waits for until the map or the journal is full."""
         self._last_run = max((run.head.number for run in parts.block_map.runs), default=0)
         self._naming = asyncio.Lock()
         self._renamed = 0

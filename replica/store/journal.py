@@ -113,6 +113,11 @@ class Journal:
         """Bytes that may not be overwritten."""
         return self._position - self.oldest
 
+    @property
+    def room(self) -> float:
+        """How much of its second half is left, before which a checkpoint begins."""
+        return min(2 * (1 - self.used / self._capacity), 1.0)
+
     def fits(self, payload_bytes: int) -> bool:
         """Whether there is room; the waste before a wrap is less than the record itself.
 

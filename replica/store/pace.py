@@ -8,7 +8,7 @@ its end.
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Generator, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import coroutine
@@ -17,9 +17,9 @@ from typing import Any, Protocol, TypeVar
 from cstor_core.files import Buffer, File, Filesystem
 
 T = TypeVar("T")
-REST_S = 0.003
-"""How long what nobody waits for rests behind each of its turns, which take about 2 ms: so it
-leaves most of a processor to commands that somebody waits for.
+REST_S = 0.010
+"""So long what nobody waits for rests behind each of its turns, which take about 2 ms, where it has
+all of its time left: so it leaves most of a processor to commands that somebody waits for.
 """
 
 
@@ -70,8 +70,10 @@ class Background:
 class Gentle(Background):
     """In the background, and not all the time: for what is long and nobody waits for."""
 
-    def __init__(self, filesystem: Filesystem) -> None:
+    def __init__(self, filesystem: Filesystem, leisure: Callable[[], float] = lambda: 1.0) -> None:
+        """`leisure` says what part of its time is left until others have to wait for it."""
         self._filesystem = filesystem
+        self._leisure = leisure
         self.is_hurried = False
         """Somebody waits for it now, and from now on."""
         self._waiting = 0
@@ -86,8 +88,8 @@ class Gentle(Background):
             self._waiting -= 1
 
     async def turn(self) -> None:
-        is_awaited = self.is_hurried or self._waiting
-        await (_turn() if is_awaited else self._filesystem.rest(REST_S))
+        rest_s = 0.0 if self.is_hurried or self._waiting else REST_S * self._leisure()
+        await (self._filesystem.rest(rest_s) if rest_s > 0 else _turn())
 
 
 class AtOnce:
