@@ -19,6 +19,7 @@ SHARED_BLOCKS = BLOCKS // 2
 """Blocks before this one are anybody's; each one behind it is one client's own."""
 SPAN_MAX = 4
 SAME_BLOCKS = 12
+IN_ORDER = 10
 SECTOR_BYTES = 512
 ZEROS = bytes(BLOCK_BYTES)
 RATE = 8.8
@@ -28,6 +29,8 @@ ENOUGH = 506
 PACE_S = 3.0
 _WEIGHTS = list(accumulate((28, 30, 4, 10, 4, 4, 14, 2)))
 """How often a client does each thing that it can."""
+_READS_IN_ORDER = 4
+"""How often, beside these, one reads block after block, where there is a read cache."""
 
 
 def content_of(stamp: int) -> bytes:
@@ -127,13 +130,17 @@ class Client:
             *(self._write, self._read, self._flush, self._write_own, self._write_part),
             *(self._unmap_own, self._read_own, self._write_same),
         ]
+        weights = _WEIGHTS
+        if clients.cluster.settings.read_cache_bytes:
+            steps.append(self._read_in_order)
+            weights = [*_WEIGHTS, _WEIGHTS[-1] + _READS_IN_ORDER]
         while not clients.is_over:
             await self._loop.after(2 * chance.random() * clients.pause_s())
             targets = [target for target in clients.targets if target.is_up]
             if not targets:
                 continue
             target = chance.choice(targets)
-            (step,) = chance.choices(steps, cum_weights=_WEIGHTS)
+            (step,) = chance.choices(steps, cum_weights=weights)
             self.own.is_busy = True
             await step(target)
             self.own.command_ends()
@@ -205,9 +212,29 @@ class Client:
         return not self._clients.cluster.write_cache or self._chance.random() < 0.1
 
     async def _read(self, target: Target) -> None:
-        chance, clients = self._chance, self._clients
+        chance = self._chance
         first = chance.randrange(SHARED_BLOCKS)
         count = min(chance.choice((1, 1, 2, SPAN_MAX)), SHARED_BLOCKS - first)
+        await self._read_blocks(target, first, count)
+
+    async def _read_in_order(self, target: Target) -> None:
+        """One block after another, as somebody who reads a file; others write to it meanwhile."""
+        first = self._chance.randrange(SHARED_BLOCKS - IN_ORDER)
+        writes_at = self._chance.randrange(first, first + IN_ORDER)
+        writing: asyncio.Task[None] | None = None
+        for block in range(first, first + IN_ORDER):
+            if block == writes_at:
+                ahead = self._chance.randrange(block, first + IN_ORDER)
+                stamp = self._clients.next_stamp()
+                writing = self._loop.create_task(self._write_stamps(target, ahead, [stamp]))
+            if not target.is_up:
+                break
+            await self._read_blocks(target, block, 1)
+        if writing is not None:
+            await writing
+
+    async def _read_blocks(self, target: Target, first: int, count: int) -> None:
+        clients = self._clients
         start_s = self._loop.time()
         answer = await self._ask(
             target,

@@ -13,7 +13,9 @@ from uuid import UUID
 
 from cstor_core.generated.cstor.v1 import replica_pb2, volume_pb2
 from cstor_core.units import BLOCK_BYTES, KIB, MIB
+from cstor_target.local_links import local_links
 from cstor_target.volume.engine import Engine
+from cstor_target.volume.links import LinkFactory
 from cstor_target.volume.quorum import write_quorum
 from cstor_target.volume.settings import EngineSettings
 from cstor_target.volume.witness import COPIES
@@ -31,6 +33,8 @@ REPLICAS: tuple[int, ...] = (1, 2, 3, 3, 3, 4, 5)
 """One of these is chosen for each life."""
 WITNESSED = 0.7
 """So many of the lives with two replicas have a witness."""
+IN_ONE_PROCESS = 0.5
+"""So many of the lives with one replica have it in the target's process."""
 BLOCKS = 64
 SPARES = 3
 """So many machines more than the volume has replicas at first."""
@@ -64,11 +68,20 @@ def settings_of(seed: int) -> EngineSettings:
 class Target:
     """One process that serves the volume, or tries to."""
 
-    def __init__(self, name: str, cluster: Cluster) -> None:
+    def __init__(self, name: str, cluster: Cluster, machine: Machine | None) -> None:
+        """`machine` is the one whose daemon is a part of the target's process, if any is."""
         self.name = name
         self.host: ReplicaHost | None = None
-        self.process: Process | None = Process(name, cluster.loop)
-        self.clock = ProcessClock(cluster.loop, *clock_of(random.Random(f"{cluster.seed} {name}")))
+        self._machine = machine
+        chance = random.Random(f"{cluster.seed} {name}")
+        self.process: Process | None
+        if machine is None:
+            self.process = Process(name, cluster.loop)
+            self.clock = ProcessClock(cluster.loop, *clock_of(chance))
+        else:
+            self.process, self.clock = machine.process, machine.clock
+            assert self.process is not None
+            self.process.on_end = self._end
         self.engine: Engine | None = None
         self.ended: asyncio.Future[None] = cluster.loop.create_future()
         """The process has ended, or has been deposed."""
@@ -92,7 +105,7 @@ class Target:
         self.engine = Engine(
             "vol",
             self.addresses,
-            lambda address: SimulatedLink(cluster.network, self, address),
+            await self._links(),
             self.clock,
             cluster.settings,
             self.name,
@@ -100,8 +113,22 @@ class Target:
         )
         cluster.configurations.watch(self.engine, lambda: cluster.on_moment("change"))
         self.engine.start()
-        self.engine.deposed.add_done_callback(lambda _: self._end())
+        self.engine.deposed.add_done_callback(lambda _: self._deposed())
         self.engine.failed.add_done_callback(self._failed)
+
+    async def _links(self) -> LinkFactory:
+        """How it reaches replicas: one in its own process without a network."""
+        network, machine = self._cluster.network, self._machine
+
+        def others(address: str) -> SimulatedLink:
+            return SimulatedLink(network, self, address)
+
+        if machine is None:
+            return others
+        while machine.host is None:
+            await self.clock.sleep(0)
+        assert isinstance(machine.host, ReplicaHost)
+        return local_links(machine.address, machine.host, others)
 
     async def wait(self, task: asyncio.Task[Any], patience_s: float) -> None:
         """Wait until a task of it is done, or it has ended, or so long."""
@@ -125,6 +152,8 @@ class Target:
     async def _close(self) -> None:
         if self.engine is not None:
             await self.engine.close()
+        if self._machine is not None and self._machine.host is not None:
+            await self._machine.host.close()
         self.kill()
 
     def close(self) -> None:
@@ -146,9 +175,19 @@ class Target:
     def kill(self) -> None:
         """End it, as SIGKILL does."""
         assert self.process is not None
+        if self._machine is not None and self._machine.process is self.process:
+            self._machine.kill()
+            return
         self.process.kill()
         self._cluster.network.lost(self.process)
         self._end()
+
+    def _deposed(self) -> None:
+        """Its process would end with that; what else is in it does."""
+        if self._machine is None:
+            self._end()
+        else:
+            self.kill()
 
     def _end(self) -> None:
         if not self.ended.done():
@@ -185,6 +224,8 @@ class Cluster:
         replicas = chance.choice(REPLICAS)
         self.write_cache = chance.random() < 0.6
         self.settings = settings_of(seed)
+        lot = random.Random(f"{seed} in one process").random()
+        self.is_in_one_process = replicas == 1 and lot < IN_ONE_PROCESS
         self.witness: Machine | None = None
         if replicas == COPIES and random.Random(f"{seed} witness").random() < WITNESSED:
             self.witness = Machine("witness:7778", self, is_witness=True)
@@ -354,4 +395,13 @@ class Cluster:
 
     def start_target(self) -> Target:
         """Another target process."""
-        return Target(f"target-{next(self._targets)}", self)
+        return Target(f"target-{next(self._targets)}", self, self._machine_of_a_target())
+
+    def _machine_of_a_target(self) -> Machine | None:
+        """The one whose daemon is the next target's process, too; started where it is not up."""
+        (machine, *_) = self.machines
+        if not self.is_in_one_process or machine.is_broken or machine.has_target:
+            return None
+        if not machine.is_up:
+            machine.start()
+        return machine if machine.is_up else None

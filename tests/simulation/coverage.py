@@ -18,6 +18,7 @@ from cstor_core.errors import (
     NoSpaceError,
     UnavailableError,
 )
+from cstor_target.local_links import LocalLink
 from cstor_target.volume import opener, opening
 from cstor_target.volume.backing import Failure
 from cstor_target.volume.cached_reads import CachedReads
@@ -74,7 +75,12 @@ BRANCHES = frozenset(
             "read: the disk fails",
         ),
         *("read: waits for entries", "gate: passed late", "gate: busy", "write: busy in flight"),
-        *("merge", "member: fell too far behind", "member: recorded as out of date"),
+        *(
+            "link: in one process",
+            "merge",
+            "member: fell too far behind",
+            "member: recorded as out of date",
+        ),
         *("read: out of the cache", "read: in the cache without a lease", "read: ahead"),
         *("read: waits for what is read ahead", "cache: an answer was overtaken"),
         *("read: asked of two", "bad copy: replaced", "write: no room"),
@@ -306,6 +312,7 @@ def _watch_commands() -> None:
     )
     _watch(CachedReads, "_read_ahead", _if("read: ahead", lambda _, reads, first, count: count))
     _watch_cache()
+    _watch(LocalLink, "open_append", lambda *_: ["link: in one process"])
     _watch(ReadSession, "_park", lambda *_: ["read: waits for entries"])
     _watch(ReplicaNode, "serves_reads", _if("read: refused", lambda serves, *_: not serves))
     _watch(StoreReader, "_unreadable", lambda *_: ["read: the disk fails"])

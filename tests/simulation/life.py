@@ -289,7 +289,7 @@ class Life:
 
 
 def _has_ended(target: Target) -> bool:
-    return target.engine is not None and not target.is_up
+    return target.ended.done()
 
 
 def run(seed: int, script: Script | None = None) -> Result:

@@ -71,6 +71,11 @@ class Machine:
         """Whether its daemon runs, paused or not."""
         return self.process is not None and not self.process.is_dead
 
+    @property
+    def has_target(self) -> bool:
+        """Whether a target runs in the process of its daemon."""
+        return self.process is not None and self.process.on_end is not None
+
     def start(self) -> None:
         """Start the daemon of its pool."""
         self.disk.restart()

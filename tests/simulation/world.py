@@ -12,8 +12,11 @@ import contextvars
 from collections import deque
 from collections.abc import Callable, Coroutine
 from heapq import heappop, heappush
+from inspect import CORO_CREATED, getcoroutinestate
 from itertools import count
+from types import CoroutineType
 from typing import Any, TypeVarTuple
+from weakref import WeakSet
 
 from cstor_core.clock import Timer
 
@@ -67,13 +70,18 @@ class Process:
         """One of both: nothing of it runs."""
         self.context = contextvars.copy_context()
         """What is begun in it is a part of this process."""
+        self.on_end: Callable[[], None] | None = None
+        """Called when it is killed."""
         self.context.run(_RUNNING.set, self)
         self._loop = loop
         self._put_off: deque[Due] = deque()
+        self._tasks: WeakSet[asyncio.Task[Any]] = WeakSet()
 
     def run(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """Start work that is a part of this process."""
-        return self._loop.create_task(work, context=self.context)
+        task = self._loop.create_task(work, context=self.context)
+        self._tasks.add(task)
+        return task
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> None:
         """Have a function called soon, as a part of this process."""
@@ -83,6 +91,12 @@ class Process:
         """End it, whatever it was doing."""
         self.is_dead = self.is_still = True
         self._put_off.clear()
+        for task in self._tasks:
+            work = task.get_coro()
+            if isinstance(work, CoroutineType) and getcoroutinestate(work) == CORO_CREATED:
+                work.close()  # it will never begin
+        if self.on_end is not None:
+            self.on_end()
 
     def pause(self) -> None:
         """Let it stand still, as SIGSTOP does."""

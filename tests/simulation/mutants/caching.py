@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
-from cstor_target.volume.backing import Done
+from cstor_core.units import BLOCK_BYTES
+from cstor_target.volume.backing import Buffer, Done, Failure
 from cstor_target.volume.cached_reads import CachedReads
 from cstor_target.volume.order import Order
 from cstor_target.volume.read_cache import ReadCache
@@ -59,6 +61,22 @@ def keep_what_is_reverted() -> None:
 def keep_what_was_overtaken() -> None:
     """Every answer is kept, whatever has been ordered since it was asked for."""
     ReadCache._has_changed = lambda self, *_: False  # type: ignore[method-assign]
+
+
+@_found.breaks("What was read ahead and has changed meanwhile is asked for again.")
+def hand_on_what_was_read_ahead() -> None:
+    """Whoever waited for what was read ahead gets it as it came."""
+
+    def go_on(
+        self: CachedReads, coming: Any, error: Failure | None, pieces: Sequence[Buffer]
+    ) -> None:
+        self._coming.remove(coming)
+        data = b"".join(pieces)
+        for block, count, done in coming.waiting:
+            start = (block - coming.first) * BLOCK_BYTES
+            done(error, () if error else (data[start : start + count * BLOCK_BYTES],))
+
+    CachedReads._go_on = go_on  # type: ignore[method-assign, assignment]
 
 
 @_found.breaks("An answer out of the read cache is handed on only under a lease.")
