@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -14,13 +13,12 @@ import uvloop
 
 from cstor_core.errors import CstorError, InputError
 from cstor_core.logs import LogFormat, LogLevel, configure_logs
+from cstor_core.memory import settle_in
 from cstor_core.settings import DataStream, load_settings
 from cstor_target.daemon import EXIT_FAILED, TargetDaemon
 from cstor_target.settings import TargetSettings
 
 EXIT_INPUT = 2
-GARBAGE_THRESHOLD = 20_000
-"""Allocations between two looks for cycles: the data path makes few."""
 HELP = """Serve one replicated volume over iSCSI.
 
 The replicas are kept by cstor-replica daemons, which --replica names; with --pool this process
@@ -138,7 +136,7 @@ def serve(
 def run(settings: TargetSettings) -> int:
     """Run the daemon; returns its exit code."""
     daemon = TargetDaemon(settings)
-    gc.set_threshold(GARBAGE_THRESHOLD)
+    settle_in()
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             exit_code = runner.run(daemon.run())

@@ -9,7 +9,6 @@ or the directory cannot be used (nothing was touched then).
 
 from __future__ import annotations
 
-import gc
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -20,12 +19,12 @@ import uvloop
 
 from cstor_core.errors import CstorError, InputError
 from cstor_core.logs import LogFormat, LogLevel, configure_logs
+from cstor_core.memory import settle_in
 from cstor_core.settings import DataStream, load_settings
 from replica.daemon import serve, serve_witness
 from replica.settings import LISTEN_PORT, METRICS_PORT, ReplicaSettings
 from replica.tools import TOOLS, tools
 
-GARBAGE_THRESHOLD = 20_000
 ELSE = "With a stopped pool: cstor-replica check DIR, cstor-replica show DIR (--help says more)."
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -143,8 +142,7 @@ def replica(
             config,
         )
         configure_logs(settings.log_format, settings.log_level, settings.log_file)
-        gc.freeze()  # what was imported stays: a collection need not look at it each time
-        gc.set_threshold(GARBAGE_THRESHOLD)
+        settle_in()
         uvloop.run(serve_witness(settings) if settings.witness else serve(settings))
     except CstorError as error:
         structlog.get_logger().error("replica_ended", reason=str(error))
