@@ -199,7 +199,9 @@ class Order:
             self._last_write[first] = seq
         else:
             self._pack_blocks(seq, first, pieces)
-            self._last_write.update(dict.fromkeys(range(first, first + count), seq))
+            last_write = self._last_write
+            for block in range(first, first + count):  # `update` would make room anew each time
+                last_write[block] = seq
         self._data.extend(pieces)
         self._data_bytes += count * BLOCK_BYTES
         self.on_change(first, count, seq)
