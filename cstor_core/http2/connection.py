@@ -6,8 +6,8 @@ is rare is dispatched from a table in `_frame`.
 
 What always holds: a peer has spoken its preface and its first SETTINGS before anything else counts;
 whatever breaks the standard, or floods (section 10.5), ends the connection with a GOAWAY, and every
-call hears of it once; memory is the receive buffer, which one frame fits, one unfinished message a
-stream, one header block, and what handlers queue.
+call hears of it once; memory is the receive buffer, one frame that is longer, one unfinished
+message a stream, one header block, and what handlers queue.
 """
 
 from __future__ import annotations
@@ -193,7 +193,7 @@ class Connection:
             self.streams[stream_id] = stream
         return stream
 
-    def _data(self, stream_id: int, flags: int, payload: memoryview) -> None:
+    def _data(self, stream_id: int, flags: int, payload: memoryview, is_own: bool) -> None:
         """Section 6.1."""
         if self._block is not None or self._settings_due:
             raise Http2Error(ErrorCode.PROTOCOL_ERROR, "a DATA frame is out of place")
@@ -206,7 +206,7 @@ class Connection:
         if not len(payload):
             self._count_idle()
         try:
-            stream.reader.feed(payload)
+            stream.reader.feed(payload, is_own=is_own)
         except StreamError as error:
             self._end_stream(stream, error)
             return

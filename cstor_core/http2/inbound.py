@@ -1,8 +1,9 @@
 """Frames out of the bytes that come (RFC 9113, sections 3.4 and 4).
 
-One buffer, which the longest frame that we allow fits, receives everything; a frame is handed on
-where it lies, once it is whole, and an unfinished one moves to the buffer's start.  It is there for
-as long as the connection is: who refers to one that is over does not keep megabytes for it.
+One buffer receives everything; a frame is handed on where it lies, once it is whole, and an
+unfinished one moves to the buffer's start.  A long one gets memory of its own as soon as its length
+is known, which whoever takes it may keep.  The buffer is there for as long as the connection is:
+who refers to one that is over does not keep it.
 """
 
 from __future__ import annotations
@@ -15,15 +16,15 @@ from cstor_core.http2 import wire
 from cstor_core.http2.wire import FRAME_HEAD, ErrorCode, FrameType, Http2Error
 from cstor_core.units import KIB
 
-OnData = Callable[[int, int, memoryview], None]
-"""Stream, flags and payload, which is valid during the call."""
+OnData = Callable[[int, int, memoryview, bool], None]
+"""Stream, flags, payload, and whether that may be kept; else it is valid during the call."""
 OnFrame = Callable[[int, int, int, memoryview], None]
 """Type, flags, stream and payload."""
 
 RECEIVED_BYTES_MAX = 256 * KIB
 """At most so much is taken in one turn of the loop."""
 SMALL_FRAME_BYTES_MAX = 64 * KIB
-"""Behind the rest of a longer frame nothing is received with it, which would have to be moved."""
+"""A longer frame that is not whole yet gets memory of its own."""
 _DROPPED = memoryview(bytearray(4 * KIB))
 """Where bytes go that nobody takes."""
 _DATA = int(FrameType.DATA)
@@ -37,52 +38,50 @@ class Inbound:
         self, frame_bytes_max: int, on_data: OnData, on_frame: OnFrame, *, preface_due: bool
     ) -> None:
         """With `preface_due` the peer is a client, and says its preface first."""
-        self._view = _DROPPED
+        self._view = self._shared = _DROPPED
         self._frame_bytes_max = frame_bytes_max
         self._on_data = on_data
         self._on_frame = on_frame
         self._preface_due = preface_due
         self._stopped = True
         self._held = 0
-        self._wanted = RECEIVED_BYTES_MAX
 
     def start(self) -> None:
         """The connection is there."""
-        # Pages of it that are never reached are never made.
-        size = max(self._frame_bytes_max + _HEAD_BYTES, RECEIVED_BYTES_MAX)
-        self._view = np.empty(size, np.uint8).data
+        self._view = self._shared = _memory(RECEIVED_BYTES_MAX)
         self._stopped = False
 
     def get_buffer(self) -> memoryview:
         """Where the next bytes are to be put; never empty."""
-        return self._view[self._held : self._wanted]
+        return self._view[self._held :]
 
     def stop(self) -> None:
         """Hand nothing on any more, also of what came already."""
         self._stopped = True
-        self._view = _DROPPED
+        self._view = self._shared = _DROPPED
         self._held = 0
-        self._wanted = RECEIVED_BYTES_MAX
 
     def buffer_updated(self, count: int) -> None:
         """So many bytes were put there.  Raises Http2Error on what is no frame that we allow."""
         if self._stopped:
             return
         view = self._view
+        is_own = view is not self._shared
         end = self._held + count
         position = self._skip_preface(end) if self._preface_due else 0
-        wanted = RECEIVED_BYTES_MAX
+        next_view = self._shared
         while end - position >= _HEAD_BYTES and not self._preface_due:
             high, low, kind, flags, stream_id = FRAME_HEAD.unpack_from(view, position)
             size = high << 16 | low
             start = position + _HEAD_BYTES
             if size > end - start:
                 self._check_size(kind, size)
-                wanted = max(size + _HEAD_BYTES, SMALL_FRAME_BYTES_MAX)
+                if size > SMALL_FRAME_BYTES_MAX:
+                    next_view = view if is_own else _memory(size + _HEAD_BYTES)
                 break
             position = start + size
             if kind == _DATA and size <= self._frame_bytes_max:
-                self._on_data(stream_id & wire.STREAM_ID_MAX, flags, view[start:position])
+                self._on_data(stream_id & wire.STREAM_ID_MAX, flags, view[start:position], is_own)
             else:
                 self._check_size(kind, size)
                 stream_id &= wire.STREAM_ID_MAX
@@ -90,9 +89,9 @@ class Inbound:
             if self._stopped:
                 return
         self._held = end - position
-        self._wanted = wanted
-        if self._held and position:
-            view[: self._held] = view[position:end]
+        if self._held and (position or next_view is not view):
+            next_view[: self._held] = view[position:end]
+        self._view = next_view
 
     def _skip_preface(self, end: int) -> int:
         """The length of the client's preface, once it is whole (section 3.4)."""
@@ -108,3 +107,8 @@ class Inbound:
         """Only DATA may be as long as our SETTINGS allow: of all else nothing long is needed."""
         if size > (self._frame_bytes_max if kind == _DATA else wire.FRAME_BYTES_DEFAULT):
             raise Http2Error(ErrorCode.FRAME_SIZE_ERROR, f"a frame of type {kind} has {size} bytes")
+
+
+def _memory(size: int) -> memoryview:
+    """So many bytes, whatever is in them: pages that are never reached are never made."""
+    return np.empty(size, np.uint8).data

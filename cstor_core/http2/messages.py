@@ -1,7 +1,8 @@
 """gRPC messages out of the bytes of DATA frames: five bytes of prefix, then the message.
 
 A message that lies whole in one frame is handed on where it lies, and is valid only during the
-call, unless messages are to be kept; one that comes in several frames is put together in a buffer
+call, unless messages are to be kept: then it is copied, or is most of a frame that has memory of
+its own; one that comes in several frames is put together in a buffer
 of its own, which grows with what really came: a stranger's claim of a long message costs nothing.
 """
 
@@ -31,10 +32,11 @@ class MessageReader:
         """Whether nothing of an unfinished message is held."""
         return not self._part
 
-    def feed(self, data: memoryview) -> None:
+    def feed(self, data: memoryview, *, is_own: bool = False) -> None:
         """Take bytes; every message that they complete is handed on.
 
-        Raises StreamError on a compressed message or one that is too long.
+        With `is_own` nobody else will use the memory that they are in.  Raises StreamError on a
+        compressed message or one that is too long.
         """
         if self._part:
             data = self._complete(data)
@@ -46,7 +48,8 @@ class MessageReader:
                 break
             position = start + length
             message = data[start:position]
-            self._on_message(bytes(message) if self._keep else message)
+            is_copied = self._keep and not (is_own and length > end >> 1)
+            self._on_message(bytes(message) if is_copied else message)
         if position < end:
             self._part += data[position:]
 

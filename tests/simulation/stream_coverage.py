@@ -78,7 +78,7 @@ def _cut(_outcome: Any, inbound: Inbound, _count: int) -> list[str]:
     return [f"stream: cut in {'the length of a message' if is_in_length else 'a message'}"]
 
 
-def _left(_outcome: Any, reader: MessageReader, _data: memoryview) -> list[str]:
+def _left(_outcome: Any, reader: MessageReader, *_: Any, **__: Any) -> list[str]:
     is_in_length = 0 < len(reader._part) < PREFIX.size
     return ["stream: the length of a message in two frames"] if is_in_length else []
 

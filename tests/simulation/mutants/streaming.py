@@ -53,7 +53,7 @@ def lose_the_second_message_of_a_frame() -> None:
     """Of the messages that are whole in a frame the first one alone is handed on."""
     feed = MessageReader.feed
 
-    def careless(self: MessageReader, data: memoryview) -> None:
+    def careless(self: MessageReader, data: memoryview, *, is_own: bool = False) -> None:
         on_message, came = self._on_message, 0
 
         def first_alone(message: bytes | bytearray | memoryview) -> None:
@@ -64,7 +64,7 @@ def lose_the_second_message_of_a_frame() -> None:
 
         self._on_message = first_alone
         try:
-            feed(self, data)
+            feed(self, data, is_own=is_own)
         finally:
             self._on_message = on_message
 

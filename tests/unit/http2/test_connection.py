@@ -12,10 +12,12 @@ from cstor_core.errors import UnavailableError
 from cstor_core.http2 import wire
 from cstor_core.http2.connection import Connection
 from cstor_core.http2.fields import CallEnd, call_end, trailer_fields
+from cstor_core.http2.inbound import RECEIVED_BYTES_MAX
 from cstor_core.http2.limits import LIMITS
+from cstor_core.http2.stream import Buffer
 from cstor_core.http2.wire import ErrorCode, FrameType, Setting
 from cstor_core.units import KIB
-from tests.unit.http2.pair import SMALL, Pair, Wire, fed, frames
+from tests.unit.http2.pair import SMALL, Pair, Wire, fed, frames, greeted
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 1000, 1 << 30])
@@ -224,8 +226,30 @@ def test_a_connection_that_is_over_holds_no_buffer_whoever_refers_to_it() -> Non
         held_bytes, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert len(over) * LIMITS.frame_bytes_max > 40e6
+    assert len(over) * 2 * RECEIVED_BYTES_MAX > 10e6
     assert held_bytes < 2e6
+
+
+def test_a_long_message_is_kept_where_it_was_received_and_short_ones_beside_it_are_copied() -> None:
+    pair = Pair(LIMITS, LIMITS)
+    call = pair.call()
+    pair.pass_on()
+    kept: list[Buffer] = []
+    pair.client.streams[call.stream.stream_id].reader._on_message = kept.append
+    long, short = os.urandom(600 * KIB), os.urandom(100)
+    for message in (short, long, short, long):
+        pair.served[0].stream.send(message)
+    pair.pass_on()
+    assert [bytes(message) for message in kept] == [short, long, short, long]
+    assert [type(message) for message in kept] == [bytes, memoryview, bytes, memoryview]
+    assert len(pair.client.get_buffer()) == RECEIVED_BYTES_MAX
+
+
+def test_a_frame_whose_length_was_claimed_is_no_longer_than_allowed() -> None:
+    server, _, _ = greeted(LIMITS)
+    head = wire.FRAME_HEAD.pack(LIMITS.frame_bytes_max + 1 >> 16, 1, FrameType.DATA, 0, 1)
+    fed(server, head)
+    assert server.error is not None
 
 
 def test_a_connection_that_was_never_made_holds_no_buffer() -> None:
