@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from cstor_core.checksums import crc32c
 from cstor_core.clock import Clock, Timer
 from cstor_core.errors import CstorError, ProtocolError
 from cstor_core.frames import (
@@ -26,6 +25,7 @@ from cstor_core.frames import (
 from cstor_core.generated.cstor.v1 import stream_pb2
 from cstor_core.rows import ROW, ROW_BYTES, UNMAP
 from cstor_core.units import BLOCK_BYTES
+from cstor_target.volume.answers import check
 from cstor_target.volume.backing import Buffer, Failure, ReadDone
 from cstor_target.volume.counters import Counters
 from cstor_target.volume.lease import Lease
@@ -33,7 +33,6 @@ from cstor_target.volume.members import Member, Standing
 from cstor_target.volume.order import Order
 from cstor_target.volume.readers import Question, Reader, Usual
 
-_SEED_MASK = 0xFFFFFFFF
 _ZEROS = bytes(BLOCK_BYTES)
 _MESSAGE_BLOCKS_MAX = 1024
 _REST_S = 0.5
@@ -285,38 +284,26 @@ class Reads:
         self, reader: Reader, question: Question, rows: memoryview, data: memoryview, data_at: int
     ) -> int:
         """Check one answer and hand it on; returns where the next one's data begin."""
-        start, newest, good, holes = data_at, 0, True, False
-        salt, block = self._salt, question.block
-        for row_block, place, seq, _, checksum in ROW.iter_unpack(rows):
-            if seq > newest:
-                newest = seq
-            if place == 0 or place & UNMAP:
-                holes = True
-            else:
-                piece = data[data_at : data_at + BLOCK_BYTES]
-                seed = (salt ^ block ^ (block >> 32)) & _SEED_MASK
-                if len(piece) != BLOCK_BYTES or crc32c(piece, seed) != checksum:
-                    good = False
-                data_at += BLOCK_BYTES
-            good &= row_block == block or not seq
-            block += 1
-        if not good or len(rows) != question.count * ROW_BYTES:
+        good, newest, holes, end = check(
+            question.block, question.count, rows, data, data_at, self._salt
+        )
+        if not good:
             self._counters.checksum_errors += 1
             question.bad.append(reader.member)
             self._retry(question, reader.member)
-            return data_at
+            return end
         question.answered = True
         for member in question.bad:
             self.on_bad(member, reader.member, question.block, question.count)
         pieces: list[Buffer]
-        pieces = _with_holes(rows, data[start:data_at]) if holes else [data[start:data_at]]
+        pieces = _with_holes(rows, data[data_at:end]) if holes else [data[data_at:end]]
         newest = max(newest, self._order.whole_seq)  # this member may have it, and others not yet
         settled = partial(self._settled, question, newest, pieces)
         if newest > self._order.completed_seq:
             self._order.when_completed(newest, settled)
         else:
             settled(None)
-        return data_at
+        return end
 
     def _settled(
         self, question: Question, newest: int, pieces: list[Buffer], error: Failure | None
