@@ -17,12 +17,18 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol, TypeVar
 
+import numpy as np
+
+from cstor_core.units import KIB
+
 Buffer = bytes | bytearray | memoryview
 T = TypeVar("T")
 
 _FALLOC_FL_KEEP_SIZE = 0x01
 _FALLOC_FL_PUNCH_HOLE = 0x02
 _IOV_MAX = 1024
+_CLEARED_BYTES_MAX = 32 * KIB
+"""Of a longer piece of memory it pays to ask for one that is not cleared."""
 _pread, _preadv, _pwrite, _NOWAIT = os.pread, os.preadv, os.pwrite, os.RWF_NOWAIT
 
 _libc = ctypes.CDLL(None, use_errno=True)  # Python has no call of its own for punching holes
@@ -157,7 +163,8 @@ class OsFile:
     def pread_cached(self, length: int, offset: int) -> Buffer | None:
         if not self._may_miss:
             return _pread(self._fd, length, offset)
-        buffer = bytearray(length)
+        is_short = length <= _CLEARED_BYTES_MAX
+        buffer = bytearray(length) if is_short else np.empty(length, np.uint8).data
         try:
             if _preadv(self._fd, (buffer,), offset, _NOWAIT) == length:
                 return buffer
