@@ -130,10 +130,24 @@ def encode_copies_request(blocks: Buffer) -> bytes:
     return encode_read_request(blocks)  # the same fields, as is tested
 
 
-class CopiesMessage:
-    """A PullCopiesResponse into which the data are read where they are to be sent from."""
+class _Fillable:
+    """A message into which the data are read where they are to be sent from."""
 
     __slots__ = ("data", "message")
+
+    def __init__(self, head: bytes, data_bytes: int) -> None:
+        """What lies before the data, and how long these are."""
+        self.message = np.empty(len(head) + data_bytes, np.uint8).data
+        """The whole message, once `data` have been filled,"""
+        self.message[: len(head)] = head
+        self.data = self.message[len(head) :]
+        """which is to be done by the caller."""
+
+
+class CopiesMessage(_Fillable):
+    """A PullCopiesResponse."""
+
+    __slots__ = ()
 
     def __init__(self, table: Buffer, data_bytes: int) -> None:
         """The packed rows, and room for the data of those that have any."""
@@ -141,12 +155,20 @@ class CopiesMessage:
         data_head = b"\x12" + _varint(data_bytes) if data_bytes else b""
         run_bytes = len(run_head) + len(table) + len(data_head) + data_bytes
         start = _FORMAT_FIELD + b"\x12" + _varint(run_bytes)
-        head = b"".join((start, run_head, table, data_head))
-        self.message = np.empty(len(head) + data_bytes, np.uint8).data
-        """The whole message, once `data` have been filled,"""
-        self.message[: len(head)] = head
-        self.data = self.message[len(head) :]
-        """which is to be done by the caller."""
+        super().__init__(b"".join((start, run_head, table, data_head)), data_bytes)
+
+
+class LongAnswer(_Fillable):
+    """A ReadResponse with the answer to one question."""
+
+    __slots__ = ()
+
+    def __init__(self, number: int, count: int, rows: Buffer, data_bytes: int) -> None:
+        """That of a number, for so many blocks: their rows, and room for their data."""
+        answer = ANSWER.pack(number, count, stream_pb2.READ_STATUS_UNSPECIFIED)
+        head = encode_read_response(answer, (rows,), ())
+        data_head = b"\x22" + _varint(data_bytes) if data_bytes else b""
+        super().__init__(head + data_head, data_bytes)
 
 
 def encode_read_response(answers: Buffer, rows: Sequence[Buffer], data: Sequence[Buffer]) -> bytes:

@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator, Callable
 from typing import Protocol
 
 from cstor_core.errors import CstorError
+from cstor_core.frames import Buffer
 from cstor_core.generated.cstor.v1 import replica_pb2, volume_pb2
 from cstor_core.message_stream import MessageStream, OnClosed, OnMessage
 from cstor_target.volume.links import LinkFactory
@@ -23,7 +24,7 @@ class _Session(Protocol):
 
     def receive(self, message: bytes) -> None: ...
 
-    def take_answer(self) -> bytes | None: ...
+    def take_answer(self) -> Buffer | None: ...
 
     def end(self) -> None: ...
 

@@ -265,11 +265,16 @@ class ReadSession:
             self._error = error
             raise
 
-    def take_answer(self) -> bytes | None:
+    def take_answer(self) -> Buffer | None:
         """Answers that are ready now, about a mebibyte at most; None where there are none."""
         node = self._node
         if node is None or not (self._ready or self._refused or self._found or self._failed):
             return None
+        long_blocks = node.store.long_read_blocks
+        while self._ready and self._ready[0][3] >= long_blocks and node.serves_reads(self.epoch):
+            answer = self._long_answer(node, self._ready.popleft())
+            if answer is not None:
+                return answer
         answers = bytearray()
         rows: list[Buffer] = []
         data: list[Buffer] = []
@@ -389,6 +394,23 @@ class ReadSession:
         if found is None:
             self._missed.append(question)
         return found
+
+    def _long_answer(self, node: ReplicaNode, question: Question) -> Buffer | None:
+        """The message with the answer to a long question, whose data are copied only once."""
+        number, _, block, count = question
+        try:
+            answer = node.store.answer(number, block, count)
+        except CorruptError:
+            self._failed.append(question)
+            return None
+        if answer is None:
+            self._missed.append(question)
+            self._read_missed(node)
+            return None
+        node.counters.reads += 1
+        node.counters.read_bytes += len(answer.data)
+        node.counters.read_responses += 1
+        return answer.message
 
     def _read_missed(self, node: ReplicaNode) -> None:
         """Ask the disk, for a few questions at once, and only as answers are taken away."""

@@ -16,6 +16,7 @@ from cstor_core.run_checksums import TOGETHER, all_match
 from cstor_core.units import BLOCK_BYTES
 
 _SEED_MASK = 0xFFFFFFFF
+_ONE, _UNMAP = np.uint64(1), np.uint64(UNMAP)
 
 
 class Answer(NamedTuple):
@@ -60,15 +61,14 @@ def _check_few(block: int, rows: memoryview, data: memoryview, data_at: int, sal
 
 def _check_many(block: int, rows: memoryview, data: memoryview, data_at: int, salt: int) -> Answer:
     table = rows_of(rows)
-    place, seq = table["place"], table["seq"]
+    place, seq, checksums = table["place"], table["seq"], table["checksum"]
     blocks = np.arange(block, block + len(table), dtype=np.uint64)
-    good = bool(((table["block"] == blocks) | (seq == 0)).all())
-    checksums = table["checksum"]
-    has_data = (place != 0) & (place < UNMAP)
-    count = int(has_data.sum())
-    holes = count < len(table)
+    is_right = table["block"] == blocks
+    good = bool(is_right.all() or (is_right | (seq == 0)).all())
+    has_data = place - _ONE < _UNMAP - _ONE  # 0, which none has, becomes the highest number
+    holes = not has_data.all()
     if holes:
         blocks, checksums = blocks[has_data], checksums[has_data]
-    end = data_at + count * BLOCK_BYTES
+    end = data_at + len(blocks) * BLOCK_BYTES
     good = good and all_match(data[data_at:end], salt, blocks, checksums)
     return Answer(good, int(seq.max()), holes, end)

@@ -30,6 +30,8 @@ class StoreLimits:
     """Space that waits for a flush before it may be reused; beyond it a flush is started."""
     map_cache_bytes: int = 128 * MIB
     """Memory for the map of a replica: recent rows, and what is cached of the rest."""
+    long_read_blocks: int = 128
+    """The answer to so long a read has a message of its own, into which its data are read."""
     run_rows_max: int = 16384
     """Rows of one run; one run is one journal record."""
 

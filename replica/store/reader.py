@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from cstor_core.checksums import Buffer, checksums_of
 from cstor_core.errors import CorruptError
-from cstor_core.frames import CopiesMessage, RunView
+from cstor_core.frames import CopiesMessage, LongAnswer, RunView
 from cstor_core.history import Reign
 from cstor_core.rows import UNMAP, Rows
 from cstor_core.run_checksums import TOGETHER, all_match
@@ -82,17 +82,12 @@ class Reader:
 
     def _read_span(self, block: int, count: int) -> tuple[bytes, list[Buffer]] | None:
         """The same for any number of blocks."""
-        parts = self._parts
-        parts.check_range(block, count)
-        try:
-            rows = parts.block_map.span(block, count)
-        except OSError as error:
-            raise self.map_unreadable(error) from error
+        rows = self._rows_of_span(block, count)
         if rows is None:
             return None
         pieces: list[Buffer] = []
-        for first, units in extents_of([place for (place,) in _PLACE_OF_ROW.iter_unpack(rows)]):
-            file, offset = parts.located(first)
+        for first, units in extents_of(_places_of(rows)):
+            file, offset = self._parts.located(first)
             try:
                 piece = file.pread_cached(units * BLOCK_BYTES, offset)
             except OSError as error:
@@ -101,6 +96,32 @@ class Reader:
                 return None
             pieces.append(piece)
         return rows, pieces
+
+    def answer(self, number: int, block: int, count: int) -> LongAnswer | None:
+        """The same as the answer to a question of a number, which is sent as it is."""
+        rows = self._rows_of_span(block, count)
+        if rows is None:
+            return None
+        extents = list(extents_of(_places_of(rows)))
+        length = sum(units for _, units in extents) * BLOCK_BYTES
+        made, end = LongAnswer(number, count, rows, length), 0
+        for first, units in extents:
+            start, end = end, end + units * BLOCK_BYTES
+            file, offset = self._parts.located(first)
+            try:
+                if not file.fill_cached(made.data[start:end], offset):
+                    return None
+            except OSError as error:
+                raise self._unreadable(first, error) from error
+        return made
+
+    def _rows_of_span(self, block: int, count: int) -> bytes | None:
+        """The rows of consecutive blocks; None where the page cache misses."""
+        self._parts.check_range(block, count)
+        try:
+            return self._parts.block_map.span(block, count)
+        except OSError as error:
+            raise self.map_unreadable(error) from error
 
     async def read_off_loop(self, block: int, count: int) -> tuple[bytes, list[Buffer]]:
         """The same, and wait for the disk."""
@@ -112,8 +133,7 @@ class Reader:
                 rows = await parts.block_map.span_off_loop(block, count)
             except OSError as error:
                 raise self.map_unreadable(error) from error
-            places = [place for (place,) in _PLACE_OF_ROW.iter_unpack(rows)]
-            return rows, await self.read_places(places)
+            return rows, await self.read_places(_places_of(rows))
         finally:
             parts.reclaimer.end_read(ticket)
 
@@ -417,6 +437,10 @@ class Reader:
             f"{self._parts.what}: the disk cannot read unit {place & UNIT_MASK} of the data file "
             f"({error.strerror})"
         )
+
+
+def _places_of(rows: bytes) -> list[int]:
+    return [place for (place,) in _PLACE_OF_ROW.iter_unpack(rows)]
 
 
 def extents_of(places: Iterable[int]) -> Iterable[Extent]:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from cstor_core.errors import FencedError, ForeignReplicaError, InputError, NoSpaceError
 from cstor_core.files import Filesystem
-from cstor_core.frames import FrameEntry, RunView
+from cstor_core.frames import FrameEntry, LongAnswer, RunView
 from cstor_core.generated.cstor.v1 import volume_pb2
 from cstor_core.history import History
 from cstor_core.rows import Rows
@@ -331,6 +331,15 @@ class ReplicaStore(StoreFacts):
     async def lacking(self, table: bytes, history: History) -> Lacking:
         """What is to be copied of a peer whose history this is; see `Rebuild.lacking`."""
         return await self._rebuild.lacking(table, history)
+
+    @property
+    def long_read_blocks(self) -> int:
+        """From so many blocks on a read is answered with `answer`."""
+        return self._parts.limits.long_read_blocks
+
+    def answer(self, number: int, block: int, count: int) -> LongAnswer | None:
+        """As `read`, as the message that answers a question of this number."""
+        return self._reader.answer(number, block, count)
 
     @property
     def max_copied_seq(self) -> int:

@@ -76,7 +76,7 @@ BRANCHES = frozenset(
         ),
         *("read: waits for entries", "gate: passed late", "gate: busy", "write: busy in flight"),
         *(
-            "link: in one process",
+            *("link: in one process", "read: long"),
             "merge",
             "member: fell too far behind",
             "member: recorded as out of date",
@@ -313,6 +313,7 @@ def _watch_commands() -> None:
     _watch(CachedReads, "_read_ahead", _if("read: ahead", lambda _, reads, first, count: count))
     _watch_cache()
     _watch(LocalLink, "open_append", lambda *_: ["link: in one process"])
+    _watch(ReadSession, "_long_answer", _if("read: long", lambda answer, *_: answer is not None))
     _watch(ReadSession, "_park", lambda *_: ["read: waits for entries"])
     _watch(ReplicaNode, "serves_reads", _if("read: refused", lambda serves, *_: not serves))
     _watch(StoreReader, "_unreadable", lambda *_: ["read: the disk fails"])

@@ -33,6 +33,7 @@ LIMITS = StoreLimits(
     map_cache_bytes=64 * KIB,
     unflushed_freed_bytes=32 * BLOCK_BYTES,
     unflushed_copies_bytes=32 * BLOCK_BYTES,
+    long_read_blocks=4,
     run_rows_max=512,
     kept_rows=8,
 )

@@ -15,6 +15,7 @@ from cstor_core.frames import (
     FORMAT,
     QUESTION,
     CopiesMessage,
+    LongAnswer,
     RunView,
     check_run_lengths,
     decode_append,
@@ -148,6 +149,19 @@ def test_copies_are_protobufs_byte_for_byte(table: bytes, data: bytes) -> None:
     assert bytes(made.message) == expected
     run = decode_copies(expected)
     assert (bytes(run.table), bytes(run.data)) == (table, data)
+
+
+@settings(deadline=None)
+@given(st.integers(0, 2**64 - 1), st.integers(0, 2**32 - 1), TABLES, st.binary(max_size=300))
+def test_long_answers_are_protobufs_byte_for_byte(
+    number: int, count: int, rows: bytes, data: bytes
+) -> None:
+    expected = stream_pb2.ReadResponse(
+        format=FORMAT, answers=ANSWER.pack(number, count, 0), rows=rows, data=data
+    ).SerializeToString()
+    made = LongAnswer(number, count, rows, len(data))
+    made.data[:] = data
+    assert bytes(made.message) == expected
 
 
 @pytest.mark.parametrize(

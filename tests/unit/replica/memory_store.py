@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from cstor_core.checksums import Buffer, block_checksum
 from cstor_core.errors import CorruptError, FencedError
-from cstor_core.frames import CopiesMessage, FrameEntry, RunView
+from cstor_core.frames import CopiesMessage, FrameEntry, LongAnswer, RunView
 from cstor_core.generated.cstor.v1 import volume_pb2
 from cstor_core.history import History, Reign
 from cstor_core.rows import ROW, rows_of
@@ -41,6 +41,7 @@ class MemoryStore:
         self.promised_instance = ""
         self.failed_reason: str | None = None
         self.used_bytes = 0
+        self.long_read_blocks = 128
         self.map_bytes = 0
         self.journal_used_bytes = 0
         self.logical_bytes = 0
@@ -122,6 +123,16 @@ class MemoryStore:
         if self.missing.intersection(range(block, block + count)):
             return None
         return self._read(block, count)
+
+    def answer(self, number: int, block: int, count: int) -> LongAnswer | None:
+        found = self.read(block, count)
+        if found is None:
+            return None
+        rows, pieces = found
+        data = b"".join(pieces)
+        made = LongAnswer(number, count, rows, len(data))
+        made.data[:] = data
+        return made
 
     async def read_off_loop(self, block: int, count: int) -> tuple[bytes, list[Buffer]]:
         await asyncio.sleep(0)

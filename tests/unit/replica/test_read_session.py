@@ -12,6 +12,7 @@ from tests.unit.replica.worlds import AppendStream, ReadStream, World, block_dat
 
 GOOD = stream_pb2.READ_STATUS_UNSPECIFIED
 MEDIUM_ERROR = stream_pb2.READ_STATUS_MEDIUM_ERROR
+LONG_BLOCKS = 128
 NOT_IN_SYNC = stream_pb2.READ_STATUS_NOT_IN_SYNC
 
 
@@ -75,6 +76,33 @@ def test_no_more_than_so_many_questions_wait(read: ReadStream) -> None:
     read.ask(*((number, 50, 5, 1) for number in range(PARKED_MAX + 3)))
     refused = answers(read.answer())
     assert refused == [(PARKED_MAX + extra, 0, NOT_IN_SYNC) for extra in range(3)]
+
+
+def test_a_long_question_has_an_answer_of_its_own(world: World, read: ReadStream) -> None:
+    read.ask((1, 0, 5, 1), (2, 0, 5, LONG_BLOCKS), (3, 0, 6, 1))
+    assert answers(read.answer()) == [(1, 1, GOOD), (2, LONG_BLOCKS, GOOD), (3, 1, GOOD)]
+    response = read.ask((4, 0, 5, LONG_BLOCKS), (5, 0, 6, LONG_BLOCKS + 1), (6, 0, 7, 1)).answer()
+    assert response is not None
+    assert answers(response) == [(4, LONG_BLOCKS, GOOD)]
+    assert len(response.rows) == LONG_BLOCKS * 32
+    assert response.data == block_data(5, 2) + block_data(6, 3) + block_data(7, 4)
+    assert answers(read.answer()) == [(5, LONG_BLOCKS + 1, GOOD)]
+    assert answers(read.answer()) == [(6, 1, GOOD)]
+    assert read.answer() is None
+    assert world.nodes[0].counters.reads == 6
+
+
+async def test_a_long_question_that_misses_the_page_cache_holds_up_nothing(
+    world: World, read: ReadStream
+) -> None:
+    world.stores[0].missing = {5}
+    read.ask((1, 0, 5, LONG_BLOCKS), (2, 0, 6, LONG_BLOCKS))
+    assert answers(read.answer()) == [(2, LONG_BLOCKS, GOOD)]
+    assert read.answer() is None
+    await until(lambda: bool(read.wakes))
+    assert answers(read.answer()) == [(1, LONG_BLOCKS, GOOD)]
+    world.stores[0].missing, world.stores[0].broken = set(), {5}
+    assert answers(read.ask((3, 0, 5, LONG_BLOCKS)).answer()) == [(3, 0, MEDIUM_ERROR)]
 
 
 async def test_what_misses_the_page_cache_is_answered_later_and_holds_up_nothing(

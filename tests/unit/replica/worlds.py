@@ -258,7 +258,7 @@ class ReadStream(Ends):
 
     def answer(self) -> stream_pb2.ReadResponse | None:
         message = self.session.take_answer()
-        return None if message is None else stream_pb2.ReadResponse.FromString(message)
+        return None if message is None else stream_pb2.ReadResponse.FromString(bytes(message))
 
 
 def opening_of(

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from cstor_core.errors import CorruptError, FencedError, ProtocolError, UnavailableError
-from cstor_core.frames import RunView
+from cstor_core.frames import ANSWER, RunView, encode_read_response
 from cstor_core.rows import ROW, UNMAP
 from cstor_core.units import BLOCK_BYTES
 from replica.store import tail_reader
@@ -210,3 +210,23 @@ async def test_a_read_beyond_the_volume_is_refused(block: int, count: int) -> No
     store = await open_store(MemoryFilesystem())
     with pytest.raises(ProtocolError):
         store.read(block, count)
+
+
+async def test_the_answer_to_a_long_read_is_the_message_with_what_a_read_gives() -> None:
+    filesystem = MemoryFilesystem()
+    store = await open_store(filesystem)
+    store.append(writes(2, 1, (5, block_of(5)), (6, 1), (7, block_of(7))))
+    store.append(writes(5, 1, (6, block_of(60))))
+    store.append(writes(6, 1, (5, 1)))
+    for first, count in ((4, 6), (5, 1), (100, 3)):
+        found = store.read(first, count)
+        answer = store.answer(17, first, count)
+        assert found is not None
+        assert answer is not None
+        rows, pieces = found
+        expected = encode_read_response(ANSWER.pack(17, count, 0), (rows,), pieces)
+        assert bytes(answer.message) == expected
+    filesystem.cached = False
+    assert store.answer(18, 5, 3) is None
+    with pytest.raises(ProtocolError):
+        store.answer(19, BLOCKS - 1, 2)
