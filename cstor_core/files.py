@@ -17,8 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-import numpy as np
-
+from cstor_core.memory import uncleared
 from cstor_core.units import KIB
 
 Buffer = bytes | bytearray | memoryview
@@ -164,7 +163,7 @@ class OsFile:
         if not self._may_miss:
             return _pread(self._fd, length, offset)
         is_short = length <= _CLEARED_BYTES_MAX
-        buffer = bytearray(length) if is_short else np.empty(length, np.uint8).data
+        buffer = bytearray(length) if is_short else uncleared(length)
         try:
             if _preadv(self._fd, (buffer,), offset, _NOWAIT) == length:
                 return buffer

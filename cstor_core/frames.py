@@ -13,11 +13,11 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 from google.protobuf.message import DecodeError
 
 from cstor_core.errors import ProtocolError
 from cstor_core.generated.cstor.v1 import stream_pb2, volume_pb2
+from cstor_core.memory import uncleared
 from cstor_core.rows import ROW_BYTES, UNMAP, rows_of
 from cstor_core.units import BLOCK_BYTES
 
@@ -137,7 +137,7 @@ class _Fillable:
 
     def __init__(self, head: bytes, data_bytes: int) -> None:
         """What lies before the data, and how long these are."""
-        self.message = np.empty(len(head) + data_bytes, np.uint8).data
+        self.message = uncleared(len(head) + data_bytes)
         """The whole message, once `data` have been filled,"""
         self.message[: len(head)] = head
         self.data = self.message[len(head) :]

@@ -11,6 +11,8 @@ from __future__ import annotations
 import ctypes
 import gc
 
+import numpy as np
+
 from cstor_core.units import MIB
 
 GARBAGE_THRESHOLD = 20_000
@@ -19,6 +21,11 @@ KEPT_BYTES = 16 * MIB
 """So much free memory stays with the process; a piece that is as long is given back by itself."""
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 """mallopt(3)."""
+
+
+def uncleared(size: int) -> memoryview:
+    """So many bytes, whatever is in them: pages that are never reached are never made."""
+    return np.empty(size, np.uint8).data
 
 
 def settle_in() -> None:

@@ -10,10 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
-
 from cstor_core.http2 import wire
 from cstor_core.http2.wire import FRAME_HEAD, ErrorCode, FrameType, Http2Error
+from cstor_core.memory import uncleared
 from cstor_core.units import KIB
 
 OnData = Callable[[int, int, memoryview, bool], None]
@@ -48,7 +47,7 @@ class Inbound:
 
     def start(self) -> None:
         """The connection is there."""
-        self._view = self._shared = _memory(RECEIVED_BYTES_MAX)
+        self._view = self._shared = uncleared(RECEIVED_BYTES_MAX)
         self._stopped = False
 
     def get_buffer(self) -> memoryview:
@@ -77,7 +76,7 @@ class Inbound:
             if size > end - start:
                 self._check_size(kind, size)
                 if size > SMALL_FRAME_BYTES_MAX:
-                    next_view = view if is_own else _memory(size + _HEAD_BYTES)
+                    next_view = view if is_own else uncleared(size + _HEAD_BYTES)
                 break
             position = start + size
             if kind == _DATA and size <= self._frame_bytes_max:
@@ -107,8 +106,3 @@ class Inbound:
         """Only DATA may be as long as our SETTINGS allow: of all else nothing long is needed."""
         if size > (self._frame_bytes_max if kind == _DATA else wire.FRAME_BYTES_DEFAULT):
             raise Http2Error(ErrorCode.FRAME_SIZE_ERROR, f"a frame of type {kind} has {size} bytes")
-
-
-def _memory(size: int) -> memoryview:
-    """So many bytes, whatever is in them: pages that are never reached are never made."""
-    return np.empty(size, np.uint8).data

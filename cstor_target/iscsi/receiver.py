@@ -10,6 +10,7 @@ PDU whose digest is wrong.
 from __future__ import annotations
 
 from cstor_core.checksums import crc32c
+from cstor_core.memory import uncleared
 from cstor_target.iscsi.codec import REQUEST, Header
 from cstor_target.iscsi.constants import BHS_BYTES, DIGEST_BYTES, LOGIN_DATA_SEGMENT_BYTES
 from cstor_target.iscsi.errors import ConnectionBroken
@@ -28,7 +29,6 @@ class Receiver:
 
     __slots__ = (
         "_at",
-        "_chunk",
         "_chunk_bytes",
         "_data_bytes_max",
         "_data_digest",
@@ -46,8 +46,7 @@ class Receiver:
 
     def __init__(self, chunk_bytes: int) -> None:
         self._chunk_bytes = chunk_bytes
-        self._chunk = bytearray(chunk_bytes)
-        self._view = memoryview(self._chunk)
+        self._view = uncleared(chunk_bytes)
         self._at = self._start = self._end = 0
         self._lent = False
         self.header = _NO_HEADER
@@ -86,7 +85,7 @@ class Receiver:
         if available < BHS_BYTES:
             self._make_room(BHS_BYTES)
             return False
-        header: Header = REQUEST.unpack_from(self._chunk, start)
+        header: Header = REQUEST.unpack_from(self._view, start)
         length = header[3]
         if length > self._plain_bytes_max:
             return self._next_general_pdu(header)
@@ -152,8 +151,7 @@ class Receiver:
 
     def release(self) -> None:
         """Nothing comes any more: hold no chunk for it."""
-        self._chunk = bytearray()
-        self._view = memoryview(self._chunk)
+        self._view = uncleared(0)
         self._at = self._start = self._end = 0
         self.data = b""
 
@@ -164,13 +162,12 @@ class Receiver:
             if not self._lent:
                 self._start = self._end = 0
                 return
-            if len(self._chunk) - end >= _READ_BYTES_MIN:
+            if len(self._view) - end >= _READ_BYTES_MIN:
                 return
-        elif len(self._chunk) - start >= needed:
+        elif len(self._view) - start >= needed:
             return
-        chunk = bytearray(max(self._chunk_bytes, needed))
+        chunk = uncleared(max(self._chunk_bytes, needed))
         chunk[: end - start] = self._view[start:end]
-        self._chunk = chunk
-        self._view = memoryview(chunk)
+        self._view = chunk
         self._start, self._end = 0, end - start
         self._lent = False
