@@ -22,9 +22,9 @@ def keep_what_is_written() -> None:
     changed = ReadCache.changed
 
     def careless(self: ReadCache, first: int, count: int, seq: int) -> None:
-        held = self._blocks.copy()
+        kept, kept_bytes = self._kept.copy(), self._kept_bytes
         changed(self, first, count, seq)
-        self._blocks = held
+        self._kept, self._kept_bytes = kept, kept_bytes
 
     ReadCache.changed = careless  # type: ignore[method-assign]
 
