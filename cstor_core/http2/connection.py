@@ -69,7 +69,7 @@ class Connection:
         self._peer_stream_window = wire.WINDOW_DEFAULT
         self._last_stream_id = 0
         self._inbound = Inbound(
-            limits.frame_bytes_max, self._data, self._frame, preface_due=accept is not None
+            limits.frame_bytes_max, self._data, self._frame, is_server=accept is not None
         )
         self._settings_due = True
         self._block: bytearray | None = None

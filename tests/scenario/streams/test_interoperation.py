@@ -173,11 +173,14 @@ async def append_and_read_back(bench: Bench) -> None:
     await ear.applied(seq - 1)
     ear.stream.send(run_message(1, seq, (5,), flush=True))
     await ear.applied(seq, durable=True)
-    reads = bench.read((1, seq, 2, 200), (2, seq, 5, 1))
-    answers = decode_read_response(await reads.messages.get())
-    assert list(ANSWER.iter_unpack(answers.answers)) == [(1, 200, 0), (2, 1, 0)]
+    reads = bench.read((1, seq, 2, 200), (2, seq, 5, 1), (3, seq, 6, 2))
+    long = decode_read_response(await reads.messages.get())
+    assert list(ANSWER.iter_unpack(long.answers)) == [(1, 200, 0)]
     expected = [block_data(block, seq if block == 5 else block) for block in range(2, 202)]
-    assert bytes(answers.data) == b"".join(expected) + block_data(5, seq)
+    assert bytes(long.data) == b"".join(expected)
+    short = decode_read_response(await reads.messages.get())
+    assert list(ANSWER.iter_unpack(short.answers)) == [(2, 1, 0), (3, 2, 0)]
+    assert bytes(short.data) == b"".join((block_data(5, seq), block_data(6, 6), block_data(7, 7)))
     ear.stream.close()
     reads.stream.close()
     await asyncio.sleep(0.05)
