@@ -226,7 +226,7 @@ def test_a_connection_that_is_over_holds_no_buffer_whoever_refers_to_it() -> Non
         held_bytes, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert len(over) * 2 * RECEIVED_BYTES_MAX > 10e6
+    assert len(over) * LIMITS.frame_bytes_max > 40e6
     assert held_bytes < 2e6
 
 
