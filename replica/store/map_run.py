@@ -239,6 +239,10 @@ class MapRun:
             page += 1
         return self._index[page] if page < len(self._index) else BLOCK_END
 
+    def pages_between(self, low: int, high: int) -> int:
+        """How many pages there are of the blocks from `low` up to `high`."""
+        return bisect_left(self._index, high) - max(self._page_at(low), 0)
+
     async def rows_between(self, low: int, high: int, pace: Pace) -> Rows:
         """The rows of the blocks from `low` up to `high`.  Raises CorruptError, OSError."""
         first = max(self._page_at(low), 0)
@@ -261,7 +265,8 @@ class MapRun:
             return NO_ROWS
         with held([self]):
             contents = [
-                await pace.read(self._file, PAGE_BYTES, number * PAGE_BYTES) for number in pages
+                await pace.read(self._file, count * PAGE_BYTES, first * PAGE_BYTES)
+                for first, count in _stretches(pages)
             ]
         rows = self._rows(b"".join(contents), pages)
         wanted: Rows = rows[is_among(rows["block"], blocks)]
@@ -301,8 +306,9 @@ class MapRun:
 
     def _rows(self, content: bytes, numbers: Sequence[int]) -> Rows:
         """The rows of whole pages, verified."""
+        view = memoryview(content)
         counts = [
-            self._check(content[start : start + PAGE_BYTES], number)
+            self._check(view[start : start + PAGE_BYTES], number)
             for number, start in zip(
                 numbers, range(0, len(numbers) * PAGE_BYTES, PAGE_BYTES), strict=True
             )
@@ -328,6 +334,21 @@ class MapRun:
             ):
                 return int(count)
         raise CorruptError(f"{self._what} is damaged: page {number} does not match its checksum")
+
+
+def _stretches(numbers: Sequence[int]) -> list[tuple[int, int]]:
+    """Numbers that ascend, as firsts and counts of those that follow one another."""
+    if numbers[-1] - numbers[0] == len(numbers) - 1:
+        return [(numbers[0], len(numbers))]
+    found = []
+    first = before = numbers[0]
+    for number in numbers[1:]:
+        if number != before + 1:
+            found.append((first, before + 1 - first))
+            first = number
+        before = number
+    found.append((first, before + 1 - first))
+    return found
 
 
 _BEFORE_CHECKSUM = 0x9BE09BAB

@@ -25,7 +25,11 @@ from replica.store.views import Mask, View, first_seen, needed
 
 RUNS_MAX = 4
 """A look-up asks each of them."""
-_BLOCKS_AT_ONCE = 512
+_BLOCKS_AT_ONCE = 2048
+_SCATTERED_BLOCKS_AT_ONCE = 512
+"""Of blocks that have a page of a run each."""
+_PAGES_AT_ONCE = 256
+"""Of all runs together, where blocks are close together."""
 _GROWTH = 4
 """A run is merged with those that are newer once it is less than so many times their size."""
 
@@ -105,7 +109,7 @@ async def resolved(
         if has_discards:  # all of a range has to be looked at
             high = next_cut(runs, low)
         else:
-            ahead = start + _BLOCKS_AT_ONCE
+            ahead = start + _blocks_at_once(runs, blocks[start : start + _BLOCKS_AT_ONCE])
             high = int(blocks[ahead]) if ahead < len(blocks) else BLOCK_END
         stop = int(np.searchsorted(blocks, np.uint64(high)))
         is_covered = any(level.discards.covers(low, high) for level in levels)
@@ -188,6 +192,19 @@ async def rows_of_blocks(runs: Sequence[MapRun], blocks: Blocks, pace: Pace) -> 
     """All rows of blocks, given ascending, in runs, newest first.  Raises CorruptError, OSError."""
     with held(runs):
         return stacked([await run.rows_of(blocks, pace) for run in runs])
+
+
+def _blocks_at_once(runs: Sequence[MapRun], blocks: Blocks) -> int:
+    """How many of these blocks, which ascend, are worked on in a turn: all that are close together,
+    for which few pages have to be read.
+    """
+    count = len(blocks)
+    while count > _SCATTERED_BLOCKS_AT_ONCE:
+        low, high = int(blocks[0]), int(blocks[count - 1])
+        if sum(run.pages_between(low, high) for run in runs) <= _PAGES_AT_ONCE:
+            break
+        count //= 2
+    return count
 
 
 def _between(rows: Rows, low: int, high: int) -> Rows:

@@ -83,7 +83,7 @@ def needed(rows: Rows, views: Sequence[View]) -> Mask:
     """
     same_block = np.zeros(len(rows), dtype=np.bool_)
     same_block[1:] = rows["block"][1:] == rows["block"][:-1]
-    if not same_block.any() and EVERYTHING in views:
+    if EVERYTHING in views and (len(views) == 1 or not same_block.any()):
         return ~same_block
     branches: dict[tuple[tuple[tuple[int, int], ...], int], list[int]] = defaultdict(list)
     for view in views:

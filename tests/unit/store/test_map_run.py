@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from cstor_core.checksums import crc32c
@@ -46,6 +47,18 @@ def test_every_block_is_found_and_no_other(blocks: Sequence[int], filtered_rows:
     block_map = BlockMap([run], PlaceSet(), 1 << 20)
     for block in range(blocks[-1] + 2 * PAGE_ROWS):
         assert block_map.row(block) == rows.get(block, ABSENT_ROW)
+
+
+@pytest.mark.parametrize("pages", [[0], [0, 1], [1, 3], [0, 1, 3], [0, 2, 3], [0, 2, 4], [2, 3, 4]])
+def test_rows_of_several_blocks_come_from_their_pages_and_no_other(pages: Sequence[int]) -> None:
+    rows = [ROW.pack(block, block + 1, block + 256, 1, block) for block in range(5 * PAGE_ROWS)]
+    filesystem = MemoryFilesystem()
+    run = run_of(filesystem, rows, 0)
+    blocks = [page * PAGE_ROWS + at for page in pages for at in (0, 7, PAGE_ROWS - 1)]
+    for page in {*range(5)}.difference(pages):
+        filesystem.inodes[Path("/run")].content[page * PAGE_BYTES] ^= 1
+    found = finished(run.rows_of(np.array(blocks, dtype=np.uint64), AT_ONCE))
+    assert found.tobytes() == b"".join(rows[block] for block in blocks)
 
 
 def test_the_newest_row_of_a_block_is_found_where_the_page_has_a_gap_as_well() -> None:
