@@ -13,7 +13,7 @@ one away.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -30,8 +30,8 @@ from cstor_core.rows import (
     rows_of,
 )
 from replica.store.bits import Units, joined
-from replica.store.block_filter import spread
-from replica.store.map_run import BLOCK_END, PAGE_BYTES, MapRun, Page
+from replica.store.kept_pages import KeptPages
+from replica.store.map_run import BLOCK_END, MapRun
 from replica.store.map_writing import laid_over, next_cut, rows_between, rows_of_blocks
 from replica.store.pace import AT_ONCE, BACKGROUND, Pace, finished
 from replica.store.places import PlaceSet
@@ -39,16 +39,14 @@ from replica.store.recent import ROW_MEMORY_BYTES, Recent
 from replica.store.row_sets import Blocks, apart, ascending, with_data, written
 from replica.store.views import EVERYTHING, View, first_seen, needed
 
-_PAGE_MEMORY_BYTES = PAGE_BYTES + 512
-
 
 class BlockMap:
     """Rows by number of block."""
 
     __slots__ = (
         *("_cached", "_cached_before", "_cached_rows_max", "_closed_rows", "_discarded_blocks"),
-        *("_discarded_blocks_max", "_is_covered", "_levels", "_pages", "_pages_before"),
-        *("_pages_max", "_recent", "_recent_rows_max", "_rows", "_users", "_view"),
+        *("_discarded_blocks_max", "_is_covered", "_levels", "_pages", "_recent"),
+        *("_recent_rows_max", "_rows", "_users", "_view"),
         *("held_blocks", "placed", "placed_blocks", "runs"),
     )
 
@@ -69,11 +67,9 @@ class BlockMap:
         self._discarded_blocks = 0
         self._cached: dict[int, bytes] = {}
         self._cached_before: dict[int, bytes] = {}
-        self._pages: dict[int, Page] = {}
-        self._pages_before: dict[int, Page] = {}
+        self._pages = KeptPages(share)
         self._recent_rows_max = share // ROW_MEMORY_BYTES
         self._cached_rows_max = max(share // ROW_MEMORY_BYTES // 2, 16)
-        self._pages_max = max(share // _PAGE_MEMORY_BYTES // 2, 4)
 
     def limit_recent_rows(self, part: float) -> None:
         """Have recent rows become a run at this part of the limit."""
@@ -131,6 +127,9 @@ class BlockMap:
 
     def span(self, first: int, count: int) -> bytes | None:
         """The rows of consecutive blocks, as `row` gives them; None where the disk is asked."""
+        found = self._span_together(range(first, first + count))
+        if found is not None:
+            return found
         rows = []
         for block in range(first, first + count):
             row = self.row(block)
@@ -143,10 +142,10 @@ class BlockMap:
         """The row of one block, and wait for the disk: for rare looks, a page at a time."""
         row = self.row(block)
         while row is None:
-            missing = self._missing_page(block)
+            _, missing = self._pages.row(self.runs, block, self._view)
             if missing is not None:
                 run, number = missing
-                self._keep_page(run, number, run.page_at_once(number))
+                self._pages.keep(run, number, run.page_at_once(number))
             row = self.row(block)
         return row
 
@@ -154,10 +153,12 @@ class BlockMap:
         """The rows of consecutive blocks, wherever they are."""
         while (rows := self.span(first, count)) is None:
             for block in range(first, first + count):
-                missing = self._missing_page(block) if self.row(block) is None else None
+                missing = None
+                if self.row(block) is None:
+                    _, missing = self._pages.row(self.runs, block, self._view)
                 if missing is not None:
                     run, number = missing
-                    self._keep_page(run, number, await run.page(number, BACKGROUND))
+                    self._pages.keep(run, number, await run.page(number, BACKGROUND))
         return rows
 
     def gather(self, blocks: Blocks) -> Rows:
@@ -167,8 +168,7 @@ class BlockMap:
         if None in held:
             self._look_up_together([b for b, row in zip(numbers, held, strict=True) if row is None])
             for cached in () if self._is_covered else (self._cached, self._cached_before):
-                rows_there = map(cached.get, numbers)
-                held = [row or other for row, other in zip(held, rows_there, strict=True)]
+                held = _overlaid(held, cached, numbers)
         found = [row or self.row_at_once(block) for block, row in zip(numbers, held, strict=True)]
         rows = rows_of(bytearray().join(found))
         absent = rows["seq"] == 0
@@ -386,7 +386,7 @@ class BlockMap:
                 return row if row[16:24] != _NO_SEQ else ABSENT_ROW
         row = self._cached_before.pop(block, None)
         if row is None:
-            row, _ = self._row_of_runs(block)
+            row, _ = self._pages.row(self.runs, block, self._view)
             if row is None:
                 return None
         elif row[16:24] == _NO_SEQ:
@@ -397,6 +397,25 @@ class BlockMap:
             cached = self._cached = {}
         cached[block] = row
         return row
+
+    def _span_together(self, blocks: range) -> bytes | None:
+        """What `span` gives, where the rows are to be had in few steps and need not be cached."""
+        if len(blocks) < _TOGETHER_MIN or self._is_covered or self._view is not None:
+            return None
+        held: list[bytes | None] = list(map(self._rows.get, blocks))
+        for level in self._levels:
+            held = _overlaid(held, level.rows, blocks)
+        for run in self.runs:
+            if None not in held:
+                break
+            rows = self._pages.newest_rows(run, blocks.start, blocks.stop)
+            if rows is None:
+                return None
+            held = _overlaid(held, rows, blocks)
+        whole = b"".join([row or ABSENT_ROW for row in held])
+        if 0 not in memoryview(whole).cast("Q")[2::4].tolist():  # the seqs
+            return whole
+        return b"".join([row if row and row[16:24] != _NO_SEQ else ABSENT_ROW for row in held])
 
     def _look_up_together(self, blocks: list[int]) -> None:
         """Have rows that the top level lacks in the cache, if many of them are only in runs."""
@@ -414,41 +433,6 @@ class BlockMap:
             self._cached = {}
         self._cached.update(dict.fromkeys(missing, ABSENT_ROW))
         self._cached.update(zip(found["block"].tolist(), apart(found.tobytes()), strict=True))
-
-    def _row_of_runs(self, block: int) -> tuple[bytes | None, tuple[MapRun, int] | None]:
-        """The row of a block as the runs have it; None, and the page that is missing to tell."""
-        pages, before = self._pages, self._pages_before
-        spread_block = spread(block)
-        for run in self.runs:
-            bits = run.filter_bits
-            if bits is not None:  # as `BlockFilter.test`, without two calls a run
-                place = spread_block >> run.filter_shift
-                if not bits[place >> 3] >> (place & 7) & 1:
-                    continue
-            number = run.page_of(block)
-            while number >= 0:
-                key = run.key + number
-                page = pages.get(key)
-                if page is None:
-                    page = before.pop(key, None) or run.page_cached(number)
-                    if page is None:
-                        return None, (run, number)
-                    self._keep_page(run, number, page)
-                row = run.row_in(page, number, block, self._view)
-                if row is not None:
-                    return row, None
-                number = number + 1 if run.goes_on(number + 1, block) else -1
-        return ABSENT_ROW, None
-
-    def _keep_page(self, run: MapRun, number: int, page: Page) -> None:
-        if len(self._pages) >= self._pages_max:
-            self._pages_before = self._pages
-            self._pages = {}
-        self._pages[run.key + number] = page
-
-    def _missing_page(self, block: int) -> tuple[MapRun, int] | None:
-        """The page that `row` would have needed; None where the page cache has it by now."""
-        return self._row_of_runs(block)[1]
 
     def _uncovered(self, block: int, row: bytes) -> bytes:
         """A row from below the top level, or the tombstone that ranges over it make of it."""
@@ -486,6 +470,13 @@ class BlockMap:
         self._rows = recent.rows
         self._discarded_blocks = 0
         self._is_covered = any(level.discards for level in self._levels)
+
+
+def _overlaid(
+    held: list[bytes | None], older: Mapping[int, bytes], blocks: Iterable[int]
+) -> list[bytes | None]:
+    """Rows of blocks where there are any, else older ones."""
+    return [row or other for row, other in zip(held, map(older.get, blocks), strict=True)]
 
 
 _LEVELS_MAX = 8

@@ -219,7 +219,7 @@ class MapRun:
                         return _row_at(page, at)
                     break
                 at += block - found
-        blocks = _blocks_of(page)
+        blocks = blocks_of(page)
         at = bisect_left(blocks, block)
         if at == len(blocks) or blocks[at] != block:
             return _tombstone_over(page, at - 1, block, view) if at else None
@@ -239,19 +239,18 @@ class MapRun:
             page += 1
         return self._index[page] if page < len(self._index) else BLOCK_END
 
-    def pages_between(self, low: int, high: int) -> int:
-        """How many pages there are of the blocks from `low` up to `high`."""
-        return bisect_left(self._index, high) - max(self._page_at(low), 0)
+    def page_numbers(self, low: int, high: int) -> range:
+        """The pages in which rows of the blocks from `low` up to `high` are, if there are any."""
+        return range(max(self._page_at(low), 0), bisect_left(self._index, high))
 
     async def rows_between(self, low: int, high: int, pace: Pace) -> Rows:
         """The rows of the blocks from `low` up to `high`.  Raises CorruptError, OSError."""
-        first = max(self._page_at(low), 0)
-        end = bisect_left(self._index, high)
-        if first >= end:
+        pages = self.page_numbers(low, high)
+        if not pages:
             return NO_ROWS
         with held([self]):
-            content = await pace.read(self._file, (end - first) * PAGE_BYTES, first * PAGE_BYTES)
-        rows = self._rows(content, range(first, end))
+            content = await pace.read(self._file, len(pages) * PAGE_BYTES, pages.start * PAGE_BYTES)
+        rows = self._rows(content, pages)
         start, stop = np.searchsorted(rows["block"], np.array([low, high], dtype=np.uint64))
         return rows[start:stop]
 
@@ -356,7 +355,7 @@ _BEFORE_CHECKSUM = 0x9BE09BAB
 the checksum's own four bytes is 0, and so that of the page is the one of what is behind them."""
 
 
-def _blocks_of(page: Page) -> memoryview:
+def blocks_of(page: Page) -> memoryview:
     """The numbers of the blocks of the rows of a page, ascending."""
     _, _, count, _, _ = PAGE_HEAD_FAST.unpack_from(page)
     end = PAGE_HEAD_BYTES + count * ROW_BYTES

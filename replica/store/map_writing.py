@@ -201,7 +201,7 @@ def _blocks_at_once(runs: Sequence[MapRun], blocks: Blocks) -> int:
     count = len(blocks)
     while count > _SCATTERED_BLOCKS_AT_ONCE:
         low, high = int(blocks[0]), int(blocks[count - 1])
-        if sum(run.pages_between(low, high) for run in runs) <= _PAGES_AT_ONCE:
+        if sum(len(run.page_numbers(low, high)) for run in runs) <= _PAGES_AT_ONCE:
             break
         count //= 2
     return count

@@ -19,7 +19,7 @@ from cstor_core.checksums import Buffer, checksums_of
 from cstor_core.errors import CorruptError
 from cstor_core.frames import CopiesMessage, LongAnswer, RunView
 from cstor_core.history import Reign
-from cstor_core.rows import UNMAP, Rows
+from cstor_core.rows import ROW_BYTES, UNMAP, Rows
 from cstor_core.run_checksums import TOGETHER, all_match
 from cstor_core.units import BLOCK_BYTES
 from replica.store.allocator import Extent
@@ -440,7 +440,7 @@ class Reader:
 
 
 def _places_of(rows: bytes) -> list[int]:
-    return [place for (place,) in _PLACE_OF_ROW.iter_unpack(rows)]
+    return memoryview(rows).cast("Q")[1 :: ROW_BYTES // 8].tolist()
 
 
 def extents_of(places: Iterable[int]) -> Iterable[Extent]:

@@ -20,13 +20,15 @@ from tests.unit.store.memory_files import MemoryFilesystem
 SEVERAL_PAGES = 3 * PAGE_ROWS + 5
 
 
-def run_of(filesystem: MemoryFilesystem, rows: Sequence[bytes], filtered_rows: int) -> MapRun:
+def run_of(
+    filesystem: MemoryFilesystem, rows: Sequence[bytes], filtered_rows: int, number: int = 1
+) -> MapRun:
     async def source() -> AsyncIterator[Rows]:
         yield rows_of(b"".join(rows))
 
     file = filesystem.open(Path("/run"), create=True)
-    head, index = finished(write_run(file, 1, source(), AT_ONCE, filtered_rows))
-    return MapRun(file, head, index, "run 1")
+    head, index = finished(write_run(file, number, source(), AT_ONCE, filtered_rows))
+    return MapRun(file, head, index, f"run {number}")
 
 
 @pytest.mark.parametrize("filtered_rows", [0, SEVERAL_PAGES])
