@@ -16,6 +16,7 @@ import grpc.aio
 
 from cstor_core.message_stream import MessageStream, OnClosed, OnMessage
 from cstor_core.settings import parse_address
+from cstor_core.tcp import tune
 
 KEEPALIVE_TIME_MS = 2000
 KEEPALIVE_TIMEOUT_MS = 2500
@@ -101,7 +102,7 @@ class TcpConnector:
             raise
         connection: socket.socket | None = transport.get_extra_info("socket")
         if connection is not None:
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            tune(connection)
 
 
 def _hang_up(making: asyncio.Future[tuple[asyncio.Transport, asyncio.BaseProtocol]]) -> None:

@@ -15,6 +15,7 @@ from typing import cast
 import structlog
 
 from cstor_core.clock import Clock, Timer
+from cstor_core.tcp import tune
 from cstor_target.iscsi.connection import Connection, Phase
 from cstor_target.iscsi.counters import Counters
 from cstor_target.iscsi.events import ConnectionFailed, Event, LoggedIn, LoggedOut
@@ -130,7 +131,7 @@ class _IscsiProtocol(asyncio.BufferedProtocol):
         server = self._server
         self._transport = cast(asyncio.Transport, transport)
         self._transport.set_write_buffer_limits(high=server.limits.output_bytes_high)
-        transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        tune(transport.get_extra_info("socket"))
         peer = _address(transport.get_extra_info("peername"))
         self._log = _log.bind(peer=peer)
         self.core = Connection(

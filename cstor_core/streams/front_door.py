@@ -25,6 +25,7 @@ from cstor_core.http2.stream import Handler, Stream
 from cstor_core.http2.wire import ErrorCode, Http2Error, StreamError
 from cstor_core.streams.endpoint import Endpoint
 from cstor_core.streams.splice import Splice
+from cstor_core.tcp import tune
 from cstor_core.units import KIB
 
 CONNECTIONS_MAX = 512
@@ -148,8 +149,7 @@ class _Visitor(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Accepted: some clients wait for SETTINGS before they call; empty ones promise nothing."""
         self._transport = cast(asyncio.Transport, transport)
-        accepted = transport.get_extra_info("socket")
-        accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        tune(transport.get_extra_info("socket"))
         if not self._door.entered(self, self._transport.abort):
             self._transport.abort()
             return
