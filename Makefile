@@ -10,7 +10,7 @@ DEVELOPMENT := $(VENV)/.installed-development
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help run setup setup-dev test unit long system simulate mutants bench bench-failure bench-fio bench-rebuild bench-store soak proto lint types lock wheel clean
+.PHONY: help run setup setup-dev test unit long system simulate mutants bench bench-curves bench-growth bench-failure bench-fio bench-rebuild bench-store soak proto lint types lock wheel clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -49,6 +49,14 @@ bench: setup-dev  ## side by side with tgt: writes tables to benchmarks/results
 	@tools/system-packages test
 	@$(BIN)/python -m benchmarks.side_by_side
 	@$(BIN)/python -m benchmarks.bounds || echo "benchmarks.bounds: not all goals are reached"
+
+bench-curves: setup-dev  ## rates, CPU and latencies over the depth, beside tgt: to benchmarks/results
+	@tools/system-packages test
+	@$(BIN)/python -m benchmarks.curves
+
+bench-growth: setup-dev  ## what a request costs as a volume grows: to benchmarks/results
+	@tools/system-packages test
+	@$(BIN)/python -m benchmarks.growth
 
 bench-failure: setup-dev  ## one replica killed, stopped or slow: writes tables to benchmarks/results
 	@tools/system-packages test

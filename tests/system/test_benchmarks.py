@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import pytest
 
-from benchmarks import bounds, side_by_side
+from benchmarks import bounds, curves, growth, side_by_side
 from benchmarks.goals import Goal
 from benchmarks.matrix import FLOORS, KIB, MIB, Cell, cells, floor_of
 from benchmarks.measured import Result, Sample
@@ -73,6 +74,43 @@ def test_a_goal_is_the_least_or_the_most(goal: Goal, is_met: bool) -> None:
     assert ("MISSES the goal of 2" in goal.sentence()) != is_met
 
 
+def test_a_cost_that_grows_faster_than_its_cause_is_told() -> None:
+    def point(x: int, write: float) -> growth.Point:
+        return growth.Point(growth.REPLICAS, x, {growth.WRITE: write, growth.READ: 1.0})
+
+    assert growth.beyond_linear([point(1, 10.0), point(2, 20.0), point(5, 50.0)]) == []
+    (wrong,) = growth.beyond_linear([point(1, 10.0), point(2, 21.0)])
+    assert wrong == "replicas 2, write, us: 2.1 times that of 1"
+    none = growth.Point(growth.SNAPSHOTS, 0, {growth.WRITE: 1.0, growth.READ: 1.0})
+    assert growth.beyond_linear([none, point(10, 9.0)]) == []
+
+
+@pytest.mark.parametrize("gib", [1, 3, 1024])
+def test_steps_go_all_over_a_volume_and_come_by_every_block(gib: int) -> None:
+    blocks, step = gib * 2**18, growth.step_bytes(gib * 2**30) // 4096
+    assert step % 2 == 1
+    assert step * growth.PLACES >= blocks
+
+
+def test_a_picture_has_a_panel_for_each_figure_and_a_line_for_each_contender() -> None:
+    points = [
+        curves.Point(operation, depth, name, figure, 10.0 * depth)
+        for operation in curves.OPERATIONS
+        for depth in (1, 32)
+        for name in curves.CONTENDERS
+        for figure in curves.FIGURES
+    ]
+    picture = ET.fromstring(curves.picture(points))
+    panels = [child for child in picture if child.tag.endswith("}g")]
+    assert len(panels) == len(curves.OPERATIONS) * len(curves.FIGURES)
+    for panel in panels:
+        lines = [child for child in panel if child.tag.endswith("}polyline")]
+        assert [line.get("points") for line in lines] == ["70.0,159.8 770.0,28.0"] * 2
+    header, _, *rows = curves.table(points)
+    assert header.count("|") == 3 + 8
+    assert rows[0].startswith("| write | 1 | 10 | 10 |")
+
+
 @pytest.mark.system
 def test_the_table_is_made_and_kept(tmp_path: Path) -> None:
     loads = ["--only=read, depth 32, strided, within 32", "--replicas=3", "--size-mib=64"]
@@ -90,3 +128,23 @@ def test_the_table_is_made_and_kept(tmp_path: Path) -> None:
 def test_all_bounds_are_measured(tmp_path: Path) -> None:
     bounds.main(["--short", f"--dir={tmp_path}", f"--results={tmp_path}"])
     assert len(json.loads((tmp_path / "bounds.json").read_text())["goals"]) == 8
+
+
+@pytest.mark.system
+@pytest.mark.long
+def test_curves_are_measured_and_drawn(tmp_path: Path) -> None:
+    assert curves.main(["--short", f"--dir={tmp_path}", f"--results={tmp_path}"]) == 0
+    points = json.loads((tmp_path / "curves.json").read_text())["points"]
+    assert {point["figure"] for point in points} == set(curves.FIGURES)
+    assert all(point["value"] > 0 for point in points)
+    ET.fromstring((tmp_path / "curves.svg").read_text())
+
+
+@pytest.mark.system
+@pytest.mark.long
+def test_growth_is_measured_and_drawn(tmp_path: Path) -> None:
+    growth.main(["--short", f"--dir={tmp_path}", f"--results={tmp_path}"])
+    points = json.loads((tmp_path / "growth.json").read_text())["points"]
+    assert [point["x"] for point in points] == [1, 64, 1, 2, 1, 4, 1, 0, 10]
+    assert all(value > 0 for point in points for value in point["figures"].values())
+    ET.fromstring((tmp_path / "growth.svg").read_text())

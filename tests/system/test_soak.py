@@ -9,9 +9,10 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
+from benchmarks.plot import ticks
 from benchmarks.soak import is_good, keep, soak
 from benchmarks.soak_life import Found, Settings
-from benchmarks.soak_plot import svg, ticks
+from benchmarks.soak_plot import svg
 from benchmarks.soak_samples import MEASURES, Sample, Verdict, disk_bytes, verdicts
 
 MINUTES = 1.0
