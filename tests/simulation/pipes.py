@@ -170,6 +170,10 @@ class _Socket:
     def setsockopt(self, *_option: int) -> None:
         """As `socket.setsockopt`."""
 
+    def getpeername(self) -> tuple[str, int]:
+        """As `socket.getpeername`: somewhere else."""
+        return "192.0.2.1", 7778
+
 
 class Transport(asyncio.Transport):
     """One end of a line."""
