@@ -90,11 +90,11 @@ class Process:
     def kill(self) -> None:
         """End it, whatever it was doing."""
         self.is_dead = self.is_still = True
-        self._put_off.clear()
         for task in self._tasks:
             work = task.get_coro()
             if isinstance(work, CoroutineType) and getcoroutinestate(work) == CORO_CREATED:
                 work.close()  # it will never begin
+        self._put_off.clear()  # only now: nothing else may hold what has not begun
         if self.on_end is not None:
             self.on_end()
 
