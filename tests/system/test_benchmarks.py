@@ -8,7 +8,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from benchmarks import bounds, curves, growth, side_by_side
+from benchmarks import bounds, curves, growth, hand_offs, side_by_side
 from benchmarks.goals import Goal
 from benchmarks.matrix import FLOORS, KIB, MIB, Cell, cells, floor_of
 from benchmarks.measured import Result, Sample
@@ -109,6 +109,35 @@ def test_a_picture_has_a_panel_for_each_figure_and_a_line_for_each_contender() -
     header, _, *rows = curves.table(points)
     assert header.count("|") == 3 + 8
     assert rows[0].startswith("| write | 1 | 10 | 10 |")
+
+
+def test_the_parts_of_a_read_are_what_lies_between_the_calls_of_those_it_goes_through() -> None:
+    said = ["  1 99.0: raw_syscalls:sys_exit: NR 0 = 4144", "perf: lost 3 events"]
+    calls = [
+        (1, 46, 0, 2, 48),  # the initiator asks
+        (2, 281, 0, 5, 1),  # the target wakes up, receives, and asks a replica
+        (2, 0, 6, 8, 48),
+        (2, 20, 10, 14, 60),
+        (3, 0, 20, 22, 60),  # which reads and answers
+        (3, 327, 30, 31, 4096),
+        (3, 1, 40, 45, 4200),
+        (2, 0, 50, 53, 4200),
+        (2, 20, 60, 66, 4144),
+        (1, 0, 70, 72, 4144),
+        (1, 46, 80, 82, 48),
+    ]
+    events = []
+    for tid, number, begin, end, result in calls:
+        event = f"raw_syscalls:sys_enter: NR {number} (5, 7f, 1)"
+        events.append((begin, f"  {tid} 100.{begin:06}: {event}"))
+        events.append((end, f"  {tid} 100.{end:06}: raw_syscalls:sys_exit: NR {number} = {result}"))
+    said += [line for _, line in sorted(events)]
+    parties = {1: hand_offs.INITIATOR, 2: hand_offs.TARGET, 3: "replica 0"}
+    (window,) = hand_offs.requests_in(hand_offs.calls_in(said, parties), hand_offs.HEADER)
+    parts = hand_offs.medians([hand_offs.parts_of_read(window)])
+    assert list(parts.values()) == [5, 3, 2, 4, 8, 8, 1, 9, 5, 8, 7, 6, 6]
+    with pytest.raises(LookupError):
+        hand_offs.parts_of_write(window)
 
 
 @pytest.mark.system
