@@ -42,7 +42,7 @@ INITIATOR, TARGET, REPLICA = "initiator", "target", "replica"
 PAGE = 4 * KIB
 HEADER = 48
 """Of a PDU (RFC 7143, 11.2): all that a request to read is."""
-PERF_START_S_MAX = 20.0
+PERF_END_S_MAX = 20.0
 # Numbers of system calls of x86-64, by what they do here.
 RECEIVES = {0, 19, 45, 47}
 SENDS = {1, 20, 44, 46}
@@ -214,19 +214,7 @@ def traced(cluster: Cluster, cell: Cell, count: int, directory: Path) -> dict[st
     events = ["-e", "raw_syscalls:sys_enter", "-e", "raw_syscalls:sys_exit"]
     perf = program("perf")
     with subprocess.Popen(
-        [
-            perf,
-            "record",
-            "-a",
-            "-q",
-            "-m",
-            "16M",
-            *events,
-            "-o",
-            str(recorded),
-            "sleep",
-            "infinity",
-        ],
+        [perf, "record", "-a", "-q", "-m", "16M", *events, "-o", str(recorded)],
         stdin=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
     ) as recording:
@@ -234,7 +222,7 @@ def traced(cluster: Cluster, cell: Cell, count: int, directory: Path) -> dict[st
             bench(cluster.url, cell.load(count))
         finally:
             recording.terminate()
-            recording.wait(PERF_START_S_MAX)
+            recording.wait(PERF_END_S_MAX)
     fields = ["-F", "tid,time,event,trace", "--ns"]
     said = check([perf, "script", "-i", str(recorded), *fields], timeout_s=300.0)
     comms = check([perf, "script", "-i", str(recorded), "-F", "comm,tid"], timeout_s=300.0)
