@@ -23,11 +23,8 @@ from itertools import pairwise
 import numpy as np
 
 from cstor_core.errors import NoSpaceError
-from replica.store.bits import Bits, Places, Units
+from replica.store.bits import Bits, Extent, Places, Units, extents_of
 from replica.store.row_sets import ascending
-
-Extent = tuple[int, int]
-"""First unit and number of units."""
 
 _EXTENT_UNITS_MIN = 9
 """Shorter pieces go to the stack of single units."""
@@ -394,13 +391,3 @@ class Allocator:
         raise NoSpaceError(
             "the file system of the pool is full: free some space, or discard blocks of the volume"
         ) from failure
-
-
-def extents_of(units: Units) -> list[Extent]:
-    """Units that are in no order, as ascending extents."""
-    if not len(units):
-        return []
-    ordered = np.sort(units)
-    starts = np.flatnonzero(np.diff(ordered) != 1) + 1
-    bounds = [0, *starts.tolist(), len(ordered)]
-    return [(int(ordered[low]), high - low) for low, high in pairwise(bounds)]

@@ -7,6 +7,7 @@ whatever the size of the volume, and go to disk as they are.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -15,12 +16,25 @@ Units = npt.NDArray[np.uint64]
 Places = Sequence[int] | Units
 """Numbers of units in no order: a short list, or an array where there may be millions."""
 
+Extent = tuple[int, int]
+"""The first one of numbers that follow one another, and how many they are."""
+
 _GROWTH_BYTES = 4096
 
 
 def joined(several: Iterable[Units]) -> Units:
     """One array after another, as one."""
     return np.concatenate([np.zeros(0, dtype=np.uint64), *several])
+
+
+def extents_of(units: Units) -> list[Extent]:
+    """Units that are in no order, as ascending extents."""
+    if not len(units):
+        return []
+    ordered = np.sort(units)
+    starts = np.flatnonzero(np.diff(ordered) != 1) + 1
+    bounds = [0, *starts.tolist(), len(ordered)]
+    return [(int(ordered[low]), high - low) for low, high in pairwise(bounds)]
 
 
 class Bits:

@@ -16,8 +16,8 @@ import numpy as np
 
 from cstor_core.files import File
 from cstor_core.units import BLOCK_BYTES, MIB
-from replica.store.allocator import Allocator, Extent
-from replica.store.bits import Bits, Places, Units
+from replica.store.allocator import Allocator
+from replica.store.bits import Bits, Extent, Places, Units
 from replica.store.pace import Gentle, Pace
 from replica.store.places import by_file
 

@@ -27,6 +27,7 @@ from cstor_core.checksums import crc32c
 from cstor_core.errors import CorruptError
 from cstor_core.files import Buffer, File
 from cstor_core.rows import ABSENT_ROW, ROW, ROW_BYTES, ROW_DTYPE, UNMAP, Rows
+from replica.store.bits import extents_of
 from replica.store.block_filter import BlockFilter
 from replica.store.pace import Pace
 from replica.store.row_sets import (
@@ -265,7 +266,7 @@ class MapRun:
         with held([self]):
             contents = [
                 await pace.read(self._file, count * PAGE_BYTES, first * PAGE_BYTES)
-                for first, count in _stretches(pages)
+                for first, count in extents_of(np.array(pages, dtype=np.uint64))
             ]
         rows = self._rows(b"".join(contents), pages)
         wanted: Rows = rows[is_among(rows["block"], blocks)]
@@ -333,21 +334,6 @@ class MapRun:
             ):
                 return int(count)
         raise CorruptError(f"{self._what} is damaged: page {number} does not match its checksum")
-
-
-def _stretches(numbers: Sequence[int]) -> list[tuple[int, int]]:
-    """Numbers that ascend, as firsts and counts of those that follow one another."""
-    if numbers[-1] - numbers[0] == len(numbers) - 1:
-        return [(numbers[0], len(numbers))]
-    found = []
-    first = before = numbers[0]
-    for number in numbers[1:]:
-        if number != before + 1:
-            found.append((first, before + 1 - first))
-            first = number
-        before = number
-    found.append((first, before + 1 - first))
-    return found
 
 
 _BEFORE_CHECKSUM = 0x9BE09BAB

@@ -22,8 +22,7 @@ from cstor_core.history import Reign
 from cstor_core.rows import ROW_BYTES, UNMAP, Rows
 from cstor_core.run_checksums import TOGETHER, all_match
 from cstor_core.units import BLOCK_BYTES
-from replica.store.allocator import Extent
-from replica.store.bits import joined
+from replica.store.bits import Extent, joined
 from replica.store.pace import BACKGROUND, Pace
 from replica.store.parts import Parts
 from replica.store.places import FILE_SHIFT, UNIT_MASK

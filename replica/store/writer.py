@@ -22,8 +22,7 @@ from cstor_core.generated.cstor.v1 import volume_pb2
 from cstor_core.rows import ROW, ROW_BYTES, UNMAP, Rows, rows_of
 from cstor_core.run_checksums import TOGETHER, all_match
 from cstor_core.units import BLOCK_BYTES
-from replica.store.allocator import Extent
-from replica.store.bits import joined
+from replica.store.bits import Extent, joined
 from replica.store.journal import Point
 from replica.store.parts import Parts
 from replica.store.records import Kind

@@ -18,7 +18,8 @@ from replica.store import (
     map_writing,
 )
 from replica.store import views as views_module
-from replica.store.allocator import Allocator, Extent
+from replica.store.allocator import Allocator
+from replica.store.bits import Extent
 from replica.store.block_map import BlockMap
 from replica.store.checkpoint import FreshFile
 from replica.store.checkpointing import Checkpointing
