@@ -70,7 +70,7 @@ class SessionStream:
                 if message is grpc.aio.EOF:
                     return
                 session.receive(message)
-                if self._writer is not None:
+                while self._writer is not None:  # another may have begun since the last has ended
                     await self._writer
                 await self._write()
         except CstorError as error:
