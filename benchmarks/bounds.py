@@ -9,7 +9,6 @@ Exit code 1 where a goal is missed.  Nothing else should run on the machine.
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 import statistics
 import sys
@@ -18,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from rich.console import Console
 
@@ -27,8 +26,8 @@ from benchmarks.fio_figures import FioRun
 from benchmarks.fio_jobs import Scale as FioScale
 from benchmarks.fio_jobs import on_socket
 from benchmarks.goals import Goal
-from benchmarks.matrix import KIB, MIB, READ_CACHE_MIB, Cell
-from benchmarks.measured import circumstances, memory_in_use
+from benchmarks.matrix import KIB, MIB, READ_CACHE_MIB, Cell, cells
+from benchmarks.measured import memory_in_use
 from benchmarks.side_by_side import enough, measure
 from tests.system.bridge import exported
 from tests.system.cluster import IQN_PREFIX, Cluster
@@ -53,6 +52,7 @@ CLIENTS = 2
 """Of fio, to the same export: QEMU works on 16 requests of each at a time."""
 WRITES = Cell(is_write=True, request_bytes=4 * KIB, depth=DEPTH, is_strided=True)
 DEEP_WRITES = Cell(is_write=True, request_bytes=4 * KIB, depth=DEEP, is_strided=True)
+_PART_OF_EACH_LOAD = 0.3
 _PEAK = re.compile(r"^VmHWM:\s+(\d+) kB$", re.MULTILINE)
 
 
@@ -154,6 +154,12 @@ def many_volumes_ratio(cluster: Cluster, scale: Scale) -> float:
     return statistics.median(together) / statistics.median(alone)
 
 
+def all_loads(cluster: Cluster, scale: Scale) -> None:
+    """Some of every load that there is a goal for: each leaves other things in memory."""
+    for cell in cells(cluster.replica_count, whole=False):
+        measure(cluster, cell, enough(cluster, cell, scale.seconds * _PART_OF_EACH_LOAD))
+
+
 def peak_mib(pid: int) -> float:
     """The most memory that a process has had."""
     found = _PEAK.search(Path(f"/proc/{pid}/status").read_text())
@@ -196,6 +202,7 @@ def run(directory: Path, scale: Scale, console: Console) -> list[Goal]:
         uncached = found["volume", DEPTH] / found["tgt", DEPTH]
         add(Goal("without a write cache, of tgt", round(uncached, 2), least=UNCACHED_RATIO_MIN))
         check([cstor_command(), "volume", "set", "write-cache", "on", at])
+        all_loads(cluster, scale)
         held = round(peak_mib(cluster.target().pid))
         add(Goal("memory of the target, MiB", held, TARGET_MIB_MAX))
         replicas = [cluster.replica(index).pid for index in range(cluster.replica_count)]
@@ -211,7 +218,7 @@ def main(arguments: list[str]) -> int:
     parser = command_line.parser(__doc__, gib=20)
     command_line.add_short(parser)
     options = parser.parse_args(arguments)
-    console = Console() if sys.stdout.isatty() else Console(width=120)
+    console = command_line.console()
     options.dir.mkdir(parents=True, exist_ok=True)
     scale = SHORT if options.short else FULL
     try:
@@ -224,19 +231,18 @@ def main(arguments: list[str]) -> int:
     except HarnessError as error:
         print(f"{NAME}: {error}", file=sys.stderr)
         return 2
-    document: dict[str, Any] = {
-        "format": 1,
-        "benchmark": NAME,
-        "circumstances": circumstances(),
-        "scale": asdict(scale),
-        "goals": [asdict(goal) | {"is_met": goal.is_met} for goal in goals],
-    }
-    lines = ["# Bounds", ""]
-    lines += [f"- {name}: {value}" for name, value in document["circumstances"].items()]
-    lines += ["", *(f"- {goal.sentence()}" for goal in goals)]
-    options.results.mkdir(parents=True, exist_ok=True)
-    (options.results / f"{NAME}.json").write_text(json.dumps(document, indent=1) + "\n")
-    (options.results / f"{NAME}.md").write_text("\n".join(lines) + "\n")
+    document = command_line.document(
+        NAME,
+        scale=asdict(scale),
+        goals=[asdict(goal) | {"is_met": goal.is_met} for goal in goals],
+    )
+    lines = [f"- {goal.sentence()}" for goal in goals]
+    command_line.keep(
+        options.results,
+        NAME,
+        json=command_line.as_json(document),
+        md=command_line.page("Bounds", document, lines),
+    )
     return 0 if all(goal.is_met for goal in goals) else 1
 
 

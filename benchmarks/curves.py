@@ -8,7 +8,6 @@ picture.  Nothing else should run on the machine.
 from __future__ import annotations
 
 import asyncio
-import json
 import statistics
 import sys
 import tempfile
@@ -16,16 +15,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
-
-from rich.console import Console
 
 from benchmarks import command_line
 from benchmarks.fio_figures import Figures
 from benchmarks.fio_jobs import Scale as FioScale
 from benchmarks.fio_jobs import on_socket
 from benchmarks.matrix import KIB, Cell
-from benchmarks.measured import circumstances, memory_in_use
+from benchmarks.measured import memory_in_use
 from benchmarks.plot import Panel, svg
 from benchmarks.report import markdown_row
 from benchmarks.side_by_side import BASELINE, VOLUME, Contender, measure_cell, serving
@@ -151,7 +147,7 @@ def main(arguments: list[str]) -> int:
     parser = command_line.parser(__doc__, gib=12)
     command_line.add_short(parser)
     options = parser.parse_args(arguments)
-    console = Console() if sys.stdout.isatty() else Console(width=120)
+    console = command_line.console()
     options.dir.mkdir(parents=True, exist_ok=True)
     scale = SHORT if options.short else FULL
     points: list[Point] = []
@@ -168,20 +164,17 @@ def main(arguments: list[str]) -> int:
     except HarnessError as error:
         print(f"{NAME}: {error}", file=sys.stderr)
         return 2
-    document: dict[str, Any] = {
-        "format": 1,
-        "benchmark": NAME,
-        "circumstances": circumstances(),
-        "scale": asdict(scale),
-        "points": [asdict(point) for point in points],
-    }
-    lines = ["# Over the depth", "", "![the same as a picture](curves.svg)", ""]
-    lines += [f"- {name}: {value}" for name, value in document["circumstances"].items()]
-    lines += ["", *table(points)]
-    options.results.mkdir(parents=True, exist_ok=True)
-    (options.results / f"{NAME}.json").write_text(json.dumps(document, indent=1) + "\n")
-    (options.results / f"{NAME}.md").write_text("\n".join(lines) + "\n")
-    (options.results / f"{NAME}.svg").write_text(picture(points))
+    document = command_line.document(
+        NAME, scale=asdict(scale), points=[asdict(point) for point in points]
+    )
+    lines = ["![the same as a picture](curves.svg)", "", *table(points)]
+    command_line.keep(
+        options.results,
+        NAME,
+        json=command_line.as_json(document),
+        md=command_line.page("Over the depth", document, lines),
+        svg=picture(points),
+    )
     return 0
 
 

@@ -196,7 +196,7 @@ def scale_of(options: argparse.Namespace) -> Scale:
 def main(arguments: list[str]) -> int:
     """Run, print the table and keep the results."""
     options = parse(arguments)
-    console = Console() if sys.stdout.isatty() else Console(width=120)
+    console = command_line.console()
     reason_against = why_not() if "linux" in options.ways else None
     if reason_against is not None:
         print(f"{NAME}: {reason_against}; --ways nbd does without", file=sys.stderr)
@@ -210,10 +210,8 @@ def main(arguments: list[str]) -> int:
     console.print(report.table())
     for sentence in report.errors():
         console.print(sentence, highlight=False)
-    options.results.mkdir(parents=True, exist_ok=True)
     name = f"{NAME}-quick" if options.quick else NAME
-    (options.results / f"{name}.json").write_text(report.json())
-    (options.results / f"{name}.md").write_text(report.markdown())
+    command_line.keep(options.results, name, json=report.json(), md=report.markdown())
     return 1 if report.errors() else 0
 
 

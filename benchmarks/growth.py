@@ -13,7 +13,6 @@ should run on the machine.
 from __future__ import annotations
 
 import asyncio
-import json
 import random
 import resource
 import sys
@@ -24,14 +23,11 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
-
-from rich.console import Console
 
 from benchmarks import command_line, large, snapshots
 from benchmarks.bounds import peak_mib
 from benchmarks.matrix import KIB
-from benchmarks.measured import MICROSECONDS, circumstances
+from benchmarks.measured import MICROSECONDS
 from benchmarks.plot import Panel, svg
 from benchmarks.report import markdown_row
 from benchmarks.side_by_side import PROBE_COUNT, PROBE_S
@@ -274,7 +270,7 @@ def main(arguments: list[str]) -> int:
     parser = command_line.parser(__doc__, gib=30)
     command_line.add_short(parser)
     options = parser.parse_args(arguments)
-    console = Console() if sys.stdout.isatty() else Console(width=120)
+    console = command_line.console()
     options.dir.mkdir(parents=True, exist_ok=True)
     scale = SHORT if options.short else FULL
     found: list[Point] = []
@@ -287,26 +283,21 @@ def main(arguments: list[str]) -> int:
         print(f"{NAME}: {error}", file=sys.stderr)
         return 2
     wrong = beyond_linear(found)
-    document: dict[str, Any] = {
-        "format": 1,
-        "benchmark": NAME,
-        "circumstances": circumstances(),
-        "scale": asdict(scale),
-        "points": [asdict(point) for point in found],
-        "beyond_linear": wrong,
-    }
-    lines = [
-        "# What a request costs as a volume grows",
-        "",
-        "![the same as a picture](growth.svg)",
-        "",
-    ]
-    lines += [f"- {name}: {value}" for name, value in document["circumstances"].items()]
-    lines += ["", *table(found), "", *(f"- beyond linear: {one}" for one in wrong)]
-    options.results.mkdir(parents=True, exist_ok=True)
-    (options.results / f"{NAME}.json").write_text(json.dumps(document, indent=1) + "\n")
-    (options.results / f"{NAME}.md").write_text("\n".join(lines).rstrip() + "\n")
-    (options.results / f"{NAME}.svg").write_text(picture(found))
+    document = command_line.document(
+        NAME,
+        scale=asdict(scale),
+        points=[asdict(point) for point in found],
+        beyond_linear=wrong,
+    )
+    lines = ["![the same as a picture](growth.svg)", "", *table(found)]
+    lines += ["", *(f"- beyond linear: {one}" for one in wrong)] if wrong else []
+    command_line.keep(
+        options.results,
+        NAME,
+        json=command_line.as_json(document),
+        md=command_line.page("What a request costs as a volume grows", document, lines),
+        svg=picture(found),
+    )
     for one in wrong:
         console.print(f"beyond linear: {one}", highlight=False)
     return int(bool(wrong))

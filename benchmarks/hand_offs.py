@@ -12,7 +12,6 @@ request takes without it is told, too.
 
 from __future__ import annotations
 
-import json
 import re
 import statistics
 import subprocess
@@ -25,11 +24,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from benchmarks import command_line
 from benchmarks.matrix import KIB, Cell
-from benchmarks.measured import MICROSECONDS, circumstances
+from benchmarks.measured import MICROSECONDS
 from benchmarks.report import markdown_row
 from tests.system.cluster import Cluster
 from tests.system.qemu import bench
@@ -262,14 +259,14 @@ def measure(cluster: Cluster, count: int, directory: Path) -> dict[str, Any]:
 
 def lines_of(found: dict[str, Any]) -> list[str]:
     """The parts as tables in Markdown."""
-    lines = []
+    lines: list[str] = []
     for name, one in found.items():
         sentence = (
             f"A {name} of 4 KiB takes {one['without_perf_us']:.0f} us, and with perf "
             f"{one['sum_us']:.0f} (medians of {one['requests']} requests):"
         )
         lines += [
-            "",
+            *([""] if lines else []),
             sentence,
             "",
             markdown_row([name, "us"]),
@@ -283,7 +280,7 @@ def main(arguments: list[str]) -> int:
     """Run, print the tables and keep them."""
     parser = command_line.parser(__doc__, gib=4)
     options = parser.parse_args(arguments)
-    console = Console() if sys.stdout.isatty() else Console(width=120)
+    console = command_line.console()
     options.dir.mkdir(parents=True, exist_ok=True)
     try:
         with tempfile.TemporaryDirectory(prefix="hand-offs.", dir=options.dir) as name:
@@ -296,14 +293,10 @@ def main(arguments: list[str]) -> int:
     except HarnessError as error:
         print(f"{NAME}: {error}", file=sys.stderr)
         return 2
-    document = {"format": 1, "benchmark": NAME, "circumstances": circumstances(), "found": found}
-    lines = ["# From hand to hand", ""]
-    lines += [f"- {name}: {value}" for name, value in circumstances().items()]
-    lines += lines_of(found)
-    console.print("\n".join(lines), highlight=False)
-    options.results.mkdir(parents=True, exist_ok=True)
-    (options.results / f"{NAME}.json").write_text(json.dumps(document, indent=1) + "\n")
-    (options.results / f"{NAME}.md").write_text("\n".join(lines) + "\n")
+    document = command_line.document(NAME, found=found)
+    page = command_line.page("From hand to hand", document, lines_of(found))
+    console.print(page, highlight=False)
+    command_line.keep(options.results, NAME, json=command_line.as_json(document), md=page)
     return 0
 
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import json
 import statistics
 import sys
 import tempfile
@@ -272,7 +271,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 def main(arguments: list[str]) -> int:
     """Run, print the table and keep the results."""
     options = parse(arguments)
-    console = Console() if sys.stdout.isatty() else Console(width=120)
+    console = command_line.console()
     options.dir.mkdir(parents=True, exist_ok=True)
     try:
         with tempfile.TemporaryDirectory(prefix="one-slow-replica.", dir=options.dir) as directory:
@@ -283,9 +282,9 @@ def main(arguments: list[str]) -> int:
     console.print(table(samples))
     for sentence in document["verdicts"]:
         console.print(sentence, highlight=False)
-    options.results.mkdir(parents=True, exist_ok=True)
-    (options.results / f"{NAME}.json").write_text(json.dumps(document, indent=1) + "\n")
-    (options.results / f"{NAME}.md").write_text(markdown(document, samples))
+    command_line.keep(
+        options.results, NAME, json=command_line.as_json(document), md=markdown(document, samples)
+    )
     return 0 if all(goal["is_met"] for goal in document["goals"]) else 1
 
 

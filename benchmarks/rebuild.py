@@ -16,7 +16,6 @@ Exit code 1 where a goal is missed.  Nothing else should run on the machine.
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import signal
 import socket
@@ -31,8 +30,6 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
-
-from rich.console import Console
 
 from benchmarks import command_line
 from benchmarks.goals import Goal
@@ -317,10 +314,10 @@ def main(arguments: list[str]) -> int:
         print(f"{NAME}: {error}", file=sys.stderr)
         return 2
     for sentence in document["verdicts"]:
-        Console(width=120).print(sentence, highlight=False)
-    options.results.mkdir(parents=True, exist_ok=True)
-    (options.results / f"{NAME}.json").write_text(json.dumps(document, indent=1) + "\n")
-    (options.results / f"{NAME}.md").write_text(markdown(document))
+        command_line.console().print(sentence, highlight=False)
+    command_line.keep(
+        options.results, NAME, json=command_line.as_json(document), md=markdown(document)
+    )
     return 0 if document["all_goals_met"] else 1
 
 

@@ -147,8 +147,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 def main(arguments: list[str]) -> int:
     """Run, print the table and keep the results."""
     options = parse(arguments)
-    # A pipe has no width of its own, and the default would break every cell of the table.
-    console = Console() if sys.stdout.isatty() else Console(width=140)
+    console = command_line.console(width=140)
     try:
         report = run(options, console)
     except HarnessError as error:
@@ -158,9 +157,7 @@ def main(arguments: list[str]) -> int:
     console.print(f"{len(report.missed)} goals are missed", highlight=False)
     made = report.circumstances
     name = f"{made['date'][:16].replace(':', '')}-{made['commit']}"
-    options.results.mkdir(parents=True, exist_ok=True)
-    (options.results / f"{name}.json").write_text(report.json())
-    (options.results / f"{name}.md").write_text(report.markdown())
+    command_line.keep(options.results, name, json=report.json(), md=report.markdown())
     console.print(f"kept as {name}.json and {name}.md in {options.results}", highlight=False)
     return 0
 

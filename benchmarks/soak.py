@@ -189,11 +189,14 @@ def markdown(report: dict[str, Any]) -> str:
 
 def keep(report: dict[str, Any], samples: list[Sample], results: Path) -> None:
     """Write JSON, page and picture."""
-    results.mkdir(parents=True, exist_ok=True)
-    (results / f"{NAME}.json").write_text(json.dumps(report, indent=None) + "\n")
-    (results / f"{NAME}.md").write_text(markdown(report))
     title = f"soak of {report['took_s'] / 60:.0f} minutes, seed {report['settings']['seed']}"
-    (results / f"{NAME}.svg").write_text(svg(samples, title))
+    command_line.keep(
+        results,
+        NAME,
+        json=json.dumps(report, indent=None) + "\n",
+        md=markdown(report),
+        svg=svg(samples, title),
+    )
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
