@@ -447,14 +447,17 @@ class Engine:
 
     def _broadcast(self, message: bytes) -> None:
         self.counters.batches += 1
-        first_seq = self._order.backlog.first_seq
-        overrun = False
+        backlog, taken_seq, is_any_away = self._order.backlog, self._order.sent_seq, False
         for member in self._roster.receivers:
             if member.append_stream is not None:
                 member.append_stream.send(message)
-                overrun |= member.applied_seq + 1 < first_seq
-        if overrun:
+                taken_seq = min(taken_seq, member.applied_seq)
+            else:
+                is_any_away = True
+        if taken_seq + 1 < backlog.first_seq:
             self._roster.drop_overrun()
+        if not is_any_away:
+            backlog.taken(taken_seq)
 
     def _ticked(self) -> None:
         """Once a second: end what has waited too long, and let laggards go."""

@@ -26,7 +26,8 @@ _SEED_MASK = 0xFFFFFFFF
 _UNMAP_ROW_BLOCKS_MAX = 1 << 20
 _BATCH_ROWS_BYTES_MAX = 4096 * ROW_BYTES
 """Discards have no data: their rows fill a batch by number, well below what a replica takes."""
-
+_TAKEN_PART = 4
+"""Of what may be kept so much, as a divisor, is kept of what everybody has taken."""
 
 OnChange = Callable[[int, int, int], None]
 """Told that blocks change: the first, how many, and the seq of the entry that changes them."""
@@ -64,9 +65,10 @@ class Backlog:
     """The last messages sent, so that a member that was away for a moment misses none.
 
     Of what a quorum holds so many bytes are kept: who lags behind the quorum by more has missed
-    some.  What no quorum holds is kept beside that, whatever its size: were all members lost for a
-    moment, nobody else could give it to them, and none would be in sync again.  The commands that
-    wait for it bound it.
+    some.  Of what everybody has taken a part of that is enough: it is there for a stream that
+    breaks.  What no quorum holds is kept beside that, whatever its size: were all members lost for
+    a moment, nobody else could give it to them, and none would be in sync again.  The commands
+    that wait for it bound it.
     """
 
     def __init__(self, bytes_max: int) -> None:
@@ -93,7 +95,12 @@ class Backlog:
         while self._unheld and self._unheld[0].last_seq <= completed_seq:
             self._held_bytes += len(self._unheld.popleft().message)
         while self._held_bytes > self._bytes_max:
-            self._held_bytes -= len(self._sent.popleft().message)
+            self._drop_oldest()
+
+    def taken(self, seq: int) -> None:
+        """Everybody is there and has taken the entries up to `seq`."""
+        while self._held_bytes > self._bytes_max // _TAKEN_PART and self._sent[0].last_seq <= seq:
+            self._drop_oldest()
 
     def after(self, seq: int) -> list[Sent] | None:
         """The messages behind `seq`, which must end one of them; None if they are not all kept."""
@@ -120,6 +127,9 @@ class Backlog:
             if sent.last_seq > seq:
                 return sent.sent_s
         return None
+
+    def _drop_oldest(self) -> None:
+        self._held_bytes -= len(self._sent.popleft().message)
 
 
 class Order:

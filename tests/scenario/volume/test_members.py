@@ -483,6 +483,32 @@ def test_member_that_has_not_taken_a_whole_backlog_is_let_go_at_once() -> None:
     play(scenario())
 
 
+def test_little_is_kept_of_what_everybody_has_and_all_that_may_be_while_one_is_away() -> None:
+    async def scenario() -> None:
+        cluster = Cluster(settings=EngineSettings(backlog_bytes_max=64 * KIB))
+        target = await cluster.serving_target()
+        await target.healthy()
+        order = target.engine._order
+
+        async def kept_after(writes: int) -> int:
+            for block in range(writes):
+                await write_blocks(target, block, 1, 1)
+                await asyncio.sleep(0.01)
+            return order.bytes_behind(order.backlog.first_seq - 1) // KIB
+
+        assert 16 <= await kept_after(32) < 32
+        cluster.replicas[1].stalled = True
+        assert 48 <= await kept_after(12) < 64, "one that lags is not let go for it"
+        cluster.replicas[1].stalled = False
+        await asyncio.sleep(1)
+        assert 16 <= await kept_after(2) < 32
+        cluster.replicas[1].kill()
+        assert 60 <= await kept_after(32) <= 72
+        assert target.status == control_pb2.VOLUME_STATUS_DEGRADED
+
+    play(scenario())
+
+
 def test_member_that_a_quorum_needs_is_waited_for_however_far_behind() -> None:
     async def scenario() -> None:
         settings = EngineSettings(backlog_bytes_max=64 * KIB, write_timeout_s=1000.0)

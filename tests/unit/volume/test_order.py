@@ -287,6 +287,23 @@ def test_backlog_keeps_what_no_quorum_holds_whatever_its_size() -> None:
     assert backlog.first_seq == 7
 
 
+def test_backlog_keeps_a_part_of_what_everybody_has_taken() -> None:
+    backlog = Backlog(bytes_max=100)
+    for seq in range(1, 6):
+        backlog.append(Sent(seq, seq, bytes(20), 0.0), seq - 1)
+    backlog.taken(2)
+    assert backlog.first_seq == 3
+    backlog.taken(5)
+    assert backlog.first_seq == 4, "of what no quorum holds nothing is dropped, nor counted"
+    backlog.append(Sent(6, 6, bytes(20), 0.0), 5)
+    assert backlog.first_seq == 4
+    backlog.taken(6)
+    assert backlog.first_seq == 5
+    missed = backlog.after(4)
+    assert missed is not None
+    assert [sent.first_seq for sent in missed] == [5, 6]
+
+
 def test_backlog_says_since_when_an_entry_waits(backlog: Backlog) -> None:
     assert backlog.sent_s(10) == 11.0
     assert backlog.sent_s(11) == 11.0
