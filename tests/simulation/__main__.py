@@ -6,6 +6,7 @@ the first broken one the trace is printed, and the shortest script that breaks t
 
 from __future__ import annotations
 
+import argparse
 import sys
 import time
 
@@ -17,10 +18,16 @@ TRACE_LINES = 60
 
 
 def main() -> int:
-    seeds = int(sys.argv[1]) if len(sys.argv) > 1 else 1000
-    first = int(sys.argv[2]) if len(sys.argv) > 2 else 1
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.simulation",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("seeds", type=_count, nargs="?", default=1000, help="how many (1000)")
+    parser.add_argument("first", type=_count, nargs="?", default=1, help="the first one (1)")
+    options = parser.parse_args()
     begun = time.monotonic()
-    summary = summary_of(range(first, first + seeds))
+    summary = summary_of(range(options.first, options.first + options.seeds))
     duration_s = time.monotonic() - begun
     _print_counts(summary)
     broken = sorted(summary.broken, key=lambda result: result.seed)
@@ -36,6 +43,12 @@ def main() -> int:
         f"{summary.seeds * 60 / duration_s:.0f} a minute"
     )
     return int(bool(broken or summary.missing))
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 on")
+    return int(text)
 
 
 def _print_counts(summary: Summary) -> None:
