@@ -11,6 +11,7 @@ from itertools import count
 from typing import Any
 from uuid import UUID
 
+from cstor_core.errors import CstorError
 from cstor_core.generated.cstor.v1 import replica_pb2, volume_pb2
 from cstor_core.units import BLOCK_BYTES, KIB, MIB
 from cstor_target.local_links import local_links
@@ -153,7 +154,10 @@ class Target:
         if self.engine is not None:
             await self.engine.close()
         if self._machine is not None and self._machine.host is not None:
-            await self._machine.host.close()
+            try:
+                await self._machine.host.close()
+            except CstorError as error:  # the daemon ends with it, and then all is as after a kill
+                self._happened("ended", {"reason": str(error)})
         self.kill()
 
     def close(self) -> None:
