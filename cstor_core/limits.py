@@ -7,6 +7,8 @@ from cstor_core.units import MIB
 REPLICAS_MAX = 9
 SIZE_BYTES_MIN = MIB
 SIZE_BYTES_MAX = 1 << 50
+REGISTRATIONS_MAX = 1000
+"""Of initiator ports with one volume."""
 SNAPSHOTS_MAX = 4096
 SNAPSHOT_NAME_BYTES_MAX = 255
 LEASE_S = 4.0

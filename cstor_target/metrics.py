@@ -38,6 +38,7 @@ VOLUME_COUNTERS = {
     "failed": "Commands that the volume could not carry out",
     "batches": "Messages of entries sent to all replicas",
     "merges": "Writes of parts of blocks that were merged with what was there",
+    "updates": "Commands that wrote what they made of what was there, or compared it",
     "read_retries": "Reads that were asked of another replica after one had failed",
     "reads_held": "Answers to reads that waited for the lease to be renewed",
     "reads_cached": "Reads that were answered out of the read cache",

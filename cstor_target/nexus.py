@@ -24,7 +24,18 @@ from cstor_target.iscsi.sessions import Session, SessionTable
 from cstor_target.iscsi.tasks import Task
 from cstor_target.residuals import data_out_bytes
 from cstor_target.scsi.completion import finish, finish_read
-from cstor_target.scsi.requests import Flush, Outcome, Read, Step, Unmap, Write
+from cstor_target.scsi.requests import (
+    Confirm,
+    Flush,
+    Outcome,
+    Read,
+    Reserve,
+    Step,
+    Unmap,
+    Update,
+    WithoutData,
+    Write,
+)
 from cstor_target.scsi.target_device import TargetDevice
 from cstor_target.volume.backing import Buffer, Failure, Volume
 
@@ -137,7 +148,8 @@ class Nexus:
             return
         match step:
             case Write():
-                volume.write(step.offset, step.data, step.durable, partial(self._done, task, step))
+                done = partial(self._done, task, step)
+                volume.write(step.offset, step.data, step.durable, done, step.is_atomic)
             case Read():
                 self._read(volume, task, step)
             case Outcome():
@@ -146,8 +158,15 @@ class Nexus:
                 volume.unmap(step.extents, step.durable, partial(self._done, task, step))
             case Flush():
                 volume.flush(partial(self._done, task, step))
+            case Update():
+                done = partial(self._done, task, step)
+                volume.update(step.offset, step.length, step.change, step.durable, done)
+            case Reserve():
+                volume.reserve(step.change, partial(self._done, task, step))
+            case Confirm():
+                volume.confirm(partial(self._done, task, step))
 
-    def _done(self, task: Task, request: Write | Unmap | Flush, failure: Failure | None) -> None:
+    def _done(self, task: Task, request: WithoutData, failure: Failure | None) -> None:
         if failure is None and request.finish is None:
             self._connection.complete(task, 0)
             return
@@ -182,7 +201,10 @@ class Nexus:
         volume.kick()
 
     def _go_on(self, task: Task, step: Step) -> None:
-        """A later step of a command, outside of any burst."""
+        """A later step of a command, outside of any burst; none of one that was aborted."""
+        if task.aborted:
+            self._connection.complete(task, 0)
+            return
         self._carry_out(task, step)
         if self._volume is not None and type(step) is not Outcome:
             self._volume.kick()

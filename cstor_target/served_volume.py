@@ -16,6 +16,7 @@ from cstor_core.properties import has_write_cache
 from cstor_target.iscsi.sessions import SessionTable
 from cstor_target.scsi.geometry import Geometry
 from cstor_target.scsi.identity import Identity
+from cstor_target.scsi.reservations import Reservations
 from cstor_target.scsi.target_device import TargetDevice
 from cstor_target.settings import is_uuid
 from cstor_target.volume.backing import Volume
@@ -219,6 +220,8 @@ class ServedVolume:
 
         if self.engine.loss_possible:
             device.doubted(self.engine.loss_told)
+        device.unit.keep(Reservations.of(operations.reservations))
+        device.unit.on_preempted = self.sessions.abort_tasks
         operations.on_properties = properties_set
         operations.on_resized = device.capacity_changed
         operations.on_reverted = device.contents_changed

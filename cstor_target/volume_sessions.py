@@ -74,6 +74,12 @@ class VolumeSessions:
         for session in self._all():
             self._table.drop(session)
 
+    def abort_tasks(self, initiator_port: str) -> None:
+        """Drop the answers of all tasks of one initiator port (SPC-4, 5.9.11.5)."""
+        for session in self._all():
+            if session.nexus == initiator_port and session.connection is not None:
+                session.connection.abort_tasks(None)
+
     def _all(self) -> list[Session]:
         return self._table.of_target(self._names()[1])
 

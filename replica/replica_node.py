@@ -265,6 +265,7 @@ class ReplicaNode:
             loss_possible=store.loss_possible,
             operations_seq=store.operations_seq,
             properties=store.properties,
+            reservations=store.reservations,
             deleted=store.deleted,
             reverted=store.is_reverted,
             learner=store.learner,

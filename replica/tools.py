@@ -179,6 +179,9 @@ def _replica_document(look: ReplicaLook) -> dict[str, Any]:
             "properties": MessageToDict(
                 standing.operations.properties, preserving_proto_field_name=True
             ),
+            "reservations": MessageToDict(
+                standing.operations.reservations, preserving_proto_field_name=True
+            ),
             "deleted": standing.operations.deleted,
             "snapshots": _snapshot_documents(look),
             "current_size_bytes": standing.operations.size_bytes,
@@ -295,6 +298,10 @@ def _lines(look: ReplicaLook) -> Iterator[str]:
         yield "  deleted        the volume has been deleted: a target destroys what is left of it"
     for field, value in standing.operations.properties.ListFields():
         yield f"  set            {field.name.replace('_', '-')} {'on' if value else 'off'}"
+    registered = len(standing.operations.reservations.registrations)
+    if registered:
+        word = "reserved" if standing.operations.reservations.type else "not reserved"
+        yield f"  reservations   {word}, {registered} registered"
     for snapshot in standing.operations.snapshots.values():
         created = datetime.fromtimestamp(snapshot.created_unix_s, UTC)
         yield f"  snapshot       {snapshot.name} at {snapshot.seq}, {created:%Y-%m-%d %H:%M:%S} UTC"

@@ -165,6 +165,46 @@ SYNCHRONIZE_CACHE_16 = _block_16(
 PRE_FETCH_10 = _block_10("PRE-FETCH (10)", 0x34, *_PRE_FETCH, length="prefetch_length")
 PRE_FETCH_16 = _block_16("PRE-FETCH (16)", 0x90, *_PRE_FETCH, length="prefetch_length")
 
+ORWRITE_16 = _block_16(
+    "ORWRITE (16)",
+    0x8B,
+    zero("orprotect", 3),
+    used("dpo", 1),
+    used("fua", 1),
+    reserved(1),
+    ignored("obsolete", 2),
+)
+COMPARE_AND_WRITE = Cdb(
+    "COMPARE AND WRITE",
+    0x89,
+    zero("wrprotect", 3),
+    used("dpo", 1),
+    used("fua", 1),
+    reserved(1),
+    ignored("obsolete", 2),
+    used("logical_block_address", 64),
+    reserved(24),
+    used("number_of_logical_blocks", 8),
+    reserved(3),
+    _GROUP_NUMBER,
+    CONTROL,
+)
+# There are no atomic boundaries: a write is atomic as a whole or not at all.
+WRITE_ATOMIC_16 = Cdb(
+    "WRITE ATOMIC (16)",
+    0x9C,
+    zero("wrprotect", 3),
+    used("dpo", 1),
+    used("fua", 1),
+    reserved(3),
+    used("logical_block_address", 64),
+    zero("atomic_boundary", 16),
+    used("transfer_length", 16),
+    reserved(3),
+    _GROUP_NUMBER,
+    CONTROL,
+)
+
 UNMAP = Cdb(
     "UNMAP",
     0x42,
@@ -345,6 +385,85 @@ REPORT_SUPPORTED_TASK_MANAGEMENT_FUNCTIONS = Cdb(
     CONTROL,
 )
 
+
+def _persistent_reserve_in(name: str, action: int) -> Cdb:
+    return Cdb(
+        f"PERSISTENT RESERVE IN, {name}",
+        0x5E,
+        reserved(3),
+        service_action(action),
+        reserved(40),
+        used("allocation_length", 16),
+        CONTROL,
+    )
+
+
+def _persistent_reserve_out(name: str, action: int, *, has_type: bool = True) -> Cdb:
+    look = used if has_type else ignored
+    return Cdb(
+        f"PERSISTENT RESERVE OUT, {name}",
+        0x5F,
+        reserved(3),
+        service_action(action),
+        look("scope", 4),
+        look("type", 4),
+        reserved(16),
+        used("parameter_list_length", 32),
+        CONTROL,
+    )
+
+
+READ_KEYS = _persistent_reserve_in("READ KEYS", 0x00)
+READ_RESERVATION = _persistent_reserve_in("READ RESERVATION", 0x01)
+REPORT_CAPABILITIES = _persistent_reserve_in("REPORT CAPABILITIES", 0x02)
+READ_FULL_STATUS = _persistent_reserve_in("READ FULL STATUS", 0x03)
+REGISTER = _persistent_reserve_out("REGISTER", 0x00, has_type=False)
+RESERVE = _persistent_reserve_out("RESERVE", 0x01)
+RELEASE = _persistent_reserve_out("RELEASE", 0x02)
+CLEAR = _persistent_reserve_out("CLEAR", 0x03, has_type=False)
+PREEMPT = _persistent_reserve_out("PREEMPT", 0x04)
+PREEMPT_AND_ABORT = _persistent_reserve_out("PREEMPT AND ABORT", 0x05)
+REGISTER_AND_IGNORE_EXISTING_KEY = _persistent_reserve_out(
+    "REGISTER AND IGNORE EXISTING KEY", 0x06, has_type=False
+)
+REGISTER_AND_MOVE = _persistent_reserve_out("REGISTER AND MOVE", 0x07, has_type=False)
+
+# Reservations of the logical unit alone: third parties and extents are not supported (SPC-2).
+RESERVE_6 = Cdb(
+    "RESERVE (6)",
+    0x16,
+    ignored("obsolete", 3),
+    zero("obsolete_third_party", 5),
+    ignored("obsolete_id", 24),
+    CONTROL,
+)
+RELEASE_6 = Cdb(
+    "RELEASE (6)",
+    0x17,
+    ignored("obsolete", 3),
+    zero("obsolete_third_party", 5),
+    ignored("obsolete_id", 24),
+    CONTROL,
+)
+RESERVE_10 = Cdb(
+    "RESERVE (10)",
+    0x56,
+    reserved(3),
+    zero("obsolete_third_party", 5),
+    ignored("obsolete_id", 40),
+    used("parameter_list_length", 16),
+    CONTROL,
+)
+RELEASE_10 = Cdb(
+    "RELEASE (10)",
+    0x57,
+    reserved(3),
+    zero("obsolete_third_party", 5),
+    ignored("obsolete_id", 40),
+    used("parameter_list_length", 16),
+    CONTROL,
+)
+
 # Byte 1, logical block address, length in blocks, control: the same four values for each length of
 # CDB, so that what decodes a command need not know which one it is.
 UNPACK_BLOCK_10 = struct.Struct(">xBIxHB").unpack_from
@@ -352,6 +471,9 @@ UNPACK_BLOCK_12 = struct.Struct(">xBIIxB").unpack_from
 UNPACK_BLOCK_16 = struct.Struct(">xBQIxB").unpack_from
 # Three reserved bits and 21 bits of address after the operation code, length, control.
 UNPACK_BLOCK_6 = struct.Struct(">IBB").unpack_from
+UNPACK_COMPARE_AND_WRITE = struct.Struct(">xBQ3xBxB").unpack_from
+# The atomic boundary stands between the address and the length.
+UNPACK_WRITE_ATOMIC = struct.Struct(">xBQHHxB").unpack_from
 UNPACK_UNMAP = struct.Struct(">7xHB").unpack_from
 
 LOGICAL_BLOCK_ADDRESS_6_MASK = 0x1F_FFFF

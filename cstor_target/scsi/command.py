@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from cstor_target.scsi.cdb_layout import Cdb
 from cstor_target.scsi.requests import Step
+from cstor_target.scsi.reservations import Access
 from cstor_target.volume.backing import Buffer
 
 if TYPE_CHECKING:
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
 # Called with the logical unit, the I_T nexus, the CDB and the Data-Out Buffer; gives the first step
 # or raises ScsiError.
 Handler = Callable[["LogicalUnit", Hashable, Buffer, Sequence[Buffer]], Step]
+
+
+AccessOf = Access | Callable[[Buffer], Access]
+"""What a command is to reservations, or what says that of its CDB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +46,13 @@ MEDIUM_IN_PIECES = Timeouts(60, 180)
 class Command:
     """One command: its CDB, what carries it out, and how long it may take.
 
-    With `checks_cdb` the handler looks for bits that must be zero itself (the hot path does);
-    otherwise that is done before it is called.
+    `access` says what it is to somebody else's reservation.  With `checks_cdb` the handler looks
+    for bits that must be zero itself (the hot path does); otherwise that is done before it is
+    called.
     """
 
     layout: Cdb
     handler: Handler
     timeouts: Timeouts
+    access: AccessOf
     checks_cdb: bool = False

@@ -17,6 +17,8 @@ from cstor_target.scsi import (
     provisioning,
     read_write,
     reports,
+    reservation_commands,
+    updates,
     verify,
 )
 from cstor_target.scsi.cdb_layout import Cdb
@@ -24,10 +26,12 @@ from cstor_target.scsi.command import (
     AT_ONCE,
     MEDIUM,
     MEDIUM_IN_PIECES,
+    AccessOf,
     Command,
     Handler,
 )
 from cstor_target.scsi.requests import Step
+from cstor_target.scsi.reservations import Access
 from cstor_target.scsi.sense import FieldPointer, ScsiError, Sense
 from cstor_target.volume.backing import Buffer
 
@@ -35,55 +39,98 @@ if TYPE_CHECKING:
     from cstor_target.scsi.logical_unit import LogicalUnit
 
 _SERVICE_ACTION_MASK = 0x1F
+ANY, READ, WRITE = Access.ANY, Access.READ, Access.WRITE
 
 COMMANDS: tuple[Command, ...] = (
-    Command(layouts.TEST_UNIT_READY, device_commands.test_unit_ready, AT_ONCE),
-    Command(layouts.REQUEST_SENSE, device_commands.request_sense, AT_ONCE),
-    Command(layouts.READ_6, read_write.read_6, MEDIUM, checks_cdb=True),
-    Command(layouts.WRITE_6, read_write.write_6, MEDIUM, checks_cdb=True),
-    Command(layouts.INQUIRY, inquiry.inquiry, AT_ONCE),
-    Command(layouts.MODE_SELECT_6, mode_commands.mode_select_6, AT_ONCE),
-    Command(layouts.MODE_SENSE_6, mode_commands.mode_sense_6, AT_ONCE),
-    Command(layouts.START_STOP_UNIT, device_commands.start_stop_unit, MEDIUM),
+    Command(layouts.TEST_UNIT_READY, device_commands.test_unit_ready, AT_ONCE, ANY),
+    Command(layouts.REQUEST_SENSE, device_commands.request_sense, AT_ONCE, ANY),
+    Command(layouts.READ_6, read_write.read_6, MEDIUM, READ, checks_cdb=True),
+    Command(layouts.WRITE_6, read_write.write_6, MEDIUM, WRITE, checks_cdb=True),
+    Command(layouts.INQUIRY, inquiry.inquiry, AT_ONCE, ANY),
+    Command(layouts.MODE_SELECT_6, mode_commands.mode_select_6, AT_ONCE, WRITE),
+    Command(layouts.RESERVE_6, reservation_commands.reserve, AT_ONCE, ANY),
+    Command(layouts.RELEASE_6, reservation_commands.release, AT_ONCE, ANY),
+    Command(layouts.MODE_SENSE_6, mode_commands.mode_sense_6, AT_ONCE, READ),
     Command(
-        layouts.PREVENT_ALLOW_MEDIUM_REMOVAL, device_commands.prevent_allow_medium_removal, AT_ONCE
+        layouts.START_STOP_UNIT,
+        device_commands.start_stop_unit,
+        MEDIUM,
+        device_commands.access_of_start_stop,
     ),
-    Command(layouts.READ_CAPACITY_10, device_commands.read_capacity_10, AT_ONCE),
-    Command(layouts.READ_10, read_write.read_10, MEDIUM, checks_cdb=True),
-    Command(layouts.WRITE_10, read_write.write_10, MEDIUM, checks_cdb=True),
-    Command(layouts.WRITE_AND_VERIFY_10, verify.write_and_verify_10, MEDIUM_IN_PIECES),
-    Command(layouts.VERIFY_10, verify.verify_10, MEDIUM_IN_PIECES),
-    Command(layouts.PRE_FETCH_10, device_commands.pre_fetch_10, AT_ONCE),
-    Command(layouts.SYNCHRONIZE_CACHE_10, device_commands.synchronize_cache_10, MEDIUM),
-    Command(layouts.WRITE_SAME_10, provisioning.write_same_10, MEDIUM_IN_PIECES),
-    Command(layouts.UNMAP, provisioning.unmap, MEDIUM),
-    Command(layouts.MODE_SELECT_10, mode_commands.mode_select_10, AT_ONCE),
-    Command(layouts.MODE_SENSE_10, mode_commands.mode_sense_10, AT_ONCE),
-    Command(layouts.READ_16, read_write.read_16, MEDIUM, checks_cdb=True),
-    Command(layouts.WRITE_16, read_write.write_16, MEDIUM, checks_cdb=True),
-    Command(layouts.WRITE_AND_VERIFY_16, verify.write_and_verify_16, MEDIUM_IN_PIECES),
-    Command(layouts.VERIFY_16, verify.verify_16, MEDIUM_IN_PIECES),
-    Command(layouts.PRE_FETCH_16, device_commands.pre_fetch_16, AT_ONCE),
-    Command(layouts.SYNCHRONIZE_CACHE_16, device_commands.synchronize_cache_16, MEDIUM),
-    Command(layouts.WRITE_SAME_16, provisioning.write_same_16, MEDIUM_IN_PIECES),
-    Command(layouts.READ_CAPACITY_16, device_commands.read_capacity_16, AT_ONCE),
-    Command(layouts.GET_LBA_STATUS, device_commands.get_lba_status, AT_ONCE),
-    Command(layouts.REPORT_LUNS, reports.report_luns, AT_ONCE),
-    Command(layouts.REPORT_TARGET_PORT_GROUPS, reports.report_target_port_groups, AT_ONCE),
+    Command(
+        layouts.PREVENT_ALLOW_MEDIUM_REMOVAL,
+        device_commands.prevent_allow_medium_removal,
+        AT_ONCE,
+        device_commands.access_of_prevent_allow,
+    ),
+    Command(layouts.READ_CAPACITY_10, device_commands.read_capacity_10, AT_ONCE, ANY),
+    Command(layouts.READ_10, read_write.read_10, MEDIUM, READ, checks_cdb=True),
+    Command(layouts.WRITE_10, read_write.write_10, MEDIUM, WRITE, checks_cdb=True),
+    Command(layouts.WRITE_AND_VERIFY_10, verify.write_and_verify_10, MEDIUM_IN_PIECES, WRITE),
+    Command(layouts.VERIFY_10, verify.verify_10, MEDIUM_IN_PIECES, READ),
+    Command(layouts.PRE_FETCH_10, device_commands.pre_fetch_10, AT_ONCE, READ),
+    Command(layouts.SYNCHRONIZE_CACHE_10, device_commands.synchronize_cache_10, MEDIUM, WRITE),
+    Command(layouts.WRITE_SAME_10, provisioning.write_same_10, MEDIUM_IN_PIECES, WRITE),
+    Command(layouts.UNMAP, provisioning.unmap, MEDIUM, WRITE),
+    Command(layouts.MODE_SELECT_10, mode_commands.mode_select_10, AT_ONCE, WRITE),
+    Command(layouts.RESERVE_10, reservation_commands.reserve, AT_ONCE, ANY),
+    Command(layouts.RELEASE_10, reservation_commands.release, AT_ONCE, ANY),
+    Command(layouts.MODE_SENSE_10, mode_commands.mode_sense_10, AT_ONCE, READ),
+    *(
+        Command(layout, handler, AT_ONCE, ANY)
+        for layout, handler in (
+            (layouts.READ_KEYS, reservation_commands.read_keys),
+            (layouts.READ_RESERVATION, reservation_commands.read_reservation),
+            (layouts.REPORT_CAPABILITIES, reservation_commands.report_capabilities),
+            (layouts.READ_FULL_STATUS, reservation_commands.read_full_status),
+        )
+    ),
+    *(
+        Command(layout, handler, MEDIUM, ANY)
+        for layout, handler in (
+            (layouts.REGISTER, reservation_commands.register),
+            (layouts.RESERVE, reservation_commands.persistent_reserve),
+            (layouts.RELEASE, reservation_commands.persistent_release),
+            (layouts.CLEAR, reservation_commands.clear),
+            (layouts.PREEMPT, reservation_commands.preempt),
+            (layouts.PREEMPT_AND_ABORT, reservation_commands.preempt_and_abort),
+            (
+                layouts.REGISTER_AND_IGNORE_EXISTING_KEY,
+                reservation_commands.register_and_ignore_existing_key,
+            ),
+            (layouts.REGISTER_AND_MOVE, reservation_commands.register_and_move),
+        )
+    ),
+    Command(layouts.READ_16, read_write.read_16, MEDIUM, READ, checks_cdb=True),
+    Command(layouts.COMPARE_AND_WRITE, updates.compare_and_write, MEDIUM, WRITE),
+    Command(layouts.WRITE_16, read_write.write_16, MEDIUM, WRITE, checks_cdb=True),
+    Command(layouts.ORWRITE_16, updates.orwrite_16, MEDIUM, WRITE),
+    Command(layouts.WRITE_AND_VERIFY_16, verify.write_and_verify_16, MEDIUM_IN_PIECES, WRITE),
+    Command(layouts.VERIFY_16, verify.verify_16, MEDIUM_IN_PIECES, READ),
+    Command(layouts.PRE_FETCH_16, device_commands.pre_fetch_16, AT_ONCE, READ),
+    Command(layouts.SYNCHRONIZE_CACHE_16, device_commands.synchronize_cache_16, MEDIUM, WRITE),
+    Command(layouts.WRITE_SAME_16, provisioning.write_same_16, MEDIUM_IN_PIECES, WRITE),
+    Command(layouts.WRITE_ATOMIC_16, updates.write_atomic_16, MEDIUM, WRITE),
+    Command(layouts.READ_CAPACITY_16, device_commands.read_capacity_16, AT_ONCE, ANY),
+    Command(layouts.GET_LBA_STATUS, device_commands.get_lba_status, AT_ONCE, READ),
+    Command(layouts.REPORT_LUNS, reports.report_luns, AT_ONCE, ANY),
+    Command(layouts.REPORT_TARGET_PORT_GROUPS, reports.report_target_port_groups, AT_ONCE, ANY),
     Command(
         layouts.REPORT_SUPPORTED_OPERATION_CODES,
         reports.report_supported_operation_codes,
         AT_ONCE,
+        READ,
     ),
     Command(
         layouts.REPORT_SUPPORTED_TASK_MANAGEMENT_FUNCTIONS,
         reports.report_supported_task_management_functions,
         AT_ONCE,
+        READ,
     ),
-    Command(layouts.READ_12, read_write.read_12, MEDIUM, checks_cdb=True),
-    Command(layouts.WRITE_12, read_write.write_12, MEDIUM, checks_cdb=True),
-    Command(layouts.WRITE_AND_VERIFY_12, verify.write_and_verify_12, MEDIUM_IN_PIECES),
-    Command(layouts.VERIFY_12, verify.verify_12, MEDIUM_IN_PIECES),
+    Command(layouts.READ_12, read_write.read_12, MEDIUM, READ, checks_cdb=True),
+    Command(layouts.WRITE_12, read_write.write_12, MEDIUM, WRITE, checks_cdb=True),
+    Command(layouts.WRITE_AND_VERIFY_12, verify.write_and_verify_12, MEDIUM_IN_PIECES, WRITE),
+    Command(layouts.VERIFY_12, verify.verify_12, MEDIUM_IN_PIECES, READ),
 )
 
 
@@ -130,4 +177,23 @@ def _unsupported(
     raise ScsiError(Sense.INVALID_COMMAND_OPERATION_CODE, field=FieldPointer(True, 0, 7))
 
 
+def access_table(commands: Sequence[Command]) -> dict[tuple[int, int], AccessOf]:
+    """What each command is to reservations, by operation code and service action, or 0."""
+    return {
+        (one.layout.operation_code, one.layout.service_action or 0): one.access for one in commands
+    }
+
+
+def access_of(cdb: Buffer) -> Access:
+    """What a command is to somebody else's reservation; one that is refused anyhow is none."""
+    operation_code = cdb[0]
+    action = cdb[1] & _SERVICE_ACTION_MASK if operation_code in _WITH_ACTIONS else 0
+    access = _ACCESS.get((operation_code, action), Access.ANY)
+    return access if isinstance(access, Access) else access(cdb)
+
+
 DISPATCH = dispatch_table(COMMANDS)
+_ACCESS = access_table(COMMANDS)
+_WITH_ACTIONS = frozenset(
+    one.layout.operation_code for one in COMMANDS if one.layout.service_action is not None
+)

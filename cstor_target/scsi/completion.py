@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cstor_target.scsi.requests import Flush, Outcome, Read, Status, Step, Unmap, Write
+from cstor_target.scsi.requests import Outcome, Read, Status, Step, WithoutData
 from cstor_target.scsi.sense import Sense, check_condition
 from cstor_target.volume.backing import Buffer, Failure
 
@@ -22,8 +22,8 @@ def finish_read(request: Read, failure: Failure | None, data: Sequence[Buffer]) 
     return failed_read(failure)
 
 
-def finish(request: Write | Unmap | Flush, failure: Failure | None) -> Step:
-    """The step after a `Write`, an `Unmap` or a `Flush`."""
+def finish(request: WithoutData, failure: Failure | None) -> Step:
+    """The step after any request but a `Read`."""
     if request.finish is not None:
         return request.finish(failure)
     if failure is None:

@@ -18,6 +18,7 @@ from cstor_target.scsi.cdb import UNPACK_BLOCK_10, UNPACK_BLOCK_16
 from cstor_target.scsi.command import Handler
 from cstor_target.scsi.read_write import Decoder, check_range
 from cstor_target.scsi.requests import Flush, Outcome, Status, Step
+from cstor_target.scsi.reservations import Access
 from cstor_target.scsi.sense import ScsiError, Sense, descriptor_format, fixed_format
 from cstor_target.volume.backing import Buffer
 
@@ -96,6 +97,19 @@ def start_stop_unit(
         if not fields.start and not fields.no_flush:
             return Flush()
     return Outcome(Status.GOOD)
+
+
+def access_of_start_stop(cdb: Buffer) -> Access:
+    """A start is none to reservations; a stop and a power condition are (SBC-3, table 13)."""
+    fields = layouts.START_STOP_UNIT.parse(cdb)
+    is_start = fields.start and fields.power_condition == PowerCondition.START_VALID
+    return Access.ANY if is_start else Access.WRITE
+
+
+def access_of_prevent_allow(cdb: Buffer) -> Access:
+    """Whoever allows the removal disturbs nobody (SBC-3, table 13)."""
+    prevents = layouts.PREVENT_ALLOW_MEDIUM_REMOVAL.parse(cdb).prevent
+    return Access.WRITE if prevents else Access.ANY
 
 
 def prevent_allow_medium_removal(

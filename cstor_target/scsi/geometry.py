@@ -18,6 +18,9 @@ TRANSFER_BYTES_OPTIMAL = 1 * MIB
 UNMAP_BYTES_MAX = 512 * MIB
 UNMAP_DESCRIPTORS_MAX = 256
 WRITE_SAME_BYTES_MAX = 16 * MIB
+ATOMIC_BYTES_MAX = 1 * MIB
+COMPARE_AND_WRITE_BLOCKS_MAX = 255
+"""Its CDB has no room for more."""
 # What one step of a command of several steps asks of the volume.
 PIECE_BYTES = 1 * MIB
 

@@ -7,13 +7,19 @@ called it.  Between commands it holds nothing of them.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 
 from cstor_target.scsi import geometry as limits
 from cstor_target.scsi.cdb import (
+    COMPARE_AND_WRITE,
     INQUIRY,
+    ORWRITE_16,
+    RELEASE_6,
+    RELEASE_10,
     REPORT_LUNS,
     REQUEST_SENSE,
+    RESERVE_6,
+    RESERVE_10,
     UNMAP,
     WRITE_6,
     WRITE_10,
@@ -22,15 +28,23 @@ from cstor_target.scsi.cdb import (
     WRITE_AND_VERIFY_10,
     WRITE_AND_VERIFY_12,
     WRITE_AND_VERIFY_16,
+    WRITE_ATOMIC_16,
     WRITE_SAME_10,
     WRITE_SAME_16,
 )
 from cstor_target.scsi.command import Command
-from cstor_target.scsi.commands import COMMANDS, DISPATCH
+from cstor_target.scsi.commands import COMMANDS, DISPATCH, access_of
+from cstor_target.scsi.completion import failed_write
 from cstor_target.scsi.doubt import Doubt
 from cstor_target.scsi.geometry import Geometry
 from cstor_target.scsi.identity import Identity
-from cstor_target.scsi.requests import Step
+from cstor_target.scsi.requests import Confirm, Outcome, Status, Step
+from cstor_target.scsi.reservations import (
+    Change,
+    Registrant,
+    ReservationConflictError,
+    Reservations,
+)
 from cstor_target.scsi.sense import ScsiError, Sense, check_condition
 from cstor_target.scsi.unit_attention import UnitAttentions
 from cstor_target.volume.backing import Buffer
@@ -40,11 +54,17 @@ from cstor_target.volume.backing import Buffer
 _DESPITE_UNIT_ATTENTION = frozenset(
     layout.operation_code for layout in (INQUIRY, REPORT_LUNS, REQUEST_SENSE)
 )
+# SPC-2, table 9; RESERVE and RELEASE see for themselves.
+_DESPITE_RESERVE = _DESPITE_UNIT_ATTENTION | frozenset(
+    layout.operation_code for layout in (RESERVE_6, RELEASE_6, RESERVE_10, RELEASE_10)
+)
+_CONFLICT = Outcome(Status.RESERVATION_CONFLICT)
 _WRITING = frozenset(
     layout.operation_code
     for layout in (
         *(WRITE_6, WRITE_10, WRITE_12, WRITE_16, WRITE_SAME_10, WRITE_SAME_16, UNMAP),
         *(WRITE_AND_VERIFY_10, WRITE_AND_VERIFY_12, WRITE_AND_VERIFY_16),
+        *(ORWRITE_16, COMPARE_AND_WRITE, WRITE_ATOMIC_16),
     )
 )
 
@@ -55,6 +75,9 @@ class LogicalUnit:
     """
 
     __slots__ = (
+        "_is_reserved",
+        "_reserved_by",
+        "atomic_blocks_max",
         "attentions",
         "block_bytes",
         "block_count",
@@ -62,7 +85,10 @@ class LogicalUnit:
         "doubt",
         "geometry",
         "identity",
+        "on_preempted",
+        "physical_blocks",
         "read_only",
+        "reservations",
         "transfer_blocks_max",
         "unmap_blocks_max",
         "write_cache",
@@ -86,11 +112,19 @@ class LogicalUnit:
         self.attentions = UnitAttentions()
         self.doubt: Doubt | None = None
         """Set before any nexus is there, where writes of before may be gone."""
+        self.reservations = Reservations()
+        """Of all that has its place in the order."""
+        self._reserved_by: Hashable | None = None
+        self._is_reserved = False
+        self.on_preempted: Callable[[str], None] = lambda initiator_port: None
+        """Told whose commands are to end without an answer."""
         self.block_bytes = geometry.logical_block_bytes
         self.block_shift = geometry.block_shift
         self.block_count = geometry.blocks(geometry.size_bytes())
         self.transfer_blocks_max = geometry.blocks(limits.TRANSFER_BYTES_MAX)
         self.unmap_blocks_max = geometry.blocks(limits.UNMAP_BYTES_MAX)
+        self.physical_blocks = geometry.blocks(geometry.physical_block_bytes)
+        self.atomic_blocks_max = geometry.blocks(limits.ATOMIC_BYTES_MAX)
         self.write_same_blocks_max = geometry.blocks(limits.WRITE_SAME_BYTES_MAX)
 
     def start(
@@ -106,12 +140,61 @@ class LogicalUnit:
             condition = self.attentions.take(nexus)
             if condition is not None:
                 return check_condition(condition)
+        if self._is_reserved:
+            step = self._conflict(nexus, cdb)
+            if step is not None:
+                return step
         if self.read_only and operation_code in _WRITING:
             return check_condition(Sense.WRITE_PROTECTED)
         try:
             return DISPATCH[operation_code](self, nexus, cdb, data_out)
-        except ScsiError as error:
+        except (ScsiError, ReservationConflictError) as error:
             return error.outcome()
+
+    def _conflict(self, nexus: Hashable, cdb: Buffer) -> Step | None:
+        """The end of a command that somebody else's reservation forbids."""
+        if self._reserved_by not in (None, nexus):
+            return None if cdb[0] in _DESPITE_RESERVE else _CONFLICT
+        if self.reservations.conflicts(self.registrant(nexus), access_of(cdb)):
+            # What this target knows may be out of date where another one serves the volume.
+            return Confirm(lambda failure: failed_write(failure) if failure else _CONFLICT)
+        return None
+
+    @property
+    def target_ports(self) -> tuple[int, ...]:
+        """The relative identifiers of all ports that the unit is reached through."""
+        return (self.identity.relative_target_port,)
+
+    def registrant(self, nexus: Hashable) -> Registrant:
+        """A nexus as reservations know it."""
+        return Registrant(str(nexus), self.identity.relative_target_port)
+
+    @property
+    def reserved_by(self) -> Hashable | None:
+        """Who has the unit by RESERVE (6) or (10)."""
+        return self._reserved_by
+
+    @reserved_by.setter
+    def reserved_by(self, nexus: Hashable | None) -> None:
+        self._reserved_by = nexus
+        self._look_at_reservations()
+
+    def keep(self, reservations: Reservations) -> None:
+        """These are there when the volume opens."""
+        self.reservations = reservations
+        self._look_at_reservations()
+
+    def reservations_changed(self, change: Change) -> None:
+        """The reservations are others now: whom that concerns is told."""
+        self._look_at_reservations()
+        for registrant, sense in change.attentions:
+            if registrant.target_port == self.identity.relative_target_port:
+                self.attentions.tell(registrant.initiator_port, sense)
+        for registrant in change.aborted:
+            self.on_preempted(registrant.initiator_port)
+
+    def _look_at_reservations(self) -> None:
+        self._is_reserved = self._reserved_by is not None or self.reservations.reserved is not None
 
     def nexus_established(self, nexus: Hashable) -> None:
         """An initiator has logged in; the first command that can fail tells it of a reset."""
@@ -124,12 +207,15 @@ class LogicalUnit:
     def nexus_lost(self, nexus: Hashable) -> None:
         """The session of an initiator has ended."""
         self.attentions.nexus_lost(nexus)
+        if self._reserved_by == nexus:
+            self.reserved_by = None
         if self.doubt is not None:
             self.doubt.nexus_lost(nexus)
 
     def reset(self) -> None:
         """LOGICAL UNIT RESET or a reset of the target; aborting the tasks is the caller's part."""
         self.attentions.reset()
+        self.reserved_by = None
 
     def task_set_cleared(self, nexus: Hashable) -> None:
         """CLEAR TASK SET of `nexus`: the others are told why their commands never ended."""

@@ -1,9 +1,9 @@
 """What a logical unit answers a CDB with: an outcome at once, or a request to the volume.
 
 `LogicalUnit.start(cdb, data_out, nexus)` returns one of these.  An `Outcome` is the answer.  A
-request (`Read`, `Write`, `Unmap`, `Flush`) is carried out by the volume, and its result goes back
-through `finish`, which gives the next step: an `Outcome`, or for commands of several steps
-(VERIFY with BYTCHK, WRITE SAME in pieces) one more request.
+request (`Read`, `Write`, `Update`, `Unmap`, `Flush`, `Reserve`, `Confirm`) is carried out by the
+volume, and its result goes back through `finish`, which gives the next step: an `Outcome`, or for
+commands of several steps (VERIFY with BYTCHK, WRITE SAME in pieces) one more request.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 
-from cstor_target.volume.backing import Buffer, Failure
+from cstor_target.volume.backing import Buffer, Change, ChangeReservations, Failure
 
 
 class Status(IntEnum):
@@ -53,6 +53,22 @@ class Write:
     data: Sequence[Buffer]
     durable: bool
     finish: Callable[[Failure | None], Step] | None = None
+    is_atomic: bool = False
+    """It is there as a whole or not at all."""
+
+
+@dataclass(slots=True)
+class Update:
+    """Write what `change` makes of `length` bytes from byte `offset` on, atomically.
+
+    Nothing is written where `change` gives None.
+    """
+
+    offset: int
+    length: int
+    change: Change
+    durable: bool
+    finish: Callable[[Failure | None], Step] | None = None
 
 
 @dataclass(slots=True)
@@ -71,5 +87,24 @@ class Flush:
     finish: Callable[[Failure | None], Step] | None = None
 
 
-Request = Read | Write | Unmap | Flush
+@dataclass(slots=True)
+class Reserve:
+    """Have the volume keep other reservations, which `change` gives when it has its place in the
+    order; None where they stay as they are.
+    """
+
+    change: ChangeReservations
+    finish: Callable[[Failure | None], Step] | None = None
+
+
+@dataclass(slots=True)
+class Confirm:
+    """Answer with what is known of the volume, if no other target can have changed it since."""
+
+    finish: Callable[[Failure | None], Step] | None = None
+
+
+WithoutData = Write | Update | Unmap | Flush | Reserve | Confirm
+"""What gives nothing to be sent to the initiator."""
+Request = Read | WithoutData
 Step = Outcome | Request

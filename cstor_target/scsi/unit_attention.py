@@ -43,11 +43,13 @@ class UnitAttentions:
     def establish(self, condition: Sense, but: Hashable | None = None) -> None:
         """Every nexus `but` one is to be told `condition`, after what it is to be told already."""
         for nexus in self._nexuses:
-            if nexus == but:
-                continue
-            waiting = self.pending.setdefault(nexus, [])
-            if condition not in waiting:
-                waiting.append(condition)
+            if nexus != but:
+                self._add(nexus, condition)
+
+    def tell(self, nexus: Hashable, condition: Sense) -> None:
+        """One nexus is to be told `condition`, if there is such a one."""
+        if nexus in self._nexuses:
+            self._add(nexus, condition)
 
     def take(self, nexus: Hashable) -> Sense | None:
         """The next condition of `nexus`, which is cleared by being reported (SAM-5)."""
@@ -58,3 +60,8 @@ class UnitAttentions:
         if not waiting:
             del self.pending[nexus]
         return condition
+
+    def _add(self, nexus: Hashable, condition: Sense) -> None:
+        waiting = self.pending.setdefault(nexus, [])
+        if condition not in waiting:
+            waiting.append(condition)

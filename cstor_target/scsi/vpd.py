@@ -107,7 +107,11 @@ _BLOCK_LIMITS = Struct(
     "optimal_unmap_granularity" / Int32ub,
     "alignment" / BitStruct("ugavalid" / Flag, "unmap_granularity_alignment" / BitsInteger(31)),
     "maximum_write_same_length" / Int64ub,
-    Padding(20),
+    "maximum_atomic_transfer_length" / Int32ub,
+    "atomic_alignment" / Int32ub,
+    "atomic_transfer_length_granularity" / Int32ub,
+    "maximum_atomic_transfer_length_with_atomic_boundary" / Int32ub,
+    "maximum_atomic_boundary_size" / Int32ub,
 )
 
 _BLOCK_DEVICE_CHARACTERISTICS = Struct(
@@ -218,20 +222,24 @@ def _designator(
 
 def _block_limits(unit: LogicalUnit) -> bytes:
     blocks = unit.geometry.blocks
-    granularity = blocks(unit.geometry.physical_block_bytes)
     contents: bytes = _BLOCK_LIMITS.build(
         {
             "flags": {"wsnz": True},
-            "maximum_compare_and_write_length": 0,
-            "optimal_transfer_length_granularity": granularity,
+            "maximum_compare_and_write_length": geometry.COMPARE_AND_WRITE_BLOCKS_MAX,
+            "optimal_transfer_length_granularity": unit.physical_blocks,
             "maximum_transfer_length": unit.transfer_blocks_max,
             "optimal_transfer_length": blocks(geometry.TRANSFER_BYTES_OPTIMAL),
             "maximum_prefetch_length": 0,
             "maximum_unmap_lba_count": unit.unmap_blocks_max,
             "maximum_unmap_block_descriptor_count": geometry.UNMAP_DESCRIPTORS_MAX,
-            "optimal_unmap_granularity": granularity,
+            "optimal_unmap_granularity": unit.physical_blocks,
             "alignment": {"ugavalid": True, "unmap_granularity_alignment": 0},
             "maximum_write_same_length": unit.write_same_blocks_max,
+            "maximum_atomic_transfer_length": unit.atomic_blocks_max,
+            "atomic_alignment": unit.physical_blocks,
+            "atomic_transfer_length_granularity": unit.physical_blocks,
+            "maximum_atomic_transfer_length_with_atomic_boundary": 0,
+            "maximum_atomic_boundary_size": 0,
         }
     )
     return contents

@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import Protocol
 
+from cstor_core.generated.cstor.v1 import volume_pb2
+
 Buffer = bytes | bytearray | memoryview
 
 
@@ -28,6 +30,9 @@ class Failure(Enum):
 ReadDone = Callable[[Failure | None, Sequence[Buffer]], None]
 """Called with the data in order, as pieces to be sent without joining them."""
 Done = Callable[[Failure | None], None]
+Change = Callable[[Buffer], Buffer | None]
+"""Makes of bytes as many others, or None where they are to stay as they are."""
+ChangeReservations = Callable[[], volume_pb2.Reservations | None]
 
 
 class Volume(Protocol):
@@ -40,15 +45,42 @@ class Volume(Protocol):
     def read(self, offset: int, length: int, done: ReadDone) -> None:
         """Read; blocks never written are zeros."""
 
-    def write(self, offset: int, data: Sequence[Buffer], durable: bool, done: Done) -> None:
+    def write(
+        self,
+        offset: int,
+        data: Sequence[Buffer],
+        durable: bool,
+        done: Done,
+        is_atomic: bool = False,
+    ) -> None:
         """Write the pieces one after another from `offset` on.
 
         The buffers are the volume's until `done`: the caller must not change them.  With
-        `durable` (FUA, or the write cache off) `done` waits for stable storage on a quorum.
+        `durable` (FUA, or the write cache off) `done` waits for stable storage on a quorum.  One
+        that `is_atomic` is there as a whole or not at all, for every read as well.
+        """
+
+    def update(self, offset: int, length: int, change: Change, durable: bool, done: Done) -> None:
+        """Write atomically what `change` makes of the bytes that are there.
+
+        No other write comes between the reading and the writing.  Nothing is written where
+        `change` gives None; `done` hears then that it is over, once what was read is known to have
+        been so.
         """
 
     def unmap(self, extents: Sequence[tuple[int, int]], durable: bool, done: Done) -> None:
         """Discard (offset, length) extents: they read as zeros from then on."""
+
+    def reserve(self, change: ChangeReservations, done: Done) -> None:
+        """Keep other reservations from a place in the order on, which no command passes that came
+        before.
+
+        `change` gives them at that place, or None where they stay; `done` hears when a quorum has
+        them on stable storage, or that they are what they were.
+        """
+
+    def confirm(self, done: Done) -> None:
+        """Whether what is known of the volume holds: no other target serves it."""
 
     def flush(self, done: Done) -> None:
         """SYNCHRONIZE CACHE: every write answered before is on stable storage on a quorum."""

@@ -37,6 +37,7 @@ class Counters:
     in_flight: int = 0
     batches: int = 0
     merges: int = 0
+    updates: int = 0
     read_retries: int = 0
     reads_held: int = 0
     reads_hedged: int = 0

@@ -9,29 +9,37 @@ work (opening the volume, bringing members back) is done by `cstor_target.volume
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable, Collection, Sequence
 
 from cstor_core.clock import Clock, Timer
 from cstor_core.errors import InputError, UnavailableError
 from cstor_core.generated.cstor.v1 import control_pb2, volume_pb2
 from cstor_core.units import BLOCK_BYTES
-from cstor_target.volume.backing import Buffer, Done, Failure, ReadDone
+from cstor_target.volume.backing import (
+    Buffer,
+    Change,
+    ChangeReservations,
+    Done,
+    Failure,
+    ReadDone,
+)
 from cstor_target.volume.cached_reads import CachedReads
 from cstor_target.volume.changes import Changes
 from cstor_target.volume.cloning import Cloning
 from cstor_target.volume.counters import Counters, Histogram
 from cstor_target.volume.deletion import Deletion
 from cstor_target.volume.events import EventSink
+from cstor_target.volume.gate import Gate
 from cstor_target.volume.keeping import Keeping
 from cstor_target.volume.lease import Lease
 from cstor_target.volume.links import LinkFactory
 from cstor_target.volume.membership import Membership
-from cstor_target.volume.merging import Merger, unmap_steps, whole_block_pieces
+from cstor_target.volume.merging import unmap_steps
 from cstor_target.volume.opener import Opener
 from cstor_target.volume.operations import Operations
 from cstor_target.volume.order import Order
 from cstor_target.volume.pacing import Pacing
+from cstor_target.volume.placing import Placing
 from cstor_target.volume.questions import Questions
 from cstor_target.volume.reads import Reads, slice_pieces
 from cstor_target.volume.repairs import Repairs
@@ -71,13 +79,19 @@ class Engine:
         self._cached_reads = CachedReads(
             self._reads, self._order, self._lease, self.counters, settings.read_cache_bytes, size
         )
-        self._merger = Merger(self._cached_reads.read_blocks, self._place_merged)
         self._room = Room(self._order, events, settings.tight_bytes)
         self._roster = Roster(clock, settings, events, self._order, self._reads, self._room)
-        repairs = Repairs(self.counters, events)
-        self._pacing = Pacing(
-            self._roster, self.counters, clock, settings.rebuild_floor_bytes_per_s
+        self._gate = Gate(clock, lambda: self._roster.has_quorum)
+        read_blocks = self._cached_reads.read_blocks
+        self._placing = Placing(
+            self._order, self._roster, self._room, self._gate, read_blocks, self.kick
         )
+        self._merger = self._placing.merger
+        self._reads.read_alone = self._merger.read_alone
+        self._placing.on_whole = self._reads.written_whole
+        repairs = Repairs(self.counters, events)
+        floor = settings.rebuild_floor_bytes_per_s
+        self._pacing = Pacing(self._roster, self.counters, clock, floor)
         self._reads.on_bad = repairs.found_bad
         opener = Opener(volume, addresses, links, settings, instance, clock)
         self._membership = Membership(
@@ -92,15 +106,8 @@ class Engine:
             repairs,
             self._pacing,
         )
-        self.operations = Operations(
-            self._order,
-            clock,
-            events,
-            self._pass_gate,
-            lambda again: self._merger.wait(0, size(), again),
-            self._lease.when_held,
-        )
-        self.operations.on_write_cache = self._reads.use_write_cache
+        self.operations = self._operations(size)
+        self.operations.on_used = self._use
         self._membership.on_open = self.operations.begin
         self.deletion = Deletion(self._roster, self.operations, events, lambda: self.identity)
         self._membership.on_deleted = self.deletion.carry_on
@@ -110,12 +117,21 @@ class Engine:
         self.scrubs = self._scrubs()
         self.scrubs.on_defect = self._membership.fail
         self.cloning = self._cloning(opener)
-        self._gate: deque[tuple[float, Callable[[], None], Done]] = deque()
         self._tick: Timer | None = None
         self._lease_lapsed = False
         self._ticked_s = clock.monotonic()
         self._patient_until_s = float("-inf")
         self._roster.on_quorum = self._open_gate
+
+    def _operations(self, size: Callable[[], int]) -> Operations:
+        return Operations(
+            self._order,
+            self._clock,
+            self._events,
+            self._gate.go_through,
+            lambda again: self._merger.wait(0, size(), again),
+            self._lease.when_held,
+        )
 
     def _scrubs(self) -> Scrubs:
         return Scrubs(
@@ -254,7 +270,7 @@ class Engine:
             self._membership.loss_possible = False
             self._order.operate(message_of, done)
 
-        self._pass_gate(go, done)
+        self._gate.go_through(go, done)
 
     @property
     def size_bytes(self) -> int:
@@ -280,7 +296,7 @@ class Engine:
             report.properties.CopyFrom(self.operations.properties)
         report.last_seq = self._order.last_seq
         report.completed_seq = self._order.completed_seq
-        report.commands_waiting = len(self._gate)
+        report.commands_waiting = len(self._gate.waiting)
         report.lease_left_ms = int(self._lease.left_s * 1000)
         report.rebuild_pace = self._pacing.pace
         report.loss_possible = self._membership.loss_possible
@@ -310,7 +326,14 @@ class Engine:
         else:
             asyncio.get_running_loop().call_soon(finished, None, ())
 
-    def write(self, offset: int, data: Sequence[Buffer], durable: bool, done: Done) -> None:
+    def write(
+        self,
+        offset: int,
+        data: Sequence[Buffer],
+        durable: bool,
+        done: Done,
+        is_atomic: bool = False,
+    ) -> None:
         """As `Volume.write`."""
         length = len(data[0]) if len(data) == 1 else sum(map(len, data))
         counters = self.counters
@@ -320,9 +343,16 @@ class Engine:
         if not length:
             asyncio.get_running_loop().call_soon(finished, None)
         elif offset % BLOCK_BYTES or length % BLOCK_BYTES:
+            self.counters.merges += 1
             self._merger.write(offset, data, durable, finished)
         else:
-            self._write_blocks(offset // BLOCK_BYTES, data, durable, finished)
+            self._placing.write(offset // BLOCK_BYTES, data, durable, finished, is_atomic)
+
+    def update(self, offset: int, length: int, change: Change, durable: bool, done: Done) -> None:
+        """As `Volume.update`."""
+        self.counters.updates += 1
+        finished = self._counted(self.counters.write_latency, done)
+        self._merger.update(offset, length, change, durable, finished)
 
     def unmap(self, extents: Sequence[tuple[int, int]], durable: bool, done: Done) -> None:
         """As `Volume.unmap`; parts of blocks are written with zeros."""
@@ -342,95 +372,45 @@ class Engine:
         for offset, length, whole in steps:
             if whole:
                 first, count = offset // BLOCK_BYTES, length // BLOCK_BYTES
-                self._unmap_blocks(first, count, durable, step_done)
+                self._placing.unmap(first, count, durable, step_done)
             else:
+                self.counters.merges += 1
                 self._merger.write(offset, [bytes(length)], durable, step_done)
         asyncio.get_running_loop().call_soon(step_done, None)
+
+    def reserve(self, change: ChangeReservations, done: Done) -> None:
+        """As `Volume.reserve`; none are kept where a daemon's version does not know them."""
+        if self._knows_reservations():
+            self.operations.reserve(change, _later(done))
+        else:
+            _later(done)(Failure.BUSY)
+
+    def confirm(self, done: Done) -> None:
+        """As `Volume.confirm`."""
+        self._lease.when_held(_later(done))
 
     def flush(self, done: Done) -> None:
         """As `Volume.flush`."""
         self.counters.flushes += 1
-        finished = self._counted(self.counters.flush_latency, done)
-        self._flush(finished)
+        self._placing.flush(self._counted(self.counters.flush_latency, done))
 
     def kick(self) -> None:
         """As `Volume.kick`."""
         self._order.kick()
         self._cached_reads.kick()
 
-    def _write_blocks(self, first: int, data: Sequence[Buffer], durable: bool, done: Done) -> None:
-        if not self._roster.has_quorum or self._gate:
-            again = lambda: self._write_blocks(first, data, durable, done)  # noqa: E731
-            self._pass_gate(again, done)
-            return
-        pieces = data if len(data) == 1 else whole_block_pieces(data)
-        count = sum(map(len, pieces)) // BLOCK_BYTES
-        if self._merger.wait(first, count, lambda: self._write_blocks(first, data, durable, done)):
-            return
-        if self.operations.is_read_only:
-            _fail_soon(done, Failure.READ_ONLY)
-        elif self._room.has(count * BLOCK_BYTES):
-            durable = durable or self.operations.is_durable
-            self._order.write(first, count, pieces, durable, done)
-        else:
-            _fail_soon(done, Failure.SPACE)
+    def _knows_reservations(self) -> bool:
+        """Whether the daemons of all members do."""
+        reports = [member.report for member in self._roster.receivers if not member.is_witness]
+        return all(report is None or report.HasField("reservations") for report in reports)
 
-    def _unmap_blocks(self, first: int, count: int, durable: bool, done: Done) -> None:
-        again = lambda: self._unmap_blocks(first, count, durable, done)  # noqa: E731
-        if not self._roster.has_quorum or self._gate:
-            self._pass_gate(again, done)
-        elif self.operations.is_read_only:
-            _fail_soon(done, Failure.READ_ONLY)
-        elif not self._merger.wait(first, count, again):
-            self._order.unmap(first, count, durable or self.operations.is_durable, done)
-
-    def _place_merged(
-        self, first: int, data: Buffer, durable: bool, done: Done, unlock: Callable[[], None]
-    ) -> None:
-        """Order a merged write; its blocks stay locked until it has its place, also at the gate."""
-
-        self.counters.merges += 1
-
-        def go() -> None:
-            if not self._roster.has_quorum:
-                self._pass_gate(go, failed)
-                return
-            if self.operations.is_read_only:
-                _fail_soon(failed, Failure.READ_ONLY)
-                return
-            if not self._room.has(len(data)):
-                _fail_soon(failed, Failure.SPACE)
-                return
-            now = durable or self.operations.is_durable
-            self._order.write(first, len(data) // BLOCK_BYTES, [data], now, done)
-            unlock()
-
-        def failed(error: Failure | None) -> None:
-            unlock()
-            done(error)
-
-        self._pass_gate(go, failed)
-        self.kick()
-
-    def _flush(self, done: Done) -> None:
-        if not self._roster.has_quorum or self._gate:
-            self._pass_gate(lambda: self._flush(done), done)
-        elif self._order.all_durable:
-            asyncio.get_running_loop().call_soon(done, None)
-        else:
-            self._order.flush(done)
-
-    def _pass_gate(self, go: Callable[[], None], done: Done) -> None:
-        """Go on at once with a quorum; else wait for one, without a place in the order."""
-        if self._roster.has_quorum and not self._gate:
-            go()
-        else:
-            self._gate.append((self._clock.monotonic(), go, done))
+    def _use(self, properties: volume_pb2.VolumeProperties) -> None:
+        """Other properties hold from now on."""
+        self._placing.use(properties)
+        self._reads.use_write_cache(properties.write_cache)
 
     def _open_gate(self) -> None:
-        waiting, self._gate = self._gate, deque()
-        for _, go, _ in waiting:
-            go()
+        self._gate.open()
         self.kick()
 
     def _counted(self, histogram: Histogram, done: Done) -> Done:
@@ -480,8 +460,7 @@ class Engine:
         self._order.expire(before_s)
         self._reads.expire(before_s)
         self._lease.expire(before_s)
-        while self._gate and self._gate[0][0] < before_s:
-            self._gate.popleft()[2](Failure.BUSY)
+        self._gate.expire(before_s)
 
     def _look_at_lease(self) -> None:
         """Say when it has lapsed while the volume is served, and when it holds again."""
@@ -493,6 +472,10 @@ class Engine:
         self._lease_lapsed = is_lapsed
 
 
-def _fail_soon(done: Done, failure: Failure) -> None:
-    """Answer later: never from inside the call."""
-    asyncio.get_running_loop().call_soon(done, failure)
+def _later(done: Done) -> Done:
+    """The same, but never called from inside the call."""
+
+    def answered(failure: Failure | None) -> None:
+        asyncio.get_running_loop().call_soon(done, failure)
+
+    return answered

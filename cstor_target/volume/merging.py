@@ -1,9 +1,9 @@
-"""Writes and discards that do not cover whole blocks.
+"""Writes that depend on what is there: those of parts of blocks, and updates.
 
 A block is the unit of versions, so a part of one becomes a whole one here: the block is read,
-changed, and written.  Until that write has its place in the order all its blocks are locked, and
-whatever else wants to change them waits its turn; else the merge would undo a write that it has
-not seen.
+changed, and written.  An update makes what it writes of what it has read.  Until such a write has
+its place in the order all its blocks are locked, and whatever else wants to change them waits its
+turn; else it would undo a write that it has not seen.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from cstor_core.units import BLOCK_BYTES
-from cstor_target.volume.backing import Buffer, Done, Failure, ReadDone
+from cstor_target.volume.backing import Buffer, Change, Done, Failure, ReadDone
 
 ReadBlocks = Callable[[int, int, ReadDone], None]
 PlaceBlocks = Callable[[int, Buffer, bool, Done, Callable[[], None]], None]
@@ -46,9 +46,7 @@ class Merger:
         if self.wait(first, end - first, lambda: self.write(offset, data, durable, done)):
             return
         edges = self._edges(offset, length)
-        waiting: deque[Callable[[], None]] = deque()
-        for block in range(first, end):
-            self._locked[block] = waiting
+        unlock = self._lock(first, end)
         old: dict[int, bytes] = {}
         left = len(edges)
         failed: Failure | None = None
@@ -67,11 +65,45 @@ class Merger:
                 unlock()
                 done(failed)
 
-        def unlock() -> None:
-            self._unlock(first, end)
-
         for block in edges:
             self._read_blocks(block, 1, partial(have, block))
+
+    def update(self, offset: int, length: int, change: Change, durable: bool, done: Done) -> None:
+        """Write what `change` makes of the bytes that are there, as one entry; nothing else changes
+        them in between.
+        """
+        first = offset // BLOCK_BYTES
+        end = -(-(offset + length) // BLOCK_BYTES)
+        if self.wait(
+            first, end - first, lambda: self.update(offset, length, change, durable, done)
+        ):
+            return
+        unlock = self._lock(first, end)
+        skip = offset - first * BLOCK_BYTES
+
+        def have(error: Failure | None, pieces: Sequence[Buffer]) -> None:
+            whole = bytearray().join(pieces)
+            changed = change(whole[skip : skip + length]) if error is None else None
+            if changed is None:
+                unlock()
+                done(error)
+                return
+            whole[skip : skip + length] = changed
+            self._place_blocks(first, whole, durable, done, unlock)
+
+        self._read_blocks(first, end - first, have)
+
+    def read_alone(self, first: int, count: int, done: ReadDone) -> None:
+        """Read whole blocks while nothing changes them."""
+        if self.wait(first, count, lambda: self.read_alone(first, count, done)):
+            return
+        unlock = self._lock(first, first + count)
+
+        def have(error: Failure | None, pieces: Sequence[Buffer]) -> None:
+            unlock()
+            done(error, pieces)
+
+        self._read_blocks(first, count, have)
 
     def _edges(self, offset: int, length: int) -> list[int]:
         """The blocks that are covered in part."""
@@ -83,12 +115,19 @@ class Merger:
             edges.append(last)
         return edges
 
-    def _unlock(self, first: int, end: int) -> None:
-        waiting = self._locked[first]
+    def _lock(self, first: int, end: int) -> Callable[[], None]:
+        """Lock blocks, none of which is; returns what unlocks them, to be called once."""
+        waiting: deque[Callable[[], None]] = deque()
         for block in range(first, end):
-            del self._locked[block]
-        for retry in waiting:
-            retry()
+            self._locked[block] = waiting
+
+        def unlock() -> None:
+            for block in range(first, end):
+                del self._locked[block]
+            for retry in waiting:
+                retry()
+
+        return unlock
 
 
 def _overlay(

@@ -17,7 +17,7 @@ from cstor_core.generated.cstor.v1 import replica_pb2, volume_pb2
 from cstor_core.limits import SIZE_BYTES_MAX, SNAPSHOT_NAME_BYTES_MAX, SNAPSHOTS_MAX
 from cstor_core.properties import has_write_cache, set_property
 from cstor_core.units import BLOCK_BYTES, format_size
-from cstor_target.volume.backing import Done, Failure
+from cstor_target.volume.backing import ChangeReservations, Done, Failure
 from cstor_target.volume.events import EventSink
 from cstor_target.volume.order import Order
 from cstor_target.volume.tenure import Tenure
@@ -56,15 +56,14 @@ class Operations:
         self.size_bytes = 0
         self.reverted_seq = 0
         """Where the last revert of this opening is in the order; 0 before one."""
-        self.is_durable = False
-        """Each write waits for stable storage: the write cache is off."""
-        self.is_read_only = False
         self.is_deleted = False
         """The deletion of the volume has been ordered, and nothing takes that back."""
         self.deleted_seq = 0
         """Where that is in the order, if this target has ordered it."""
-        self.on_write_cache: Callable[[bool], None] = lambda write_cache: None
-        """Told whether there is a write cache."""
+        self.reservations = volume_pb2.Reservations()
+        """When all that has been ordered is done."""
+        self.on_used: Callable[[volume_pb2.VolumeProperties], None] = lambda properties: None
+        """Told which properties hold for commands from now on."""
         self.on_properties: Callable[[], None] = lambda: None
         """Told when other properties are used than before."""
         self._used, self._set = volume_pb2.VolumeProperties(), volume_pb2.VolumeProperties()
@@ -77,6 +76,7 @@ class Operations:
         self._tenure = tenure
         self.size_bytes = self._ordered_bytes = report.size_bytes
         self._snapshots = {snapshot.name: snapshot for snapshot in report.snapshots}
+        self.reservations = report.reservations
         self._set.CopyFrom(report.properties)
         self._set.write_cache = has_write_cache(report.identity, report.properties)
         self._use(self._set)
@@ -220,6 +220,26 @@ class Operations:
                 {"property": name.replace("_", "-"), "value": "on" if value else "off"},
             )
 
+    def reserve(self, change: ChangeReservations, done: Done) -> None:
+        """As `Volume.reserve`: commands that came before have their places, locks aside."""
+
+        def go() -> None:
+            if self._when_unlocked(go):
+                return
+            tenure = self._tenure
+            assert tenure is not None, "there is a quorum only where the volume is open"
+            reservations = change()
+            if reservations is None:
+                self._when_so(done)
+                return
+            self.reservations = reservations
+            operation = volume_pb2.Operation(
+                seq=self._order.last_seq + 1, set_reservations=reservations
+            )
+            self._operate(tenure, operation, done)
+
+        self._when_possible(go, done)
+
     async def delete_volume(self) -> None:
         """Order the end of the volume; nothing more happens where that was done.
 
@@ -257,9 +277,7 @@ class Operations:
     def _use(self, properties: volume_pb2.VolumeProperties) -> None:
         self._used = volume_pb2.VolumeProperties()
         self._used.CopyFrom(properties)
-        self.is_durable = not properties.write_cache
-        self.is_read_only = properties.read_only
-        self.on_write_cache(properties.write_cache)
+        self.on_used(properties)
 
     def _names(self) -> str:
         return ", ".join(self._snapshots) or "none"
@@ -290,18 +308,9 @@ class Operations:
             operation = volume_pb2.Operation(seq=self._order.last_seq + 1)
             is_ordered = ordered(operation)
             if is_ordered:
-                entry = volume_pb2.Entry(operation=operation)
-                tenure.operations_seq = operation.seq
-                self._order.operate(
-                    lambda _, completed_seq: tenure.entry(entry, completed_seq),
-                    finished,
-                    blocks=self._ordered_bytes // BLOCK_BYTES if changes_all else 0,
-                )
-            elif self._order.all_durable:
-                self._when_leased(finished)
+                self._operate(tenure, operation, finished, changes_all=changes_all)
             else:
-                self._order.flush(finished)
-                self._order.kick()
+                self._when_so(finished)
 
         self._when_possible(go, finished)
         if await done is not None:
@@ -310,6 +319,30 @@ class Operations:
                 "ordered: ask again"
             )
         return is_ordered
+
+    def _operate(
+        self,
+        tenure: Tenure,
+        operation: volume_pb2.Operation,
+        done: Done,
+        *,
+        changes_all: bool = False,
+    ) -> None:
+        entry = volume_pb2.Entry(operation=operation)
+        tenure.operations_seq = operation.seq
+        self._order.operate(
+            lambda _, completed_seq: tenure.entry(entry, completed_seq),
+            done,
+            blocks=self._ordered_bytes // BLOCK_BYTES if changes_all else 0,
+        )
+
+    def _when_so(self, done: Done) -> None:
+        """Hear when all that was ordered is on stable storage, and this target has its lease."""
+        if self._order.all_durable:
+            self._when_leased(done)
+        else:
+            self._order.flush(done)
+            self._order.kick()
 
 
 def _check_name(name: str) -> None:

@@ -26,7 +26,7 @@ _SEED_MASK = 0xFFFFFFFF
 _UNMAP_ROW_BLOCKS_MAX = 1 << 20
 _BATCH_ROWS_BYTES_MAX = 4096 * ROW_BYTES
 """Discards have no data: their rows fill a batch by number, well below what a replica takes."""
-_TAKEN_PART = 4
+_TAKEN_PART = 8
 """Of what may be kept so much, as a divisor, is kept of what everybody has taken."""
 
 OnChange = Callable[[int, int, int], None]

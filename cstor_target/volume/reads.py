@@ -42,6 +42,18 @@ FoundBad = Callable[[Member, Member, int, int], None]
 """Told whose copy is bad, who has a good one, and which blocks: the first, and how many."""
 
 
+class _LongRead:
+    """A read of so many blocks that they are asked for in parts."""
+
+    __slots__ = ("end", "first", "is_torn")
+
+    def __init__(self, first: int, count: int) -> None:
+        self.first = first
+        self.end = first + count
+        self.is_torn = False
+        """What is to be seen as a whole has been written, and parts may be from before it."""
+
+
 class Reads:
     """All reads of a volume."""
 
@@ -60,6 +72,9 @@ class Reads:
         self._usual = Usual()
         self._hedging: Timer | None = None
         self.on_bad: FoundBad = lambda bad, good, block, count: None
+        self._long: list[_LongRead] = []
+        self.read_alone: Callable[[int, int, ReadDone], None] = self.read_blocks
+        """As `read_blocks`, while nothing changes the blocks."""
 
     def start(
         self, opening: stream_pb2.StreamOpening, salt: int, *, write_cache: bool = True
@@ -78,6 +93,8 @@ class Reads:
         if count <= READ_BLOCKS_MAX:
             self._ask(block, count, done)
             return
+        long = _LongRead(block, count)
+        self._long.append(long)
         starts = range(block, block + count, READ_BLOCKS_MAX)
         gathered: list[Sequence[Buffer]] = [()] * len(starts)
         left = len(starts)
@@ -88,12 +105,23 @@ class Reads:
             left -= 1
             failure = failure or error
             gathered[index] = pieces
-            if not left:
+            if left:
+                return
+            self._long.remove(long)
+            if long.is_torn and failure is None:
+                self.read_alone(block, count, done)
+                self.kick()
+            else:
                 done(failure, () if failure else [piece for part in gathered for piece in part])
 
         for index, start in enumerate(starts):
             part = min(READ_BLOCKS_MAX, block + count - start)
             self._ask(start, part, partial(collect, index))
+
+    def written_whole(self, first: int, count: int) -> None:
+        """A write has its place that no read may see a part of."""
+        for long in self._long:
+            long.is_torn |= first < long.end and long.first < first + count
 
     def kick(self) -> None:
         """Send what has gathered to the members that have the least to do."""

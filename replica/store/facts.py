@@ -122,6 +122,11 @@ class StoreFacts:
         return self._parts.standing.operations.properties
 
     @property
+    def reservations(self) -> volume_pb2.Reservations:
+        """Who has registered with the logical unit, and who has reserved it."""
+        return self._parts.standing.operations.reservations
+
+    @property
     def deleted(self) -> bool:
         """Whether the volume has been deleted, and nobody is to serve it any more."""
         return self._parts.standing.operations.deleted

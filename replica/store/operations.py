@@ -15,7 +15,7 @@ from google.protobuf.message import DecodeError
 from cstor_core.errors import CorruptError, ProtocolError
 from cstor_core.generated.cstor.v1 import volume_pb2
 from cstor_core.history import Reign
-from cstor_core.limits import SNAPSHOT_NAME_BYTES_MAX, SNAPSHOTS_MAX
+from cstor_core.limits import REGISTRATIONS_MAX, SNAPSHOT_NAME_BYTES_MAX, SNAPSHOTS_MAX
 from cstor_core.properties import set_property
 from cstor_core.units import BLOCK_BYTES
 from cstor_core.words import reign_from, reign_message
@@ -65,6 +65,7 @@ class Operations:
         "loss_possible",
         "member_by",
         "properties",
+        "reservations",
         "size_bytes",
         "snapshots",
     )
@@ -84,6 +85,7 @@ class Operations:
         """Initiators have not been told yet that something acknowledged may be gone."""
         self.properties = volume_pb2.VolumeProperties()
         """What has been set."""
+        self.reservations = volume_pb2.Reservations()
         self.deleted = False
         """The volume has been deleted: nobody is to serve it any more."""
         self.learner = False
@@ -132,6 +134,12 @@ class Operations:
             case "delete_volume":
                 if self.properties.delete_protection:
                     raise ProtocolError("the volume is protected against its deletion")
+            case "set_reservations":
+                count = len(operation.set_reservations.registrations)
+                if count > REGISTRATIONS_MAX:
+                    raise ProtocolError(
+                        f"there are {count} registrations, and at most {REGISTRATIONS_MAX} may be"
+                    )
             case _:
                 raise ProtocolError("an operation is of a kind that this version does not know")
 
@@ -161,6 +169,8 @@ class Operations:
                 set_property(self.properties, operation.set_property)
             case "delete_volume":
                 self.deleted = True
+            case "set_reservations":
+                self.reservations.CopyFrom(operation.set_reservations)
 
     def forget(self, destroyed: Sequence[Hidden]) -> None:
         """What only these needed has been freed."""
@@ -181,6 +191,7 @@ class Operations:
             loss_possible=self.loss_possible,
             last_seq=self.last_seq,
             properties=self.properties,
+            reservations=self.reservations,
             deleted=self.deleted,
             learner=self.learner,
             member_by=None if by is None else reign_message(by),
@@ -202,6 +213,7 @@ class Operations:
         operations.loss_possible = found.loss_possible
         operations.last_seq = found.last_seq
         operations.properties.CopyFrom(found.properties)
+        operations.reservations.CopyFrom(found.reservations)
         operations.deleted = found.deleted
         operations.learner = found.learner
         if found.HasField("member_by"):

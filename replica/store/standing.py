@@ -15,6 +15,8 @@ from replica.store.operations import Hidden, Operations
 
 UNKNOWN = Reign(0, 0)
 """Some entry, in whatever history: what an earlier one said of it counts for good."""
+_WITHOUT_A_LAYER = frozenset(("loss_told", "set_reservations"))
+"""No block looks different behind these, and the latter may come often."""
 
 
 class Standing:
@@ -81,7 +83,7 @@ class Standing:
         """Apply an ordered operation."""
         self.operations.apply(operation)
         self.applied_seq = operation.seq
-        if not operation.HasField("loss_told"):
+        if operation.WhichOneof("kind") not in _WITHOUT_A_LAYER:
             block_map.begin_layer(self.operations.head)
 
     def begin_rebuild(self, block_map: BlockMap, freed: list[int], *, loss_possible: bool) -> None:

@@ -61,6 +61,11 @@ class Clients:
         """How often somebody said that something may be gone."""
         self.is_over = False
         self.broken: list[str] = []
+        self.shared_blocks = SHARED_BLOCKS
+        """So many are anybody's."""
+        self.on_loss: Callable[[bool], None] = lambda is_forced: None
+        """Told where something may be gone, and whether by a forced opening."""
+        self.on_revert: Callable[[], None] = lambda: None
         self._stamps = 0
         self._pace_until_s = 0.0
         self._pace = 1.0
@@ -83,16 +88,19 @@ class Clients:
         """
         self.losses += 1
         self.registers.loss_said(self.cluster.loop.time())
+        self.on_loss(is_forced)
         for client in self._all:
             client.own.lost(is_forced=is_forced)
 
     def revert_begins(self, contents: Mapping[int, bytes]) -> None:
         """Somebody asks for a revert to a snapshot with these blocks, and zeros elsewhere."""
+        self.on_revert()
         for client in self._all:
             client.own.revert_begins(contents)
 
     def revert_ends(self, *, is_done: bool) -> None:
         """It was answered; or not, and may have happened before this or never does."""
+        self.on_revert()
         for client in self._all:
             client.own.revert_ends(is_done=is_done)
 
@@ -145,7 +153,7 @@ class Client:
             await step(target)
             self.own.command_ends()
 
-    async def _ask(self, target: Target, ask: Any) -> tuple[Failure | None, Any] | None:
+    async def ask(self, target: Target, ask: Any) -> tuple[Failure | None, Any] | None:
         """A command and its answer; None where the target ended without one."""
         clients = self._clients
         clients.commands += 1
@@ -180,14 +188,15 @@ class Client:
 
     async def _write(self, target: Target) -> None:
         chance, clients = self._chance, self._clients
-        first = chance.randrange(SHARED_BLOCKS)
-        count = min(chance.choice((1, 1, 1, 2, SPAN_MAX)), SHARED_BLOCKS - first)
+        first = chance.randrange(clients.shared_blocks)
+        count = min(chance.choice((1, 1, 1, 2, SPAN_MAX)), clients.shared_blocks - first)
         await self._write_stamps(target, first, [clients.next_stamp() for _ in range(count)])
 
     async def _write_same(self, target: Target) -> None:
         """WRITE SAME: one block's data over many."""
-        first = self._chance.randrange(SHARED_BLOCKS)
-        count = min(SAME_BLOCKS, SHARED_BLOCKS - first)
+        shared = self._clients.shared_blocks
+        first = self._chance.randrange(shared)
+        count = min(SAME_BLOCKS, shared - first)
         await self._write_stamps(target, first, [self._clients.next_stamp()] * count)
 
     async def _write_stamps(self, target: Target, first: int, stamps: list[int]) -> None:
@@ -197,7 +206,7 @@ class Client:
         who = f"client {self._number} at {target.name}"
         for index, stamp in enumerate(stamps):
             clients.registers.wrote(first + index, stamp, start_s, NEVER, who)
-        answer = await self._ask(
+        answer = await self.ask(
             target,
             lambda engine, done: engine.write(
                 first * BLOCK_BYTES, [content_of(stamp) for stamp in stamps], durable, done
@@ -212,14 +221,14 @@ class Client:
         return not self._clients.cluster.write_cache or self._chance.random() < 0.1
 
     async def _read(self, target: Target) -> None:
-        chance = self._chance
-        first = chance.randrange(SHARED_BLOCKS)
-        count = min(chance.choice((1, 1, 2, SPAN_MAX)), SHARED_BLOCKS - first)
+        chance, shared = self._chance, self._clients.shared_blocks
+        first = chance.randrange(shared)
+        count = min(chance.choice((1, 1, 2, SPAN_MAX)), shared - first)
         await self._read_blocks(target, first, count)
 
     async def _read_in_order(self, target: Target) -> None:
         """One block after another, as somebody who reads a file; others write to it meanwhile."""
-        first = self._chance.randrange(SHARED_BLOCKS - IN_ORDER)
+        first = self._chance.randrange(self._clients.shared_blocks - IN_ORDER)
         writes_at = self._chance.randrange(first, first + IN_ORDER)
         writing: asyncio.Task[None] | None = None
         for block in range(first, first + IN_ORDER):
@@ -236,7 +245,7 @@ class Client:
     async def _read_blocks(self, target: Target, first: int, count: int) -> None:
         clients = self._clients
         start_s = self._loop.time()
-        answer = await self._ask(
+        answer = await self.ask(
             target,
             lambda engine, done: engine.read(first * BLOCK_BYTES, count * BLOCK_BYTES, done),
         )
@@ -249,7 +258,7 @@ class Client:
             clients.registers.read(first + index, stamp, start_s, self._loop.time(), who)
 
     async def _flush(self, target: Target) -> None:
-        answer = await self._ask(target, lambda engine, done: engine.flush(done))
+        answer = await self.ask(target, lambda engine, done: engine.flush(done))
         if answer is not None and answer[0] is None and self._losses == self._clients.losses:
             self.own.durable(self.own.blocks)
 
@@ -302,7 +311,7 @@ class Client:
         durable: bool,
     ) -> None:
         self.own.begin(block, change)
-        answer = await self._ask(target, ask)
+        answer = await self.ask(target, ask)
         if answer is not None and answer[0] is None and self._losses == self._clients.losses:
             self.own.done(block)
             if durable:
@@ -310,7 +319,7 @@ class Client:
 
     async def _read_own(self, target: Target) -> None:
         block = self._chance.choice(self.own.blocks)
-        answer = await self._ask(
+        answer = await self.ask(
             target, lambda engine, done: engine.read(block * BLOCK_BYTES, BLOCK_BYTES, done)
         )
         if answer is None or answer[0] is not None:

@@ -23,11 +23,12 @@ from cstor_target.volume import opener, opening
 from cstor_target.volume.backing import Failure
 from cstor_target.volume.cached_reads import CachedReads
 from cstor_target.volume.changes import Changes
-from cstor_target.volume.engine import Engine
+from cstor_target.volume.gate import Gate
 from cstor_target.volume.lease import Lease
 from cstor_target.volume.members import Standing
 from cstor_target.volume.membership import Membership
 from cstor_target.volume.order import Order
+from cstor_target.volume.placing import Placing
 from cstor_target.volume.read_cache import ReadCache
 from cstor_target.volume.reads import Reads
 from cstor_target.volume.returning import Returning
@@ -96,6 +97,7 @@ BRANCHES = frozenset(
             "move: found by a target",
             "move: whoever is at the old address refuses",
         ),
+        *("pair: written", "pair: replaced", "pair: another was found", "pair: reserved"),
         *("answer GOOD", "answer BUSY", "answer MEDIUM_ERROR"),
         *cloning.BRANCHES,
         *streaming.BRANCHES,
@@ -111,6 +113,11 @@ def begin() -> None:
 def taken() -> Counter[str]:
     """How often each was taken since then."""
     return Counter(_taken)
+
+
+def count(name: str) -> None:
+    """Count what a client has brought about."""
+    _taken[name] += 1
 
 
 def _take(names: Iterable[str]) -> None:
@@ -317,7 +324,7 @@ def _watch_commands() -> None:
     _watch(ReadSession, "_park", lambda *_: ["read: waits for entries"])
     _watch(ReplicaNode, "serves_reads", _if("read: refused", lambda serves, *_: not serves))
     _watch(StoreReader, "_unreadable", lambda *_: ["read: the disk fails"])
-    _watch(Engine, "_place_merged", lambda *_: ["merge"])
+    _watch(Placing, "_place_made", lambda *_: ["merge"])
     _watch(Room, "has", _if("write: no room", lambda has, *_: not has))
     _watch(
         standing.Standing, "reconfigure", _if("member: recorded as out of date", lambda *_: True)
@@ -332,14 +339,14 @@ def _watch_commands() -> None:
     )
     _watch(Order, "expire", _if("write: busy in flight", lambda told, *_: told))
     _watch_ends(Lease, "when_renewed", 1, "lease: held answer let go", "lease: held answer ends")
-    _watch_ends(Engine, "_pass_gate", 2, "gate: failed", "gate: busy")
-    open_gate = Engine._open_gate
+    _watch_ends(Gate, "go_through", 2, "gate: failed", "gate: busy")
+    open_gate = Gate.open
 
-    def opened(self: Engine) -> None:
-        _taken["gate: passed late"] += len(self._gate)
+    def opened(self: Gate) -> None:
+        _taken["gate: passed late"] += len(self.waiting)
         open_gate(self)
 
-    Engine._open_gate = opened  # type: ignore[method-assign]
+    Gate.open = opened  # type: ignore[method-assign]
     hedge = Reads._hedge
 
     def hedged(self: Reads) -> None:

@@ -15,6 +15,7 @@ from tests.simulation.chooser import FAULTS_S, Chooser
 from tests.simulation.clients import Clients
 from tests.simulation.cluster import Cluster, Target
 from tests.simulation.deeds import Deed, Deeds
+from tests.simulation.pairs import begin_pair
 from tests.simulation.watch import Versions, bad_blocks, differences
 from tests.simulation.world import SimulatedLoop
 
@@ -102,7 +103,7 @@ class Life:
         self.deeds = Deeds(cluster, self.clients)
         cluster.on_loss_said = self._loss_said
         self.clients.targets.append(cluster.start_target())
-        tasks = self.clients.begin()
+        tasks = self.clients.begin() + begin_pair(self.clients)
         tending = [self._loop.create_task(self._tend()), self._loop.create_task(self._look())]
         await self._go_wrong()
         self._heal()

@@ -10,11 +10,23 @@ from cstor_target.scsi import cdb
 from cstor_target.scsi.cdb_layout import Cdb
 from cstor_target.scsi.commands import COMMANDS
 from cstor_target.scsi.read_write import Decoder
+from cstor_target.volume.backing import Buffer
 
 BY_LENGTH: dict[int, Decoder] = {
     10: cdb.UNPACK_BLOCK_10,
     12: cdb.UNPACK_BLOCK_12,
     16: cdb.UNPACK_BLOCK_16,
+}
+
+
+def _without_boundary(cdb_: Buffer) -> tuple[int, int, int, int]:
+    flags, logical_block_address, _boundary, blocks, control = cdb.UNPACK_WRITE_ATOMIC(cdb_)
+    return flags, logical_block_address, blocks, control
+
+
+OF_THEIR_OWN: dict[int, Decoder] = {
+    cdb.COMPARE_AND_WRITE.operation_code: cdb.UNPACK_COMPARE_AND_WRITE,
+    cdb.WRITE_ATOMIC_16.operation_code: _without_boundary,
 }
 LENGTH_FIELDS = (
     "transfer_length",
@@ -31,6 +43,7 @@ FLAGS = {
     "rdprotect": (5, 0b111),
     "wrprotect": (5, 0b111),
     "vrprotect": (5, 0b111),
+    "orprotect": (5, 0b111),
     "anchor": (4, 1),
     "dpo": (4, 1),
     "bytchk": (1, 0b11),
@@ -44,7 +57,8 @@ FLAGS = {
 def test_block_commands_decode_as_they_are_declared(layout: Cdb, rest: bytes) -> None:
     raw = bytes([layout.operation_code]) + rest
     fields = layout.parse(raw)
-    flags, logical_block_address, blocks, control = BY_LENGTH[layout.length](memoryview(raw))
+    decode = OF_THEIR_OWN.get(layout.operation_code, BY_LENGTH[layout.length])
+    flags, logical_block_address, blocks, control = decode(memoryview(raw))
     (length_name,) = (name for name in LENGTH_FIELDS if name in fields)
     assert logical_block_address == fields.logical_block_address
     assert blocks == fields[length_name]

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from cstor_target.scsi import cdb
 from cstor_target.scsi.cdb_layout import Cdb
+from cstor_target.scsi.requests import Status
 from tests.unit.scsi.ram_disk import RamDisk
 
 BLOCKS = 64
@@ -18,7 +19,9 @@ BLOCK = 512
 Change = tuple[str, int, int, int]
 
 CHANGES = st.tuples(
-    st.sampled_from(["write", "write_and_verify", "write_same", "unmap"]),
+    st.sampled_from(
+        ["write", "write_and_verify", "write_same", "unmap", "orwrite", "compare_and_write"]
+    ),
     st.integers(0, BLOCKS - 1),
     st.integers(1, 16),
     st.integers(0, 3),
@@ -69,11 +72,37 @@ def unmap(disk: RamDisk, model: bytearray, change: Change) -> None:
     model[start * BLOCK : (start + blocks) * BLOCK] = bytes(blocks * BLOCK)
 
 
+def orwrite(disk: RamDisk, model: bytearray, change: Change) -> None:
+    _kind, start, blocks, seed = change
+    data = content(start, blocks, seed)
+    disk.good(cdb.ORWRITE_16.build(logical_block_address=start, transfer_length=blocks), data)
+    for at, byte in enumerate(data, start * BLOCK):
+        model[at] |= byte
+
+
+def compare_and_write(disk: RamDisk, model: bytearray, change: Change) -> None:
+    """Some are compared with what is there, and some with what may be there."""
+    _kind, start, blocks, seed = change
+    where = slice(start * BLOCK, (start + blocks) * BLOCK)
+    expected = model[where] if seed % 2 else content(start, blocks, seed)
+    data = content(start, blocks, seed + 1)
+    built = cdb.COMPARE_AND_WRITE.build(
+        logical_block_address=start, number_of_logical_blocks=blocks
+    )
+    outcome = disk.run(built, bytes(expected) + data)
+    is_equal = model[where] == expected
+    assert (outcome.status is Status.GOOD) == is_equal
+    if is_equal:
+        model[where] = data
+
+
 APPLY: dict[str, Callable[[RamDisk, bytearray, Change], None]] = {
     "write": write,
     "write_and_verify": write,
     "write_same": write_same,
     "unmap": unmap,
+    "orwrite": orwrite,
+    "compare_and_write": compare_and_write,
 }
 
 

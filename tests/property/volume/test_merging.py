@@ -66,6 +66,19 @@ class Command:
         return not self.offset % BLOCK_BYTES and not len(self.data) % BLOCK_BYTES
 
 
+class Update:
+    """An update of a stretch of bytes: each 512 of them become one more than they were."""
+
+    def __init__(self, start: int, count: int) -> None:
+        self.offset, self.length = start * STEP, count * STEP
+        self.seen: list[bytes] = []
+        self.answers: list[Failure | None] = []
+
+    def change(self, held: Buffer) -> Buffer:
+        self.seen.append(bytes(held))
+        return bytes(byte + 1 & 0xFF for byte in held)
+
+
 STRETCHES = st.tuples(st.integers(0, BLOCKS * 8 - 1), st.integers(1, 20)).map(
     lambda stretch: (stretch[0], min(stretch[1], BLOCKS * 8 - stretch[0]))
 )
@@ -101,6 +114,69 @@ def test_no_write_undoes_another(stretches: list[tuple[int, int]], data: st.Data
         if command.answers == [None]:
             overwritten = [other for other in commands if other is not command]
             check_present(command, bytes(disk.held), overwritten)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(STRETCHES, min_size=1, max_size=8), st.data())
+def test_no_update_overlooks_another(stretches: list[tuple[int, int]], data: st.DataObject) -> None:
+    disk = Disk()
+    merger = Merger(disk.read, disk.place)
+    updates = [Update(*stretch) for stretch in stretches]
+    waiting = list(updates)
+    while waiting or disk.pending:
+        if waiting and (not disk.pending or data.draw(st.booleans())):
+            update = waiting.pop(0)
+            merger.update(update.offset, update.length, update.change, False, update.answers.append)
+        else:
+            disk.gate_fails = data.draw(st.integers(0, 9)) == 0
+            disk.pending.pop(data.draw(st.integers(0, len(disk.pending) - 1)))()
+    assert all(len(update.answers) == len(update.seen) == 1 for update in updates)
+    done = [update for update in updates if update.answers == [None]]
+    for at in range(0, len(disk.held), STEP):
+        over = [one for one in done if one.offset <= at < one.offset + one.length]
+        assert disk.held[at : at + STEP] == bytes([len(over)]) * STEP, "each counted once"
+
+
+def test_an_update_that_changes_nothing_writes_nothing_and_lets_others_go_on() -> None:
+    disk = Disk()
+    merger = Merger(disk.read, disk.place)
+    answers: list[Failure | None] = []
+    merger.update(0, 2 * BLOCK_BYTES, lambda held: None, False, answers.append)
+    second = Update(4, 4)
+    merger.update(second.offset, second.length, second.change, False, answers.append)
+    assert len(disk.pending) == 1, "the second one waits"
+    disk.pending.pop()()
+    assert answers == [None]
+    while disk.pending:
+        disk.pending.pop()()
+    assert answers == [None, None]
+    assert second.seen == [bytes(4 * STEP)]
+
+
+def test_an_update_whose_read_fails_writes_nothing_and_unlocks() -> None:
+    reads: list[ReadDone] = []
+    disk = Disk()
+    merger = Merger(lambda block, count, done: reads.append(done), disk.place)
+    answers: list[Failure | None] = []
+    update = Update(0, 8)
+    merger.update(update.offset, update.length, update.change, False, answers.append)
+    reads.pop()(Failure.MEDIUM_ERROR, ())
+    assert answers == [Failure.MEDIUM_ERROR]
+    assert update.seen == []
+    assert not merger.wait(0, BLOCKS, lambda: None)
+
+
+def test_a_read_alone_holds_changes_back() -> None:
+    disk = Disk()
+    merger = Merger(disk.read, disk.place)
+    heard: list[bytes] = []
+    merger.read_alone(1, 2, lambda failure, pieces: heard.append(b"".join(pieces)))
+    retried: list[int] = []
+    assert merger.wait(2, 1, lambda: retried.append(2))
+    assert not merger.wait(0, 1, lambda: retried.append(0))
+    disk.pending.pop()()
+    assert heard == [bytes(2 * BLOCK_BYTES)]
+    assert retried == [2]
 
 
 def check_marks(before: bytes, after: bytes, commands: list[Command]) -> None:

@@ -417,11 +417,11 @@ class Target:
         self.engine.start()
 
     def write(
-        self, offset: int, data: Buffer, *, durable: bool = False
+        self, offset: int, data: Buffer, *, durable: bool = False, is_atomic: bool = False
     ) -> asyncio.Future[Failure | None]:
         """Write; the answer comes later."""
         done: asyncio.Future[Failure | None] = asyncio.get_running_loop().create_future()
-        self.engine.write(offset, [data], durable, done.set_result)
+        self.engine.write(offset, [data], durable, done.set_result, is_atomic)
         self.engine.kick()
         return done
 

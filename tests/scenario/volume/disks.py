@@ -39,6 +39,7 @@ class Disk:
     promised_instance: str = ""
     loss_possible: bool = False
     properties: volume_pb2.VolumeProperties = field(default_factory=volume_pb2.VolumeProperties)
+    reservations: volume_pb2.Reservations = field(default_factory=volume_pb2.Reservations)
     deleted: bool = False
     reverted: bool = False
     learner: bool = False
@@ -84,6 +85,8 @@ class Disk:
                 set_property(self.properties, operation.set_property)
             case "delete_volume":
                 self.deleted = True
+            case "set_reservations":
+                self.reservations.CopyFrom(operation.set_reservations)
             case kind:
                 raise AssertionError(kind)
 
@@ -91,6 +94,7 @@ class Disk:
         """What the replica says of itself."""
         return replica_pb2.ReplicaReport(
             properties=self.properties,
+            reservations=self.reservations,
             deleted=self.deleted,
             reverted=self.reverted,
             learner=self.learner,
@@ -134,6 +138,7 @@ class Disk:
         self.snapshots = dict(other.snapshots)
         self.properties, self.deleted = volume_pb2.VolumeProperties(), other.deleted
         self.properties.CopyFrom(other.properties)
+        self.reservations.CopyFrom(other.reservations)
         self.take(other.configuration)
         self.rebuilding = False
         self.tail.clear()

@@ -93,11 +93,11 @@ def test_write_cache_is_used_only_when_a_quorum_has_it_on_stable_storage() -> No
             replica.stalled = True
         with pytest.raises(UnavailableError, match="ask again"):
             await operations.set_property(ON)
-        assert operations.is_durable
+        assert target.engine._placing._is_durable
         for replica in cluster.replicas:
             replica.stalled = False
         await operations.set_property(ON)
-        assert not operations.is_durable
+        assert not target.engine._placing._is_durable
 
     play(scenario())
 

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from cstor_core.generated.cstor.v1 import volume_pb2
 from cstor_core.units import BLOCK_BYTES
 from cstor_target.volume import lease, membership
-from cstor_target.volume.backing import Failure
-from cstor_target.volume.engine import Engine
+from cstor_target.volume.backing import Buffer, Failure
 from cstor_target.volume.lease import Lease
+from cstor_target.volume.merging import Merger
 from cstor_target.volume.opener import Opener
+from cstor_target.volume.operations import Operations
 from cstor_target.volume.order import InFlight, Order
+from cstor_target.volume.placing import Placing
 from cstor_target.volume.quorum import held_by
 from cstor_target.volume.readers import Question
 from cstor_target.volume.reads import Reads
 from cstor_target.volume.roster import Roster
 from replica.host import ReplicaHost
 from replica.leases import LeaseGiven
+from replica.store.standing import Standing
 from tests.simulation.mutants.planting import Mistakes
 
 _found = Mistakes()
@@ -70,13 +75,13 @@ def acknowledge_before_the_flush() -> None:
 def flush_nothing() -> None:
     """It is answered when all is applied."""
 
-    def flush(self: Engine, done: Any) -> None:
+    def flush(self: Placing, done: Any) -> None:
         if self._order.completed_seq >= self._order.last_seq:
             done(None)
         else:
             self._order.when_completed(self._order.last_seq, done)
 
-    Engine._flush = flush  # type: ignore[method-assign]
+    Placing.flush = flush  # type: ignore[method-assign]
 
 
 @_found.breaks("A target serves only under a lease.")
@@ -267,3 +272,71 @@ def _zeros_instead(done: Any, zeros: list[bytes]) -> Any:
             done(error, pieces)
 
     return told
+
+
+@_found.breaks("Nothing comes between what COMPARE AND WRITE finds and what it writes.")
+def compare_without_a_lock() -> None:
+    """Others may write what is being compared."""
+    lock = Merger._lock
+
+    def unlocked(self: Merger, first: int, end: int) -> Callable[[], None]:
+        lock(self, first, end)()
+        return lambda: None
+
+    Merger._lock = unlocked  # type: ignore[method-assign]
+
+
+@_found.breaks("WRITE ATOMIC and COMPARE AND WRITE are there as a whole, or not at all.")
+def write_block_by_block() -> None:
+    """Each block is an entry of its own."""
+    write = Order.write
+
+    def in_parts(
+        self: Order, first: int, count: int, pieces: Sequence[Buffer], durable: bool, done: Any
+    ) -> None:
+        data = b"".join(pieces)
+        for at in range(count):
+            block = data[at * BLOCK_BYTES : (at + 1) * BLOCK_BYTES]
+            write(self, first + at, 1, [block], durable, done if at == count - 1 else None)
+            self._send_gathered()
+
+    Order.write = in_parts  # type: ignore[method-assign]
+
+
+@_found.breaks("Reservations that were acknowledged are on stable storage of W members.")
+def acknowledge_reservations_at_once() -> None:
+    """Before anybody has them."""
+    reserve = Operations.reserve
+
+    def hasty(self: Operations, change: Any, done: Any) -> None:
+        reserve(self, change, lambda failure: None)
+        done(None)
+
+    Operations.reserve = hasty  # type: ignore[method-assign]
+
+
+@_found.breaks("Reservations outlive the target.")
+def forget_reservations() -> None:
+    """A new target begins with none."""
+    begin = Operations.begin
+
+    def forgetful(self: Operations, tenure: Any, report: Any) -> None:
+        begin(self, tenure, report)
+        self.reservations = volume_pb2.Reservations()
+
+    Operations.begin = forgetful  # type: ignore[method-assign]
+
+
+@_found.breaks("What a member that was away gets in one step are also the reservations.")
+def leave_reservations_behind() -> None:
+    """A staged map brings all else that operations have left."""
+    switch = Standing.switch
+
+    def lacking(self: Standing, *arguments: Any, **named: Any) -> Any:
+        before = volume_pb2.Reservations()
+        before.CopyFrom(self.operations.reservations)
+        outcome = switch(self, *arguments, **named)
+        self.operations.reservations.CopyFrom(before)
+        return outcome
+
+    Standing.switch = lacking  # type: ignore[method-assign]

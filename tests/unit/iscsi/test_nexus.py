@@ -8,6 +8,7 @@ from uuid import UUID
 
 import pytest
 
+from cstor_core.generated.cstor.v1 import volume_pb2
 from cstor_target.iscsi import pdu
 from cstor_target.iscsi.constants import Opcode, TaskManagementFunction
 from cstor_target.iscsi.limits import Limits
@@ -16,7 +17,7 @@ from cstor_target.residuals import data_out_bytes
 from cstor_target.scsi.geometry import Geometry
 from cstor_target.scsi.identity import Identity
 from cstor_target.scsi.target_device import TargetDevice
-from cstor_target.volume.backing import Buffer, Done, Failure, ReadDone
+from cstor_target.volume.backing import Buffer, Change, ChangeReservations, Done, Failure, ReadDone
 from tests.unit.iscsi.trace import INITIATOR, TARGET, Answer, Initiator, Process, joined
 
 SIZE = 1 << 20
@@ -32,18 +33,44 @@ class SlowVolume:
         self.data = bytearray(SIZE)
         self.pending: list[Callable[[Failure | None], None]] = []
         self.kicks = 0
+        self.atomic = 0
+        self.reservations = volume_pb2.Reservations()
 
     def read(self, offset: int, length: int, done: ReadDone) -> None:
         self.pending.append(
             lambda failure: done(failure, (bytes(self.data[offset : offset + length]),))
         )
 
-    def write(self, offset: int, data: Sequence[Buffer], durable: bool, done: Done) -> None:
+    def write(
+        self,
+        offset: int,
+        data: Sequence[Buffer],
+        durable: bool,
+        done: Done,
+        is_atomic: bool = False,
+    ) -> None:
+        self.atomic += is_atomic
         written = joined(data)
         self.data[offset : offset + len(written)] = written
         self.pending.append(done)
 
+    def update(self, offset: int, length: int, change: Change, durable: bool, done: Done) -> None:
+        def end(failure: Failure | None) -> None:
+            changed = change(self.data[offset : offset + length]) if failure is None else None
+            if changed is not None:
+                self.data[offset : offset + length] = changed
+            done(failure)
+
+        self.pending.append(end)
+
     def unmap(self, extents: Sequence[tuple[int, int]], durable: bool, done: Done) -> None:
+        self.pending.append(done)
+
+    def reserve(self, change: ChangeReservations, done: Done) -> None:
+        self.reservations = change() or self.reservations
+        self.pending.append(done)
+
+    def confirm(self, done: Done) -> None:
         self.pending.append(done)
 
     def flush(self, done: Done) -> None:

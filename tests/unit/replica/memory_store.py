@@ -55,6 +55,7 @@ class MemoryStore:
         self.is_reverted = False
         self.learner, self.member_by = False, None
         self.properties = volume_pb2.VolumeProperties()
+        self.reservations = volume_pb2.Reservations()
         self.deleted = False
         self.size_bytes = blocks * BLOCK_BYTES
         self.max_copied_seq = 0

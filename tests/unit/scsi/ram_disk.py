@@ -5,10 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from uuid import UUID
 
+from cstor_core.generated.cstor.v1 import volume_pb2
 from cstor_target.scsi.completion import finish, finish_read
 from cstor_target.scsi.geometry import Geometry
 from cstor_target.scsi.identity import Identity
-from cstor_target.scsi.requests import Flush, Outcome, Read, Request, Status, Step, Unmap, Write
+from cstor_target.scsi.requests import (
+    Outcome,
+    Read,
+    Request,
+    Reserve,
+    Status,
+    Step,
+    Unmap,
+    Update,
+    Write,
+)
 from cstor_target.scsi.sense import Sense
 from cstor_target.scsi.target_device import TargetDevice
 from cstor_target.volume.backing import Buffer, Failure
@@ -30,6 +41,8 @@ class RamDisk:
     ) -> None:
         self.held = bytearray(size_bytes)
         self.asked: list[Request] = []
+        self.reservations = volume_pb2.Reservations()
+        """What the volume keeps of them."""
         self.failure: Failure | None = None
         self.fail_after = 0
         self.device = TargetDevice(
@@ -70,11 +83,22 @@ class RamDisk:
             data_out = b"".join(request.data)
             assert 0 < len(data_out) <= len(self.held) - request.offset
             self.held[request.offset : request.offset + len(data_out)] = data_out
+        if isinstance(request, Update) and failure is None:
+            end = request.offset + request.length
+            assert 0 < request.length <= end <= len(self.held)
+            changed = request.change(self.held[request.offset : end])
+            if changed is not None:
+                assert len(changed) == request.length
+                self.held[request.offset : end] = changed
+        if isinstance(request, Reserve) and failure is None:
+            kept = request.change()
+            if kept is not None:
+                self.reservations.CopyFrom(kept)
         if isinstance(request, Unmap) and failure is None:
             for offset, length in request.extents:
                 assert 0 < length <= len(self.held) - offset
                 self.held[offset : offset + length] = bytes(length)
-        assert isinstance(request, Write | Unmap | Flush)
+        assert not isinstance(request, Read)
         return finish(request, failure)
 
 

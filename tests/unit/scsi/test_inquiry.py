@@ -113,7 +113,7 @@ def test_block_limits_are_finite(block_bytes: int) -> None:
     page = vpd(RamDisk(logical_block_bytes=block_bytes), 0xB0)
     assert len(page) == 64
     assert page[4] == 1
-    assert page[5] == 0
+    assert page[5] == 255
     assert number(page, 6, 7) == 4096 // block_bytes
     assert number(page, 8, 11) == 8 * 1024 * 1024 // block_bytes
     assert number(page, 12, 15) == 1024 * 1024 // block_bytes
@@ -122,6 +122,9 @@ def test_block_limits_are_finite(block_bytes: int) -> None:
     assert number(page, 28, 31) == 4096 // block_bytes
     assert number(page, 32, 35) == 0x8000_0000
     assert number(page, 36, 43) == 16 * 1024 * 1024 // block_bytes
+    assert number(page, 44, 47) == 1024 * 1024 // block_bytes
+    assert number(page, 48, 51) == number(page, 52, 55) == 4096 // block_bytes
+    assert number(page, 56, 63) == 0
 
 
 def test_the_medium_does_not_rotate() -> None:

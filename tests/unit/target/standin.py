@@ -11,7 +11,7 @@ from cstor_target.iscsi.counters import Counters as IscsiCounters
 from cstor_target.iscsi.limits import Limits
 from cstor_target.iscsi.sessions import SessionTable
 from cstor_target.served_volume import Directory, ServedVolume
-from cstor_target.volume.backing import Buffer, Done, Failure, ReadDone
+from cstor_target.volume.backing import Buffer, Change, ChangeReservations, Done, Failure, ReadDone
 from cstor_target.volume.changes import Changes
 from cstor_target.volume.cloning import Cloning
 from cstor_target.volume.counters import Counters
@@ -143,10 +143,26 @@ class StandInEngine:
     def read(self, offset: int, length: int, done: ReadDone) -> None:
         done(Failure.NOT_READY, ())
 
-    def write(self, offset: int, data: Sequence[Buffer], durable: bool, done: Done) -> None:
+    def write(
+        self,
+        offset: int,
+        data: Sequence[Buffer],
+        durable: bool,
+        done: Done,
+        is_atomic: bool = False,
+    ) -> None:
+        done(Failure.NOT_READY)
+
+    def update(self, offset: int, length: int, change: Change, durable: bool, done: Done) -> None:
         done(Failure.NOT_READY)
 
     def unmap(self, extents: Sequence[tuple[int, int]], durable: bool, done: Done) -> None:
+        done(Failure.NOT_READY)
+
+    def reserve(self, change: ChangeReservations, done: Done) -> None:
+        done(Failure.NOT_READY)
+
+    def confirm(self, done: Done) -> None:
         done(Failure.NOT_READY)
 
     def flush(self, done: Done) -> None:

@@ -288,7 +288,7 @@ def test_backlog_keeps_what_no_quorum_holds_whatever_its_size() -> None:
 
 
 def test_backlog_keeps_a_part_of_what_everybody_has_taken() -> None:
-    backlog = Backlog(bytes_max=100)
+    backlog = Backlog(bytes_max=200)
     for seq in range(1, 6):
         backlog.append(Sent(seq, seq, bytes(20), 0.0), seq - 1)
     backlog.taken(2)

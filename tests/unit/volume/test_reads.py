@@ -302,3 +302,24 @@ def test_member_that_is_given_up_by_what_an_answer_brings_is_not_heard_further(
     assert reading.heard == [(None, ONE)]
     assert [question[2] for question in reading.links[1].stream.questions()] == [5]
     assert second in [reader.member for reader in reading.reads._readers]
+
+
+@pytest.mark.parametrize(
+    ("first", "count", "is_torn"), [(250, 10, True), (299, 1, True), (300, 8, False)]
+)
+def test_a_long_read_that_an_atomic_write_came_over_is_read_again_alone(
+    reading: Reading, first: int, count: int, is_torn: bool
+) -> None:
+    alone: list[tuple[int, int]] = []
+    reading.reads.read_alone = lambda block, count, done: alone.append((block, count))
+    reading.read(0, 300)
+    reading.reads.written_whole(first, count)
+    stream = reading.links[0].stream
+    for number, _, block, blocks in stream.questions():
+        assert (block, blocks) in ((0, 256), (256, 44))
+        stream.answer(number, block, [(3, ONE)] * blocks)
+    assert alone == ([(0, 300)] if is_torn else [])
+    assert reading.heard == ([] if is_torn else [(None, ONE * 300)])
+    reading.read(0, 8)
+    reading.reads.written_whole(0, 8)
+    assert len(alone) == is_torn, "a read in one question sees all of a write or nothing"

@@ -76,6 +76,7 @@ class ReplicaReport(_message.Message):
     REVERTED_FIELD_NUMBER: _builtins.int
     LEARNER_FIELD_NUMBER: _builtins.int
     MEMBER_BY_FIELD_NUMBER: _builtins.int
+    RESERVATIONS_FIELD_NUMBER: _builtins.int
     replica_uuid: _builtins.str
     state: Global___ReplicaState.ValueType
     promised_epoch: _builtins.int
@@ -130,6 +131,10 @@ class ReplicaReport(_message.Message):
 
     @_builtins.property
     def member_by(self) -> _volume_pb2.Reign: ...
+    @_builtins.property
+    def reservations(self) -> _volume_pb2.Reservations:
+        """As in OperationsState; there even where there are none, as properties are."""
+
     def __init__(
         self,
         *,
@@ -156,10 +161,11 @@ class ReplicaReport(_message.Message):
         reverted: _builtins.bool = ...,
         learner: _builtins.bool = ...,
         member_by: _volume_pb2.Reign | None = ...,
+        reservations: _volume_pb2.Reservations | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["configuration", b"configuration", "history", b"history", "identity", b"identity", "member_by", b"member_by", "origin", b"origin", "out_of_date_mark", b"out_of_date_mark", "properties", b"properties"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["configuration", b"configuration", "history", b"history", "identity", b"identity", "member_by", b"member_by", "origin", b"origin", "out_of_date_mark", b"out_of_date_mark", "properties", b"properties", "reservations", b"reservations"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["configuration", b"configuration", "deleted", b"deleted", "durable_seq", b"durable_seq", "history", b"history", "identity", b"identity", "learner", b"learner", "loss_possible", b"loss_possible", "member_by", b"member_by", "operations_seq", b"operations_seq", "origin", b"origin", "out_of_date_mark", b"out_of_date_mark", "promised_epoch", b"promised_epoch", "promised_instance", b"promised_instance", "properties", b"properties", "reason", b"reason", "replica_uuid", b"replica_uuid", "reverted", b"reverted", "short", b"short", "size_bytes", b"size_bytes", "snapshots", b"snapshots", "state", b"state", "used_bytes", b"used_bytes", "witness", b"witness"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["configuration", b"configuration", "deleted", b"deleted", "durable_seq", b"durable_seq", "history", b"history", "identity", b"identity", "learner", b"learner", "loss_possible", b"loss_possible", "member_by", b"member_by", "operations_seq", b"operations_seq", "origin", b"origin", "out_of_date_mark", b"out_of_date_mark", "promised_epoch", b"promised_epoch", "promised_instance", b"promised_instance", "properties", b"properties", "reason", b"reason", "replica_uuid", b"replica_uuid", "reservations", b"reservations", "reverted", b"reverted", "short", b"short", "size_bytes", b"size_bytes", "snapshots", b"snapshots", "state", b"state", "used_bytes", b"used_bytes", "witness", b"witness"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

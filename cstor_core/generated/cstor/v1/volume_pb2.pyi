@@ -309,6 +309,7 @@ class Operation(_message.Message):
     LOSS_TOLD_FIELD_NUMBER: _builtins.int
     SET_PROPERTY_FIELD_NUMBER: _builtins.int
     DELETE_VOLUME_FIELD_NUMBER: _builtins.int
+    SET_RESERVATIONS_FIELD_NUMBER: _builtins.int
     seq: _builtins.int
     @_builtins.property
     def create_snapshot(self) -> Global___SnapshotCreation: ...
@@ -324,6 +325,8 @@ class Operation(_message.Message):
     def set_property(self) -> Global___PropertySetting: ...
     @_builtins.property
     def delete_volume(self) -> Global___VolumeDeletion: ...
+    @_builtins.property
+    def set_reservations(self) -> Global___Reservations: ...
     def __init__(
         self,
         *,
@@ -335,12 +338,13 @@ class Operation(_message.Message):
         loss_told: Global___LossTold | None = ...,
         set_property: Global___PropertySetting | None = ...,
         delete_volume: Global___VolumeDeletion | None = ...,
+        set_reservations: Global___Reservations | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_snapshot", b"create_snapshot", "delete_snapshot", b"delete_snapshot", "delete_volume", b"delete_volume", "kind", b"kind", "loss_told", b"loss_told", "resize", b"resize", "revert", b"revert", "set_property", b"set_property"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_snapshot", b"create_snapshot", "delete_snapshot", b"delete_snapshot", "delete_volume", b"delete_volume", "kind", b"kind", "loss_told", b"loss_told", "resize", b"resize", "revert", b"revert", "set_property", b"set_property", "set_reservations", b"set_reservations"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_snapshot", b"create_snapshot", "delete_snapshot", b"delete_snapshot", "delete_volume", b"delete_volume", "kind", b"kind", "loss_told", b"loss_told", "resize", b"resize", "revert", b"revert", "seq", b"seq", "set_property", b"set_property"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_snapshot", b"create_snapshot", "delete_snapshot", b"delete_snapshot", "delete_volume", b"delete_volume", "kind", b"kind", "loss_told", b"loss_told", "resize", b"resize", "revert", b"revert", "seq", b"seq", "set_property", b"set_property", "set_reservations", b"set_reservations"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["create_snapshot", "delete_snapshot", "revert", "resize", "loss_told", "set_property", "delete_volume"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["create_snapshot", "delete_snapshot", "revert", "resize", "loss_told", "set_property", "delete_volume", "set_reservations"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -525,6 +529,75 @@ class VolumeDeletion(_message.Message):
 Global___VolumeDeletion: _TypeAlias = VolumeDeletion  # noqa: Y015
 
 @_typing.final
+class Reservations(_message.Message):
+    """Who has registered with the logical unit, and who has reserved it (SPC-4, 5.9): all of it, each
+    time that anything of it changes.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GENERATION_FIELD_NUMBER: _builtins.int
+    REGISTRATIONS_FIELD_NUMBER: _builtins.int
+    TYPE_FIELD_NUMBER: _builtins.int
+    IS_PERSISTENT_FIELD_NUMBER: _builtins.int
+    generation: _builtins.int
+    """PRGENERATION."""
+    type: _builtins.int
+    """TYPE of the reservation; 0 where there is none."""
+    is_persistent: _builtins.bool
+    """APTPL, as it was said last."""
+    @_builtins.property
+    def registrations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Registration]:
+        """At most 1,000."""
+
+    def __init__(
+        self,
+        *,
+        generation: _builtins.int = ...,
+        registrations: _abc.Iterable[Global___Registration] | None = ...,
+        type: _builtins.int = ...,
+        is_persistent: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "is_persistent", b"is_persistent", "registrations", b"registrations", "type", b"type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Reservations: _TypeAlias = Reservations  # noqa: Y015
+
+@_typing.final
+class Registration(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INITIATOR_PORT_FIELD_NUMBER: _builtins.int
+    TARGET_PORT_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    IS_HOLDER_FIELD_NUMBER: _builtins.int
+    initiator_port: _builtins.str
+    """iSCSI name, ",i,0x" and the ISID in hexadecimal digits."""
+    target_port: _builtins.int
+    """RELATIVE TARGET PORT IDENTIFIER."""
+    key: _builtins.int
+    is_holder: _builtins.bool
+    """It holds the reservation, and not all do who have registered."""
+    def __init__(
+        self,
+        *,
+        initiator_port: _builtins.str = ...,
+        target_port: _builtins.int = ...,
+        key: _builtins.int = ...,
+        is_holder: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["initiator_port", b"initiator_port", "is_holder", b"is_holder", "key", b"key", "target_port", b"target_port"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Registration: _TypeAlias = Registration  # noqa: Y015
+
+@_typing.final
 class SeqRange(_message.Message):
     """Entries that are seen: those behind one seq and up to another."""
 
@@ -626,6 +699,7 @@ class OperationsState(_message.Message):
     DELETED_FIELD_NUMBER: _builtins.int
     LEARNER_FIELD_NUMBER: _builtins.int
     MEMBER_BY_FIELD_NUMBER: _builtins.int
+    RESERVATIONS_FIELD_NUMBER: _builtins.int
     size_bytes: _builtins.int
     completed_seq: _builtins.int
     """W members hold every entry up to here."""
@@ -657,6 +731,8 @@ class OperationsState(_message.Message):
         is not known.
         """
 
+    @_builtins.property
+    def reservations(self) -> Global___Reservations: ...
     def __init__(
         self,
         *,
@@ -671,10 +747,11 @@ class OperationsState(_message.Message):
         deleted: _builtins.bool = ...,
         learner: _builtins.bool = ...,
         member_by: Global___Reign | None = ...,
+        reservations: Global___Reservations | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["member_by", b"member_by", "properties", b"properties"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["member_by", b"member_by", "properties", b"properties", "reservations", b"reservations"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["completed_seq", b"completed_seq", "deleted", b"deleted", "head_ranges", b"head_ranges", "hidden_views", b"hidden_views", "last_seq", b"last_seq", "learner", b"learner", "loss_possible", b"loss_possible", "member_by", b"member_by", "properties", b"properties", "size_bytes", b"size_bytes", "snapshots", b"snapshots"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["completed_seq", b"completed_seq", "deleted", b"deleted", "head_ranges", b"head_ranges", "hidden_views", b"hidden_views", "last_seq", b"last_seq", "learner", b"learner", "loss_possible", b"loss_possible", "member_by", b"member_by", "properties", b"properties", "reservations", b"reservations", "size_bytes", b"size_bytes", "snapshots", b"snapshots"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

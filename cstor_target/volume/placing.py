@@ -1,0 +1,125 @@
+"""How commands that change blocks come to their place in the order.
+
+One that covers parts of blocks goes to the merger first.  Then each waits at the gate while there
+is no quorum, and for its blocks while they are locked; it is refused where nothing may be written,
+or the pools have no room; and it gets its place.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from cstor_core.generated.cstor.v1 import volume_pb2
+from cstor_core.units import BLOCK_BYTES
+from cstor_target.volume.backing import Buffer, Done, Failure
+from cstor_target.volume.gate import Gate
+from cstor_target.volume.merging import Merger, ReadBlocks, whole_block_pieces
+from cstor_target.volume.order import Order
+from cstor_target.volume.room import Room
+from cstor_target.volume.roster import Roster
+
+
+class Placing:
+    """Of one volume."""
+
+    def __init__(
+        self,
+        order: Order,
+        roster: Roster,
+        room: Room,
+        gate: Gate,
+        read_blocks: ReadBlocks,
+        kick: Callable[[], None],
+    ) -> None:
+        """`kick` sends what has gathered."""
+        self.merger = Merger(read_blocks, self._place_made)
+        self.on_whole: Callable[[int, int], None] = lambda first, count: None
+        """Told of blocks whose write no read may see a part of, when it has its place."""
+        self._order = order
+        self._roster = roster
+        self._room = room
+        self._gate = gate
+        self._kick = kick
+        self._is_durable = False
+        self._is_read_only = False
+
+    def use(self, properties: volume_pb2.VolumeProperties) -> None:
+        """What holds for commands from now on."""
+        self._is_durable = not properties.write_cache
+        self._is_read_only = properties.read_only
+
+    def write(
+        self, first: int, data: Sequence[Buffer], durable: bool, done: Done, is_atomic: bool
+    ) -> None:
+        """Place a write of whole blocks."""
+        again = partial(self.write, first, data, durable, done, is_atomic)
+        if self._gate.waiting or not self._roster.has_quorum:
+            self._gate.go_through(again, done)
+            return
+        pieces = data if len(data) == 1 else whole_block_pieces(data)
+        count = sum(map(len, pieces)) // BLOCK_BYTES
+        if self.merger.wait(first, count, again):
+            return
+        if self._is_read_only:
+            _fail_soon(done, Failure.READ_ONLY)
+        elif self._room.has(count * BLOCK_BYTES):
+            self._order.write(first, count, pieces, durable or self._is_durable, done)
+            if is_atomic:
+                self.on_whole(first, count)
+        else:
+            _fail_soon(done, Failure.SPACE)
+
+    def unmap(self, first: int, count: int, durable: bool, done: Done) -> None:
+        """Place a discard of whole blocks."""
+        again = partial(self.unmap, first, count, durable, done)
+        if not self._gate.is_open:
+            self._gate.go_through(again, done)
+        elif self._is_read_only:
+            _fail_soon(done, Failure.READ_ONLY)
+        elif not self.merger.wait(first, count, again):
+            self._order.unmap(first, count, durable or self._is_durable, done)
+
+    def flush(self, done: Done) -> None:
+        """Have all that has its place be durable."""
+        if not self._gate.is_open:
+            self._gate.go_through(partial(self.flush, done), done)
+        elif self._order.all_durable:
+            asyncio.get_running_loop().call_soon(done, None)
+        else:
+            self._order.flush(done)
+
+    def _place_made(
+        self, first: int, data: Buffer, durable: bool, done: Done, unlock: Callable[[], None]
+    ) -> None:
+        """Place a write that was made of what was there; its blocks stay locked until it has its
+        place, also at the gate.
+        """
+
+        def go() -> None:
+            if not self._roster.has_quorum:
+                self._gate.go_through(go, failed)
+                return
+            if self._is_read_only:
+                _fail_soon(failed, Failure.READ_ONLY)
+                return
+            if not self._room.has(len(data)):
+                _fail_soon(failed, Failure.SPACE)
+                return
+            count = len(data) // BLOCK_BYTES
+            self._order.write(first, count, [data], durable or self._is_durable, done)
+            self.on_whole(first, count)
+            unlock()
+
+        def failed(error: Failure | None) -> None:
+            unlock()
+            done(error)
+
+        self._gate.go_through(go, failed)
+        self._kick()
+
+
+def _fail_soon(done: Done, failure: Failure) -> None:
+    """Answer later: never from inside the call."""
+    asyncio.get_running_loop().call_soon(done, failure)
