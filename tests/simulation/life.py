@@ -272,10 +272,25 @@ class Life:
             for target in list(clients.targets):
                 if _has_ended(target):
                     clients.targets.remove(target)
+            if self._took_its_replica_along():
+                for target in clients.targets:
+                    target.kill()
+                clients.targets.clear()
             if not clients.targets and self._loop.time() >= self.deeds.no_target_before_s:
                 clients.targets.append(self.cluster.start_target())
                 self.cluster.note(f"{clients.targets[0].name} is started")
             await asyncio.sleep(ENDED_S)
+
+    def _took_its_replica_along(self) -> bool:
+        """Whether a target that had the only replica in its process was deposed, so that the other
+        one has none: at the end somebody notices, and runs that process alone.
+        """
+        (machine, *_) = self.cluster.machines
+        return (
+            self.cluster.is_in_one_process
+            and self._loop.time() > FAULTS_S
+            and not (machine.is_up or machine.is_broken)
+        )
 
     async def _look(self) -> None:
         while True:

@@ -74,12 +74,13 @@ class Moves:
         if how == ERRS and others:
             await self._tell_wrongly(next(iter(uuids.values())), others[0])
         left = list(moved)
+        old = moved[left[0]] if len(moved) == 1 else ""
         while left:  # in turns: it may take all of them to have a quorum that writes them down
             machine = left.pop(0)
-            old = moved[machine] if len(moved) == 1 else ""
             if not await self._is_told(uuids[machine], machine, old):
                 left.append(machine)
                 await self._cluster.loop.after(AGAIN_S)
+            old = ""  # for another target it may be the address of another member
 
     async def _tell_wrongly(self, uuid: str, other: Machine) -> None:
         """Say of a member that it is where another one is; that is not believed."""
@@ -101,7 +102,7 @@ class Moves:
             configurations.told_place(uuid, machine.address)
         elif isinstance(answer, str):
             self._clients.broken.append(f"{answer} is said to be found at {machine.address}")
-        elif isinstance(answer, InputError) and not self._is_excused(uuid, machine):
+        elif isinstance(answer, InputError) and not (old or self._is_excused(uuid, machine)):
             self._clients.broken.append(f"{uuid} is not believed to be at {machine.name}: {answer}")
         else:
             return False
