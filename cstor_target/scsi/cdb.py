@@ -339,6 +339,30 @@ GET_LBA_STATUS = Cdb(
     reserved(8),
     CONTROL,
 )
+_DEFECT_LIST = (
+    reserved(3),
+    used("req_plist", 1),
+    used("req_glist", 1),
+    used("defect_list_format", 3),
+)
+READ_DEFECT_DATA_10 = Cdb(
+    "READ DEFECT DATA (10)",
+    0x37,
+    reserved(8),
+    *_DEFECT_LIST,
+    reserved(32),
+    used("allocation_length", 16),
+    CONTROL,
+)
+READ_DEFECT_DATA_12 = Cdb(
+    "READ DEFECT DATA (12)",
+    0xB7,
+    *_DEFECT_LIST,
+    used("address_descriptor_index", 32),
+    used("allocation_length", 32),
+    reserved(8),
+    CONTROL,
+)
 REPORT_LUNS = Cdb(
     "REPORT LUNS",
     0xA0,

@@ -70,6 +70,7 @@ COMMANDS: tuple[Command, ...] = (
     Command(layouts.VERIFY_10, verify.verify_10, MEDIUM_IN_PIECES, READ),
     Command(layouts.PRE_FETCH_10, device_commands.pre_fetch_10, AT_ONCE, READ),
     Command(layouts.SYNCHRONIZE_CACHE_10, device_commands.synchronize_cache_10, MEDIUM, WRITE),
+    Command(layouts.READ_DEFECT_DATA_10, device_commands.read_defect_data_10, AT_ONCE, READ),
     Command(layouts.WRITE_SAME_10, provisioning.write_same_10, MEDIUM_IN_PIECES, WRITE),
     Command(layouts.UNMAP, provisioning.unmap, MEDIUM, WRITE),
     Command(layouts.MODE_SELECT_10, mode_commands.mode_select_10, AT_ONCE, WRITE),
@@ -131,6 +132,7 @@ COMMANDS: tuple[Command, ...] = (
     Command(layouts.WRITE_12, read_write.write_12, MEDIUM, WRITE, checks_cdb=True),
     Command(layouts.WRITE_AND_VERIFY_12, verify.write_and_verify_12, MEDIUM_IN_PIECES, WRITE),
     Command(layouts.VERIFY_12, verify.verify_12, MEDIUM_IN_PIECES, READ),
+    Command(layouts.READ_DEFECT_DATA_12, device_commands.read_defect_data_12, AT_ONCE, READ),
 )
 
 

@@ -1,7 +1,8 @@
 """The commands about the device as a whole: ready, sense, start and stop, cache, capacity.
 
 SPC-4: TEST UNIT READY 6.47, REQUEST SENSE 6.39.  SBC-3: PRE-FETCH 5.8 and 5.9, PREVENT ALLOW MEDIUM
-REMOVAL 5.10, READ CAPACITY 5.15 and 5.16, START STOP UNIT 5.25, SYNCHRONIZE CACHE 5.26 and 5.27.
+REMOVAL 5.10, READ CAPACITY 5.15 and 5.16, READ DEFECT DATA 5.17 and 5.18, START STOP UNIT 5.25,
+SYNCHRONIZE CACHE 5.26 and 5.27.
 """
 
 from __future__ import annotations
@@ -47,6 +48,9 @@ _LBA_STATUS = struct.Struct(">I4xQIB3x")
 """GET LBA STATUS parameter data (SBC-3, 5.4): the header and one LBA status descriptor."""
 _LBA_STATUS_COUNT_MAX = 0xFFFF_FFFF
 _CAPACITY_10_LAST_MAX = 0xFFFF_FFFF
+# The headers of the defect lists (SBC-3, 5.17 and 5.18): flags, (GENERATION CODE,) length.
+_DEFECTS_10 = struct.Struct(">xBH")
+_DEFECTS_12 = struct.Struct(">xBHI")
 _CAPACITY_16 = BitStruct(
     "returned_logical_block_address" / BitsInteger(64),
     "logical_block_length_in_bytes" / BitsInteger(32),
@@ -161,6 +165,28 @@ def get_lba_status(
     return data_in(
         _LBA_STATUS.pack(_LBA_STATUS.size - 4, first, count, 0), fields.allocation_length
     )
+
+
+def read_defect_data_10(
+    unit: LogicalUnit, nexus: Hashable, cdb: Buffer, data_out: Sequence[Buffer]
+) -> Step:
+    """READ DEFECT DATA (10): both lists are there, and there is nothing in them."""
+    fields = layouts.READ_DEFECT_DATA_10.parse(cdb)
+    return data_in(_DEFECTS_10.pack(_defect_flags(fields), 0), fields.allocation_length)
+
+
+def read_defect_data_12(
+    unit: LogicalUnit, nexus: Hashable, cdb: Buffer, data_out: Sequence[Buffer]
+) -> Step:
+    """READ DEFECT DATA (12)."""
+    fields = layouts.READ_DEFECT_DATA_12.parse(cdb)
+    return data_in(_DEFECTS_12.pack(_defect_flags(fields), 0, 0), fields.allocation_length)
+
+
+def _defect_flags(fields: Any) -> int:
+    """PLISTV, GLISTV and DEFECT LIST FORMAT: each list that was asked for is valid."""
+    flags: int = fields.req_plist << 4 | fields.req_glist << 3 | fields.defect_list_format
+    return flags
 
 
 def _cache_synchronizer(decode: Decoder) -> Handler:

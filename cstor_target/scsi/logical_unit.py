@@ -89,6 +89,7 @@ class LogicalUnit:
         "physical_blocks",
         "read_only",
         "reservations",
+        "software_write_protect",
         "transfer_blocks_max",
         "unmap_blocks_max",
         "write_cache",
@@ -109,6 +110,8 @@ class LogicalUnit:
         self.identity = identity
         self.write_cache = write_cache
         self.read_only = read_only
+        self.software_write_protect = False
+        """SWP of the control mode page, which initiators select (SPC-4, 7.5.8)."""
         self.attentions = UnitAttentions()
         self.doubt: Doubt | None = None
         """Set before any nexus is there, where writes of before may be gone."""
@@ -144,7 +147,7 @@ class LogicalUnit:
             step = self._conflict(nexus, cdb)
             if step is not None:
                 return step
-        if self.read_only and operation_code in _WRITING:
+        if operation_code in _WRITING and self.is_write_protected:
             return check_condition(Sense.WRITE_PROTECTED)
         try:
             return DISPATCH[operation_code](self, nexus, cdb, data_out)
@@ -159,6 +162,17 @@ class LogicalUnit:
             # What this target knows may be out of date where another one serves the volume.
             return Confirm(lambda failure: failed_write(failure) if failure else _CONFLICT)
         return None
+
+    @property
+    def is_write_protected(self) -> bool:
+        """Whether commands that write end with WRITE PROTECTED."""
+        return self.read_only or self.software_write_protect
+
+    def protect(self, is_protected: bool, nexus: Hashable) -> None:
+        """A nexus has selected the software write protection; the others are told of a change."""
+        if is_protected is not self.software_write_protect:
+            self.software_write_protect = is_protected
+            self.attentions.establish(Sense.MODE_PARAMETERS_CHANGED, nexus)
 
     @property
     def target_ports(self) -> tuple[int, ...]:
@@ -216,6 +230,7 @@ class LogicalUnit:
         """LOGICAL UNIT RESET or a reset of the target; aborting the tasks is the caller's part."""
         self.attentions.reset()
         self.reserved_by = None
+        self.software_write_protect = False
 
     def task_set_cleared(self, nexus: Hashable) -> None:
         """CLEAR TASK SET of `nexus`: the others are told why their commands never ended."""

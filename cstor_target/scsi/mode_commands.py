@@ -1,8 +1,8 @@
 """MODE SENSE and MODE SELECT (SPC-4, 6.13, 6.14, 6.11, 6.12; mode parameters: 7.5).
 
-MODE SELECT accepts what MODE SENSE returned and refuses every change, the write cache included:
-whether a volume acknowledges writes before they are durable is a property of the volume, held by
-its replicas, and not of one initiator.
+MODE SELECT accepts what MODE SENSE returned and refuses every change but that of the software write
+protection.  The write cache included: whether a volume acknowledges writes before they are durable
+is a property of the volume, held by its replicas, and not of one initiator.
 """
 
 from __future__ import annotations
@@ -19,7 +19,10 @@ from cstor_target.scsi.device_commands import data_in
 from cstor_target.scsi.mode_pages import (
     ALL_PAGES,
     ALL_SUBPAGES,
+    ModePage,
+    Values,
     all_mode_pages,
+    is_write_protecting,
     mode_page,
     page_code,
 )
@@ -39,6 +42,12 @@ class PageControl(IntEnum):
     DEFAULT = 0b10
     SAVED = 0b11
 
+
+_VALUES = {
+    PageControl.CURRENT: Values.CURRENT,
+    PageControl.CHANGEABLE: Values.CHANGEABLE,
+    PageControl.DEFAULT: Values.DEFAULT,
+}
 
 # Mode parameter headers (SPC-4, 7.5): MODE DATA LENGTH, MEDIUM TYPE, DEVICE-SPECIFIC
 # PARAMETER, (LONGLBA,) BLOCK DESCRIPTOR LENGTH.
@@ -94,7 +103,7 @@ def mode_sense_10(
 
 
 def _device_specific_parameter(unit: LogicalUnit) -> int:
-    return _DPOFUA | (_WP if unit.read_only else 0)
+    return _DPOFUA | (_WP if unit.is_write_protected else 0)
 
 
 def _short_block_descriptor(unit: LogicalUnit) -> bytes:
@@ -108,10 +117,10 @@ def _pages(unit: LogicalUnit, layout: Cdb, fields: Any) -> bytes:
     # There are no subpages but 00h of each page, which "all subpages" includes.
     if fields.subpage_code not in (0, ALL_SUBPAGES):
         raise layout.invalid_field("subpage_code")
-    changeable = fields.pc == PageControl.CHANGEABLE
+    values = _VALUES[fields.pc]
     if fields.page_code == ALL_PAGES:
-        return all_mode_pages(unit, changeable=changeable)
-    page = mode_page(unit, fields.page_code, changeable=changeable)
+        return all_mode_pages(unit, values)
+    page = mode_page(unit, fields.page_code, values)
     if page is None:
         raise layout.invalid_field("page_code")
     return page
@@ -121,18 +130,19 @@ def mode_select_6(
     unit: LogicalUnit, nexus: Hashable, cdb: Buffer, data_out: Sequence[Buffer]
 ) -> Step:
     """MODE SELECT (6)."""
-    return _select(unit, MODE_SELECT_6, cdb, data_out, _HEADER_6)
+    return _select(unit, nexus, MODE_SELECT_6, cdb, data_out, _HEADER_6)
 
 
 def mode_select_10(
     unit: LogicalUnit, nexus: Hashable, cdb: Buffer, data_out: Sequence[Buffer]
 ) -> Step:
     """MODE SELECT (10)."""
-    return _select(unit, MODE_SELECT_10, cdb, data_out, _HEADER_10)
+    return _select(unit, nexus, MODE_SELECT_10, cdb, data_out, _HEADER_10)
 
 
 def _select(
     unit: LogicalUnit,
+    nexus: Hashable,
     layout: Cdb,
     cdb: Buffer,
     data_out: Sequence[Buffer],
@@ -152,7 +162,7 @@ def _select(
     if pages_start > length:
         raise ScsiError(Sense.PARAMETER_LIST_LENGTH_ERROR)
     _check_block_descriptor(unit, parameters[header.size : pages_start], header.size)
-    _check_pages(unit, parameters, pages_start)
+    unit.protect(_selected(unit, parameters, pages_start), nexus)
     return Outcome(Status.GOOD)
 
 
@@ -173,21 +183,30 @@ def _check_block_descriptor(unit: LogicalUnit, descriptor: bytes, offset: int) -
         raise _invalid_parameter(offset)
 
 
-def _check_pages(unit: LogicalUnit, parameters: bytes, position: int) -> None:
-    """Every page must be one of ours, whole, and equal to what it is now."""
+def _selected(unit: LogicalUnit, parameters: bytes, position: int) -> bool:
+    """The software write protection that is selected, or the one that there is.
+
+    Every page must be one of ours, whole, and equal to what it is now, but for that.
+    """
+    protects = unit.software_write_protect
     while position < len(parameters):
         if parameters[position] & _SUBPAGE_FORMAT:
             raise _invalid_parameter(position)
-        current = mode_page(unit, page_code(parameters[position:]))
-        if current is None:
+        code = page_code(parameters[position:])
+        current = mode_page(unit, code)
+        mask = mode_page(unit, code, Values.CHANGEABLE)
+        if current is None or mask is None:
             raise _invalid_parameter(position)
         selected = parameters[position : position + len(current)]
         if len(selected) < len(current):
             raise ScsiError(Sense.PARAMETER_LIST_LENGTH_ERROR)
-        if selected[1:] != current[1:]:
-            wrong = next(i for i in range(1, len(current)) if selected[i] != current[i])
-            raise _invalid_parameter(position + wrong)
+        for at in range(1, len(current)):
+            if (selected[at] ^ current[at]) & (0xFF if at == 1 else ~mask[at]):
+                raise _invalid_parameter(position + at)
+        if code == ModePage.CONTROL:
+            protects = is_write_protecting(selected)
         position += len(current)
+    return protects
 
 
 def _invalid_parameter(byte: int) -> ScsiError:

@@ -1,14 +1,14 @@
 """Mode pages (SPC-4, 7.5; SBC-3, 6.5): caching, control, informational exceptions control.
 
 A page is declared with `construct` and built for one of the four values that MODE SENSE can ask
-for.  Nothing is changeable and nothing is saved, so the changeable values are zeros, and the
-default values are the current ones.
+for.  Nothing is saved.  All that is changeable is the software write protection (SWP) of the
+control page, which a reset takes back; the default values of all else are the current ones.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from enum import IntEnum
+from enum import Enum, IntEnum
 from typing import TYPE_CHECKING
 
 from construct import BitsInteger, BitStruct, Byte, Flag, Int16ub, Padding, Struct
@@ -68,11 +68,15 @@ def _caching(unit: LogicalUnit) -> bytes:
 
 
 def _control(unit: LogicalUnit) -> bytes:
+    return _control_with(swp=unit.software_write_protect)
+
+
+def _control_with(*, swp: bool) -> bytes:
     contents: bytes = _CONTROL.build(
         {
             "task_set": {"tst": 0, "d_sense": False},
             "queue": {"queue_algorithm_modifier": _UNRESTRICTED_REORDERING, "qerr": 0},
-            "protection": {"swp": False},
+            "protection": {"swp": swp},
             "aborting": {"tas": False},
             "busy_timeout_period": _BUSY_TIMEOUT_UNLIMITED,
             "extended_self_test_completion_time": 0,
@@ -88,6 +92,12 @@ def _informational_exceptions(unit: LogicalUnit) -> bytes:
     return contents
 
 
+_CHANGEABLE: dict[int, bytes] = {
+    ModePage.CONTROL: bytes(
+        one ^ other
+        for one, other in zip(_control_with(swp=False), _control_with(swp=True), strict=True)
+    )
+}
 _PAGES: dict[int, Callable[[LogicalUnit], bytes]] = {
     ModePage.CACHING: _caching,
     ModePage.CONTROL: _control,
@@ -95,25 +105,38 @@ _PAGES: dict[int, Callable[[LogicalUnit], bytes]] = {
 }
 
 
-def mode_page(unit: LogicalUnit, page_code: int, *, changeable: bool = False) -> bytes | None:
-    """One page with its header, or None if there is no such page.
+class Values(Enum):
+    """Which values of a page are asked for (SPC-4, 6.13.1)."""
 
-    With `changeable` it is the mask of what MODE SELECT may change.
-    """
+    CURRENT = "current"
+    CHANGEABLE = "what MODE SELECT may change, as a mask"
+    DEFAULT = "what a reset leaves"
+
+
+def mode_page(unit: LogicalUnit, page_code: int, values: Values = Values.CURRENT) -> bytes | None:
+    """One page with its header, or None if there is no such page."""
     build = _PAGES.get(page_code)
     if build is None:
         return None
     contents = build(unit)
-    if changeable:
-        contents = bytes(len(contents))
+    if values is Values.CHANGEABLE:
+        contents = _CHANGEABLE.get(page_code, bytes(len(contents)))
+    elif values is Values.DEFAULT and page_code == ModePage.CONTROL:
+        contents = _control_with(swp=False)
     header: bytes = _HEADER.build({"page_code": page_code, "page_length": len(contents)})
     return header + contents
 
 
-def all_mode_pages(unit: LogicalUnit, *, changeable: bool = False) -> bytes:
+def all_mode_pages(unit: LogicalUnit, values: Values) -> bytes:
     """Every page, in ascending order of its code."""
-    pages = (mode_page(unit, code, changeable=changeable) for code in sorted(_PAGES))
+    pages = (mode_page(unit, code, values) for code in sorted(_PAGES))
     return b"".join(page for page in pages if page is not None)
+
+
+def is_write_protecting(page: bytes) -> bool:
+    """The SWP bit of a control page with its header."""
+    fields = _CONTROL.parse(page[_HEADER.sizeof() :])
+    return bool(fields.protection.swp)
 
 
 def page_code(page: bytes) -> int:

@@ -263,3 +263,18 @@ def test_capacity_in_sixteen_bytes(block_bytes: int, expected: str) -> None:
 def test_impossible_block_lengths_are_an_input_error(logical: int, physical: int) -> None:
     with pytest.raises(InputError):
         Geometry(lambda: 1 << 20, logical, physical)
+
+
+@pytest.mark.parametrize("asked", [0x00, 0x10, 0x08, 0x1D])
+def test_there_are_no_defects(asked: int) -> None:
+    disk = RamDisk()
+    fields = {
+        "req_plist": asked >> 4,
+        "req_glist": asked >> 3 & 1,
+        "defect_list_format": asked & 7,
+        "allocation_length": 32,
+    }
+    assert disk.good(cdb.READ_DEFECT_DATA_10.build(**fields)) == bytes([0, asked, 0, 0])
+    assert disk.good(cdb.READ_DEFECT_DATA_12.build(**fields)) == bytes([0, asked]) + bytes(6)
+    short = cdb.READ_DEFECT_DATA_12.build(**(fields | {"allocation_length": 3}))
+    assert len(disk.good(short)) == 3

@@ -6,11 +6,13 @@ import pytest
 
 from cstor_target.scsi import cdb
 from cstor_target.scsi.cdb_layout import Cdb
+from cstor_target.scsi.requests import Status
 from cstor_target.scsi.sense import Sense
 from tests.unit.scsi.ram_disk import RamDisk, field_of, sense_of
 
 CACHING = bytes([0x08, 0x12, 0x04]).ljust(20, b"\0")
 CONTROL = bytes.fromhex("0a0a 00 10 00 00 0000 ffff 0000")
+PROTECTING = CONTROL[:4] + b"\x08" + CONTROL[5:]
 EXCEPTIONS = bytes([0x1C, 0x0A, 0x08]).ljust(12, b"\0")
 DESCRIPTOR = (2048).to_bytes(4, "big") + (512).to_bytes(4, "big")
 
@@ -54,16 +56,51 @@ def test_write_cache_bit_follows_the_volume() -> None:
     assert sense(RamDisk(write_cache=False), dbd=1, page_code=8)[6] == 0
 
 
-def test_nothing_is_changeable() -> None:
+def test_nothing_but_the_write_protection_is_changeable() -> None:
     data = sense(RamDisk(), dbd=1, pc=1, page_code=0x3F)[4:]
-    assert data == b"".join(
-        page[:2] + bytes(len(page) - 2) for page in (CACHING, CONTROL, EXCEPTIONS)
-    )
+    mask = CONTROL[:2] + bytes([0, 0, 0x08]).ljust(10, b"\0")
+    zeros = [page[:2] + bytes(len(page) - 2) for page in (CACHING, EXCEPTIONS)]
+    assert data == zeros[0] + mask + zeros[1]
 
 
-def test_default_values_are_the_current_ones() -> None:
+def test_default_values_are_those_that_a_reset_leaves() -> None:
     disk = RamDisk()
-    assert sense(disk, pc=2, page_code=0x3F) == sense(disk, pc=0, page_code=0x3F)
+    default = sense(disk, dbd=1, pc=2, page_code=0x3F)[4:]
+    assert default == sense(disk, dbd=1, pc=0, page_code=0x3F)[4:]
+    disk.good(select_6(bytes(4) + PROTECTING), bytes(4) + PROTECTING)
+    assert sense(disk, dbd=1, pc=2, page_code=0x3F)[4:] == default
+    assert sense(disk, dbd=1, pc=0, page_code=0x0A)[4:] == PROTECTING
+
+
+def test_write_protection_is_selected_told_to_others_and_taken_back_by_a_reset() -> None:
+    disk = RamDisk()
+    for nexus in ("n", "other"):
+        disk.device.nexus_established(nexus)
+        disk.run(cdb.TEST_UNIT_READY.build(), b"", nexus)
+    write = cdb.WRITE_10.build(transfer_length=1)
+    for page, sensed in ((PROTECTING, 0x90), (CONTROL, 0x10), (PROTECTING, 0x90)):
+        for _ in range(2):
+            disk.good(select_6(bytes(4) + page), bytes(4) + page)
+        assert sense(disk, dbd=1, page_code=0x0A) == bytes([15, 0, sensed, 0]) + page
+        outcome = disk.run(cdb.TEST_UNIT_READY.build(), b"", "other")
+        assert sense_of(outcome) is Sense.MODE_PARAMETERS_CHANGED
+        assert disk.run(cdb.TEST_UNIT_READY.build(), b"", "other").status is Status.GOOD
+        outcome = disk.run(write, bytes(512))
+        assert (outcome.status is Status.GOOD) is (page is CONTROL)
+    assert sense_of(outcome) is Sense.WRITE_PROTECTED
+    assert disk.good(cdb.READ_10.build(transfer_length=1)) == bytes(512)
+    disk.device.reset("n")
+    disk.run(cdb.TEST_UNIT_READY.build())
+    assert disk.run(write, bytes(512)).status is Status.GOOD
+
+
+def test_nothing_is_selected_where_a_later_page_is_refused() -> None:
+    disk = RamDisk()
+    parameters = bytes(4) + PROTECTING + CACHING[:2] + bytes(18)
+    assert sense_of(disk.run(select_6(parameters), parameters)) is (
+        Sense.INVALID_FIELD_IN_PARAMETER_LIST
+    )
+    assert not disk.device.unit.software_write_protect
 
 
 @each_sense
