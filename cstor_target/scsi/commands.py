@@ -10,6 +10,7 @@ from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING
 
 from cstor_target.scsi import cdb as layouts
+from cstor_target.scsi import cdb_reservations as reserving
 from cstor_target.scsi import (
     device_commands,
     inquiry,
@@ -48,8 +49,8 @@ COMMANDS: tuple[Command, ...] = (
     Command(layouts.WRITE_6, read_write.write_6, MEDIUM, WRITE, checks_cdb=True),
     Command(layouts.INQUIRY, inquiry.inquiry, AT_ONCE, ANY),
     Command(layouts.MODE_SELECT_6, mode_commands.mode_select_6, AT_ONCE, WRITE),
-    Command(layouts.RESERVE_6, reservation_commands.reserve, AT_ONCE, ANY),
-    Command(layouts.RELEASE_6, reservation_commands.release, AT_ONCE, ANY),
+    Command(reserving.RESERVE_6, reservation_commands.reserve, AT_ONCE, ANY),
+    Command(reserving.RELEASE_6, reservation_commands.release, AT_ONCE, ANY),
     Command(layouts.MODE_SENSE_6, mode_commands.mode_sense_6, AT_ONCE, READ),
     Command(
         layouts.START_STOP_UNIT,
@@ -74,32 +75,32 @@ COMMANDS: tuple[Command, ...] = (
     Command(layouts.WRITE_SAME_10, provisioning.write_same_10, MEDIUM_IN_PIECES, WRITE),
     Command(layouts.UNMAP, provisioning.unmap, MEDIUM, WRITE),
     Command(layouts.MODE_SELECT_10, mode_commands.mode_select_10, AT_ONCE, WRITE),
-    Command(layouts.RESERVE_10, reservation_commands.reserve, AT_ONCE, ANY),
-    Command(layouts.RELEASE_10, reservation_commands.release, AT_ONCE, ANY),
+    Command(reserving.RESERVE_10, reservation_commands.reserve, AT_ONCE, ANY),
+    Command(reserving.RELEASE_10, reservation_commands.release, AT_ONCE, ANY),
     Command(layouts.MODE_SENSE_10, mode_commands.mode_sense_10, AT_ONCE, READ),
     *(
         Command(layout, handler, AT_ONCE, ANY)
         for layout, handler in (
-            (layouts.READ_KEYS, reservation_commands.read_keys),
-            (layouts.READ_RESERVATION, reservation_commands.read_reservation),
-            (layouts.REPORT_CAPABILITIES, reservation_commands.report_capabilities),
-            (layouts.READ_FULL_STATUS, reservation_commands.read_full_status),
+            (reserving.READ_KEYS, reservation_commands.read_keys),
+            (reserving.READ_RESERVATION, reservation_commands.read_reservation),
+            (reserving.REPORT_CAPABILITIES, reservation_commands.report_capabilities),
+            (reserving.READ_FULL_STATUS, reservation_commands.read_full_status),
         )
     ),
     *(
         Command(layout, handler, MEDIUM, ANY)
         for layout, handler in (
-            (layouts.REGISTER, reservation_commands.register),
-            (layouts.RESERVE, reservation_commands.persistent_reserve),
-            (layouts.RELEASE, reservation_commands.persistent_release),
-            (layouts.CLEAR, reservation_commands.clear),
-            (layouts.PREEMPT, reservation_commands.preempt),
-            (layouts.PREEMPT_AND_ABORT, reservation_commands.preempt_and_abort),
+            (reserving.REGISTER, reservation_commands.register),
+            (reserving.RESERVE, reservation_commands.persistent_reserve),
+            (reserving.RELEASE, reservation_commands.persistent_release),
+            (reserving.CLEAR, reservation_commands.clear),
+            (reserving.PREEMPT, reservation_commands.preempt),
+            (reserving.PREEMPT_AND_ABORT, reservation_commands.preempt_and_abort),
             (
-                layouts.REGISTER_AND_IGNORE_EXISTING_KEY,
+                reserving.REGISTER_AND_IGNORE_EXISTING_KEY,
                 reservation_commands.register_and_ignore_existing_key,
             ),
-            (layouts.REGISTER_AND_MOVE, reservation_commands.register_and_move),
+            (reserving.REGISTER_AND_MOVE, reservation_commands.register_and_move),
         )
     ),
     Command(layouts.READ_16, read_write.read_16, MEDIUM, READ, checks_cdb=True),

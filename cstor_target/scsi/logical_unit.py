@@ -14,12 +14,8 @@ from cstor_target.scsi.cdb import (
     COMPARE_AND_WRITE,
     INQUIRY,
     ORWRITE_16,
-    RELEASE_6,
-    RELEASE_10,
     REPORT_LUNS,
     REQUEST_SENSE,
-    RESERVE_6,
-    RESERVE_10,
     UNMAP,
     WRITE_6,
     WRITE_10,
@@ -32,6 +28,7 @@ from cstor_target.scsi.cdb import (
     WRITE_SAME_10,
     WRITE_SAME_16,
 )
+from cstor_target.scsi.cdb_reservations import RELEASE_6, RELEASE_10, RESERVE_6, RESERVE_10
 from cstor_target.scsi.command import Command
 from cstor_target.scsi.commands import COMMANDS, DISPATCH, access_of
 from cstor_target.scsi.completion import failed_write

@@ -13,7 +13,7 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING
 
 from cstor_core.generated.cstor.v1 import volume_pb2
-from cstor_target.scsi import cdb as layouts
+from cstor_target.scsi import cdb_reservations as layouts
 from cstor_target.scsi import data_out as buffers
 from cstor_target.scsi.cdb_layout import Cdb
 from cstor_target.scsi.command import Handler

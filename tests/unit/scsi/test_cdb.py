@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cstor_target.scsi import cdb
+from cstor_target.scsi import cdb, cdb_reservations
 from cstor_target.scsi.cdb_layout import Cdb
 from cstor_target.scsi.command import Command
 from cstor_target.scsi.commands import COMMANDS
@@ -20,7 +20,11 @@ def test_length_is_that_of_the_group_code(command: Command) -> None:
 
 
 def test_every_declared_cdb_is_in_the_table_once() -> None:
-    declared = [value for value in vars(cdb).values() if isinstance(value, Cdb)]
+    declared = [
+        value
+        for value in (*vars(cdb).values(), *vars(cdb_reservations).values())
+        if isinstance(value, Cdb)
+    ]
     assert sorted(one.name for one in declared) == sorted(one.layout.name for one in COMMANDS)
     codes = [(one.operation_code, one.service_action) for one in declared]
     assert len(set(codes)) == len(codes)

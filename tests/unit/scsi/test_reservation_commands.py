@@ -9,6 +9,7 @@ from types import MappingProxyType
 import pytest
 
 from cstor_target.scsi import cdb
+from cstor_target.scsi import cdb_reservations as layouts
 from cstor_target.scsi.cdb_layout import Cdb
 from cstor_target.scsi.commands import COMMANDS, access_of
 from cstor_target.scsi.requests import Confirm, Outcome, Reserve, Status
@@ -22,7 +23,13 @@ A, B, C = (f"iqn.2026-01.x:{name},i,0x00023d000001" for name in "abc")
 WERO = ReservationType.WRITE_EXCLUSIVE_REGISTRANTS_ONLY
 EXCLUSIVE = ReservationType.EXCLUSIVE_ACCESS
 OUT = [one.layout for one in COMMANDS if one.layout.operation_code == 0x5F]
-OF_REGISTRANTS = [cdb.RESERVE, cdb.RELEASE, cdb.CLEAR, cdb.PREEMPT, cdb.PREEMPT_AND_ABORT]
+OF_REGISTRANTS = [
+    layouts.RESERVE,
+    layouts.RELEASE,
+    layouts.CLEAR,
+    layouts.PREEMPT,
+    layouts.PREEMPT_AND_ABORT,
+]
 SPEC_I_PT, ALL_TG_PT, APTPL = 8, 4, 1
 NO_FIELDS: Mapping[str, int] = MappingProxyType({})
 
@@ -58,7 +65,7 @@ class Pair:
         return self.disk.run(built, parameters, nexus)
 
     def register(self, nexus: str, key: int) -> None:
-        outcome = self.out(nexus, cdb.REGISTER_AND_IGNORE_EXISTING_KEY, 0, key)
+        outcome = self.out(nexus, layouts.REGISTER_AND_IGNORE_EXISTING_KEY, 0, key)
         assert outcome.status is Status.GOOD
 
     def read(self, layout: Cdb, nexus: str = A, length: int = 0xFFFF) -> bytes:
@@ -68,7 +75,7 @@ class Pair:
         return b"".join(outcome.data_in)
 
     def keys(self) -> list[int]:
-        told = self.read(cdb.READ_KEYS)
+        told = self.read(layouts.READ_KEYS)
         assert len(told) == 8 + int.from_bytes(told[4:8], "big")
         return [key for (key,) in struct.iter_unpack(">Q", told[8:])]
 
@@ -90,17 +97,19 @@ def pair() -> Pair:
 
 
 def test_a_key_is_registered_changed_and_taken_away(pair: Pair) -> None:
-    assert pair.out(A, cdb.REGISTER, 5, 6).status is Status.RESERVATION_CONFLICT
-    assert pair.out(A, cdb.REGISTER, 0, 6).status is Status.GOOD
-    assert pair.out(B, cdb.REGISTER, 0, 7, APTPL).status is Status.GOOD
+    assert pair.out(A, layouts.REGISTER, 5, 6).status is Status.RESERVATION_CONFLICT
+    assert pair.out(A, layouts.REGISTER, 0, 6).status is Status.GOOD
+    assert pair.out(B, layouts.REGISTER, 0, 7, APTPL).status is Status.GOOD
     assert pair.keys() == [6, 7]
-    assert pair.out(A, cdb.REGISTER, 7, 8).status is Status.RESERVATION_CONFLICT
-    assert pair.out(A, cdb.REGISTER, 6, 8).status is Status.GOOD
+    assert pair.out(A, layouts.REGISTER, 7, 8).status is Status.RESERVATION_CONFLICT
+    assert pair.out(A, layouts.REGISTER, 6, 8).status is Status.GOOD
     assert pair.keys() == [8, 7]
-    assert pair.out(A, cdb.REGISTER, 8, 0).status is Status.GOOD
+    assert pair.out(A, layouts.REGISTER, 8, 0).status is Status.GOOD
     assert pair.keys() == [7]
-    assert pair.out(A, cdb.REGISTER, 0, 0).status is Status.GOOD
-    assert int.from_bytes(pair.read(cdb.READ_KEYS)[:4], "big") == 4, "what changed nothing is none"
+    assert pair.out(A, layouts.REGISTER, 0, 0).status is Status.GOOD
+    assert int.from_bytes(pair.read(layouts.READ_KEYS)[:4], "big") == 4, (
+        "what changed nothing is none"
+    )
     kept = Reservations.of(pair.disk.reservations)
     assert [one.initiator_port for one in kept.keys] == [B]
     assert pair.disk.reservations == pair.disk.device.unit.reservations.message()
@@ -108,33 +117,33 @@ def test_a_key_is_registered_changed_and_taken_away(pair: Pair) -> None:
 
 def test_a_reservation_keeps_others_from_writing(pair: Pair) -> None:
     pair.register(A, 1)
-    assert pair.out(A, cdb.RESERVE, 2, type=1).status is Status.RESERVATION_CONFLICT
-    assert pair.out(A, cdb.RESERVE, 1, type=1).status is Status.GOOD
+    assert pair.out(A, layouts.RESERVE, 2, type=1).status is Status.RESERVATION_CONFLICT
+    assert pair.out(A, layouts.RESERVE, 1, type=1).status is Status.GOOD
     assert pair.write(A) is Status.GOOD
     asked = len(pair.disk.asked)
     assert pair.write(B) is Status.RESERVATION_CONFLICT
     assert [type(one) for one in pair.disk.asked[asked:]] == [Confirm], "the lease is looked at"
     assert pair.read_block(B) is Status.GOOD
-    assert pair.read(cdb.READ_RESERVATION)[8:] == struct.pack(">Q4xxBxx", 1, 1)
-    assert pair.out(A, cdb.RELEASE, 1, type=1).status is Status.GOOD
+    assert pair.read(layouts.READ_RESERVATION)[8:] == struct.pack(">Q4xxBxx", 1, 1)
+    assert pair.out(A, layouts.RELEASE, 1, type=1).status is Status.GOOD
     assert pair.write(B) is Status.GOOD
-    assert len(pair.read(cdb.READ_RESERVATION)) == 8
+    assert len(pair.read(layouts.READ_RESERVATION)) == 8
 
 
 def test_a_conflict_that_another_target_may_have_ended_is_not_told(pair: Pair) -> None:
     pair.register(A, 1)
-    pair.out(A, cdb.RESERVE, 1, type=EXCLUSIVE)
+    pair.out(A, layouts.RESERVE, 1, type=EXCLUSIVE)
     pair.disk.failure = Failure.BUSY
     assert pair.write(B) is Status.BUSY
-    assert pair.disk.run(cdb.READ_KEYS.build(allocation_length=8)).status is Status.BUSY
+    assert pair.disk.run(layouts.READ_KEYS.build(allocation_length=8)).status is Status.BUSY
 
 
 @pytest.mark.parametrize("is_aborting", [False, True])
 def test_preempted_ones_are_told_and_their_commands_end(pair: Pair, is_aborting: bool) -> None:
     pair.register(A, 1)
     pair.register(B, 2)
-    pair.out(A, cdb.RESERVE, 1, type=WERO)
-    layout = cdb.PREEMPT_AND_ABORT if is_aborting else cdb.PREEMPT
+    pair.out(A, layouts.RESERVE, 1, type=WERO)
+    layout = layouts.PREEMPT_AND_ABORT if is_aborting else layouts.PREEMPT
     assert pair.out(B, layout, 2, 1, type=WERO).status is Status.GOOD
     assert pair.aborted == ([A] if is_aborting else [])
     assert pair.attention(A) is Sense.REGISTRATIONS_PREEMPTED
@@ -146,10 +155,10 @@ def test_preempted_ones_are_told_and_their_commands_end(pair: Pair, is_aborting:
 def test_clear_and_release_tell_the_others(pair: Pair) -> None:
     for key, nexus in enumerate((A, B), 1):
         pair.register(nexus, key)
-    pair.out(A, cdb.RESERVE, 1, type=WERO)
-    pair.out(A, cdb.RELEASE, 1, type=WERO)
+    pair.out(A, layouts.RESERVE, 1, type=WERO)
+    pair.out(A, layouts.RELEASE, 1, type=WERO)
     assert pair.attention(B) is Sense.RESERVATIONS_RELEASED
-    pair.out(B, cdb.CLEAR, 2)
+    pair.out(B, layouts.CLEAR, 2)
     assert pair.attention(A) is Sense.RESERVATIONS_PREEMPTED
     assert pair.attention(B) is pair.attention(C) is None
     assert pair.keys() == []
@@ -158,8 +167,8 @@ def test_clear_and_release_tell_the_others(pair: Pair) -> None:
 def test_full_status_names_every_port(pair: Pair) -> None:
     pair.register(A, 1)
     pair.register(B, 2)
-    pair.out(B, cdb.RESERVE, 2, type=EXCLUSIVE)
-    told = pair.read(cdb.READ_FULL_STATUS)
+    pair.out(B, layouts.RESERVE, 2, type=EXCLUSIVE)
+    told = pair.read(layouts.READ_FULL_STATUS)
     assert int.from_bytes(told[4:8], "big") == len(told) - 8
     at = 8
     for nexus, key, flags, kind in ((A, 1, 0, 0), (B, 2, 1, EXCLUSIVE)):
@@ -171,22 +180,22 @@ def test_full_status_names_every_port(pair: Pair) -> None:
         assert port[4:].rstrip(b"\0").decode() == nexus
         at += 24 + len(port)
     assert at == len(told)
-    assert pair.read(cdb.READ_FULL_STATUS, length=20) == told[:20]
+    assert pair.read(layouts.READ_FULL_STATUS, length=20) == told[:20]
 
 
 def test_capabilities_are_those_that_there_are(pair: Pair) -> None:
-    assert pair.read(cdb.REPORT_CAPABILITIES) == bytes.fromhex("0008 1d 80 ea01 0000")
-    pair.out(A, cdb.REGISTER, 0, 1, APTPL)
-    assert pair.read(cdb.REPORT_CAPABILITIES)[3] == 0x81
+    assert pair.read(layouts.REPORT_CAPABILITIES) == bytes.fromhex("0008 1d 80 ea01 0000")
+    pair.out(A, layouts.REGISTER, 0, 1, APTPL)
+    assert pair.read(layouts.REPORT_CAPABILITIES)[3] == 0x81
 
 
 def test_other_ports_are_registered_by_name(pair: Pair) -> None:
     ids = transport_id(B) + transport_id(C)
     rest = struct.pack(">I", len(ids)) + ids
-    assert pair.out(A, cdb.REGISTER, 0, 5, SPEC_I_PT | ALL_TG_PT, rest).status is Status.GOOD
+    assert pair.out(A, layouts.REGISTER, 0, 5, SPEC_I_PT | ALL_TG_PT, rest).status is Status.GOOD
     assert pair.keys() == [5, 5, 5]
-    assert pair.out(C, cdb.RESERVE, 5, type=WERO).status is Status.GOOD
-    outcome = pair.out(A, cdb.REGISTER, 5, 6, SPEC_I_PT, rest)
+    assert pair.out(C, layouts.RESERVE, 5, type=WERO).status is Status.GOOD
+    outcome = pair.out(A, layouts.REGISTER, 5, 6, SPEC_I_PT, rest)
     assert sense_of(outcome) is Sense.INVALID_FIELD_IN_PARAMETER_LIST
 
 
@@ -206,7 +215,7 @@ def test_other_ports_are_registered_by_name(pair: Pair) -> None:
 )
 def test_a_wrong_transport_id_is_refused(pair: Pair, ids: bytes) -> None:
     rest = struct.pack(">I", len(ids)) + ids
-    outcome = pair.out(A, cdb.REGISTER, 0, 5, SPEC_I_PT, rest)
+    outcome = pair.out(A, layouts.REGISTER, 0, 5, SPEC_I_PT, rest)
     assert sense_of(outcome) is Sense.INVALID_FIELD_IN_PARAMETER_LIST
     assert pair.keys() == []
 
@@ -214,20 +223,20 @@ def test_a_wrong_transport_id_is_refused(pair: Pair, ids: bytes) -> None:
 def test_a_port_is_known_by_its_normal_name(pair: Pair) -> None:
     ids = b"\x45\0\0\x20" + b"IQN.2026-01.x:B,i,0x23D000001".ljust(32, b"\0")
     rest = struct.pack(">I", len(ids)) + ids
-    assert pair.out(A, cdb.REGISTER, 0, 5, SPEC_I_PT, rest).status is Status.GOOD
-    assert pair.out(B, cdb.RESERVE, 5, type=WERO).status is Status.GOOD
+    assert pair.out(A, layouts.REGISTER, 0, 5, SPEC_I_PT, rest).status is Status.GOOD
+    assert pair.out(B, layouts.RESERVE, 5, type=WERO).status is Status.GOOD
 
 
 def move(pair: Pair, key: int, action_key: int, flags: int, port: int, ids: bytes) -> Outcome:
     parameters = struct.pack(">QQxBHI", key, action_key, flags, port, len(ids)) + ids
-    built = cdb.REGISTER_AND_MOVE.build(parameter_list_length=len(parameters))
+    built = layouts.REGISTER_AND_MOVE.build(parameter_list_length=len(parameters))
     return pair.disk.run(built, parameters, A)
 
 
 def test_a_reservation_moves_to_another_port(pair: Pair) -> None:
     pair.register(A, 1)
     assert move(pair, 1, 9, 0, 1, transport_id(B)).status is Status.RESERVATION_CONFLICT
-    pair.out(A, cdb.RESERVE, 1, type=EXCLUSIVE)
+    pair.out(A, layouts.RESERVE, 1, type=EXCLUSIVE)
     assert move(pair, 2, 9, 0, 1, transport_id(B)).status is Status.RESERVATION_CONFLICT
     assert move(pair, 1, 9, 0x02, 1, transport_id(B)).status is Status.GOOD
     assert pair.keys() == [9]
@@ -249,7 +258,7 @@ def test_a_move_to_nowhere_is_refused(
     pair: Pair, action_key: int, port: int, ids: bytes, sense: Sense
 ) -> None:
     pair.register(A, 1)
-    pair.out(A, cdb.RESERVE, 1, type=EXCLUSIVE)
+    pair.out(A, layouts.RESERVE, 1, type=EXCLUSIVE)
     assert sense_of(move(pair, 1, action_key, 0, port, ids)) is sense
     assert pair.keys() == [1]
 
@@ -277,7 +286,9 @@ def test_only_registrants_with_their_key_may_act(pair: Pair, layout: Cdb) -> Non
 
 
 @pytest.mark.parametrize(
-    "layout", [one for one in OF_REGISTRANTS if one is not cdb.CLEAR], ids=lambda one: str(one.name)
+    "layout",
+    [one for one in OF_REGISTRANTS if one is not layouts.CLEAR],
+    ids=lambda one: str(one.name),
 )
 @pytest.mark.parametrize(("field", "value"), [("scope", 1), ("type", 0), ("type", 2), ("type", 9)])
 def test_an_unknown_scope_or_type_is_refused(
@@ -293,7 +304,7 @@ def test_a_change_waits_for_its_place_and_is_worked_out_there(pair: Pair) -> Non
     """Whatever was changed between the command and its place counts."""
     unit = pair.disk.device.unit
     parameters = struct.pack(">QQ8x", 0, 5)
-    built = cdb.REGISTER.build(parameter_list_length=24)
+    built = layouts.REGISTER.build(parameter_list_length=24)
     first = unit.start(A, built, (parameters,))
     second = unit.start(A, built, (parameters,))
     assert isinstance(first, Reserve)
@@ -309,11 +320,17 @@ def test_a_change_waits_for_its_place_and_is_worked_out_there(pair: Pair) -> Non
 
 def test_reserve_6_keeps_everybody_else_out_until_release_logout_or_reset(pair: Pair) -> None:
     disk = pair.disk
-    for layout in (cdb.RESERVE_6, cdb.RESERVE_10):
-        release = cdb.RELEASE_6 if layout is cdb.RESERVE_6 else cdb.RELEASE_10
+    for layout in (layouts.RESERVE_6, layouts.RESERVE_10):
+        release = layouts.RELEASE_6 if layout is layouts.RESERVE_6 else layouts.RELEASE_10
         assert disk.run(layout.build(), b"", A).status is Status.GOOD
         assert disk.run(layout.build(), b"", A).status is Status.GOOD
-        for refused in (layout, cdb.TEST_UNIT_READY, cdb.READ_10, cdb.READ_KEYS, cdb.REGISTER):
+        for refused in (
+            layout,
+            cdb.TEST_UNIT_READY,
+            cdb.READ_10,
+            layouts.READ_KEYS,
+            layouts.REGISTER,
+        ):
             assert disk.run(refused.build(), b"", B) == Outcome(Status.RESERVATION_CONFLICT)
         for allowed in (cdb.INQUIRY, cdb.REPORT_LUNS, cdb.REQUEST_SENSE, release):
             assert disk.run(allowed.build(), b"", B).status is Status.GOOD
@@ -321,10 +338,10 @@ def test_reserve_6_keeps_everybody_else_out_until_release_logout_or_reset(pair: 
         assert pair.write(B) is Status.RESERVATION_CONFLICT
         assert disk.run(release.build(), b"", A).status is Status.GOOD
         assert pair.write(B) is Status.GOOD
-    disk.run(cdb.RESERVE_6.build(), b"", A)
+    disk.run(layouts.RESERVE_6.build(), b"", A)
     disk.device.nexus_lost(A)
     assert pair.write(B) is Status.GOOD
-    disk.run(cdb.RESERVE_6.build(), b"", B)
+    disk.run(layouts.RESERVE_6.build(), b"", B)
     disk.device.reset(B)
     assert pair.attention(C) is Sense.POWER_ON_RESET_OR_BUS_DEVICE_RESET_OCCURRED
     assert pair.write(C) is Status.GOOD
@@ -334,9 +351,9 @@ def test_reserve_6_beside_registrations(pair: Pair) -> None:
     disk = pair.disk
     pair.register(A, 1)
     for nexus in (A, B):
-        assert disk.run(cdb.RESERVE_6.build(), b"", nexus).status is Status.RESERVATION_CONFLICT
-    pair.out(A, cdb.RESERVE, 1, type=WERO)
-    for layout in (cdb.RESERVE_6, cdb.RELEASE_6):
+        assert disk.run(layouts.RESERVE_6.build(), b"", nexus).status is Status.RESERVATION_CONFLICT
+    pair.out(A, layouts.RESERVE, 1, type=WERO)
+    for layout in (layouts.RESERVE_6, layouts.RELEASE_6):
         assert disk.run(layout.build(), b"", A).status is Status.GOOD
         assert disk.run(layout.build(), b"", B).status is Status.RESERVATION_CONFLICT
     assert disk.device.unit.reserved_by is None
@@ -368,4 +385,4 @@ def test_what_commands_are_to_reservations() -> None:
 
 def _type_of(layout: Cdb) -> dict[str, int]:
     """A type, for those that look at it."""
-    return {"type": 1} if layout in OF_REGISTRANTS and layout is not cdb.CLEAR else {}
+    return {"type": 1} if layout in OF_REGISTRANTS and layout is not layouts.CLEAR else {}
