@@ -151,7 +151,11 @@ def print_volumes(documents: list[dict[str, Any]]) -> None:
 
 def _property_words(volume: dict[str, Any]) -> str:
     """What was set of a volume that is not so of most."""
-    words = [name.replace("_", " ") for name in ("read_only", "delete_protection") if volume[name]]
+    words = [
+        name.replace("_", " ")
+        for name in ("read_only", "removable", "delete_protection")
+        if volume[name]
+    ]
     if volume["epoch"] and not volume["write_cache"]:
         words.append("no write cache")
     return ", ".join(words)

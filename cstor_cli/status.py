@@ -147,6 +147,7 @@ def properties_document(properties: volume_pb2.VolumeProperties) -> Document:
         "delete_protection": properties.delete_protection,
         "write_cache": properties.write_cache,
         "read_only": properties.read_only,
+        "removable": properties.removable,
     }
 
 

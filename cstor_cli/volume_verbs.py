@@ -33,6 +33,7 @@ class Property(enum.StrEnum):
     DELETE_PROTECTION = "delete-protection"
     WRITE_CACHE = "write-cache"
     READ_ONLY = "read-only"
+    REMOVABLE = "removable"
 
 
 class Switch(enum.StrEnum):
@@ -54,7 +55,8 @@ def set_property(
 
     delete-protection: `cstor volume delete` is refused.  write-cache: an acknowledged write may not
     be on stable storage until the initiator flushes, as with a disk; off makes every write wait for
-    it.  read-only: initiators may not write.  They see the last two after a rescan.
+    it.  read-only: initiators may not write.  removable: they may eject the medium, and load it
+    again.  They see the last three after a rescan.
     """
 
     setting = volume_pb2.PropertySetting(**{name.replace("-", "_"): value is Switch.ON})

@@ -16,6 +16,8 @@ def set_property(
             properties.write_cache = setting.write_cache
         case "read_only":
             properties.read_only = setting.read_only
+        case "removable":
+            properties.removable = setting.removable
 
 
 def has_write_cache(
@@ -25,3 +27,8 @@ def has_write_cache(
     as the volume was founded.
     """
     return properties.write_cache if properties.HasField("write_cache") else identity.write_cache
+
+
+def known_with(setting: volume_pb2.PropertySetting) -> str:
+    """The field of a replica's report that all daemons have which know the property."""
+    return "reservations" if setting.WhichOneof("property") == "removable" else "properties"

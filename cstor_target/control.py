@@ -10,6 +10,7 @@ import grpc.aio
 
 from cstor_core.errors import CstorError, InputError, UnavailableError, UnknownVolumeError
 from cstor_core.generated.cstor.v1 import control_pb2, control_pb2_grpc
+from cstor_core.properties import known_with
 from cstor_core.serving import abort
 from cstor_target.deleting import deleted
 from cstor_target.event_log import EventLog
@@ -217,7 +218,7 @@ class ControlServicer(control_pb2_grpc.ControlServiceServicer):
         """Give a property of a volume a value."""
         try:
             engine = self._called(request.volume).engine
-            engine.check_versions()
+            engine.check_versions(known_with(request.setting))
             await engine.operations.set_property(request.setting)
         except CstorError as error:
             await abort(context, error)

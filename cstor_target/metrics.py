@@ -161,6 +161,11 @@ _VOLUME_GAUGES: tuple[_Gauge[control_pb2.VolumeReport], ...] = (
         lambda report: report.properties.read_only,
     ),
     _Gauge(
+        "removable",
+        "1 if initiators may eject the medium",
+        lambda report: report.properties.removable,
+    ),
+    _Gauge(
         "delete_protection",
         "1 if the volume cannot be deleted",
         lambda report: report.properties.delete_protection,

@@ -57,6 +57,7 @@ def report_document(report: control_pb2.VolumeReport) -> dict[str, Any]:
         "write_cache": has_write_cache(report.identity, report.properties),
         "delete_protection": report.properties.delete_protection,
         "read_only": report.properties.read_only,
+        "removable": report.properties.removable,
         "snapshots": report.snapshot_count,
         "rebuild_pace": pace_word(report.rebuild_pace),
         "epoch": report.epoch,

@@ -93,8 +93,8 @@ class VolumeEngine(Volume, Protocol):
     def serving(self) -> bool:
         """Whether the volume has opened."""
 
-    def check_versions(self) -> None:
-        """Raise InputError where the daemon of a member knows no properties."""
+    def check_versions(self, field: str = "properties") -> None:
+        """Raise InputError where the daemon of a member does not report a field."""
 
     def when_serving(self, callback: Callable[[], None]) -> None:
         """Call back once it has opened."""
@@ -212,11 +212,16 @@ class ServedVolume:
             geometry,
             write_cache=has_write_cache(identity, operations.properties),
             read_only=operations.properties.read_only,
+            removable=operations.properties.removable,
         )
 
         def properties_set() -> None:
             used = operations.properties
-            device.parameters_changed(write_cache=used.write_cache, read_only=used.read_only)
+            device.parameters_changed(
+                write_cache=used.write_cache,
+                read_only=used.read_only,
+                removable=used.removable,
+            )
 
         if self.engine.loss_possible:
             device.doubted(self.engine.loss_told)

@@ -17,11 +17,12 @@ from construct import BitsInteger, BitStruct, Flag, Padding
 from cstor_target.scsi import cdb as layouts
 from cstor_target.scsi.cdb import UNPACK_BLOCK_10, UNPACK_BLOCK_16
 from cstor_target.scsi.command import Handler
+from cstor_target.scsi.completion import failed_write
 from cstor_target.scsi.read_write import Decoder, check_range
 from cstor_target.scsi.requests import Flush, Outcome, Status, Step
 from cstor_target.scsi.reservations import Access
 from cstor_target.scsi.sense import ScsiError, Sense, descriptor_format, fixed_format
-from cstor_target.volume.backing import Buffer
+from cstor_target.volume.backing import Buffer, Failure
 
 if TYPE_CHECKING:
     from cstor_target.scsi.logical_unit import LogicalUnit
@@ -40,6 +41,8 @@ class PowerCondition(IntEnum):
 
 
 _POWER_CONDITIONS = frozenset(PowerCondition)
+_PREVENT = 0b01
+"""The bit of the PREVENT field that is not obsolete (SBC-3, 5.10)."""
 
 # READ CAPACITY (10) and (16) parameter data (SBC-3, 5.15 and 5.16).  All of it is declared here
 # and nothing of it is hot.
@@ -74,16 +77,19 @@ def data_in(data: bytes, allocation_length: int) -> Outcome:
 def test_unit_ready(
     unit: LogicalUnit, nexus: Hashable, cdb: Buffer, data_out: Sequence[Buffer]
 ) -> Step:
-    """TEST UNIT READY: there is no medium to be loaded, and nothing to spin up."""
+    """TEST UNIT READY: nothing has to spin up."""
     return Outcome(Status.GOOD)
 
 
 def request_sense(
     unit: LogicalUnit, nexus: Hashable, cdb: Buffer, data_out: Sequence[Buffer]
 ) -> Step:
-    """REQUEST SENSE: a pending unit attention, which it clears; otherwise NO SENSE."""
+    """REQUEST SENSE: a pending unit attention, which it clears; otherwise whether it is ready."""
     fields = layouts.REQUEST_SENSE.parse(cdb)
-    sense = unit.attentions.take(nexus) or Sense.NO_ADDITIONAL_SENSE_INFORMATION
+    ready = Sense.NO_ADDITIONAL_SENSE_INFORMATION
+    if unit.medium.is_ejected:
+        ready = Sense.MEDIUM_NOT_PRESENT
+    sense = unit.attentions.take(nexus) or ready
     encode = descriptor_format if fields.desc else fixed_format
     return data_in(encode(sense), fields.allocation_length)
 
@@ -91,15 +97,35 @@ def request_sense(
 def start_stop_unit(
     unit: LogicalUnit, nexus: Hashable, cdb: Buffer, data_out: Sequence[Buffer]
 ) -> Step:
-    """START STOP UNIT: nothing spins, and nothing can be ejected; a stop flushes the cache."""
+    """START STOP UNIT: nothing spins; a stop flushes the cache, as the ejection of a medium does."""
     fields = layouts.START_STOP_UNIT.parse(cdb)
+    medium = unit.medium
     if fields.power_condition not in _POWER_CONDITIONS:
         raise layouts.START_STOP_UNIT.invalid_field("power_condition")
-    if fields.power_condition == PowerCondition.START_VALID:
-        if fields.loej:
+    if fields.power_condition != PowerCondition.START_VALID:
+        return Outcome(Status.GOOD)
+    if fields.loej:
+        if not medium.is_removable:
             raise layouts.START_STOP_UNIT.invalid_field("loej")
-        if not fields.start and not fields.no_flush:
-            return Flush()
+        if fields.start:
+            unit.load(nexus)
+        elif not medium.is_ejected:
+            medium.check_ejectable()
+            return Flush(lambda failure: _ejected(unit, failure))
+    elif not fields.start and not fields.no_flush and not medium.is_ejected:
+        return Flush()
+    return Outcome(Status.GOOD)
+
+
+def _ejected(unit: LogicalUnit, failure: Failure | None) -> Step:
+    """What was written is on stable storage: nobody has had the medium locked meanwhile."""
+    if failure is not None:
+        return failed_write(failure)
+    try:
+        unit.medium.check_ejectable()
+    except ScsiError as error:
+        return error.outcome()
+    unit.medium.is_ejected = True
     return Outcome(Status.GOOD)
 
 
@@ -119,7 +145,10 @@ def access_of_prevent_allow(cdb: Buffer) -> Access:
 def prevent_allow_medium_removal(
     unit: LogicalUnit, nexus: Hashable, cdb: Buffer, data_out: Sequence[Buffer]
 ) -> Step:
-    """PREVENT ALLOW MEDIUM REMOVAL: the medium is never removable, so both are kept."""
+    """PREVENT ALLOW MEDIUM REMOVAL, which a medium that cannot be removed keeps anyhow."""
+    if unit.medium.is_removable:
+        prevented = layouts.PREVENT_ALLOW_MEDIUM_REMOVAL.parse(cdb).prevent
+        unit.medium.prevent(nexus, bool(prevented & _PREVENT))
     return Outcome(Status.GOOD)
 
 

@@ -73,14 +73,16 @@ _STANDARD_INQUIRY_DATA = Struct(
 _ADDITIONAL_LENGTH = _STANDARD_INQUIRY_DATA.sizeof() - 5
 
 
-def standard_inquiry_data(peripheral: Peripheral, identity: Identity) -> bytes:
+def standard_inquiry_data(
+    peripheral: Peripheral, identity: Identity, *, removable: bool = False
+) -> bytes:
     """Standard INQUIRY data (SPC-4, 6.6), 96 bytes."""
     descriptors = [int(descriptor) for descriptor in VersionDescriptor]
     descriptors += [0] * (_VERSION_DESCRIPTORS_MAX - len(descriptors))
     data: bytes = _STANDARD_INQUIRY_DATA.build(
         {
             "peripheral": peripheral,
-            "medium": {"rmb": False},
+            "medium": {"rmb": removable},
             "version": _VERSION_SPC_4,
             "format": {
                 "normaca": False,
@@ -115,7 +117,9 @@ def inquiry(unit: LogicalUnit, nexus: Hashable, cdb: Buffer, data_out: Sequence[
         return data_in(page, fields.allocation_length)
     if fields.page_code:
         raise INQUIRY.invalid_field("page_code")
-    data = standard_inquiry_data(Peripheral.DIRECT_ACCESS_BLOCK_DEVICE, unit.identity)
+    data = standard_inquiry_data(
+        Peripheral.DIRECT_ACCESS_BLOCK_DEVICE, unit.identity, removable=unit.medium.is_removable
+    )
     return data_in(data, fields.allocation_length)
 
 

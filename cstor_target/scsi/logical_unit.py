@@ -14,9 +14,25 @@ from cstor_target.scsi.cdb import (
     COMPARE_AND_WRITE,
     INQUIRY,
     ORWRITE_16,
+    PRE_FETCH_10,
+    PRE_FETCH_16,
+    READ_6,
+    READ_10,
+    READ_12,
+    READ_16,
+    READ_CAPACITY_10,
+    READ_CAPACITY_16,
+    READ_DEFECT_DATA_10,
+    READ_DEFECT_DATA_12,
     REPORT_LUNS,
     REQUEST_SENSE,
+    SYNCHRONIZE_CACHE_10,
+    SYNCHRONIZE_CACHE_16,
+    TEST_UNIT_READY,
     UNMAP,
+    VERIFY_10,
+    VERIFY_12,
+    VERIFY_16,
     WRITE_6,
     WRITE_10,
     WRITE_12,
@@ -35,6 +51,7 @@ from cstor_target.scsi.completion import failed_write
 from cstor_target.scsi.doubt import Doubt
 from cstor_target.scsi.geometry import Geometry
 from cstor_target.scsi.identity import Identity
+from cstor_target.scsi.medium import Medium
 from cstor_target.scsi.requests import Confirm, Outcome, Status, Step
 from cstor_target.scsi.reservations import (
     Change,
@@ -66,6 +83,16 @@ _WRITING = frozenset(
 )
 
 
+_OF_THE_MEDIUM = _WRITING | frozenset(
+    layout.operation_code
+    for layout in (
+        *(TEST_UNIT_READY, READ_6, READ_10, READ_12, READ_16, READ_CAPACITY_10, READ_CAPACITY_16),
+        *(VERIFY_10, VERIFY_12, VERIFY_16, PRE_FETCH_10, PRE_FETCH_16),
+        *(SYNCHRONIZE_CACHE_10, SYNCHRONIZE_CACHE_16, READ_DEFECT_DATA_10, READ_DEFECT_DATA_12),
+    )
+)
+
+
 class LogicalUnit:
     """A block device server; `write_cache` says whether GOOD means durable (WCE = 0) or not, and
     `read_only` whether it is write protected (SBC-3, 4.12).
@@ -82,6 +109,7 @@ class LogicalUnit:
         "doubt",
         "geometry",
         "identity",
+        "medium",
         "on_preempted",
         "physical_blocks",
         "read_only",
@@ -102,11 +130,13 @@ class LogicalUnit:
         *,
         write_cache: bool = True,
         read_only: bool = False,
+        removable: bool = False,
     ) -> None:
         self.geometry = geometry
         self.identity = identity
         self.write_cache = write_cache
         self.read_only = read_only
+        self.medium = Medium(is_removable=removable)
         self.software_write_protect = False
         """SWP of the control mode page, which initiators select (SPC-4, 7.5.8)."""
         self.attentions = UnitAttentions()
@@ -144,6 +174,8 @@ class LogicalUnit:
             step = self._conflict(nexus, cdb)
             if step is not None:
                 return step
+        if self.medium.is_ejected and operation_code in _OF_THE_MEDIUM:
+            return check_condition(Sense.MEDIUM_NOT_PRESENT)
         if operation_code in _WRITING and self.is_write_protected:
             return check_condition(Sense.WRITE_PROTECTED)
         try:
@@ -218,6 +250,7 @@ class LogicalUnit:
     def nexus_lost(self, nexus: Hashable) -> None:
         """The session of an initiator has ended."""
         self.attentions.nexus_lost(nexus)
+        self.medium.prevent(nexus, False)
         if self._reserved_by == nexus:
             self.reserved_by = None
         if self.doubt is not None:
@@ -228,6 +261,7 @@ class LogicalUnit:
         self.attentions.reset()
         self.reserved_by = None
         self.software_write_protect = False
+        self.medium.allow_all()
 
     def task_set_cleared(self, nexus: Hashable) -> None:
         """CLEAR TASK SET of `nexus`: the others are told why their commands never ended."""
@@ -238,10 +272,22 @@ class LogicalUnit:
         self.block_count = self.geometry.blocks(self.geometry.size_bytes())
         self.attentions.establish(Sense.CAPACITY_DATA_HAS_CHANGED)
 
-    def parameters_changed(self, *, write_cache: bool, read_only: bool) -> None:
-        """What the mode parameters say is another thing now, and every nexus is told."""
+    def parameters_changed(self, *, write_cache: bool, read_only: bool, removable: bool) -> None:
+        """What mode parameters and INQUIRY data say is another thing now: every nexus is told."""
+        if (write_cache, read_only) != (self.write_cache, self.read_only):
+            self.attentions.establish(Sense.MODE_PARAMETERS_CHANGED)
+        if removable is not self.medium.is_removable:
+            self.medium.become(is_removable=removable)
+            self.attentions.establish(Sense.INQUIRY_DATA_HAS_CHANGED)
         self.write_cache, self.read_only = write_cache, read_only
-        self.attentions.establish(Sense.MODE_PARAMETERS_CHANGED)
+
+    def load(self, nexus: Hashable) -> None:
+        """The medium is there again, which the other nexuses are told."""
+        if self.medium.is_ejected:
+            self.medium.is_ejected = False
+            self.attentions.establish(
+                Sense.NOT_READY_TO_READY_CHANGE_MEDIUM_MAY_HAVE_CHANGED, nexus
+            )
 
     def contents_changed(self) -> None:
         """The volume holds something else as a whole, as if the medium had been changed."""

@@ -37,8 +37,11 @@ class TargetDevice:
         *,
         write_cache: bool = True,
         read_only: bool = False,
+        removable: bool = False,
     ) -> None:
-        self.unit = LogicalUnit(identity, geometry, write_cache=write_cache, read_only=read_only)
+        self.unit = LogicalUnit(
+            identity, geometry, write_cache=write_cache, read_only=read_only, removable=removable
+        )
         self._units = {0: self.unit, _LUN_0_FLAT_SPACE: self.unit}
 
     def start(
@@ -85,9 +88,11 @@ class TargetDevice:
         """The volume has grown."""
         self.unit.capacity_changed()
 
-    def parameters_changed(self, *, write_cache: bool, read_only: bool) -> None:
-        """Properties of the volume that its mode parameters tell of have been set."""
-        self.unit.parameters_changed(write_cache=write_cache, read_only=read_only)
+    def parameters_changed(self, *, write_cache: bool, read_only: bool, removable: bool) -> None:
+        """Properties of the volume that initiators are told of have been set."""
+        self.unit.parameters_changed(
+            write_cache=write_cache, read_only=read_only, removable=removable
+        )
 
     def contents_changed(self) -> None:
         """The volume holds something else as a whole."""

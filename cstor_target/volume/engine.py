@@ -33,6 +33,7 @@ from cstor_target.volume.gate import Gate
 from cstor_target.volume.keeping import Keeping
 from cstor_target.volume.lease import Lease
 from cstor_target.volume.links import LinkFactory
+from cstor_target.volume.members import Member
 from cstor_target.volume.membership import Membership
 from cstor_target.volume.merging import unmap_steps
 from cstor_target.volume.opener import Opener
@@ -232,17 +233,15 @@ class Engine:
             raise UnavailableError("the volume is not open: none of its members is brought back")
         return keeping
 
-    def check_versions(self) -> None:
+    def check_versions(self, field: str = "properties") -> None:
         """Raise InputError where the daemon of a member is of a version that knows no properties,
-        and would hold the volume without them.
+        or does not report another field, and would hold the volume without them.
         """
-        for member in self._roster.receivers:
-            report = None if member.is_witness else member.report
-            if report is not None and not report.HasField("properties"):
-                raise InputError(
-                    f"the replica daemon at {member.link.address} is of a version that does not "
-                    "know this: upgrade it first"
-                )
+        for member in self._too_old(field):
+            raise InputError(
+                f"the replica daemon at {member.link.address} is of a version that does not "
+                "know this: upgrade it first"
+            )
 
     def when_serving(self, callback: Callable[[], None]) -> None:
         """Call back once the volume is open; at once if it is."""
@@ -380,10 +379,10 @@ class Engine:
 
     def reserve(self, change: ChangeReservations, done: Done) -> None:
         """As `Volume.reserve`; none are kept where a daemon's version does not know them."""
-        if self._knows_reservations():
-            self.operations.reserve(change, _later(done))
-        else:
+        if self._too_old("reservations"):
             _later(done)(Failure.BUSY)
+        else:
+            self.operations.reserve(change, _later(done))
 
     def confirm(self, done: Done) -> None:
         """As `Volume.confirm`."""
@@ -399,10 +398,15 @@ class Engine:
         self._order.kick()
         self._cached_reads.kick()
 
-    def _knows_reservations(self) -> bool:
-        """Whether the daemons of all members do."""
-        reports = [member.report for member in self._roster.receivers if not member.is_witness]
-        return all(report is None or report.HasField("reservations") for report in reports)
+    def _too_old(self, field: str) -> list[Member]:
+        """The members whose daemons do not know a field of their report."""
+        return [
+            member
+            for member in self._roster.receivers
+            if not member.is_witness
+            and member.report is not None
+            and not member.report.HasField(field)  # type: ignore[arg-type]
+        ]
 
     def _use(self, properties: volume_pb2.VolumeProperties) -> None:
         """Other properties hold from now on."""

@@ -22,7 +22,12 @@ from cstor_target.volume.events import EventSink
 from cstor_target.volume.order import Order
 from cstor_target.volume.tenure import Tenure
 
-_WEAKER = {"delete_protection": False, "write_cache": True, "read_only": False}
+_WEAKER = {
+    "delete_protection": False,
+    "write_cache": True,
+    "read_only": False,
+    "removable": True,
+}
 """The value of each property that promises less."""
 WhenPossible = Callable[[Callable[[], None], Done], None]
 """Calls the first when a quorum is there, or the second with a failure."""

@@ -9,6 +9,7 @@ import pytest
 
 from cstor_core.errors import InputError, UnavailableError
 from cstor_core.generated.cstor.v1 import replica_pb2, volume_pb2
+from cstor_core.properties import known_with
 from cstor_target.volume.settings import EngineSettings
 from tests.scenario.volume.cluster import Cluster, Target, block_of, until
 from tests.scenario.volume.replicas import Replica
@@ -193,5 +194,11 @@ def test_daemon_that_knows_no_properties_is_named_before_anything_is_ordered() -
         target.engine._roster.members[1].report = old
         with pytest.raises(InputError, match="upgrade it first"):
             target.engine.check_versions()
+        old.CopyFrom(report)
+        old.ClearField("reservations")
+        target.engine.check_versions()
+        setting = volume_pb2.PropertySetting(removable=True)
+        with pytest.raises(InputError, match="upgrade it first"):
+            target.engine.check_versions(known_with(setting))
 
     play(scenario())

@@ -19,7 +19,7 @@ WRITING = frozenset(bytes.fromhex("0a 2a 8a aa 2e 8e ae 41 93 42 8b 89 9c"))
 def protected() -> RamDisk:
     disk = RamDisk()
     disk.device.nexus_established("n")
-    disk.device.parameters_changed(write_cache=True, read_only=True)
+    disk.device.parameters_changed(write_cache=True, read_only=True, removable=False)
     assert sense_of(disk.run(cdb.TEST_UNIT_READY.build())).name.startswith("POWER_ON")
     assert sense_of(disk.run(cdb.TEST_UNIT_READY.build())) is Sense.MODE_PARAMETERS_CHANGED
     return disk

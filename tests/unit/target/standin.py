@@ -108,7 +108,7 @@ class StandInEngine:
     def cached_bytes(self) -> int:
         return 8192
 
-    def check_versions(self) -> None:
+    def check_versions(self, field: str = "properties") -> None:
         """No replica is too old."""
 
     def may_be_lost(self, replicas: Collection[str]) -> str:

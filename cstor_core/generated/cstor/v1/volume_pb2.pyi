@@ -458,22 +458,25 @@ class PropertySetting(_message.Message):
     DELETE_PROTECTION_FIELD_NUMBER: _builtins.int
     WRITE_CACHE_FIELD_NUMBER: _builtins.int
     READ_ONLY_FIELD_NUMBER: _builtins.int
+    REMOVABLE_FIELD_NUMBER: _builtins.int
     delete_protection: _builtins.bool
     write_cache: _builtins.bool
     """As in VolumeIdentity, which says what it was at the founding."""
     read_only: _builtins.bool
+    removable: _builtins.bool
     def __init__(
         self,
         *,
         delete_protection: _builtins.bool = ...,
         write_cache: _builtins.bool = ...,
         read_only: _builtins.bool = ...,
+        removable: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["delete_protection", b"delete_protection", "property", b"property", "read_only", b"read_only", "write_cache", b"write_cache"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["delete_protection", b"delete_protection", "property", b"property", "read_only", b"read_only", "removable", b"removable", "write_cache", b"write_cache"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["delete_protection", b"delete_protection", "property", b"property", "read_only", b"read_only", "write_cache", b"write_cache"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["delete_protection", b"delete_protection", "property", b"property", "read_only", b"read_only", "removable", b"removable", "write_cache", b"write_cache"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_property: _TypeAlias = _typing.Literal["delete_protection", "write_cache", "read_only"]  # noqa: Y015
+    _WhichOneofReturnType_property: _TypeAlias = _typing.Literal["delete_protection", "write_cache", "read_only", "removable"]  # noqa: Y015
     _WhichOneofArgType_property: _TypeAlias = _typing.Literal["property", b"property"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_property) -> _WhichOneofReturnType_property | None: ...
 
@@ -488,22 +491,26 @@ class VolumeProperties(_message.Message):
     DELETE_PROTECTION_FIELD_NUMBER: _builtins.int
     WRITE_CACHE_FIELD_NUMBER: _builtins.int
     READ_ONLY_FIELD_NUMBER: _builtins.int
+    REMOVABLE_FIELD_NUMBER: _builtins.int
     delete_protection: _builtins.bool
     """It takes no VolumeDeletion."""
     write_cache: _builtins.bool
     """Absent where it was never set: it is what the identity says."""
     read_only: _builtins.bool
     """Initiators may not write."""
+    removable: _builtins.bool
+    """Initiators see a medium that they may eject, and load again."""
     def __init__(
         self,
         *,
         delete_protection: _builtins.bool = ...,
         write_cache: _builtins.bool | None = ...,
         read_only: _builtins.bool = ...,
+        removable: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_write_cache", b"_write_cache", "write_cache", b"write_cache"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_write_cache", b"_write_cache", "delete_protection", b"delete_protection", "read_only", b"read_only", "write_cache", b"write_cache"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_write_cache", b"_write_cache", "delete_protection", b"delete_protection", "read_only", b"read_only", "removable", b"removable", "write_cache", b"write_cache"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__write_cache: _TypeAlias = _typing.Literal["write_cache"]  # noqa: Y015
     _WhichOneofArgType__write_cache: _TypeAlias = _typing.Literal["_write_cache", b"_write_cache"]  # noqa: Y015
