@@ -97,7 +97,7 @@ def request_sense(
 def start_stop_unit(
     unit: LogicalUnit, nexus: Hashable, cdb: Buffer, data_out: Sequence[Buffer]
 ) -> Step:
-    """START STOP UNIT: nothing spins; a stop flushes the cache, as the ejection of a medium does."""
+    """START STOP UNIT: nothing spins; a stop flushes the cache, and so does an ejection."""
     fields = layouts.START_STOP_UNIT.parse(cdb)
     medium = unit.medium
     if fields.power_condition not in _POWER_CONDITIONS:
