@@ -107,10 +107,10 @@ def start_stop_unit(
     if fields.loej:
         if not medium.is_removable:
             raise layouts.START_STOP_UNIT.invalid_field("loej")
+        medium.check_movable()
         if fields.start:
             unit.load(nexus)
         elif not medium.is_ejected:
-            medium.check_ejectable()
             return Flush(lambda failure: _ejected(unit, failure))
     elif not fields.start and not fields.no_flush and not medium.is_ejected:
         return Flush()
@@ -122,7 +122,7 @@ def _ejected(unit: LogicalUnit, failure: Failure | None) -> Step:
     if failure is not None:
         return failed_write(failure)
     try:
-        unit.medium.check_ejectable()
+        unit.medium.check_movable()
     except ScsiError as error:
         return error.outcome()
     unit.medium.is_ejected = True

@@ -31,8 +31,8 @@ class Medium:
         """A reset: nobody minds any more."""
         self._prevented_by.clear()
 
-    def check_ejectable(self) -> None:
-        """Raise ScsiError where some nexus wants the medium to stay."""
+    def check_movable(self) -> None:
+        """Raise ScsiError where some nexus wants the medium to stay where it is, in or out."""
         if self._prevented_by:
             raise ScsiError(Sense.MEDIUM_REMOVAL_PREVENTED)
 

@@ -93,6 +93,10 @@ def test_nobody_ejects_what_anybody_wants_to_stay() -> None:
     assert sense_of(disk.run(EJECT)) is Sense.MEDIUM_REMOVAL_PREVENTED
     disk.device.nexus_lost("other")
     disk.good(EJECT)
+    prevent(disk, 1)
+    assert sense_of(disk.run(LOAD)) is Sense.MEDIUM_REMOVAL_PREVENTED
+    prevent(disk, 0)
+    disk.good(LOAD)
 
 
 def test_a_reset_lets_it_be_ejected() -> None:
