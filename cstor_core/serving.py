@@ -13,11 +13,12 @@ import json
 import os
 import signal
 import socket
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import wraps
 from http import HTTPStatus
 from pathlib import Path
-from typing import NoReturn, Protocol, TypeVar
+from typing import Any, NoReturn, Protocol, TypeVar
 
 import grpc
 import grpc.aio
@@ -42,6 +43,9 @@ REQUEST_S_MAX = 10.0
 REQUEST_BYTES_MAX = 16 * 1024
 
 T = TypeVar("T")
+S = TypeVar("S")
+Q = TypeVar("Q")
+A = TypeVar("A")
 
 
 class ErrorContext(Protocol):
@@ -60,6 +64,21 @@ async def abort(context: ErrorContext, error: CstorError) -> NoReturn:
     """End a gRPC call with the status, the sentence and the name of an error."""
     await context.abort(error.status, str(error), ((ERROR_NAME_KEY, type(error).__name__),))
     raise AssertionError("abort always raises")
+
+
+def refusing(
+    call: Callable[[S, Q, grpc.aio.ServicerContext[Q, A]], Coroutine[Any, Any, A]],
+) -> Callable[[S, Q, grpc.aio.ServicerContext[Q, A]], Coroutine[Any, Any, A]]:
+    """A call of a service that ends as `abort` says where it raises a CstorError."""
+
+    @wraps(call)
+    async def answer(servicer: S, request: Q, context: grpc.aio.ServicerContext[Q, A]) -> A:
+        try:
+            return await call(servicer, request, context)
+        except CstorError as error:
+            await abort(context, error)
+
+    return answer
 
 
 def choose_port(bind: Callable[[int], T], address: Address, default_port: int) -> T:

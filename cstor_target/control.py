@@ -11,7 +11,7 @@ import grpc.aio
 from cstor_core.errors import CstorError, InputError, UnavailableError, UnknownVolumeError
 from cstor_core.generated.cstor.v1 import control_pb2, control_pb2_grpc
 from cstor_core.properties import known_with
-from cstor_core.serving import abort
+from cstor_core.serving import abort, refusing
 from cstor_target.deleting import deleted
 from cstor_target.event_log import EventLog
 from cstor_target.served_volume import ServedVolume
@@ -39,6 +39,7 @@ class ControlServicer(control_pb2_grpc.ControlServiceServicer):
         self._status = status
         self._watchers = 0
 
+    @refusing
     async def ListVolumes(  # noqa: N802 - the name of the call
         self,
         request: control_pb2.ListVolumesRequest,
@@ -58,12 +59,10 @@ class ControlServicer(control_pb2_grpc.ControlServiceServicer):
         ],
     ) -> control_pb2.ShowVolumeResponse:
         """The report of one volume; NOT_FOUND where this target does not serve it."""
-        try:
-            volume = self._called(request.volume)
-        except UnknownVolumeError as error:
-            await abort(context, error)
+        volume = self._called(request.volume)
         return control_pb2.ShowVolumeResponse(volume=volume.report())
 
+    @refusing
     async def ForceOpen(  # noqa: N802 - the name of the call
         self,
         request: control_pb2.ForceOpenRequest,
@@ -72,15 +71,13 @@ class ControlServicer(control_pb2_grpc.ControlServiceServicer):
         ],
     ) -> control_pb2.ForceOpenResponse:
         """Force an opening, or say what it would lose; INVALID_ARGUMENT where it cannot be."""
-        try:
-            engine = self._called(request.volume).engine
-            sentence = engine.may_be_lost(request.replicas)
-            if request.confirmed:
-                engine.force(request.replicas)
-        except CstorError as error:
-            await abort(context, error)
+        engine = self._called(request.volume).engine
+        sentence = engine.may_be_lost(request.replicas)
+        if request.confirmed:
+            engine.force(request.replicas)
         return control_pb2.ForceOpenResponse(sentence=sentence)
 
+    @refusing
     async def CreateSnapshot(  # noqa: N802 - the name of the call
         self,
         request: control_pb2.CreateSnapshotRequest,
@@ -89,13 +86,11 @@ class ControlServicer(control_pb2_grpc.ControlServiceServicer):
         ],
     ) -> control_pb2.CreateSnapshotResponse:
         """Take a snapshot, or find the one of that name."""
-        try:
-            operations = self._called(request.volume).engine.operations
-            snapshot = await operations.create_snapshot(request.name)
-        except CstorError as error:
-            await abort(context, error)
+        operations = self._called(request.volume).engine.operations
+        snapshot = await operations.create_snapshot(request.name)
         return control_pb2.CreateSnapshotResponse(snapshot=snapshot)
 
+    @refusing
     async def ListSnapshots(  # noqa: N802 - the name of the call
         self,
         request: control_pb2.ListSnapshotsRequest,
@@ -104,12 +99,10 @@ class ControlServicer(control_pb2_grpc.ControlServiceServicer):
         ],
     ) -> control_pb2.ListSnapshotsResponse:
         """All snapshots of a volume."""
-        try:
-            snapshots = self._called(request.volume).engine.operations.snapshots
-        except CstorError as error:
-            await abort(context, error)
+        snapshots = self._called(request.volume).engine.operations.snapshots
         return control_pb2.ListSnapshotsResponse(snapshots=snapshots)
 
+    @refusing
     async def DeleteSnapshot(  # noqa: N802 - the name of the call
         self,
         request: control_pb2.DeleteSnapshotRequest,
@@ -118,10 +111,7 @@ class ControlServicer(control_pb2_grpc.ControlServiceServicer):
         ],
     ) -> control_pb2.DeleteSnapshotResponse:
         """Delete a snapshot; one that is not there is deleted already."""
-        try:
-            await self._called(request.volume).engine.operations.delete_snapshot(request.name)
-        except CstorError as error:
-            await abort(context, error)
+        await self._called(request.volume).engine.operations.delete_snapshot(request.name)
         return control_pb2.DeleteSnapshotResponse()
 
     async def CompareSnapshots(  # noqa: N802 - the name of the call
@@ -142,6 +132,7 @@ class ControlServicer(control_pb2_grpc.ControlServiceServicer):
         except CstorError as error:
             await abort(context, error)
 
+    @refusing
     async def RevertVolume(  # noqa: N802 - the name of the call
         self,
         request: control_pb2.RevertVolumeRequest,
@@ -150,20 +141,18 @@ class ControlServicer(control_pb2_grpc.ControlServiceServicer):
         ],
     ) -> control_pb2.RevertVolumeResponse:
         """Go back to a snapshot; INVALID_ARGUMENT while initiators are logged in, unless asked."""
-        try:
-            volume = self._called(request.volume)
-            sessions = volume.report().sessions
-            if sessions and not request.in_use:
-                names = ", ".join(session.initiator_name for session in sessions)
-                raise InputError(
-                    f"{names} is logged in, and may have cached what is reverted: log out first, "
-                    "or force it"
-                )
-            await volume.engine.operations.revert(request.snapshot)
-        except CstorError as error:
-            await abort(context, error)
+        volume = self._called(request.volume)
+        sessions = volume.report().sessions
+        if sessions and not request.in_use:
+            names = ", ".join(session.initiator_name for session in sessions)
+            raise InputError(
+                f"{names} is logged in, and may have cached what is reverted: log out first, "
+                "or force it"
+            )
+        await volume.engine.operations.revert(request.snapshot)
         return control_pb2.RevertVolumeResponse()
 
+    @refusing
     async def CloneVolume(  # noqa: N802 - the name of the call
         self,
         request: control_pb2.CloneVolumeRequest,
@@ -172,19 +161,16 @@ class ControlServicer(control_pb2_grpc.ControlServiceServicer):
         ],
     ) -> control_pb2.CloneVolumeResponse:
         """Make a clone, or find the one of that name; ALREADY_EXISTS where that is another."""
-        try:
-            cloning = self._called(request.volume).engine.cloning
-            beside = self._process.uuid_of(request.name) if self._process is not None else ""
-            made = await cloning.clone(
-                *(request.snapshot, request.name, str(uuid.uuid4())),
-                read_only=request.read_only,
-                beside=beside,
-            )
-            served = None
-            if self._process is not None:
-                served = await self._process.clone_served(made.identity, made.configuration.members)
-        except CstorError as error:
-            await abort(context, error)
+        cloning = self._called(request.volume).engine.cloning
+        beside = self._process.uuid_of(request.name) if self._process is not None else ""
+        made = await cloning.clone(
+            *(request.snapshot, request.name, str(uuid.uuid4())),
+            read_only=request.read_only,
+            beside=beside,
+        )
+        served = None
+        if self._process is not None:
+            served = await self._process.clone_served(made.identity, made.configuration.members)
         return control_pb2.CloneVolumeResponse(
             clone=made.identity,
             members=made.configuration.members,
@@ -193,6 +179,7 @@ class ControlServicer(control_pb2_grpc.ControlServiceServicer):
             portal=served.portal if served is not None else "",
         )
 
+    @refusing
     async def ResizeVolume(  # noqa: N802 - the name of the call
         self,
         request: control_pb2.ResizeVolumeRequest,
@@ -201,13 +188,11 @@ class ControlServicer(control_pb2_grpc.ControlServiceServicer):
         ],
     ) -> control_pb2.ResizeVolumeResponse:
         """Let a volume grow."""
-        try:
-            operations = self._called(request.volume).engine.operations
-            await operations.resize(request.size_bytes)
-        except CstorError as error:
-            await abort(context, error)
+        operations = self._called(request.volume).engine.operations
+        await operations.resize(request.size_bytes)
         return control_pb2.ResizeVolumeResponse(size_bytes=operations.size_bytes)
 
+    @refusing
     async def SetVolumeProperty(  # noqa: N802 - the name of the call
         self,
         request: control_pb2.SetVolumePropertyRequest,
@@ -216,14 +201,12 @@ class ControlServicer(control_pb2_grpc.ControlServiceServicer):
         ],
     ) -> control_pb2.SetVolumePropertyResponse:
         """Give a property of a volume a value."""
-        try:
-            engine = self._called(request.volume).engine
-            engine.check_versions(known_with(request.setting))
-            await engine.operations.set_property(request.setting)
-        except CstorError as error:
-            await abort(context, error)
+        engine = self._called(request.volume).engine
+        engine.check_versions(known_with(request.setting))
+        await engine.operations.set_property(request.setting)
         return control_pb2.SetVolumePropertyResponse(properties=engine.operations.properties)
 
+    @refusing
     async def DeleteVolume(  # noqa: N802 - the name of the call
         self,
         request: control_pb2.DeleteVolumeRequest,
@@ -234,11 +217,9 @@ class ControlServicer(control_pb2_grpc.ControlServiceServicer):
         """Delete a volume, or say what it would lose; INVALID_ARGUMENT where it is protected, or
         initiators are logged in, unless asked.
         """
-        try:
-            return await deleted(self._volumes, self._called, request)
-        except CstorError as error:
-            await abort(context, error)
+        return await deleted(self._volumes, self._called, request)
 
+    @refusing
     async def AddReplica(  # noqa: N802 - the name of the call
         self,
         request: control_pb2.AddReplicaRequest,
@@ -247,13 +228,11 @@ class ControlServicer(control_pb2_grpc.ControlServiceServicer):
         ],
     ) -> control_pb2.AddReplicaResponse:
         """Make a replica a member; answered when it is one, which may take long."""
-        try:
-            changes = self._called(request.volume).engine.changes
-            uuid = await changes.add(request.address, same_host=request.same_host)
-        except CstorError as error:
-            await abort(context, error)
+        changes = self._called(request.volume).engine.changes
+        uuid = await changes.add(request.address, same_host=request.same_host)
         return control_pb2.AddReplicaResponse(replica_uuid=uuid)
 
+    @refusing
     async def RemoveReplica(  # noqa: N802 - the name of the call
         self,
         request: control_pb2.RemoveReplicaRequest,
@@ -262,12 +241,10 @@ class ControlServicer(control_pb2_grpc.ControlServiceServicer):
         ],
     ) -> control_pb2.RemoveReplicaResponse:
         """Let a member go."""
-        try:
-            await self._called(request.volume).engine.changes.remove(request.replica)
-        except CstorError as error:
-            await abort(context, error)
+        await self._called(request.volume).engine.changes.remove(request.replica)
         return control_pb2.RemoveReplicaResponse()
 
+    @refusing
     async def ReplaceReplica(  # noqa: N802 - the name of the call
         self,
         request: control_pb2.ReplaceReplicaRequest,
@@ -276,14 +253,12 @@ class ControlServicer(control_pb2_grpc.ControlServiceServicer):
         ],
     ) -> control_pb2.ReplaceReplicaResponse:
         """Put a new replica in the place of a member; answered when it is one."""
-        try:
-            uuid = await self._called(request.volume).engine.changes.replace(
-                request.replica, request.address, same_host=request.same_host
-            )
-        except CstorError as error:
-            await abort(context, error)
+        uuid = await self._called(request.volume).engine.changes.replace(
+            request.replica, request.address, same_host=request.same_host
+        )
         return control_pb2.ReplaceReplicaResponse(replica_uuid=uuid)
 
+    @refusing
     async def MoveReplica(  # noqa: N802 - the name of the call
         self,
         request: control_pb2.MoveReplicaRequest,
@@ -292,13 +267,11 @@ class ControlServicer(control_pb2_grpc.ControlServiceServicer):
         ],
     ) -> control_pb2.MoveReplicaResponse:
         """Find a member at another address."""
-        try:
-            changes = self._called(request.volume).engine.changes
-            uuid = await changes.move(request.replica, request.address)
-        except CstorError as error:
-            await abort(context, error)
+        changes = self._called(request.volume).engine.changes
+        uuid = await changes.move(request.replica, request.address)
         return control_pb2.MoveReplicaResponse(replica_uuid=uuid)
 
+    @refusing
     async def DeleteRemovedReplica(  # noqa: N802 - the name of the call
         self,
         request: control_pb2.DeleteRemovedReplicaRequest,
@@ -307,12 +280,10 @@ class ControlServicer(control_pb2_grpc.ControlServiceServicer):
         ],
     ) -> control_pb2.DeleteRemovedReplicaResponse:
         """Have a daemon delete a replica that is no member."""
-        try:
-            uuid = await self._called(request.volume).engine.changes.delete(request.address)
-        except CstorError as error:
-            await abort(context, error)
+        uuid = await self._called(request.volume).engine.changes.delete(request.address)
         return control_pb2.DeleteRemovedReplicaResponse(replica_uuid=uuid)
 
+    @refusing
     async def RebuildReplicas(  # noqa: N802 - the name of the call
         self,
         request: control_pb2.RebuildReplicasRequest,
@@ -321,15 +292,13 @@ class ControlServicer(control_pb2_grpc.ControlServiceServicer):
         ],
     ) -> control_pb2.RebuildReplicasResponse:
         """Bring back now what waits for another try."""
-        try:
-            keeping = self._called(request.volume).engine.keeping
-            members = keeping.try_now(request.replica)
-            if request.pace:
-                keeping.set_pace(request.pace)
-        except CstorError as error:
-            await abort(context, error)
+        keeping = self._called(request.volume).engine.keeping
+        members = keeping.try_now(request.replica)
+        if request.pace:
+            keeping.set_pace(request.pace)
         return control_pb2.RebuildReplicasResponse(members=members)
 
+    @refusing
     async def ListSessions(  # noqa: N802 - the name of the call
         self,
         request: control_pb2.ListSessionsRequest,
@@ -338,13 +307,11 @@ class ControlServicer(control_pb2_grpc.ControlServiceServicer):
         ],
     ) -> control_pb2.ListSessionsResponse:
         """The sessions of one volume, or of all; NOT_FOUND as `ShowVolume`."""
-        try:
-            volumes = [self._called(request.volume)] if request.volume else self._volumes
-        except UnknownVolumeError as error:
-            await abort(context, error)
+        volumes = [self._called(request.volume)] if request.volume else self._volumes
         sessions = [session for volume in volumes for session in volume.sessions.listed()]
         return control_pb2.ListSessionsResponse(sessions=sessions)
 
+    @refusing
     async def DropSession(  # noqa: N802 - the name of the call
         self,
         request: control_pb2.DropSessionRequest,
@@ -353,12 +320,10 @@ class ControlServicer(control_pb2_grpc.ControlServiceServicer):
         ],
     ) -> control_pb2.DropSessionResponse:
         """End sessions of a volume; NOT_FOUND where there is none that is meant."""
-        try:
-            dropped = self._called(request.volume).sessions.drop(request)
-        except CstorError as error:
-            await abort(context, error)
+        dropped = self._called(request.volume).sessions.drop(request)
         return control_pb2.DropSessionResponse(sessions=dropped)
 
+    @refusing
     async def ListPools(  # noqa: N802 - the name of the call
         self,
         request: control_pb2.ListPoolsRequest,
@@ -367,10 +332,7 @@ class ControlServicer(control_pb2_grpc.ControlServiceServicer):
         ],
     ) -> control_pb2.ListPoolsResponse:
         """What the pools of a volume's replicas hold."""
-        try:
-            pools = await self._called(request.volume).engine.questions.list_pools()
-        except CstorError as error:
-            await abort(context, error)
+        pools = await self._called(request.volume).engine.questions.list_pools()
         return control_pb2.ListPoolsResponse(pools=pools)
 
     async def WatchStatus(  # noqa: N802 - the name of the call
@@ -389,6 +351,7 @@ class ControlServicer(control_pb2_grpc.ControlServiceServicer):
         except CstorError as error:
             await abort(context, error)
 
+    @refusing
     async def StartScrub(  # noqa: N802 - the name of the call
         self,
         request: control_pb2.StartScrubRequest,
@@ -397,13 +360,11 @@ class ControlServicer(control_pb2_grpc.ControlServiceServicer):
         ],
     ) -> control_pb2.StartScrubResponse:
         """Begin a scrub, or find the one that is under way."""
-        try:
-            scrubs = self._called(request.volume).engine.scrubs
-            is_new = scrubs.start(request.rate_bytes_per_s)
-        except CstorError as error:
-            await abort(context, error)
+        scrubs = self._called(request.volume).engine.scrubs
+        is_new = scrubs.start(request.rate_bytes_per_s)
         return control_pb2.StartScrubResponse(scrub=scrubs.report(), found=not is_new)
 
+    @refusing
     async def StopScrub(  # noqa: N802 - the name of the call
         self,
         request: control_pb2.StopScrubRequest,
@@ -412,11 +373,8 @@ class ControlServicer(control_pb2_grpc.ControlServiceServicer):
         ],
     ) -> control_pb2.StopScrubResponse:
         """End the scrub that is under way."""
-        try:
-            scrubs = self._called(request.volume).engine.scrubs
-            scrubs.stop()
-        except CstorError as error:
-            await abort(context, error)
+        scrubs = self._called(request.volume).engine.scrubs
+        scrubs.stop()
         return control_pb2.StopScrubResponse(scrub=scrubs.report())
 
     async def WatchScrub(  # noqa: N802 - the name of the call
