@@ -185,13 +185,19 @@ class Life:
             self.faults[name] += 1
             self.script.append((self._loop.time(), deed))
             self.cluster.note(f"{name}: {said}")
+            if name == "lose_all_power" and self.deeds.too_much == "rot":
+                # What is behind the last flush that a machine knows of counts only where its data
+                # verify, and those of all machines may have rotted.
+                self._may_be_lost(is_forced=True)
 
-    def _loss_said(self) -> None:
-        is_forced = self.cluster.forced_silently
+    def _may_be_lost(self, *, is_forced: bool) -> None:
         self.clients.loss_said(is_forced=is_forced)
         if is_forced:
             self.deeds.snapshots.forced()
         self._versions.forget()
+
+    def _loss_said(self) -> None:
+        self._may_be_lost(is_forced=self.cluster.forced_silently)
         is_excused = self.deeds.too_much or self.cluster.may_seem_lost or self._is_loss_untold
         self._is_loss_untold = True
         if not is_excused and self.cluster.write_cache:
