@@ -22,6 +22,8 @@ from cstor_target.volume.roster import Roster
 from cstor_target.volume.settings import EngineSettings
 
 _FULL_RETRY_S = 2.0
+_STRANDED_TRIES = 8
+"""So often somebody who has everything is given the chance to be there first."""
 PACE_WORDS = {FULL: "as fast as they can", GENTLE: "so that initiators hardly notice it"}
 
 
@@ -72,7 +74,23 @@ class Keeping:
                         self._finding.look_for(member)
                     if isinstance(error, NoSpaceError):
                         pause_s = _FULL_RETRY_S
+                    self._end_if_stranded()
             await self._pause(member, pause_s)
+
+    def _end_if_stranded(self) -> None:
+        """End this target where all replicas are there and lack entries that are nowhere any more,
+        since all have lost power at once.  Only an opening settles what holds then.
+        """
+        left = [
+            member.found_nobody
+            for member in self._roster.members
+            if not (member.is_witness or member.standing is Standing.FAILED)
+        ]
+        if not self._roster.in_sync and min(left, default=0) >= _STRANDED_TRIES:
+            self._depose(
+                "no replica has the newest entries any more, as after a loss of power; the next "
+                "target opens the volume with what is left"
+            )
 
     def set_pace(self, pace: control_pb2.RebuildPace.ValueType) -> None:
         """How fast members copy from now on, for as long as this target serves."""

@@ -66,6 +66,8 @@ class Member:
         """Of its pool, from 0 to 1."""
         self.warned_at = 0.0
         """The part of its pool from which on was warned the last time."""
+        self.found_nobody = 0
+        """How often in a row it answered, and nobody was in sync who has what it lacks."""
         self.progress = Progress()
         """On its way back."""
         self.is_unpaced = False

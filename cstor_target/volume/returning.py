@@ -78,6 +78,7 @@ class Returning:
         if self.tenure.is_out_of_date(member.replica_uuid):
             member.standing, member.reason = Standing.FAILED, member.given_up_reason
             raise UnavailableError(member.reason)
+        found_nobody, member.found_nobody = member.found_nobody, 0
         report = await self._fence(member)
         complete = report.state == replica_pb2.REPLICA_STATE_COMPLETE
         history = history_from(report.history)
@@ -86,6 +87,8 @@ class Returning:
             history = await self._fetch_tail(member, history)
             if await self._rejoined(member, history):
                 return
+        if not self._roster.in_sync:
+            member.found_nobody = found_nobody + 1
         operations_seq = max(self.tenure.operations_seq, report.operations_seq)
         if (
             member.is_learner

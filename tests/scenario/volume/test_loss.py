@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
+import pytest
+
+from cstor_core.units import BLOCK_BYTES
+from cstor_target.volume.settings import EngineSettings
 from tests.scenario.volume.cluster import Cluster, Target, block_of, until
 from tests.scenario.volume.virtual_time import play
 
@@ -89,5 +94,44 @@ def test_member_that_was_away_when_it_was_told_does_not_bring_it_back() -> None:
         away.restart()
         await target.healthy()
         assert not away.disk.loss_possible
+
+    play(scenario())
+
+
+@pytest.mark.parametrize("lost", [1, 2, 3])
+def test_target_ends_where_the_newest_entries_are_nowhere_any_more(lost: int) -> None:
+    """It outlives the power of its replicas, and has let go of what they lack."""
+
+    async def scenario() -> None:
+        cluster = Cluster(settings=EngineSettings(backlog_bytes_max=4096))
+        target = await cluster.serving_target()
+        await target.healthy()
+        assert await target.write(0, block_of(1)) is None
+        assert await target.flush() is None
+        await until(lambda: len({replica.disk.applied_seq for replica in cluster.replicas}) == 1)
+        flushed = [
+            replace(replica.disk, blocks=dict(replica.disk.blocks), tail={})
+            for replica in cluster.replicas
+        ]
+        for stamp in range(2, 30):
+            assert await target.write(0, block_of(stamp)) is None
+        await until(lambda: len({replica.disk.applied_seq for replica in cluster.replicas}) == 1)
+        for replica in cluster.replicas:
+            replica.kill()
+        for replica, disk in zip(cluster.replicas[:lost], flushed, strict=False):
+            replica.disk, replica.short = disk, True
+        for replica in cluster.replicas:
+            replica.restart()
+        if lost < 3:
+            await target.healthy()
+            assert await target.read(0, BLOCK_BYTES) == block_of(29)
+            assert not target.engine.deposed.done()
+            return
+        sentence = await asyncio.wait_for(target.engine.deposed, 60)
+        assert "no replica has the newest entries" in sentence
+        target.kill()
+        target = await cluster.serving_target()
+        assert target.engine.loss_possible
+        assert await target.read(0, BLOCK_BYTES) == block_of(1)
 
     play(scenario())
