@@ -64,8 +64,11 @@ class Rules:
         """Of each member: until when it lets which target serve, by its own clock."""
         self.mergers: dict[Order, Any] = {}
         self.rosters: dict[Order, Roster] = {}
-        self.answers: dict[Question, tuple[Reads, int, float]] = {}
-        """What has been read and is on its way to whoever asked: how new it is, and since when."""
+        self.answers: dict[tuple[Question, int], tuple[Reads, int, float]] = {}
+        """What has been read and is on its way to whoever asked: how new it is, and since when.
+
+        Two members may have answered a question: each answer is known by its data.
+        """
 
     def found(self, sentence: str) -> None:
         """A rule has been broken."""
@@ -172,11 +175,11 @@ class Rules:
                 if is_failed and not tenure.is_out_of_date(member.replica_uuid):
                     self.found(f"{member.name} has failed, and is not recorded as out of date")
 
-    def answered(self, question: Question) -> None:
+    def answered(self, question: Question, pieces: Any) -> None:
         """A read is about to be answered: under a lease that W members have given since it was
         read, or that holds; and without a write cache with what W members have flushed.
         """
-        reads, newest, since_s = self.answers.pop(question)
+        reads, newest, since_s = self.answers.pop((question, id(pieces)))
         lease, order = reads._lease, reads._order
         until_s = lease._since_s + LEASE_S * (1 - MARGIN)
         if reads._clock.monotonic() >= until_s and lease._since_s < since_s:
@@ -368,13 +371,13 @@ def _advance(now: Rules, order: Order, completed_seq: int, _durable_seq: int) ->
         now.found(f"entry {completed_seq} is acknowledged, and no quorum of members holds it")
 
 
-def _read(now: Rules, reads: Reads, question: Question, newest: int, *_: Any) -> None:
-    now.answers[question] = (reads, newest, reads._clock.monotonic())
+def _read(now: Rules, reads: Reads, question: Question, newest: int, pieces: Any, *_: Any) -> None:
+    now.answers[question, id(pieces)] = (reads, newest, reads._clock.monotonic())
 
 
-def _answer(now: Rules, question: Question, error: Any, _pieces: Any) -> None:
-    if error is None and question in now.answers:
-        now.answered(question)
+def _answer(now: Rules, question: Question, error: Any, pieces: Any) -> None:
+    if error is None and (question, id(pieces)) in now.answers:
+        now.answered(question, pieces)
 
 
 def _in_change(now: Rules, roster: Roster, change: Any) -> Any:
