@@ -234,6 +234,24 @@ class ControlClient:
         )
         return list(answer.sessions)
 
+    def list_reservations(self, volume: str) -> volume_pb2.Reservations:
+        """Who has registered with a volume, and who has reserved it."""
+        return self._connection.ask(
+            "ListReservations",
+            control_pb2.ListReservationsRequest(volume=volume),
+            control_pb2.ListReservationsResponse,
+            ASK_S_MAX,
+        ).reservations
+
+    def clear_reservations(self, volume: str) -> volume_pb2.Reservations:
+        """Take all of that away; it as it was."""
+        return self._connection.ask(
+            "ClearReservations",
+            control_pb2.ClearReservationsRequest(volume=volume),
+            control_pb2.ClearReservationsResponse,
+            OPERATION_S_MAX,
+        ).reservations
+
     def list_pools(self, volume: str) -> list[control_pb2.PoolReport]:
         """What the pools hold that the replicas of a volume are in."""
         answer = self._connection.ask(

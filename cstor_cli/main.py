@@ -38,6 +38,7 @@ from cstor_cli.printing import print_document, print_status, print_volumes
 from cstor_cli.recover import recover
 from cstor_cli.replica_client import GrpcReplicaClient
 from cstor_cli.replicas import app as replica_app
+from cstor_cli.reservations import app as reservation_app
 from cstor_cli.scrubbing import scrub
 from cstor_cli.sessions import app as session_app
 from cstor_cli.snapshots import app as snapshot_app
@@ -70,6 +71,7 @@ app.command()(clone)
 app.add_typer(snapshot_app, name="snapshot")
 app.add_typer(replica_app, name="replica")
 app.add_typer(session_app, name="session")
+app.add_typer(reservation_app, name="reservation")
 app.add_typer(pool_app, name="pool")
 
 

@@ -158,6 +158,8 @@ def _property_words(volume: dict[str, Any]) -> str:
     ]
     if volume["epoch"] and not volume["write_cache"]:
         words.append("no write cache")
+    if volume["reservation"]:
+        words.append(f"reserved ({volume['reservation'].replace('-', ' ')})")
     return ", ".join(words)
 
 

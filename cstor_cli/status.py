@@ -133,6 +133,8 @@ def volume_document(report: control_pb2.VolumeReport) -> Document:
         "size_bytes": report.size_bytes,
         **properties_document(report.properties),
         "write_cache": has_write_cache(report.identity, report.properties),
+        "registrations": report.registrations,
+        "reservation": reservation_word(report.reservation),
         **_standing(report),
         "members": [
             {"address": member.member.address} | member_document(member)
@@ -154,6 +156,13 @@ def properties_document(properties: volume_pb2.VolumeProperties) -> Document:
 def volume_word(status: control_pb2.VolumeStatus.ValueType) -> str:
     """`healthy` for VOLUME_STATUS_HEALTHY, and so on."""
     return _word(control_pb2.VolumeStatus.Name(status), "VOLUME_STATUS_")
+
+
+def reservation_word(kind: volume_pb2.ReservationType.ValueType) -> str:
+    """`write-exclusive` for RESERVATION_TYPE_WRITE_EXCLUSIVE, and so on; empty for none."""
+    if kind == volume_pb2.RESERVATION_TYPE_UNSPECIFIED:
+        return ""
+    return _word(volume_pb2.ReservationType.Name(kind), "RESERVATION_TYPE_")
 
 
 def member_word(status: control_pb2.MemberStatus.ValueType) -> str:

@@ -324,6 +324,30 @@ class ControlServicer(control_pb2_grpc.ControlServiceServicer):
         return control_pb2.DropSessionResponse(sessions=dropped)
 
     @refusing
+    async def ListReservations(  # noqa: N802 - the name of the call
+        self,
+        request: control_pb2.ListReservationsRequest,
+        context: grpc.aio.ServicerContext[
+            control_pb2.ListReservationsRequest, control_pb2.ListReservationsResponse
+        ],
+    ) -> control_pb2.ListReservationsResponse:
+        """Who has registered and who has reserved; NOT_FOUND as `ShowVolume`."""
+        reservations = self._called(request.volume).engine.operations.reservations
+        return control_pb2.ListReservationsResponse(reservations=reservations)
+
+    @refusing
+    async def ClearReservations(  # noqa: N802 - the name of the call
+        self,
+        request: control_pb2.ClearReservationsRequest,
+        context: grpc.aio.ServicerContext[
+            control_pb2.ClearReservationsRequest, control_pb2.ClearReservationsResponse
+        ],
+    ) -> control_pb2.ClearReservationsResponse:
+        """Take all of them away; UNAVAILABLE where too few replicas answer."""
+        before = await self._called(request.volume).clear_reservations()
+        return control_pb2.ClearReservationsResponse(reservations=before)
+
+    @refusing
     async def ListPools(  # noqa: N802 - the name of the call
         self,
         request: control_pb2.ListPoolsRequest,

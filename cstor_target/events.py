@@ -156,6 +156,14 @@ KINDS: dict[str, Kind] = {
         "an operator has dropped session {tsih} of {initiator} at {peer}, with {commands} of its "
         "commands unanswered: the initiator may log in again",
     ),
+    "registration_preempted": Kind(
+        Severity.WARNING,
+        "{initiator} is not registered any more: another initiator has preempted or cleared it",
+    ),
+    "reservations_cleared": Kind(
+        Severity.WARNING,
+        "an operator has taken away {registrations} registrations, and the reservation with them",
+    ),
     # Its members
     "member_in_sync": Kind(
         Severity.INFO,

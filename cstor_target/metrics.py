@@ -18,7 +18,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from cstor_core.generated.cstor.v1 import control_pb2
+from cstor_core.generated.cstor.v1 import control_pb2, volume_pb2
 from cstor_core.properties import has_write_cache
 from cstor_core.units import BLOCK_BYTES
 from cstor_target.event_log import EventLog
@@ -150,6 +150,16 @@ _VOLUME_GAUGES: tuple[_Gauge[control_pb2.VolumeReport], ...] = (
     _Gauge("size_bytes", "Size of the volume", lambda report: report.size_bytes),
     _Gauge("snapshots", "Snapshots of the volume", lambda report: report.snapshot_count),
     _Gauge("sessions", "iSCSI sessions", lambda report: len(report.sessions)),
+    _Gauge(
+        "registrations",
+        "Initiator ports that have registered for persistent reservations",
+        lambda report: report.registrations,
+    ),
+    _Gauge(
+        "reserved",
+        "1 if an initiator has reserved the volume",
+        lambda report: report.reservation != volume_pb2.RESERVATION_TYPE_UNSPECIFIED,
+    ),
     _Gauge(
         "write_cache",
         "1 if an acknowledged write may not be on stable storage yet",

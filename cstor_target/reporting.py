@@ -12,7 +12,7 @@ from typing import Any
 
 from google.protobuf.json_format import MessageToDict
 
-from cstor_core.generated.cstor.v1 import control_pb2
+from cstor_core.generated.cstor.v1 import control_pb2, volume_pb2
 from cstor_core.properties import has_write_cache
 from cstor_core.scrub_words import scrub_document
 from cstor_core.serving import Page
@@ -59,6 +59,8 @@ def report_document(report: control_pb2.VolumeReport) -> dict[str, Any]:
         "read_only": report.properties.read_only,
         "removable": report.properties.removable,
         "snapshots": report.snapshot_count,
+        "registrations": report.registrations,
+        "is_reserved": report.reservation != volume_pb2.RESERVATION_TYPE_UNSPECIFIED,
         "rebuild_pace": pace_word(report.rebuild_pace),
         "epoch": report.epoch,
         "last_seq": report.last_seq,

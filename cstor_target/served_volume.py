@@ -7,10 +7,12 @@ because only then its identity is certain; until then a login is held.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Protocol
 from uuid import UUID
 
+from cstor_core.errors import UnavailableError
 from cstor_core.generated.cstor.v1 import control_pb2, volume_pb2
 from cstor_core.properties import has_write_cache
 from cstor_target.iscsi.sessions import SessionTable
@@ -19,7 +21,7 @@ from cstor_target.scsi.identity import Identity
 from cstor_target.scsi.reservations import Reservations
 from cstor_target.scsi.target_device import TargetDevice
 from cstor_target.settings import is_uuid
-from cstor_target.volume.backing import Volume
+from cstor_target.volume.backing import Failure, Volume
 from cstor_target.volume.changes import Changes
 from cstor_target.volume.cloning import Cloning
 from cstor_target.volume.counters import Counters
@@ -124,6 +126,7 @@ class ServedVolume:
         self.stopping = False
         """The daemon is about to end: what is open is served to its end, but is not ready."""
         self.sessions = VolumeSessions(lambda: (self.volume_name, self.name), table, events)
+        self._events = events
         self._revision = revision
         self._wanted = wanted
         self._device: TargetDevice | None = None
@@ -187,6 +190,38 @@ class ServedVolume:
         unknown = self.engine.identity is None and is_uuid(self._wanted)
         return unknown and iscsi_name.startswith(IQN_PREFIX)
 
+    async def clear_reservations(self) -> volume_pb2.Reservations:
+        """Take all registrations and the reservation away; they as they were.
+
+        Raises UnavailableError where the volume is not open, or too few replicas answer in time.
+        """
+        if self._device is None:
+            raise UnavailableError("the volume is not open: its reservations cannot be changed now")
+        unit = self._device.unit
+        before = unit.reservations.message()
+
+        def change() -> volume_pb2.Reservations | None:
+            before.CopyFrom(unit.reservations.message())
+            if not before.registrations:
+                return None
+            unit.reservations_changed(unit.reservations.clear(None))
+            return unit.reservations.message()
+
+        done: asyncio.Future[Failure | None] = asyncio.get_running_loop().create_future()
+
+        def answered(failure: Failure | None) -> None:
+            if not done.done():
+                done.set_result(failure)
+
+        self.engine.reserve(change, answered)
+        if await done is not None:
+            raise UnavailableError(
+                "too few replicas have answered in time; once they do it is carried out: ask again"
+            )
+        if before.registrations:
+            self._events("reservations_cleared", {"registrations": len(before.registrations)})
+        return before
+
     def report(self) -> control_pb2.VolumeReport:
         """Everything that operators are told."""
         report = self.engine.report()
@@ -227,6 +262,9 @@ class ServedVolume:
             device.doubted(self.engine.loss_told)
         device.unit.keep(Reservations.of(operations.reservations))
         device.unit.on_preempted = self.sessions.abort_tasks
+        device.unit.on_lost = lambda port: self._events(
+            "registration_preempted", {"initiator": port}
+        )
         operations.on_properties = properties_set
         operations.on_resized = device.capacity_changed
         operations.on_reverted = device.contents_changed

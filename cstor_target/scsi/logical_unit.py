@@ -73,6 +73,7 @@ _DESPITE_RESERVE = _DESPITE_UNIT_ATTENTION | frozenset(
     layout.operation_code for layout in (RESERVE_6, RELEASE_6, RESERVE_10, RELEASE_10)
 )
 _CONFLICT = Outcome(Status.RESERVATION_CONFLICT)
+_LOSSES = frozenset((Sense.REGISTRATIONS_PREEMPTED, Sense.RESERVATIONS_PREEMPTED))
 _WRITING = frozenset(
     layout.operation_code
     for layout in (
@@ -110,6 +111,7 @@ class LogicalUnit:
         "geometry",
         "identity",
         "medium",
+        "on_lost",
         "on_preempted",
         "physical_blocks",
         "read_only",
@@ -148,6 +150,8 @@ class LogicalUnit:
         self._is_reserved = False
         self.on_preempted: Callable[[str], None] = lambda initiator_port: None
         """Told whose commands are to end without an answer."""
+        self.on_lost: Callable[[str], None] = lambda initiator_port: None
+        """Told whose registration somebody else has taken away."""
         self.block_bytes = geometry.logical_block_bytes
         self.block_shift = geometry.block_shift
         self.block_count = geometry.blocks(geometry.size_bytes())
@@ -233,6 +237,8 @@ class LogicalUnit:
         for registrant, sense in change.attentions:
             if registrant.target_port == self.identity.relative_target_port:
                 self.attentions.tell(registrant.initiator_port, sense)
+            if sense in _LOSSES:
+                self.on_lost(registrant.initiator_port)
         for registrant in change.aborted:
             self.on_preempted(registrant.initiator_port)
 

@@ -205,8 +205,8 @@ class Reservations:
             change.tell(others, Sense.RESERVATIONS_RELEASED)
         return change
 
-    def clear(self, registrant: Registrant) -> Change:
-        """Take all registrations and the reservation away."""
+    def clear(self, registrant: Registrant | None) -> Change:
+        """Take all registrations and the reservation away; None where an operator does."""
         change = Change()
         others = [other for other in self.keys if other != registrant]
         change.tell(others, Sense.RESERVATIONS_PREEMPTED)
@@ -283,7 +283,7 @@ class Reservations:
         """For the volume to keep."""
         message = volume_pb2.Reservations(
             generation=self.generation,
-            type=self.reserved or 0,
+            type=volume_pb2.ReservationType.ValueType(self.reserved or 0),
             is_persistent=self.is_persistent,
         )
         for registrant, key in self.keys.items():

@@ -291,6 +291,8 @@ class Engine:
             report.epoch = tenure.epoch
         report.size_bytes = self.size_bytes
         report.snapshot_count = len(self.operations.snapshots)
+        report.registrations = len(self.operations.reservations.registrations)
+        report.reservation = self.operations.reservations.type
         if self.serving:
             report.properties.CopyFrom(self.operations.properties)
         report.last_seq = self._order.last_seq

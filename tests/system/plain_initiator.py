@@ -1,4 +1,4 @@
-"""The least of an initiator: one login and one write after the other, on a socket (RFC 7143).
+"""The least of an initiator: one login and one command after the other, on a socket (RFC 7143).
 
 QEMU's and Linux's initiators wait and try again by themselves; this one says what it was told, and
 when.
@@ -31,8 +31,9 @@ NAME = "iqn.2016-09.com.openebs.cstor.tests:plain"
 class PlainInitiator:
     """One connection, which is one session."""
 
-    def __init__(self, portal: tuple[str, int]) -> None:
+    def __init__(self, portal: tuple[str, int], name: str = NAME) -> None:
         """Connect.  Raises OSError where nobody listens."""
+        self._name = name
         self.connection = socket.create_connection(portal, timeout=ANSWER_S_MAX)
         self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._cmd_sn = 1
@@ -51,7 +52,7 @@ class PlainInitiator:
 
     def ask_for_login(self, target: str) -> None:
         """Send a whole login in one request (11.12); its answer may take a while."""
-        pairs = [("InitiatorName", NAME), ("TargetName", target), ("SessionType", "Normal")]
+        pairs = [("InitiatorName", self._name), ("TargetName", target), ("SessionType", "Normal")]
         text = encode(pairs)
         header = LOGIN_REQUEST.build(
             {
@@ -81,6 +82,14 @@ class PlainInitiator:
         Raises ConnectionError where the connection ends without one.
         """
         sectors = len(data) // SECTOR_BYTES
+        cdb = WRITE_10.pack(OPCODE_WRITE_10, 0, offset // SECTOR_BYTES, 0, sectors, 0)
+        return self.send(cdb, data)
+
+    def send(self, cdb: bytes, data: bytes) -> int:
+        """A command that takes data, all of it immediate; returns its SCSI status as `write` does.
+
+        The data is padded to four bytes (11.1).
+        """
         header = SCSI_COMMAND.build(
             {
                 "final": True,
@@ -90,11 +99,11 @@ class PlainInitiator:
                 "expected_data_transfer_length": len(data),
                 "cmd_sn": self._cmd_sn,
                 "exp_stat_sn": self._exp_stat_sn,
-                "cdb": WRITE_10.pack(OPCODE_WRITE_10, 0, offset // SECTOR_BYTES, 0, sectors, 0),
+                "cdb": cdb.ljust(16, b"\0"),
             }
         )
         self._cmd_sn += 1
-        self.connection.sendall(header + data)
+        self.connection.sendall(header + data + bytes(-len(data) % 4))
         answer = SCSI_RESPONSE.parse(self._receive())
         self._exp_stat_sn = answer.stat_sn + 1 & 0xFFFFFFFF
         return int(answer.status)

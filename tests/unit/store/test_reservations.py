@@ -22,7 +22,7 @@ def registered(count: int) -> volume_pb2.Reservations:
     """So many, the first of which has reserved."""
     return volume_pb2.Reservations(
         generation=count,
-        type=5,
+        type=volume_pb2.RESERVATION_TYPE_WRITE_EXCLUSIVE_REGISTRANTS_ONLY,
         registrations=[
             volume_pb2.Registration(
                 initiator_port=f"iqn.2026-01.x:{number},i,0x00023d000001",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
+
+from cstor_core.errors import UnavailableError
 from cstor_target.scsi.requests import Outcome, Status
 from cstor_target.served_volume import Directory
 from tests.unit.target.standin import IQN, UUID, StandInEngine, served
@@ -74,3 +77,17 @@ def test_volume_answers_to_name_uuid_and_iscsi_name() -> None:
     assert volume.is_called(UUID)
     assert volume.is_called(IQN)
     assert not volume.is_called("vol2")
+
+
+async def test_reservations_of_a_volume_that_is_not_open_are_not_taken_away() -> None:
+    volume = served(StandInEngine())
+    with pytest.raises(UnavailableError, match="not open"):
+        await volume.clear_reservations()
+
+
+async def test_who_takes_reservations_away_is_told_where_no_quorum_answers() -> None:
+    engine = StandInEngine()
+    volume = served(engine)
+    engine.open()
+    with pytest.raises(UnavailableError, match="ask again"):
+        await volume.clear_reservations()

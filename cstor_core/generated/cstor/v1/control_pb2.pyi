@@ -271,6 +271,8 @@ class VolumeReport(_message.Message):
     SCRUB_FIELD_NUMBER: _builtins.int
     PROPERTIES_FIELD_NUMBER: _builtins.int
     ONE_COPY_FIELD_NUMBER: _builtins.int
+    REGISTRATIONS_FIELD_NUMBER: _builtins.int
+    RESERVATION_FIELD_NUMBER: _builtins.int
     size_bytes: _builtins.int
     status: Global___VolumeStatus.ValueType
     iqn: _builtins.str
@@ -293,6 +295,9 @@ class VolumeReport(_message.Message):
     rebuild_pace: Global___RebuildPace.ValueType
     one_copy: _builtins.bool
     """Carried out with one copy: the witness holds that the other one is out of date."""
+    registrations: _builtins.int
+    """How many initiator ports have registered, and the reservation that there is."""
+    reservation: _volume_pb2.ReservationType.ValueType
     @_builtins.property
     def identity(self) -> _volume_pb2.VolumeIdentity: ...
     @_builtins.property
@@ -333,10 +338,12 @@ class VolumeReport(_message.Message):
         scrub: Global___ScrubReport | None = ...,
         properties: _volume_pb2.VolumeProperties | None = ...,
         one_copy: _builtins.bool = ...,
+        registrations: _builtins.int = ...,
+        reservation: _volume_pb2.ReservationType.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["identity", b"identity", "properties", b"properties", "scrub", b"scrub"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["awaited_addresses", b"awaited_addresses", "commands_waiting", b"commands_waiting", "completed_seq", b"completed_seq", "epoch", b"epoch", "identity", b"identity", "iqn", b"iqn", "last_seq", b"last_seq", "lease_left_ms", b"lease_left_ms", "loss_possible", b"loss_possible", "members", b"members", "one_copy", b"one_copy", "portal", b"portal", "properties", b"properties", "reason", b"reason", "rebuild_pace", b"rebuild_pace", "scrub", b"scrub", "sessions", b"sessions", "size_bytes", b"size_bytes", "snapshot_count", b"snapshot_count", "status", b"status", "waiting_ms", b"waiting_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["awaited_addresses", b"awaited_addresses", "commands_waiting", b"commands_waiting", "completed_seq", b"completed_seq", "epoch", b"epoch", "identity", b"identity", "iqn", b"iqn", "last_seq", b"last_seq", "lease_left_ms", b"lease_left_ms", "loss_possible", b"loss_possible", "members", b"members", "one_copy", b"one_copy", "portal", b"portal", "properties", b"properties", "reason", b"reason", "rebuild_pace", b"rebuild_pace", "registrations", b"registrations", "reservation", b"reservation", "scrub", b"scrub", "sessions", b"sessions", "size_bytes", b"size_bytes", "snapshot_count", b"snapshot_count", "status", b"status", "waiting_ms", b"waiting_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1587,6 +1594,88 @@ class DropSessionResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DropSessionResponse: _TypeAlias = DropSessionResponse  # noqa: Y015
+
+@_typing.final
+class ListReservationsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VOLUME_FIELD_NUMBER: _builtins.int
+    volume: _builtins.str
+    """Name or UUID."""
+    def __init__(
+        self,
+        *,
+        volume: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["volume", b"volume"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListReservationsRequest: _TypeAlias = ListReservationsRequest  # noqa: Y015
+
+@_typing.final
+class ListReservationsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESERVATIONS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def reservations(self) -> _volume_pb2.Reservations: ...
+    def __init__(
+        self,
+        *,
+        reservations: _volume_pb2.Reservations | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["reservations", b"reservations"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reservations", b"reservations"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListReservationsResponse: _TypeAlias = ListReservationsResponse  # noqa: Y015
+
+@_typing.final
+class ClearReservationsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VOLUME_FIELD_NUMBER: _builtins.int
+    volume: _builtins.str
+    """Name or UUID."""
+    def __init__(
+        self,
+        *,
+        volume: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["volume", b"volume"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClearReservationsRequest: _TypeAlias = ClearReservationsRequest  # noqa: Y015
+
+@_typing.final
+class ClearReservationsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESERVATIONS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def reservations(self) -> _volume_pb2.Reservations:
+        """As they were."""
+
+    def __init__(
+        self,
+        *,
+        reservations: _volume_pb2.Reservations | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["reservations", b"reservations"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reservations", b"reservations"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClearReservationsResponse: _TypeAlias = ClearReservationsResponse  # noqa: Y015
 
 @_typing.final
 class ListPoolsRequest(_message.Message):

@@ -134,6 +134,16 @@ class ControlServiceStub:
                 request_serializer=cstor_dot_v1_dot_control__pb2.DropSessionRequest.SerializeToString,
                 response_deserializer=cstor_dot_v1_dot_control__pb2.DropSessionResponse.FromString,
                 _registered_method=True)
+        self.ListReservations = channel.unary_unary(
+                '/cstor.v1.ControlService/ListReservations',
+                request_serializer=cstor_dot_v1_dot_control__pb2.ListReservationsRequest.SerializeToString,
+                response_deserializer=cstor_dot_v1_dot_control__pb2.ListReservationsResponse.FromString,
+                _registered_method=True)
+        self.ClearReservations = channel.unary_unary(
+                '/cstor.v1.ControlService/ClearReservations',
+                request_serializer=cstor_dot_v1_dot_control__pb2.ClearReservationsRequest.SerializeToString,
+                response_deserializer=cstor_dot_v1_dot_control__pb2.ClearReservationsResponse.FromString,
+                _registered_method=True)
         self.ListPools = channel.unary_unary(
                 '/cstor.v1.ControlService/ListPools',
                 request_serializer=cstor_dot_v1_dot_control__pb2.ListPoolsRequest.SerializeToString,
@@ -309,6 +319,20 @@ class ControlServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListReservations(self, request, context):
+        """Who has registered with a volume, and who has reserved it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ClearReservations(self, request, context):
+        """Takes all of that away, as CLEAR does: for initiators that are gone.  Idempotent.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListPools(self, request, context):
         """What the pools hold that the replicas of a volume are in, its own and others.
         """
@@ -453,6 +477,16 @@ def add_ControlServiceServicer_to_server(servicer, server):
                     servicer.DropSession,
                     request_deserializer=cstor_dot_v1_dot_control__pb2.DropSessionRequest.FromString,
                     response_serializer=cstor_dot_v1_dot_control__pb2.DropSessionResponse.SerializeToString,
+            ),
+            'ListReservations': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListReservations,
+                    request_deserializer=cstor_dot_v1_dot_control__pb2.ListReservationsRequest.FromString,
+                    response_serializer=cstor_dot_v1_dot_control__pb2.ListReservationsResponse.SerializeToString,
+            ),
+            'ClearReservations': grpc.unary_unary_rpc_method_handler(
+                    servicer.ClearReservations,
+                    request_deserializer=cstor_dot_v1_dot_control__pb2.ClearReservationsRequest.FromString,
+                    response_serializer=cstor_dot_v1_dot_control__pb2.ClearReservationsResponse.SerializeToString,
             ),
             'ListPools': grpc.unary_unary_rpc_method_handler(
                     servicer.ListPools,
@@ -1025,6 +1059,60 @@ class ControlService:
             '/cstor.v1.ControlService/DropSession',
             cstor_dot_v1_dot_control__pb2.DropSessionRequest.SerializeToString,
             cstor_dot_v1_dot_control__pb2.DropSessionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListReservations(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cstor.v1.ControlService/ListReservations',
+            cstor_dot_v1_dot_control__pb2.ListReservationsRequest.SerializeToString,
+            cstor_dot_v1_dot_control__pb2.ListReservationsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ClearReservations(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cstor.v1.ControlService/ClearReservations',
+            cstor_dot_v1_dot_control__pb2.ClearReservationsRequest.SerializeToString,
+            cstor_dot_v1_dot_control__pb2.ClearReservationsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -76,6 +76,10 @@ class ControlServiceStub:
     """Its commands that are not answered end without an answer; their effect stays.  The initiator
     may log in again.
     """
+    ListReservations: _grpc.UnaryUnaryMultiCallable[_control_pb2.ListReservationsRequest, _control_pb2.ListReservationsResponse]
+    """Who has registered with a volume, and who has reserved it."""
+    ClearReservations: _grpc.UnaryUnaryMultiCallable[_control_pb2.ClearReservationsRequest, _control_pb2.ClearReservationsResponse]
+    """Takes all of that away, as CLEAR does: for initiators that are gone.  Idempotent."""
     ListPools: _grpc.UnaryUnaryMultiCallable[_control_pb2.ListPoolsRequest, _control_pb2.ListPoolsResponse]
     """What the pools hold that the replicas of a volume are in, its own and others."""
     WatchStatus: _grpc.UnaryStreamMultiCallable[_control_pb2.WatchStatusRequest, _control_pb2.WatchStatusResponse]
@@ -138,6 +142,10 @@ class ControlServiceAsyncStub(ControlServiceStub):
     """Its commands that are not answered end without an answer; their effect stays.  The initiator
     may log in again.
     """
+    ListReservations: _aio.UnaryUnaryMultiCallable[_control_pb2.ListReservationsRequest, _control_pb2.ListReservationsResponse]  # type: ignore[assignment]
+    """Who has registered with a volume, and who has reserved it."""
+    ClearReservations: _aio.UnaryUnaryMultiCallable[_control_pb2.ClearReservationsRequest, _control_pb2.ClearReservationsResponse]  # type: ignore[assignment]
+    """Takes all of that away, as CLEAR does: for initiators that are gone.  Idempotent."""
     ListPools: _aio.UnaryUnaryMultiCallable[_control_pb2.ListPoolsRequest, _control_pb2.ListPoolsResponse]  # type: ignore[assignment]
     """What the pools hold that the replicas of a volume are in, its own and others."""
     WatchStatus: _aio.UnaryStreamMultiCallable[_control_pb2.WatchStatusRequest, _control_pb2.WatchStatusResponse]  # type: ignore[assignment]
@@ -317,6 +325,22 @@ class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
         """Its commands that are not answered end without an answer; their effect stays.  The initiator
         may log in again.
         """
+
+    @_abc_1.abstractmethod
+    def ListReservations(
+        self,
+        request: _control_pb2.ListReservationsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.ListReservationsResponse, _abc.Awaitable[_control_pb2.ListReservationsResponse]]:
+        """Who has registered with a volume, and who has reserved it."""
+
+    @_abc_1.abstractmethod
+    def ClearReservations(
+        self,
+        request: _control_pb2.ClearReservationsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.ClearReservationsResponse, _abc.Awaitable[_control_pb2.ClearReservationsResponse]]:
+        """Takes all of that away, as CLEAR does: for initiators that are gone.  Idempotent."""
 
     @_abc_1.abstractmethod
     def ListPools(

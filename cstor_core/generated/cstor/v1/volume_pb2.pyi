@@ -9,6 +9,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -19,6 +20,32 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _ReservationType:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ReservationTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ReservationType.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    RESERVATION_TYPE_UNSPECIFIED: _ReservationType.ValueType  # 0
+    RESERVATION_TYPE_WRITE_EXCLUSIVE: _ReservationType.ValueType  # 1
+    RESERVATION_TYPE_EXCLUSIVE_ACCESS: _ReservationType.ValueType  # 3
+    RESERVATION_TYPE_WRITE_EXCLUSIVE_REGISTRANTS_ONLY: _ReservationType.ValueType  # 5
+    RESERVATION_TYPE_EXCLUSIVE_ACCESS_REGISTRANTS_ONLY: _ReservationType.ValueType  # 6
+    RESERVATION_TYPE_WRITE_EXCLUSIVE_ALL_REGISTRANTS: _ReservationType.ValueType  # 7
+    RESERVATION_TYPE_EXCLUSIVE_ACCESS_ALL_REGISTRANTS: _ReservationType.ValueType  # 8
+
+class ReservationType(_ReservationType, metaclass=_ReservationTypeEnumTypeWrapper):
+    """TYPE of a persistent reservation (SPC-4, 6.15.3.4)."""
+
+RESERVATION_TYPE_UNSPECIFIED: ReservationType.ValueType  # 0
+RESERVATION_TYPE_WRITE_EXCLUSIVE: ReservationType.ValueType  # 1
+RESERVATION_TYPE_EXCLUSIVE_ACCESS: ReservationType.ValueType  # 3
+RESERVATION_TYPE_WRITE_EXCLUSIVE_REGISTRANTS_ONLY: ReservationType.ValueType  # 5
+RESERVATION_TYPE_EXCLUSIVE_ACCESS_REGISTRANTS_ONLY: ReservationType.ValueType  # 6
+RESERVATION_TYPE_WRITE_EXCLUSIVE_ALL_REGISTRANTS: ReservationType.ValueType  # 7
+RESERVATION_TYPE_EXCLUSIVE_ACCESS_ALL_REGISTRANTS: ReservationType.ValueType  # 8
+Global___ReservationType: _TypeAlias = ReservationType  # noqa: Y015
 
 @_typing.final
 class VolumeIdentity(_message.Message):
@@ -549,8 +576,8 @@ class Reservations(_message.Message):
     IS_PERSISTENT_FIELD_NUMBER: _builtins.int
     generation: _builtins.int
     """PRGENERATION."""
-    type: _builtins.int
-    """TYPE of the reservation; 0 where there is none."""
+    type: Global___ReservationType.ValueType
+    """Of the reservation; unspecified where there is none."""
     is_persistent: _builtins.bool
     """APTPL, as it was said last."""
     @_builtins.property
@@ -562,7 +589,7 @@ class Reservations(_message.Message):
         *,
         generation: _builtins.int = ...,
         registrations: _abc.Iterable[Global___Registration] | None = ...,
-        type: _builtins.int = ...,
+        type: Global___ReservationType.ValueType = ...,
         is_persistent: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
