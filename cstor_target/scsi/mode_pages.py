@@ -1,4 +1,5 @@
-"""Mode pages (SPC-4, 7.5; SBC-3, 6.5): caching, control, informational exceptions control.
+"""Mode pages (SPC-4, 7.5; SBC-3, 6.5): read-write error recovery, caching, control, and
+informational exceptions control.
 
 A page is declared with `construct` and built for one of the four values that MODE SENSE can ask
 for.  Nothing is saved.  All that is changeable is the software write protection (SWP) of the
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 class ModePage(IntEnum):
     """Codes of the supported mode pages."""
 
+    READ_WRITE_ERROR_RECOVERY = 0x01
     CACHING = 0x08
     CONTROL = 0x0A
     INFORMATIONAL_EXCEPTIONS_CONTROL = 0x1C
@@ -31,6 +33,11 @@ ALL_SUBPAGES = 0xFF
 _PAGE_CODE_MASK = 0x3F
 
 _HEADER = Struct("page_code" / Byte, "page_length" / Byte)
+
+_READ_WRITE_ERROR_RECOVERY = Struct(
+    "flags" / BitStruct("awre" / Flag, "arre" / Flag, Padding(6)),
+    Padding(9),
+)
 
 _CACHING = Struct(
     "flags" / BitStruct(Padding(5), "wce" / Flag, Padding(1), "rcd" / Flag),
@@ -60,6 +67,12 @@ _INFORMATIONAL_EXCEPTIONS = Struct(
     "mrie" / BitStruct(Padding(4), "method" / BitsInteger(4)),
     Padding(8),
 )
+
+
+def _read_write_error_recovery(unit: LogicalUnit) -> bytes:
+    """A bad copy is replaced, by itself, as soon as it is read or written over."""
+    contents: bytes = _READ_WRITE_ERROR_RECOVERY.build({"flags": {"awre": True, "arre": True}})
+    return contents
 
 
 def _caching(unit: LogicalUnit) -> bytes:
@@ -99,6 +112,7 @@ _CHANGEABLE: dict[int, bytes] = {
     )
 }
 _PAGES: dict[int, Callable[[LogicalUnit], bytes]] = {
+    ModePage.READ_WRITE_ERROR_RECOVERY: _read_write_error_recovery,
     ModePage.CACHING: _caching,
     ModePage.CONTROL: _control,
     ModePage.INFORMATIONAL_EXCEPTIONS_CONTROL: _informational_exceptions,

@@ -1,4 +1,4 @@
-"""Vital product data pages (SPC-4, 7.8; SBC-3, 6.6): 00h, 80h, 83h, B0h, B1h and B2h.
+"""Vital product data pages (SPC-4, 7.8; SBC-3, 6.6): 00h, 80h, 83h, 86h, B0h, B1h and B2h.
 
 Each page is declared with `construct` under the standard's names; `vpd_page` builds one.  What a
 page promises (limits, identifiers, provisioning) is what `geometry` and `identity` say.
@@ -37,6 +37,7 @@ class PageCode(IntEnum):
     SUPPORTED_VPD_PAGES = 0x00
     UNIT_SERIAL_NUMBER = 0x80
     DEVICE_IDENTIFICATION = 0x83
+    EXTENDED_INQUIRY_DATA = 0x86
     BLOCK_LIMITS = 0xB0
     BLOCK_DEVICE_CHARACTERISTICS = 0xB1
     LOGICAL_BLOCK_PROVISIONING = 0xB2
@@ -94,6 +95,13 @@ _DESIGNATOR = Struct(
 )
 
 _RELATIVE_TARGET_PORT = Struct(Padding(2), "identifier" / Int16ub)
+
+_EXTENDED_INQUIRY_DATA = Struct(
+    Padding(1),
+    "tasks" / BitStruct(Padding(7), "simpsup" / Flag),
+    "cache" / BitStruct(Padding(7), "v_sup" / Flag),
+    Padding(57),
+)
 
 _BLOCK_LIMITS = Struct(
     "flags" / BitStruct(Padding(7), "wsnz" / Flag),
@@ -220,6 +228,14 @@ def _designator(
     return built
 
 
+def _extended_inquiry_data(unit: LogicalUnit) -> bytes:
+    """Tasks are carried out in any order, and the write cache is volatile."""
+    contents: bytes = _EXTENDED_INQUIRY_DATA.build(
+        {"tasks": {"simpsup": True}, "cache": {"v_sup": unit.write_cache}}
+    )
+    return contents
+
+
 def _block_limits(unit: LogicalUnit) -> bytes:
     blocks = unit.geometry.blocks
     contents: bytes = _BLOCK_LIMITS.build(
@@ -276,6 +292,7 @@ _PAGES: dict[int, Callable[[LogicalUnit], bytes]] = {
     PageCode.SUPPORTED_VPD_PAGES: _supported_vpd_pages,
     PageCode.UNIT_SERIAL_NUMBER: _unit_serial_number,
     PageCode.DEVICE_IDENTIFICATION: _device_identification,
+    PageCode.EXTENDED_INQUIRY_DATA: _extended_inquiry_data,
     PageCode.BLOCK_LIMITS: _block_limits,
     PageCode.BLOCK_DEVICE_CHARACTERISTICS: _block_device_characteristics,
     PageCode.LOGICAL_BLOCK_PROVISIONING: _logical_block_provisioning,

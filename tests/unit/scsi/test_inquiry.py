@@ -61,7 +61,7 @@ def test_an_unknown_page_is_refused() -> None:
 def test_every_listed_page_exists_and_says_its_length() -> None:
     disk = RamDisk()
     listed = vpd(disk, 0x00)[4:]
-    assert listed == bytes([0x00, 0x80, 0x83, 0xB0, 0xB1, 0xB2])
+    assert listed == bytes([0x00, 0x80, 0x83, 0x86, 0xB0, 0xB1, 0xB2])
     for page_code in listed:
         page = vpd(disk, page_code, 0xFFFF)
         assert page[1] == page_code
@@ -135,3 +135,9 @@ def test_the_medium_does_not_rotate() -> None:
 
 def test_provisioning_is_thin_and_unmapped_blocks_read_zeros() -> None:
     assert vpd(RamDisk(), 0xB2) == bytes.fromhex("00b20004 00 e4 02 00")
+
+
+@pytest.mark.parametrize("write_cache", [False, True])
+def test_extended_data_says_whether_there_is_a_volatile_cache(write_cache: bool) -> None:
+    data = vpd(RamDisk(write_cache=write_cache), 0x86)
+    assert data == bytes.fromhex("0086003c 00 01") + bytes([write_cache]) + bytes(57)

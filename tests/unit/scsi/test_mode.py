@@ -10,6 +10,7 @@ from cstor_target.scsi.requests import Status
 from cstor_target.scsi.sense import Sense
 from tests.unit.scsi.ram_disk import RamDisk, field_of, sense_of
 
+RECOVERY = bytes([0x01, 0x0A, 0xC0]).ljust(12, b"\0")
 CACHING = bytes([0x08, 0x12, 0x04]).ljust(20, b"\0")
 CONTROL = bytes.fromhex("0a0a 00 10 00 00 0000 ffff 0000")
 PROTECTING = CONTROL[:4] + b"\x08" + CONTROL[5:]
@@ -27,7 +28,7 @@ def test_all_pages_come_in_ascending_order() -> None:
     data = sense(RamDisk(), page_code=0x3F)
     assert data[:4] == bytes([len(data) - 1, 0, 0x10, 8])
     assert data[4:12] == DESCRIPTOR
-    assert data[12:] == CACHING + CONTROL + EXCEPTIONS
+    assert data[12:] == RECOVERY + CACHING + CONTROL + EXCEPTIONS
 
 
 def test_ten_byte_form_has_its_own_header() -> None:
@@ -59,8 +60,8 @@ def test_write_cache_bit_follows_the_volume() -> None:
 def test_nothing_but_the_write_protection_is_changeable() -> None:
     data = sense(RamDisk(), dbd=1, pc=1, page_code=0x3F)[4:]
     mask = CONTROL[:2] + bytes([0, 0, 0x08]).ljust(10, b"\0")
-    zeros = [page[:2] + bytes(len(page) - 2) for page in (CACHING, EXCEPTIONS)]
-    assert data == zeros[0] + mask + zeros[1]
+    zeros = [page[:2] + bytes(len(page) - 2) for page in (RECOVERY, CACHING, EXCEPTIONS)]
+    assert data == zeros[0] + zeros[1] + mask + zeros[2]
 
 
 def test_default_values_are_those_that_a_reset_leaves() -> None:
