@@ -252,6 +252,24 @@ class ControlClient:
             OPERATION_S_MAX,
         ).reservations
 
+    def set_chap(self, request: control_pb2.SetChapRequest) -> None:
+        """Set a secret."""
+        self._connection.ask("SetChap", request, control_pb2.SetChapResponse, ASK_S_MAX)
+
+    def clear_chap(self, request: control_pb2.ClearChapRequest) -> list[str]:
+        """Take secrets away; whose they were."""
+        answer = self._connection.ask(
+            "ClearChap", request, control_pb2.ClearChapResponse, ASK_S_MAX
+        )
+        return list(answer.names)
+
+    def list_chap(self) -> list[control_pb2.ChapRealm]:
+        """Who has a secret where."""
+        answer = self._connection.ask(
+            "ListChap", control_pb2.ListChapRequest(), control_pb2.ListChapResponse, ASK_S_MAX
+        )
+        return list(answer.realms)
+
     def list_pools(self, volume: str) -> list[control_pb2.PoolReport]:
         """What the pools hold that the replicas of a volume are in."""
         answer = self._connection.ask(

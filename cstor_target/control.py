@@ -9,9 +9,11 @@ from contextlib import aclosing
 import grpc.aio
 
 from cstor_core.errors import CstorError, InputError, UnavailableError, UnknownVolumeError
-from cstor_core.generated.cstor.v1 import control_pb2, control_pb2_grpc
+from cstor_core.generated.cstor.v1 import control_pb2
 from cstor_core.properties import known_with
 from cstor_core.serving import abort, refusing
+from cstor_target.chap_control import ChapCalls
+from cstor_target.chap_secrets import ChapSecrets
 from cstor_target.deleting import deleted
 from cstor_target.event_log import EventLog
 from cstor_target.served_volume import ServedVolume
@@ -22,7 +24,7 @@ SERVICE_NAME = control_pb2.DESCRIPTOR.services_by_name["ControlService"].full_na
 WATCHERS_MAX = 64
 
 
-class ControlServicer(control_pb2_grpc.ControlServiceServicer):
+class ControlServicer(ChapCalls):
     """Answers operators about the volumes of this process."""
 
     def __init__(
@@ -30,9 +32,11 @@ class ControlServicer(control_pb2_grpc.ControlServiceServicer):
         volumes: Sequence[ServedVolume],
         events: EventLog,
         status: StatusWatch,
+        secrets: ChapSecrets,
         process: Volumes | None = None,
     ) -> None:
         """`process` is what serves them, where more may come."""
+        super().__init__(secrets, self._happened_to_all)
         self._volumes = volumes
         self._process = process
         self._events = events
@@ -446,6 +450,10 @@ class ControlServicer(control_pb2_grpc.ControlServiceServicer):
             await abort(context, error)
         finally:
             self._watchers -= 1
+
+    def _happened_to_all(self, name: str, facts: dict[str, object]) -> None:
+        for volume in self._volumes:
+            self._events.add(volume.volume_name, name, facts)
 
     def _check_watchers(self) -> None:
         """Raise UnavailableError where too many watch."""

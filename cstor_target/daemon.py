@@ -37,6 +37,7 @@ from cstor_core.serving import (
 )
 from cstor_core.settings import Address, DataStream, join_address
 from cstor_core.streams.client import fast_streams
+from cstor_target.chap_secrets import FILE_NAME, ChapSecrets
 from cstor_target.control import SERVICE_NAME, ControlServicer
 from cstor_target.event_log import EventLog
 from cstor_target.local_links import local_links
@@ -71,7 +72,12 @@ class Listeners:
     """The ports of the target itself, held from the start; nothing is answered yet."""
 
     def __init__(
-        self, settings: TargetSettings, volumes: Volumes, events: EventLog, status: StatusWatch
+        self,
+        settings: TargetSettings,
+        volumes: Volumes,
+        events: EventLog,
+        status: StatusWatch,
+        secrets: ChapSecrets,
     ) -> None:
         """Raises InputError where a port that was set is taken, or a host is not of this machine;
         then none of them is held."""
@@ -82,7 +88,7 @@ class Listeners:
             self.metrics, self.metrics_address = self._bind(settings.metrics, METRICS_PORT)
             self.control = grpc_server()
             control_pb2_grpc.add_ControlServiceServicer_to_server(
-                ControlServicer(volumes.served, events, status, volumes), self.control
+                ControlServicer(volumes.served, events, status, secrets, volumes), self.control
             )
             self.health = Health(self.control, (SERVICE_NAME,))
             port = listen_grpc(self.control, settings.control, CONTROL_PORT)
@@ -111,12 +117,16 @@ class TargetDaemon:
         self._version = product_version()
         self._events = EventLog(self._clock)
         self._status = StatusWatch(self._clock)
+        self._secrets = ChapSecrets(
+            settings.state_dir.absolute() / FILE_NAME, required=settings.require_chap
+        )
         self._volumes = Volumes(
             settings.engine,
             self._events,
             self._clock,
             self._version,
             several=settings.all_volumes,
+            realm_of=self._secrets.realm,
         )
         self._iscsi = self._volumes.iscsi
         self._facts: dict[str, object] = {"pid": os.getpid()}
@@ -132,9 +142,12 @@ class TargetDaemon:
         if self._settings.ready_file is not None:
             self._settings.ready_file.unlink(missing_ok=True)
         async with AsyncExitStack() as stack:
-            listeners = Listeners(self._settings, self._volumes, self._events, self._status)
+            listeners = Listeners(
+                self._settings, self._volumes, self._events, self._status, self._secrets
+            )
             stack.callback(listeners.close)
             self._take_directory(stack)
+            self._secrets.load()
             self._volumes.begin(await self._links(stack), listeners.portal)
             stack.push_async_callback(self._close)
             addresses = self._addresses()

@@ -160,6 +160,14 @@ KINDS: dict[str, Kind] = {
         Severity.WARNING,
         "{initiator} is not registered any more: another initiator has preempted or cleared it",
     ),
+    "chap_set": Kind(
+        Severity.INFO,
+        "an operator has set the CHAP secret of {name} for {scope}",
+    ),
+    "chap_cleared": Kind(
+        Severity.WARNING,
+        "an operator has taken away the CHAP secret of {name} for {scope}",
+    ),
     "reservations_cleared": Kind(
         Severity.WARNING,
         "an operator has taken away {registrations} registrations, and the reservation with them",

@@ -62,6 +62,12 @@ def serve(
             "when they are made.",
         ),
     ] = None,
+    require_chap: Annotated[
+        bool | None,
+        typer.Option(
+            "--require-chap", help="Where no CHAP secrets are set nobody logs in, not everybody."
+        ),
+    ] = None,
     portal: Annotated[
         str | None, typer.Option(help="HOST:PORT for iSCSI; default 127.0.0.1, port 3260.")
     ] = None,

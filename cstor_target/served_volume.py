@@ -8,6 +8,7 @@ because only then its identity is certain; until then a login is held.
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Protocol
 from uuid import UUID
@@ -15,6 +16,7 @@ from uuid import UUID
 from cstor_core.errors import UnavailableError
 from cstor_core.generated.cstor.v1 import control_pb2, volume_pb2
 from cstor_core.properties import has_write_cache
+from cstor_target.iscsi.chap import Realm
 from cstor_target.iscsi.sessions import SessionTable
 from cstor_target.scsi.geometry import Geometry
 from cstor_target.scsi.identity import Identity
@@ -33,6 +35,7 @@ from cstor_target.volume.questions import Questions
 from cstor_target.volume.scrubs import Scrubs
 from cstor_target.volume_sessions import VolumeSessions
 
+RealmOf = Callable[[str], Realm | None]
 IQN_PREFIX = "iqn.2016-09.com.openebs.cstor:"
 PORTAL_GROUP_TAG = 1
 
@@ -274,8 +277,12 @@ class ServedVolume:
 class Directory:
     """The target nodes of this process by iSCSI name; the iSCSI side's `TargetDirectory`."""
 
-    def __init__(self, volumes: Sequence[ServedVolume]) -> None:
+    def __init__(
+        self, volumes: Sequence[ServedVolume], realm_of: RealmOf = lambda name: None
+    ) -> None:
+        """`realm_of` says who may log in where, by the iSCSI name; without it everybody may."""
         self._volumes = volumes
+        self.realm = realm_of
 
     def find(self, name: str) -> ServedVolume | None:
         """The target node of that name, or one that may still prove to have it, or None."""
@@ -283,6 +290,10 @@ class Directory:
             if volume.name == name:
                 return volume
         return next((volume for volume in self._volumes if volume.may_become(name)), None)
+
+    def random_bytes(self, count: int) -> bytes:
+        """Out of the system's source of what nobody can guess."""
+        return secrets.token_bytes(count)
 
     def targets(self) -> Iterable[ServedVolume]:
         """All of them, in the order in which SendTargets names them."""

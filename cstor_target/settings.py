@@ -1,8 +1,8 @@
 """The settings of the target daemon: flags, environment (`CSTOR_TARGET_…`) and a TOML file.
 
 Ports are those of `docs/operations.md`.  Every address is of this machine alone unless the user
-says otherwise: initiators and operators are not authenticated yet, so nothing is open to a network
-by default.
+says otherwise: operators are not authenticated, and initiators only where CHAP secrets are set, so
+nothing is open to a network by default.
 """
 
 from __future__ import annotations
@@ -70,6 +70,7 @@ class TargetSettings(DaemonSettings):
     replica: Annotated[ReplicaAddresses, Field(max_length=ADDRESSES_MAX)] = ()
     pool: Path | None = None
     all_volumes: bool = False
+    require_chap: bool = False
     portal: AddressSetting = Address(LOCAL_HOST, None)
     control: AddressSetting = Address(LOCAL_HOST, None)
     http: AddressSetting = Address(LOCAL_HOST, None)

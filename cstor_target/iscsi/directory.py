@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
+from cstor_target.iscsi.chap import Realm
+
 
 class Target(Protocol):
     """What login and discovery must know of a target node."""
@@ -30,10 +32,18 @@ class Target(Protocol):
 
 
 class TargetDirectory(Protocol):
-    """Target nodes by name."""
+    """Target nodes by name, and who may log in to them."""
 
     def find(self, name: str) -> Target | None:
         """The target node of that name, or None."""
+
+    def realm(self, name: str) -> Realm | None:
+        """Who may log in to the target node of that name, or for discovery where it is empty; None
+        where everybody may.
+        """
+
+    def random_bytes(self, count: int) -> bytes:
+        """So many bytes that nobody can guess, for challenges."""
 
     def targets(self) -> Iterable[Target]:
         """All of them, in the order in which SendTargets names them."""

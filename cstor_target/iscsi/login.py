@@ -2,8 +2,7 @@
 
 A login goes through the security and the operational stage (either may be left out) to the full
 feature phase.  Each request is answered by one response; a request with the C bit by an empty one.
-The initiator may ask for no authentication, and gets it: `Negotiator` is told the methods, and a
-method with exchanges of its own would answer them where `_negotiate` handles the security stage.
+Where a realm says who may log in, the security stage is not left before CHAP has come to its end.
 A login to a target node whose volume is still opening is held with its last response unsent.
 """
 
@@ -12,6 +11,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from cstor_target.iscsi import chap
+from cstor_target.iscsi.chap import ChapExchange
 from cstor_target.iscsi.constants import (
     LOGIN_DATA_SEGMENT_BYTES,
     PROTOCOL_VERSION,
@@ -60,6 +61,7 @@ class Login:
         self._identified = False
         self._initiator_name = ""
         self._target: Target | None = None
+        self._chap: ChapExchange | None = None
         self.negotiator = Negotiator(leading=True)
         self.session: Session | None = None
         self.rejoined = False
@@ -85,12 +87,13 @@ class Login:
             answers = self._negotiate(request, pairs)
         except TextError as error:
             raise LoginRefused(LoginStatus.INITIATOR_ERROR, str(error)) from error
-        if request.transit and request.nsg == Stage.FULL_FEATURE:
+        transit = request.transit and (self._chap is None or self._chap.is_done)
+        if transit and request.nsg == Stage.FULL_FEATURE:
             self._held = (request, answers)
             self.retry()
             return
-        self._respond(request, transit=request.transit, pairs=answers)
-        if request.transit:
+        self._respond(request, transit=transit, pairs=answers)
+        if transit:
             self._stage = Stage(request.nsg)
 
     def retry(self) -> None:
@@ -114,6 +117,7 @@ class Login:
         """Queue the Login Response that ends the login with `status`."""
         request = self._first
         self._counters.logins_refused += 1
+        self._counters.authentication_failures += status is LoginStatus.AUTHENTICATION_FAILURE
         header = LOGIN_RESPONSE.build(
             {
                 "csg": self._stage or 0,
@@ -178,7 +182,10 @@ class Login:
     def _negotiate(self, request: _Request, pairs: list[Pair]) -> list[Pair]:
         """The answers to the text of one stage's request."""
         negotiator = self.negotiator
-        answers = negotiator.answer(pairs, Use.LOGIN)
+        if not self._identified:
+            self._look_for_realm(dict(pairs))
+        proofs = [pair for pair in pairs if self._chap is not None and pair[0] in chap.KEYS]
+        answers = negotiator.answer([pair for pair in pairs if pair not in proofs], Use.LOGIN)
         if ("AuthMethod", "Reject") in answers:
             raise LoginRefused(
                 LoginStatus.AUTHENTICATION_FAILURE, "the initiator offers no AuthMethod of ours"
@@ -187,11 +194,36 @@ class Login:
             self._identify()
             if self._target is not None:
                 answers.append(("TargetPortalGroupTag", str(self._target.portal_group_tag)))
+        if self._chap is not None:
+            answers += self._authenticate(self._chap, request, proofs)
         if request.csg == Stage.OPERATIONAL_NEGOTIATION:
             answers += negotiator.declare()
         if len(encode(answers)) > LOGIN_DATA_SEGMENT_BYTES:
             raise TextError("the answers to so many keys do not fit into one PDU")
         return answers
+
+    def _look_for_realm(self, keys: dict[str, str]) -> None:
+        """Whether whoever logs in has to prove who it is, by where it wants to (6.3.1)."""
+        is_discovery = keys.get("SessionType") == "Discovery"
+        name = "" if is_discovery else keys.get("TargetName", "").lower()
+        realm = self._directory.realm(name)
+        if realm is not None:
+            self._chap = ChapExchange(realm, self._directory.random_bytes)
+            self.negotiator.auth_methods = (chap.METHOD,)
+
+    def _authenticate(
+        self, exchange: ChapExchange, request: _Request, proofs: list[Pair]
+    ) -> list[Pair]:
+        """The answers of the security stage, which cannot be left out."""
+        if exchange.is_done and not proofs:
+            return []
+        if request.csg != Stage.SECURITY_NEGOTIATION or (
+            proofs and self.negotiator.values["AuthMethod"] != chap.METHOD
+        ):
+            raise LoginRefused(
+                LoginStatus.AUTHENTICATION_FAILURE, "the initiator does not prove who it is"
+            )
+        return exchange.answer(proofs)
 
     def _identify(self) -> None:
         """Who logs in to what: from the first request (6.3.1)."""

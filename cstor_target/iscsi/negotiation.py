@@ -39,12 +39,13 @@ class Parameters:
 class Negotiator:
     """The results of one connection's negotiation.
 
-    `leading`: this login makes a new session.  `auth_methods` are what the security stage accepts.
+    `leading`: this login makes a new session.
     """
 
-    def __init__(self, *, leading: bool, auth_methods: Sequence[str] = ("None",)) -> None:
+    def __init__(self, *, leading: bool) -> None:
         self._leading = leading
-        self._auth_methods = tuple(auth_methods)
+        self.auth_methods: Sequence[str] = ("None",)
+        """What the security stage accepts (12.1)."""
         self._offered: set[str] = set()
         self._declared_segment = False
         self.values = {key.name: key.default for key in KEYS.values()}
@@ -138,7 +139,7 @@ class Negotiator:
         return None if key.kind is Kind.NUMBER else result
 
     def _first_supported(self, key: Key, value: str) -> str | None:
-        supported = self._auth_methods if key.name == "AuthMethod" else key.ours.split(",")
+        supported = self.auth_methods if key.name == "AuthMethod" else key.ours.split(",")
         return next((item for item in value.split(",") if item in supported), None)
 
     def _number(self, key: Key, value: str) -> str | None:

@@ -109,6 +109,13 @@ class Directory:
     def find(self, name: str) -> Served | None:
         return self.served if name == self.served.name else None
 
+    def realm(self, name: str) -> None:
+        """Everybody may log in."""
+
+    def random_bytes(self, count: int) -> bytes:
+        """For challenges, which nobody is given."""
+        return bytes(count)
+
     def targets(self) -> list[Served]:
         return [self.served]
 

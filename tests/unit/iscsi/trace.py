@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from secrets import token_bytes
 from typing import Any
 
 from construct import Construct
 
 from cstor_core.checksums import crc32c
 from cstor_target.iscsi import pdu
+from cstor_target.iscsi.chap import Realm
 from cstor_target.iscsi.connection import Connection
 from cstor_target.iscsi.constants import LoginStatus, Opcode, Stage
 from cstor_target.iscsi.counters import Counters
@@ -78,10 +80,19 @@ class StandInDirectory:
     """Target nodes by name."""
 
     nodes: list[StandInTarget] = field(default_factory=lambda: [StandInTarget()])
+    realms: dict[str, Realm] = field(default_factory=dict)
 
     def find(self, name: str) -> StandInTarget | None:
         """By name."""
         return next((node for node in self.nodes if node.name == name), None)
+
+    def realm(self, name: str) -> Realm | None:
+        """By name."""
+        return self.realms.get(name)
+
+    def random_bytes(self, count: int) -> bytes:
+        """For challenges."""
+        return token_bytes(count)
 
     def targets(self) -> list[StandInTarget]:
         """All."""

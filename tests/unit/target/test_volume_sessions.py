@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -12,6 +13,7 @@ import pytest
 from cstor_core.generated.cstor.v1 import control_pb2, control_pb2_grpc
 from cstor_core.serving import grpc_server, listen_grpc
 from cstor_core.settings import Address
+from cstor_target.chap_secrets import ChapSecrets
 from cstor_target.control import ControlServicer
 from cstor_target.event_log import EventLog
 from cstor_target.served_volume import ServedVolume
@@ -80,11 +82,17 @@ class Bench:
 
 
 @pytest.fixture
-async def bench() -> AsyncIterator[Bench]:
+async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
     bench = Bench()
     server = grpc_server()
     control_pb2_grpc.add_ControlServiceServicer_to_server(
-        ControlServicer(bench.volumes, bench.events, StatusWatch(HandClock())), server
+        ControlServicer(
+            bench.volumes,
+            bench.events,
+            StatusWatch(HandClock()),
+            ChapSecrets(tmp_path / "chap.json", required=False),
+        ),
+        server,
     )
     port = listen_grpc(server, Address("127.0.0.1", 0), 0)
     await server.start()

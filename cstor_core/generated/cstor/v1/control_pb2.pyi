@@ -1678,6 +1678,186 @@ class ClearReservationsResponse(_message.Message):
 Global___ClearReservationsResponse: _TypeAlias = ClearReservationsResponse  # noqa: Y015
 
 @_typing.final
+class ChapScope(_message.Message):
+    """Where a secret is in force: with neither, for the volumes that have none of their own."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VOLUME_FIELD_NUMBER: _builtins.int
+    DISCOVERY_FIELD_NUMBER: _builtins.int
+    volume: _builtins.str
+    """Name or UUID."""
+    discovery: _builtins.bool
+    def __init__(
+        self,
+        *,
+        volume: _builtins.str = ...,
+        discovery: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["discovery", b"discovery", "volume", b"volume"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChapScope: _TypeAlias = ChapScope  # noqa: Y015
+
+@_typing.final
+class SetChapRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCOPE_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    SECRET_FIELD_NUMBER: _builtins.int
+    OF_TARGET_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    secret: _builtins.str
+    """12 to 255 bytes."""
+    of_target: _builtins.bool
+    """It is the one with which the target proves itself to initiators that ask for that."""
+    @_builtins.property
+    def scope(self) -> Global___ChapScope: ...
+    def __init__(
+        self,
+        *,
+        scope: Global___ChapScope | None = ...,
+        name: _builtins.str = ...,
+        secret: _builtins.str = ...,
+        of_target: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["scope", b"scope"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "of_target", b"of_target", "scope", b"scope", "secret", b"secret"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetChapRequest: _TypeAlias = SetChapRequest  # noqa: Y015
+
+@_typing.final
+class SetChapResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetChapResponse: _TypeAlias = SetChapResponse  # noqa: Y015
+
+@_typing.final
+class ClearChapRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCOPE_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Empty for all of them."""
+    @_builtins.property
+    def scope(self) -> Global___ChapScope: ...
+    def __init__(
+        self,
+        *,
+        scope: Global___ChapScope | None = ...,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["scope", b"scope"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "scope", b"scope"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClearChapRequest: _TypeAlias = ClearChapRequest  # noqa: Y015
+
+@_typing.final
+class ClearChapResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Whose were taken away."""
+
+    def __init__(
+        self,
+        *,
+        names: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["names", b"names"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClearChapResponse: _TypeAlias = ClearChapResponse  # noqa: Y015
+
+@_typing.final
+class ListChapRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListChapRequest: _TypeAlias = ListChapRequest  # noqa: Y015
+
+@_typing.final
+class ListChapResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REALMS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def realms(self) -> _containers.RepeatedCompositeFieldContainer[Global___ChapRealm]: ...
+    def __init__(
+        self,
+        *,
+        realms: _abc.Iterable[Global___ChapRealm] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["realms", b"realms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListChapResponse: _TypeAlias = ListChapResponse  # noqa: Y015
+
+@_typing.final
+class ChapRealm(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCOPE_FIELD_NUMBER: _builtins.int
+    INITIATORS_FIELD_NUMBER: _builtins.int
+    TARGET_FIELD_NUMBER: _builtins.int
+    target: _builtins.str
+    """As whom the target proves itself; empty for nobody."""
+    @_builtins.property
+    def scope(self) -> Global___ChapScope: ...
+    @_builtins.property
+    def initiators(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        scope: Global___ChapScope | None = ...,
+        initiators: _abc.Iterable[_builtins.str] | None = ...,
+        target: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["scope", b"scope"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["initiators", b"initiators", "scope", b"scope", "target", b"target"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChapRealm: _TypeAlias = ChapRealm  # noqa: Y015
+
+@_typing.final
 class ListPoolsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -144,6 +144,21 @@ class ControlServiceStub:
                 request_serializer=cstor_dot_v1_dot_control__pb2.ClearReservationsRequest.SerializeToString,
                 response_deserializer=cstor_dot_v1_dot_control__pb2.ClearReservationsResponse.FromString,
                 _registered_method=True)
+        self.SetChap = channel.unary_unary(
+                '/cstor.v1.ControlService/SetChap',
+                request_serializer=cstor_dot_v1_dot_control__pb2.SetChapRequest.SerializeToString,
+                response_deserializer=cstor_dot_v1_dot_control__pb2.SetChapResponse.FromString,
+                _registered_method=True)
+        self.ClearChap = channel.unary_unary(
+                '/cstor.v1.ControlService/ClearChap',
+                request_serializer=cstor_dot_v1_dot_control__pb2.ClearChapRequest.SerializeToString,
+                response_deserializer=cstor_dot_v1_dot_control__pb2.ClearChapResponse.FromString,
+                _registered_method=True)
+        self.ListChap = channel.unary_unary(
+                '/cstor.v1.ControlService/ListChap',
+                request_serializer=cstor_dot_v1_dot_control__pb2.ListChapRequest.SerializeToString,
+                response_deserializer=cstor_dot_v1_dot_control__pb2.ListChapResponse.FromString,
+                _registered_method=True)
         self.ListPools = channel.unary_unary(
                 '/cstor.v1.ControlService/ListPools',
                 request_serializer=cstor_dot_v1_dot_control__pb2.ListPoolsRequest.SerializeToString,
@@ -333,6 +348,27 @@ class ControlServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SetChap(self, request, context):
+        """The secret of an initiator, or of the target itself, which is in force for logins from then on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ClearChap(self, request, context):
+        """Idempotent.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListChap(self, request, context):
+        """Who has a secret where.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListPools(self, request, context):
         """What the pools hold that the replicas of a volume are in, its own and others.
         """
@@ -487,6 +523,21 @@ def add_ControlServiceServicer_to_server(servicer, server):
                     servicer.ClearReservations,
                     request_deserializer=cstor_dot_v1_dot_control__pb2.ClearReservationsRequest.FromString,
                     response_serializer=cstor_dot_v1_dot_control__pb2.ClearReservationsResponse.SerializeToString,
+            ),
+            'SetChap': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetChap,
+                    request_deserializer=cstor_dot_v1_dot_control__pb2.SetChapRequest.FromString,
+                    response_serializer=cstor_dot_v1_dot_control__pb2.SetChapResponse.SerializeToString,
+            ),
+            'ClearChap': grpc.unary_unary_rpc_method_handler(
+                    servicer.ClearChap,
+                    request_deserializer=cstor_dot_v1_dot_control__pb2.ClearChapRequest.FromString,
+                    response_serializer=cstor_dot_v1_dot_control__pb2.ClearChapResponse.SerializeToString,
+            ),
+            'ListChap': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListChap,
+                    request_deserializer=cstor_dot_v1_dot_control__pb2.ListChapRequest.FromString,
+                    response_serializer=cstor_dot_v1_dot_control__pb2.ListChapResponse.SerializeToString,
             ),
             'ListPools': grpc.unary_unary_rpc_method_handler(
                     servicer.ListPools,
@@ -1113,6 +1164,87 @@ class ControlService:
             '/cstor.v1.ControlService/ClearReservations',
             cstor_dot_v1_dot_control__pb2.ClearReservationsRequest.SerializeToString,
             cstor_dot_v1_dot_control__pb2.ClearReservationsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetChap(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cstor.v1.ControlService/SetChap',
+            cstor_dot_v1_dot_control__pb2.SetChapRequest.SerializeToString,
+            cstor_dot_v1_dot_control__pb2.SetChapResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ClearChap(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cstor.v1.ControlService/ClearChap',
+            cstor_dot_v1_dot_control__pb2.ClearChapRequest.SerializeToString,
+            cstor_dot_v1_dot_control__pb2.ClearChapResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListChap(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cstor.v1.ControlService/ListChap',
+            cstor_dot_v1_dot_control__pb2.ListChapRequest.SerializeToString,
+            cstor_dot_v1_dot_control__pb2.ListChapResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -80,6 +80,12 @@ class ControlServiceStub:
     """Who has registered with a volume, and who has reserved it."""
     ClearReservations: _grpc.UnaryUnaryMultiCallable[_control_pb2.ClearReservationsRequest, _control_pb2.ClearReservationsResponse]
     """Takes all of that away, as CLEAR does: for initiators that are gone.  Idempotent."""
+    SetChap: _grpc.UnaryUnaryMultiCallable[_control_pb2.SetChapRequest, _control_pb2.SetChapResponse]
+    """The secret of an initiator, or of the target itself, which is in force for logins from then on."""
+    ClearChap: _grpc.UnaryUnaryMultiCallable[_control_pb2.ClearChapRequest, _control_pb2.ClearChapResponse]
+    """Idempotent."""
+    ListChap: _grpc.UnaryUnaryMultiCallable[_control_pb2.ListChapRequest, _control_pb2.ListChapResponse]
+    """Who has a secret where."""
     ListPools: _grpc.UnaryUnaryMultiCallable[_control_pb2.ListPoolsRequest, _control_pb2.ListPoolsResponse]
     """What the pools hold that the replicas of a volume are in, its own and others."""
     WatchStatus: _grpc.UnaryStreamMultiCallable[_control_pb2.WatchStatusRequest, _control_pb2.WatchStatusResponse]
@@ -146,6 +152,12 @@ class ControlServiceAsyncStub(ControlServiceStub):
     """Who has registered with a volume, and who has reserved it."""
     ClearReservations: _aio.UnaryUnaryMultiCallable[_control_pb2.ClearReservationsRequest, _control_pb2.ClearReservationsResponse]  # type: ignore[assignment]
     """Takes all of that away, as CLEAR does: for initiators that are gone.  Idempotent."""
+    SetChap: _aio.UnaryUnaryMultiCallable[_control_pb2.SetChapRequest, _control_pb2.SetChapResponse]  # type: ignore[assignment]
+    """The secret of an initiator, or of the target itself, which is in force for logins from then on."""
+    ClearChap: _aio.UnaryUnaryMultiCallable[_control_pb2.ClearChapRequest, _control_pb2.ClearChapResponse]  # type: ignore[assignment]
+    """Idempotent."""
+    ListChap: _aio.UnaryUnaryMultiCallable[_control_pb2.ListChapRequest, _control_pb2.ListChapResponse]  # type: ignore[assignment]
+    """Who has a secret where."""
     ListPools: _aio.UnaryUnaryMultiCallable[_control_pb2.ListPoolsRequest, _control_pb2.ListPoolsResponse]  # type: ignore[assignment]
     """What the pools hold that the replicas of a volume are in, its own and others."""
     WatchStatus: _aio.UnaryStreamMultiCallable[_control_pb2.WatchStatusRequest, _control_pb2.WatchStatusResponse]  # type: ignore[assignment]
@@ -341,6 +353,30 @@ class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_control_pb2.ClearReservationsResponse, _abc.Awaitable[_control_pb2.ClearReservationsResponse]]:
         """Takes all of that away, as CLEAR does: for initiators that are gone.  Idempotent."""
+
+    @_abc_1.abstractmethod
+    def SetChap(
+        self,
+        request: _control_pb2.SetChapRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.SetChapResponse, _abc.Awaitable[_control_pb2.SetChapResponse]]:
+        """The secret of an initiator, or of the target itself, which is in force for logins from then on."""
+
+    @_abc_1.abstractmethod
+    def ClearChap(
+        self,
+        request: _control_pb2.ClearChapRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.ClearChapResponse, _abc.Awaitable[_control_pb2.ClearChapResponse]]:
+        """Idempotent."""
+
+    @_abc_1.abstractmethod
+    def ListChap(
+        self,
+        request: _control_pb2.ListChapRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.ListChapResponse, _abc.Awaitable[_control_pb2.ListChapResponse]]:
+        """Who has a secret where."""
 
     @_abc_1.abstractmethod
     def ListPools(
