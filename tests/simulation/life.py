@@ -219,10 +219,10 @@ class Life:
                 self.deeds.start_replica(number)
         self.deeds.end()
         cluster.knows_all = True
+        used = {machine.address for machine in cluster.used}
         for target in list(self.clients.targets):
-            serves = target.engine is not None and target.engine.serving
-            if not serves and {one.address for one in cluster.used} - {*target.addresses}:
-                self.clients.targets.remove(target)  # nobody can be found from where it looks
+            if _is_lost(target, used):
+                self.clients.targets.remove(target)
                 target.kill()
         self._good_before = self.clients.good
 
@@ -308,6 +308,16 @@ class Life:
                 self._is_loss_untold = False
             if self._loop.time() < self.deeds.too_much_s + REFUSES_AFTER_S:
                 self._good_when_shut = self.clients.good
+
+
+def _is_lost(target: Target, used: set[str]) -> bool:
+    """Whether somebody cannot be found from where a target looks; or, once it has opened and asks
+    members for each other, nobody can.
+    """
+    engine = target.engine
+    if engine is None or not engine.serving:
+        return bool(used - {*target.addresses})
+    return used.isdisjoint(member.link.address for member in engine._roster.members)
 
 
 def _has_ended(target: Target) -> bool:
