@@ -13,6 +13,13 @@ from rich.text import Text
 
 from cstor_cli.asking import agree
 from cstor_cli.events import target_of
+from cstor_cli.login_scope import (
+    DiscoveryOption,
+    ScopeOption,
+    scope_document,
+    scope_of,
+    scope_words,
+)
 from cstor_cli.options import AnyDirectoryOption, Output, OutputOption, TargetOption, YesOption
 from cstor_cli.printing import print_document
 from cstor_core.errors import InputError
@@ -24,15 +31,6 @@ app = typer.Typer(
 )
 
 SECRET_FILE_BYTES_MAX = 1024
-VolumeOption = Annotated[
-    str,
-    typer.Option(
-        "--volume", help="For this volume; without it, for all that have no secrets of their own."
-    ),
-]
-DiscoveryOption = Annotated[
-    bool, typer.Option("--discovery", help="For discovery, rather than for volumes.")
-]
 _console = Console(width=1000, soft_wrap=True)
 
 
@@ -51,7 +49,7 @@ def set_secret(
             "--of-target", help="With which the target proves itself to those that ask for it."
         ),
     ] = False,
-    volume: VolumeOption = "",
+    volume: ScopeOption = "",
     discovery: DiscoveryOption = False,
     directory: AnyDirectoryOption = None,
     target: TargetOption = None,
@@ -75,7 +73,7 @@ def set_secret(
 @app.command()
 def clear(
     name: Annotated[str, typer.Argument(help="Whose secret; without it, all of them.")] = "",
-    volume: VolumeOption = "",
+    volume: ScopeOption = "",
     discovery: DiscoveryOption = False,
     directory: AnyDirectoryOption = None,
     target: TargetOption = None,
@@ -115,20 +113,6 @@ def list_names(
     _console.print(table)
 
 
-def scope_of(volume: str, *, discovery: bool) -> control_pb2.ChapScope:
-    """Where a secret is in force."""
-    if volume and discovery:
-        raise InputError("name a volume with --volume or --discovery, not both")
-    return control_pb2.ChapScope(volume=volume, discovery=discovery)
-
-
-def scope_words(scope: control_pb2.ChapScope) -> str:
-    """For a person."""
-    if scope.discovery:
-        return "discovery"
-    return scope.volume or "all volumes without their own"
-
-
 def secret_in(file: Path) -> str:
     """The one line of a file; a line break at its end does not belong to it.
 
@@ -151,10 +135,8 @@ def secret_in(file: Path) -> str:
 
 
 def document(realm: control_pb2.ChapRealm) -> dict[str, Any]:
-    """One of them for a script; no volume and no discovery: all volumes without their own."""
-    return {
-        "volume": realm.scope.volume or None,
-        "discovery": realm.scope.discovery,
+    """One of them for a script."""
+    return scope_document(realm.scope) | {
         "initiators": list(realm.initiators),
         "target": realm.target or None,
     }

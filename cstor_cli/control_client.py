@@ -270,6 +270,27 @@ class ControlClient:
         )
         return list(answer.realms)
 
+    def allow_access(self, request: control_pb2.AllowAccessRequest) -> control_pb2.AccessRule:
+        """Let initiators log in; the rule that is in force then."""
+        answer = self._connection.ask(
+            "AllowAccess", request, control_pb2.AllowAccessResponse, ASK_S_MAX
+        )
+        return answer.rule
+
+    def deny_access(self, request: control_pb2.DenyAccessRequest) -> control_pb2.AccessRule:
+        """Take that back; the rule that is in force then."""
+        answer = self._connection.ask(
+            "DenyAccess", request, control_pb2.DenyAccessResponse, ASK_S_MAX
+        )
+        return answer.rule
+
+    def list_access(self) -> list[control_pb2.AccessRule]:
+        """Who may log in, wherever not everybody may."""
+        answer = self._connection.ask(
+            "ListAccess", control_pb2.ListAccessRequest(), control_pb2.ListAccessResponse, ASK_S_MAX
+        )
+        return list(answer.rules)
+
     def list_pools(self, volume: str) -> list[control_pb2.PoolReport]:
         """What the pools hold that the replicas of a volume are in."""
         answer = self._connection.ask(

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
+from cstor_cli.access import app as access_app
 from cstor_cli.addresses import parse_address
 from cstor_cli.chap import app as chap_app
 from cstor_cli.clones import clone
@@ -73,6 +74,7 @@ app.add_typer(snapshot_app, name="snapshot")
 app.add_typer(replica_app, name="replica")
 app.add_typer(session_app, name="session")
 app.add_typer(reservation_app, name="reservation")
+app.add_typer(access_app, name="access")
 app.add_typer(chap_app, name="chap")
 app.add_typer(pool_app, name="pool")
 

@@ -7,44 +7,34 @@ unless the target was told to require CHAP.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
 from cstor_core.errors import InputError
-from cstor_core.files import OsFilesystem
 from cstor_target.iscsi.chap import Credential, Realm
-from cstor_target.served_volume import IQN_PREFIX
+from cstor_target.login_scopes import scopes_of
+from cstor_target.private_file import Kept, read, write
 
 FILE_NAME = "chap.json"
 SECRET_BYTES_MIN, SECRET_BYTES_MAX = 12, 255
 """96 bits, below which a secret can be found out from what travels (RFC 7143, 12.1.3)."""
 NAME_BYTES_MAX = 255
-ALL_VOLUMES = ""
-DISCOVERY = "@discovery"
-"""Where secrets are set, beside the names of volumes: no volume is called so."""
 
 
-class _Kept(BaseModel):
-    """As in the file; nothing of it is told in an error."""
-
-    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
-
-
-class _Side(_Kept):
+class _Side(Kept):
     name: str
     secret: str
 
 
-class _Scope(_Kept):
+class _Scope(Kept):
     initiators: dict[str, str] = Field(default_factory=dict)
     target: _Side | None = None
 
 
-class _File(_Kept):
+class _File(Kept):
     format: Literal[1] = 1
     scopes: dict[str, _Scope] = Field(default_factory=dict)
 
@@ -60,23 +50,10 @@ class ChapSecrets:
     def load(self) -> None:
         """Read the file, if there is one.
 
-        Raises InputError where it cannot be read or believed, or where others can read it: nobody
-        is let in then without a proof that was asked for.
+        Raises InputError where it cannot be believed: nobody is let in then without a proof that
+        was asked for.
         """
-        try:
-            with self._path.open("rb") as file:
-                mode = os.fstat(file.fileno()).st_mode
-                kept = _File.model_validate_json(file.read())
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            raise InputError(f"{self._path} cannot be read: {error.strerror}") from error
-        except ValidationError as error:
-            raise InputError(
-                f"{self._path} is damaged: remove it, and set the secrets anew (cstor chap set)"
-            ) from error
-        if mode & 0o077:
-            raise InputError(f"others can read the secrets in {self._path}: chmod 600 it")
+        kept = read(self._path, _File, "remove it, and set the secrets anew (cstor chap set)")
         self._realms = {
             scope: Realm(
                 {name: secret.encode() for name, secret in one.initiators.items()},
@@ -89,9 +66,7 @@ class ChapSecrets:
         """Who may log in to a target node, or for discovery where the name is empty; None where
         everybody may.
         """
-        of_volume = [target_name.removeprefix(IQN_PREFIX), ALL_VOLUMES]
-        scopes = of_volume if target_name else [DISCOVERY]
-        realms = [self._realms.get(scope, Realm()) for scope in scopes]
+        realms = [self._realms.get(scope, Realm()) for scope in scopes_of(target_name)]
         initiators = next((realm.initiators for realm in realms if realm.initiators), {})
         if not initiators and not self._required:
             return None
@@ -150,19 +125,8 @@ class ChapSecrets:
 
     def _keep(self, realms: dict[str, Realm]) -> None:
         """Write the file in one step, and only then go by it."""
-        kept = _File(scopes={scope: _as_kept(realm) for scope, realm in realms.items()})
-        temporary = self._path.with_name(f".{self._path.name}.new")
-        try:
-            temporary.unlink(missing_ok=True)
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
-            with os.fdopen(os.open(temporary, flags, 0o600), "w", encoding="utf-8") as file:
-                file.write(kept.model_dump_json())
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(self._path)
-            OsFilesystem().sync_directory_blocking(self._path.parent)
-        except OSError as error:
-            raise InputError(f"{self._path} cannot be written: {error.strerror}") from error
+        kept = {scope: _as_kept(realm) for scope, realm in realms.items()}
+        write(self._path, _File(scopes=kept))
         self._realms = realms
 
 

@@ -12,10 +12,9 @@ from cstor_core.errors import CstorError, InputError, UnavailableError, UnknownV
 from cstor_core.generated.cstor.v1 import control_pb2
 from cstor_core.properties import known_with
 from cstor_core.serving import abort, refusing
-from cstor_target.chap_control import ChapCalls
-from cstor_target.chap_secrets import ChapSecrets
 from cstor_target.deleting import deleted
 from cstor_target.event_log import EventLog
+from cstor_target.login_control import LoginCalls, LoginRules
 from cstor_target.served_volume import ServedVolume
 from cstor_target.status_watch import StatusWatch
 from cstor_target.volumes import Volumes
@@ -24,7 +23,7 @@ SERVICE_NAME = control_pb2.DESCRIPTOR.services_by_name["ControlService"].full_na
 WATCHERS_MAX = 64
 
 
-class ControlServicer(ChapCalls):
+class ControlServicer(LoginCalls):
     """Answers operators about the volumes of this process."""
 
     def __init__(
@@ -32,11 +31,11 @@ class ControlServicer(ChapCalls):
         volumes: Sequence[ServedVolume],
         events: EventLog,
         status: StatusWatch,
-        secrets: ChapSecrets,
+        logins: LoginRules,
         process: Volumes | None = None,
     ) -> None:
         """`process` is what serves them, where more may come."""
-        super().__init__(secrets, self._happened_to_all)
+        super().__init__(logins, self._happened_to_all)
         self._volumes = volumes
         self._process = process
         self._events = events

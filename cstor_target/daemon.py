@@ -37,10 +37,13 @@ from cstor_core.serving import (
 )
 from cstor_core.settings import Address, DataStream, join_address
 from cstor_core.streams.client import fast_streams
-from cstor_target.chap_secrets import FILE_NAME, ChapSecrets
+from cstor_target import access, chap_secrets
+from cstor_target.access import AccessRules
+from cstor_target.chap_secrets import ChapSecrets
 from cstor_target.control import SERVICE_NAME, ControlServicer
 from cstor_target.event_log import EventLog
 from cstor_target.local_links import local_links
+from cstor_target.login_control import LoginRules
 from cstor_target.metrics import TargetCollector
 from cstor_target.replica_links import grpc_links
 from cstor_target.reporting import pages, why_not_ready
@@ -77,7 +80,7 @@ class Listeners:
         volumes: Volumes,
         events: EventLog,
         status: StatusWatch,
-        secrets: ChapSecrets,
+        logins: LoginRules,
     ) -> None:
         """Raises InputError where a port that was set is taken, or a host is not of this machine;
         then none of them is held."""
@@ -88,7 +91,7 @@ class Listeners:
             self.metrics, self.metrics_address = self._bind(settings.metrics, METRICS_PORT)
             self.control = grpc_server()
             control_pb2_grpc.add_ControlServiceServicer_to_server(
-                ControlServicer(volumes.served, events, status, secrets, volumes), self.control
+                ControlServicer(volumes.served, events, status, logins, volumes), self.control
             )
             self.health = Health(self.control, (SERVICE_NAME,))
             port = listen_grpc(self.control, settings.control, CONTROL_PORT)
@@ -117,8 +120,10 @@ class TargetDaemon:
         self._version = product_version()
         self._events = EventLog(self._clock)
         self._status = StatusWatch(self._clock)
-        self._secrets = ChapSecrets(
-            settings.state_dir.absolute() / FILE_NAME, required=settings.require_chap
+        directory = settings.state_dir.absolute()
+        self._logins = LoginRules(
+            ChapSecrets(directory / chap_secrets.FILE_NAME, required=settings.require_chap),
+            AccessRules(directory / access.FILE_NAME),
         )
         self._volumes = Volumes(
             settings.engine,
@@ -126,7 +131,7 @@ class TargetDaemon:
             self._clock,
             self._version,
             several=settings.all_volumes,
-            realm_of=self._secrets.realm,
+            logins=self._logins,
         )
         self._iscsi = self._volumes.iscsi
         self._facts: dict[str, object] = {"pid": os.getpid()}
@@ -143,11 +148,11 @@ class TargetDaemon:
             self._settings.ready_file.unlink(missing_ok=True)
         async with AsyncExitStack() as stack:
             listeners = Listeners(
-                self._settings, self._volumes, self._events, self._status, self._secrets
+                self._settings, self._volumes, self._events, self._status, self._logins
             )
             stack.callback(listeners.close)
             self._take_directory(stack)
-            self._secrets.load()
+            self._logins.load()
             self._volumes.begin(await self._links(stack), listeners.portal)
             stack.push_async_callback(self._close)
             addresses = self._addresses()

@@ -168,6 +168,14 @@ KINDS: dict[str, Kind] = {
         Severity.WARNING,
         "an operator has taken away the CHAP secret of {name} for {scope}",
     ),
+    "access_allowed": Kind(
+        Severity.INFO,
+        "an operator has let {who} log in for {scope}",
+    ),
+    "access_denied": Kind(
+        Severity.WARNING,
+        "an operator has taken back that {who} may log in for {scope}",
+    ),
     "reservations_cleared": Kind(
         Severity.WARNING,
         "an operator has taken away {registrations} registrations, and the reservation with them",

@@ -36,6 +36,7 @@ from cstor_target.volume.scrubs import Scrubs
 from cstor_target.volume_sessions import VolumeSessions
 
 RealmOf = Callable[[str], Realm | None]
+Admits = Callable[[str, str, str], bool]
 IQN_PREFIX = "iqn.2016-09.com.openebs.cstor:"
 PORTAL_GROUP_TAG = 1
 
@@ -278,11 +279,15 @@ class Directory:
     """The target nodes of this process by iSCSI name; the iSCSI side's `TargetDirectory`."""
 
     def __init__(
-        self, volumes: Sequence[ServedVolume], realm_of: RealmOf = lambda name: None
+        self,
+        volumes: Sequence[ServedVolume],
+        realm_of: RealmOf = lambda name: None,
+        admits: Admits = lambda target, initiator, peer: True,
     ) -> None:
-        """`realm_of` says who may log in where, by the iSCSI name; without it everybody may."""
+        """`realm_of` and `admits` say who may log in where; without them everybody may."""
         self._volumes = volumes
         self.realm = realm_of
+        self.admits = admits
 
     def find(self, name: str) -> ServedVolume | None:
         """The target node of that name, or one that may still prove to have it, or None."""

@@ -1,8 +1,8 @@
 """The settings of the target daemon: flags, environment (`CSTOR_TARGET_…`) and a TOML file.
 
 Ports are those of `docs/operations.md`.  Every address is of this machine alone unless the user
-says otherwise: operators are not authenticated, and initiators only where CHAP secrets are set, so
-nothing is open to a network by default.
+says otherwise: operators are not authenticated, and initiators only where somebody has set
+who may log in, so nothing is open to a network by default.
 """
 
 from __future__ import annotations

@@ -17,7 +17,8 @@ from cstor_core.clock import Clock
 from cstor_core.errors import CstorError
 from cstor_core.generated.cstor.v1 import replica_pb2, volume_pb2
 from cstor_target.event_log import EventLog
-from cstor_target.served_volume import Directory, RealmOf, ServedVolume
+from cstor_target.login_control import LoginRules
+from cstor_target.served_volume import Directory, ServedVolume
 from cstor_target.transport import IscsiServer
 from cstor_target.volume.engine import Engine
 from cstor_target.volume.events import EventSink
@@ -43,12 +44,15 @@ class Volumes:
         revision: str,
         *,
         several: bool,
-        realm_of: RealmOf = lambda name: None,
+        logins: LoginRules | None = None,
     ) -> None:
         self.served: list[ServedVolume] = []
         self.several = several
         """Clones are served here, too, and what else the pools hold."""
-        self.iscsi = IscsiServer(Directory(self.served, realm_of), clock)
+        directory = Directory(self.served)
+        if logins is not None:
+            directory = Directory(self.served, logins.secrets.realm, logins.access.admits)
+        self.iscsi = IscsiServer(directory, clock)
         self.ended: asyncio.Future[Engine]
         """The engine because of which the process has to end: deposed, or failed."""
         self._settings = settings

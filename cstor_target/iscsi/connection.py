@@ -73,7 +73,7 @@ class Connection:
         self._counters = counters
         self._receiver = Receiver(limits.receive_chunk_bytes)
         self._outbox = Outbox(wake)
-        self._login = Login(sessions, directory, self._outbox, limits, counters)
+        self._login = Login(sessions, directory, self._outbox, limits, counters, peer)
         self._full_feature: FullFeature | None = None
         self._pending: list[Event] = []
         self._heard = True

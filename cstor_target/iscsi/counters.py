@@ -15,6 +15,7 @@ class Counters:
     logins: int = 0
     logins_refused: int = 0
     authentication_failures: int = 0
+    authorization_failures: int = 0
     logouts: int = 0
     sessions_reinstated: int = 0
     commands_out_of_window: int = 0

@@ -42,6 +42,9 @@ class TargetDirectory(Protocol):
         where everybody may.
         """
 
+    def admits(self, target_name: str, initiator_name: str, peer: str) -> bool:
+        """Whether an initiator at HOST:PORT may log in there, or discover where that is empty."""
+
     def random_bytes(self, count: int) -> bytes:
         """So many bytes that nobody can guess, for challenges."""
 

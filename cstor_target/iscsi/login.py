@@ -30,7 +30,7 @@ from cstor_target.iscsi.pdu import LOGIN_REQUEST, LOGIN_RESPONSE
 from cstor_target.iscsi.sessions import Session, SessionTable
 from cstor_target.iscsi.text import Pair, TextCollector, decode, encode
 
-_ISCSI_NAME = re.compile(r"(?:iqn|eui|naa)\.[^\s,\x00-\x1f]{1,219}")
+ISCSI_NAME = re.compile(r"(?:iqn|eui|naa)\.[^\s,\x00-\x1f]{1,219}")
 """The form of a name (4.2.7); how a naming authority fills it is not checked."""
 
 _Request = Any
@@ -47,7 +47,9 @@ class Login:
         outbox: Outbox,
         limits: Limits,
         counters: Counters,
+        peer: str,
     ) -> None:
+        self._peer = peer
         self._sessions = sessions
         self._directory = directory
         self._outbox = outbox
@@ -231,7 +233,7 @@ class Login:
         name = values["InitiatorName"].lower()
         if not name:
             raise LoginRefused(LoginStatus.MISSING_PARAMETER, "the login has no InitiatorName")
-        if _ISCSI_NAME.fullmatch(name) is None:
+        if ISCSI_NAME.fullmatch(name) is None:
             raise LoginRefused(LoginStatus.INITIATOR_ERROR, f"{name[:80]!r} is no iSCSI name")
         self._initiator_name = name
         if values["SessionType"] not in ("Normal", "Discovery"):
@@ -242,6 +244,12 @@ class Login:
             if not values["TargetName"]:
                 raise LoginRefused(LoginStatus.MISSING_PARAMETER, "the login has no TargetName")
             self._target = self._find_target()
+        where = self._target.name if self._target is not None else ""
+        if not self._directory.admits(where, name, self._peer):
+            self._counters.authorization_failures += 1
+            raise LoginRefused(
+                LoginStatus.AUTHORIZATION_FAILURE, f"{name} may not log in from {self._peer}"
+            )
         self._identified = True
 
     def _find_target(self) -> Target:

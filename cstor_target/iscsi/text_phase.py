@@ -3,7 +3,7 @@
 One exchange at a time: text with the C bit is collected, a text response that is larger than the
 initiator's MaxRecvDataSegmentLength goes out in parts, and a request with the reserved Target
 Transfer Tag begins anew.  SendTargets=All is answered in normal sessions too, because libiscsi
-asks there; every target of the process is named in either case.
+asks there; every target of the process to which the initiator may log in is named in either case.
 """
 
 from __future__ import annotations
@@ -97,13 +97,19 @@ class TextPhase:
     def _send_targets(self, value: str) -> list[Pair]:
         """Appendix C: All, one by its name, or (empty value) the session's own target."""
         if value == "All":
-            return [pair for t in self._directory.targets() for pair in self._record(t)]
+            targets = filter(self._may_be_seen, self._directory.targets())
+            return [pair for target in targets for pair in self._record(target)]
         if value:
             target = self._directory.find(value.lower())
-            return self._record(target) if target else []
+            return self._record(target) if target and self._may_be_seen(target) else []
         if self._session.target is None:
             return [("SendTargets", "Reject")]
         return self._record(self._session.target)
+
+    def _may_be_seen(self, target: Target) -> bool:
+        connection = self._session.connection
+        peer = connection.peer if connection is not None else ""
+        return self._directory.admits(target.name, self._session.initiator_name, peer)
 
     def _record(self, target: Target) -> list[Pair]:
         portals = target.portals or (self._portal,)

@@ -18,12 +18,12 @@ from cstor_core.clock import SystemClock
 from cstor_core.generated.cstor.v1 import control_pb2, control_pb2_grpc
 from cstor_core.serving import grpc_server, listen_grpc
 from cstor_core.settings import Address
-from cstor_target.chap_secrets import ChapSecrets
 from cstor_target.control import WATCHERS_MAX, ControlServicer
 from cstor_target.event_log import EventLog
 from cstor_target.status_watch import StatusWatch
 from tests.scenario.target.daemon import NOBODY, WAIT_S, Target, local_ports
 from tests.scenario.target.following import Follower
+from tests.unit.target.standin import login_rules
 
 CSTOR = (sys.executable, "-c", "from cstor_cli.main import main; main()")
 FIRST_EVENTS = ["target_starting", "waiting"]
@@ -77,8 +77,7 @@ def until_waiting(stream: Iterator[control_pb2.WatchEventsResponse]) -> list[str
 async def control_of(events: EventLog) -> AsyncIterator[Any]:
     """The control service of a target without volumes, for a client of asyncio's."""
     server = grpc_server()
-    secrets = ChapSecrets(Path("chap.json"), required=False)
-    servicer = ControlServicer([], events, StatusWatch(SystemClock()), secrets)
+    servicer = ControlServicer([], events, StatusWatch(SystemClock()), login_rules(Path()))
     control_pb2_grpc.add_ControlServiceServicer_to_server(servicer, server)
     port = listen_grpc(server, Address("127.0.0.1", 0), 0)
     await server.start()

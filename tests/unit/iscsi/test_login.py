@@ -248,3 +248,20 @@ def test_too_many_sessions_are_refused() -> None:
         process.connect().login(initiator=f"{INITIATOR}{number}")
     assert status(process, NAMES) is LoginStatus.OUT_OF_RESOURCES
     assert len(process.sessions) == 2
+
+
+def test_who_may_not_log_in_is_refused() -> None:
+    process = Process()
+    process.directory.kept_out.add((TARGET, INITIATOR))
+    assert status(process, NAMES) is LoginStatus.AUTHORIZATION_FAILURE
+    assert process.counters.authorization_failures == 1
+    other = f"{INITIATOR}-b"
+    assert status(process, NAMES | {"InitiatorName": other}) is LoginStatus.SUCCESS
+
+
+def test_who_may_not_discover_is_refused() -> None:
+    process = Process()
+    process.directory.kept_out.add(("", INITIATOR))
+    discovery = {"InitiatorName": INITIATOR, "SessionType": "Discovery"}
+    assert status(process, discovery) is LoginStatus.AUTHORIZATION_FAILURE
+    assert status(process, NAMES) is LoginStatus.SUCCESS

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
+
 from cstor_target.iscsi import pdu
 from cstor_target.iscsi.constants import Opcode, RejectReason
 from cstor_target.iscsi.limits import Limits
 from cstor_target.iscsi.text import decode, encode
 from tests.unit.iscsi.trace import (
+    INITIATOR,
     TARGET,
     Answer,
     Initiator,
@@ -136,3 +139,12 @@ def test_final_and_continue_exclude_each_other() -> None:
     initiator = discovery()
     initiator.numbered(pdu.TEXT_REQUEST, final=True, continue_=True)
     assert initiator.answer().fields.reason == RejectReason.INVALID_PDU_FIELD
+
+
+@pytest.mark.parametrize("asked", ["All", TARGET])
+def test_target_is_named_to_nobody_who_may_not_log_in_there(asked: str) -> None:
+    other = StandInTarget(TARGET + "-other")
+    directory = StandInDirectory([StandInTarget(), other], kept_out={(TARGET, INITIATOR)})
+    answer = ask(discovery(Process(directory)), SendTargets=asked)
+    named = {other.name} if asked == "All" else set()
+    assert {value for key, value in answer.keys.items() if key == "TargetName"} == named

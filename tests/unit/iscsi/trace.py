@@ -81,6 +81,8 @@ class StandInDirectory:
 
     nodes: list[StandInTarget] = field(default_factory=lambda: [StandInTarget()])
     realms: dict[str, Realm] = field(default_factory=dict)
+    kept_out: set[tuple[str, str]] = field(default_factory=set)
+    """Target nodes and initiators that may not log in there."""
 
     def find(self, name: str) -> StandInTarget | None:
         """By name."""
@@ -89,6 +91,10 @@ class StandInDirectory:
     def realm(self, name: str) -> Realm | None:
         """By name."""
         return self.realms.get(name)
+
+    def admits(self, target_name: str, initiator_name: str, peer: str) -> bool:
+        """By both names."""
+        return (target_name, initiator_name) not in self.kept_out
 
     def random_bytes(self, count: int) -> bytes:
         """For challenges."""

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
 
 from cstor_core.errors import UnavailableError
 from cstor_core.generated.cstor.v1 import control_pb2, volume_pb2
+from cstor_target.access import AccessRules
+from cstor_target.chap_secrets import ChapSecrets
 from cstor_target.iscsi.connection import Connection
 from cstor_target.iscsi.counters import Counters as IscsiCounters
 from cstor_target.iscsi.limits import Limits
 from cstor_target.iscsi.sessions import SessionTable
+from cstor_target.login_control import LoginRules
 from cstor_target.served_volume import Directory, ServedVolume
 from cstor_target.volume.backing import Buffer, Change, ChangeReservations, Done, Failure, ReadDone
 from cstor_target.volume.changes import Changes
@@ -183,6 +187,13 @@ def served(engine: StandInEngine, wanted: str = "vol1") -> ServedVolume:
         table, directory, portal, lambda: None, 0.0, limits, counters, peer
     )
     return volume
+
+
+def login_rules(directory: Path) -> LoginRules:
+    """Everybody may log in."""
+    return LoginRules(
+        ChapSecrets(directory / "chap.json", required=False), AccessRules(directory / "access.json")
+    )
 
 
 def stand_in_operations() -> Operations:

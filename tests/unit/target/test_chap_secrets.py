@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from cstor_core.errors import InputError
-from cstor_target.chap_secrets import ALL_VOLUMES, DISCOVERY, ChapSecrets
+from cstor_target.chap_secrets import ChapSecrets
 from cstor_target.iscsi.chap import Realm
+from cstor_target.login_scopes import ALL_VOLUMES, DISCOVERY
 from tests.unit.target.standin import IQN
 
 SECRET, OTHER, OWN = "a secret of one", "a secret of another", "the target's own"

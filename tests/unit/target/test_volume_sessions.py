@@ -13,7 +13,6 @@ import pytest
 from cstor_core.generated.cstor.v1 import control_pb2, control_pb2_grpc
 from cstor_core.serving import grpc_server, listen_grpc
 from cstor_core.settings import Address
-from cstor_target.chap_secrets import ChapSecrets
 from cstor_target.control import ControlServicer
 from cstor_target.event_log import EventLog
 from cstor_target.served_volume import ServedVolume
@@ -27,7 +26,7 @@ from tests.unit.iscsi.trace import (
     StandInTarget,
     only_task,
 )
-from tests.unit.target.standin import IQN, StandInEngine
+from tests.unit.target.standin import IQN, StandInEngine, login_rules
 from tests.unit.volume.hand_clock import HandClock
 
 OTHER = INITIATOR + "-other"
@@ -90,7 +89,7 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
             bench.volumes,
             bench.events,
             StatusWatch(HandClock()),
-            ChapSecrets(tmp_path / "chap.json", required=False),
+            login_rules(tmp_path),
         ),
         server,
     )

@@ -1678,8 +1678,8 @@ class ClearReservationsResponse(_message.Message):
 Global___ClearReservationsResponse: _TypeAlias = ClearReservationsResponse  # noqa: Y015
 
 @_typing.final
-class ChapScope(_message.Message):
-    """Where a secret is in force: with neither, for the volumes that have none of their own."""
+class LoginScope(_message.Message):
+    """Where a rule about logins is in force: with neither, for the volumes that have none of their own."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1700,7 +1700,7 @@ class ChapScope(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___ChapScope: _TypeAlias = ChapScope  # noqa: Y015
+Global___LoginScope: _TypeAlias = LoginScope  # noqa: Y015
 
 @_typing.final
 class SetChapRequest(_message.Message):
@@ -1716,11 +1716,11 @@ class SetChapRequest(_message.Message):
     of_target: _builtins.bool
     """It is the one with which the target proves itself to initiators that ask for that."""
     @_builtins.property
-    def scope(self) -> Global___ChapScope: ...
+    def scope(self) -> Global___LoginScope: ...
     def __init__(
         self,
         *,
-        scope: Global___ChapScope | None = ...,
+        scope: Global___LoginScope | None = ...,
         name: _builtins.str = ...,
         secret: _builtins.str = ...,
         of_target: _builtins.bool = ...,
@@ -1757,11 +1757,11 @@ class ClearChapRequest(_message.Message):
     name: _builtins.str
     """Empty for all of them."""
     @_builtins.property
-    def scope(self) -> Global___ChapScope: ...
+    def scope(self) -> Global___LoginScope: ...
     def __init__(
         self,
         *,
-        scope: Global___ChapScope | None = ...,
+        scope: Global___LoginScope | None = ...,
         name: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["scope", b"scope"]  # noqa: Y015
@@ -1839,13 +1839,13 @@ class ChapRealm(_message.Message):
     target: _builtins.str
     """As whom the target proves itself; empty for nobody."""
     @_builtins.property
-    def scope(self) -> Global___ChapScope: ...
+    def scope(self) -> Global___LoginScope: ...
     @_builtins.property
     def initiators(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
         self,
         *,
-        scope: Global___ChapScope | None = ...,
+        scope: Global___LoginScope | None = ...,
         initiators: _abc.Iterable[_builtins.str] | None = ...,
         target: _builtins.str = ...,
     ) -> None: ...
@@ -1856,6 +1856,185 @@ class ChapRealm(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ChapRealm: _TypeAlias = ChapRealm  # noqa: Y015
+
+@_typing.final
+class AllowAccessRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCOPE_FIELD_NUMBER: _builtins.int
+    INITIATORS_FIELD_NUMBER: _builtins.int
+    NETWORKS_FIELD_NUMBER: _builtins.int
+    EVERYBODY_FIELD_NUMBER: _builtins.int
+    everybody: _builtins.bool
+    """Takes the rule away."""
+    @_builtins.property
+    def scope(self) -> Global___LoginScope: ...
+    @_builtins.property
+    def initiators(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """iSCSI names."""
+
+    @_builtins.property
+    def networks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """In CIDR notation."""
+
+    def __init__(
+        self,
+        *,
+        scope: Global___LoginScope | None = ...,
+        initiators: _abc.Iterable[_builtins.str] | None = ...,
+        networks: _abc.Iterable[_builtins.str] | None = ...,
+        everybody: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["scope", b"scope"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["everybody", b"everybody", "initiators", b"initiators", "networks", b"networks", "scope", b"scope"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AllowAccessRequest: _TypeAlias = AllowAccessRequest  # noqa: Y015
+
+@_typing.final
+class AllowAccessResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RULE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def rule(self) -> Global___AccessRule:
+        """As it is then."""
+
+    def __init__(
+        self,
+        *,
+        rule: Global___AccessRule | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["rule", b"rule"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["rule", b"rule"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AllowAccessResponse: _TypeAlias = AllowAccessResponse  # noqa: Y015
+
+@_typing.final
+class DenyAccessRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCOPE_FIELD_NUMBER: _builtins.int
+    INITIATORS_FIELD_NUMBER: _builtins.int
+    NETWORKS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def scope(self) -> Global___LoginScope: ...
+    @_builtins.property
+    def initiators(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def networks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        scope: Global___LoginScope | None = ...,
+        initiators: _abc.Iterable[_builtins.str] | None = ...,
+        networks: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["scope", b"scope"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["initiators", b"initiators", "networks", b"networks", "scope", b"scope"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DenyAccessRequest: _TypeAlias = DenyAccessRequest  # noqa: Y015
+
+@_typing.final
+class DenyAccessResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RULE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def rule(self) -> Global___AccessRule:
+        """As it is then."""
+
+    def __init__(
+        self,
+        *,
+        rule: Global___AccessRule | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["rule", b"rule"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["rule", b"rule"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DenyAccessResponse: _TypeAlias = DenyAccessResponse  # noqa: Y015
+
+@_typing.final
+class ListAccessRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAccessRequest: _TypeAlias = ListAccessRequest  # noqa: Y015
+
+@_typing.final
+class ListAccessResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RULES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def rules(self) -> _containers.RepeatedCompositeFieldContainer[Global___AccessRule]: ...
+    def __init__(
+        self,
+        *,
+        rules: _abc.Iterable[Global___AccessRule] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["rules", b"rules"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAccessResponse: _TypeAlias = ListAccessResponse  # noqa: Y015
+
+@_typing.final
+class AccessRule(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCOPE_FIELD_NUMBER: _builtins.int
+    BY_INITIATOR_FIELD_NUMBER: _builtins.int
+    INITIATORS_FIELD_NUMBER: _builtins.int
+    BY_NETWORK_FIELD_NUMBER: _builtins.int
+    NETWORKS_FIELD_NUMBER: _builtins.int
+    by_initiator: _builtins.bool
+    """Only these initiators may log in."""
+    by_network: _builtins.bool
+    """Only from these networks."""
+    @_builtins.property
+    def scope(self) -> Global___LoginScope: ...
+    @_builtins.property
+    def initiators(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def networks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        scope: Global___LoginScope | None = ...,
+        by_initiator: _builtins.bool = ...,
+        initiators: _abc.Iterable[_builtins.str] | None = ...,
+        by_network: _builtins.bool = ...,
+        networks: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["scope", b"scope"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["by_initiator", b"by_initiator", "by_network", b"by_network", "initiators", b"initiators", "networks", b"networks", "scope", b"scope"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AccessRule: _TypeAlias = AccessRule  # noqa: Y015
 
 @_typing.final
 class ListPoolsRequest(_message.Message):

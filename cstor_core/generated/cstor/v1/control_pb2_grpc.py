@@ -159,6 +159,21 @@ class ControlServiceStub:
                 request_serializer=cstor_dot_v1_dot_control__pb2.ListChapRequest.SerializeToString,
                 response_deserializer=cstor_dot_v1_dot_control__pb2.ListChapResponse.FromString,
                 _registered_method=True)
+        self.AllowAccess = channel.unary_unary(
+                '/cstor.v1.ControlService/AllowAccess',
+                request_serializer=cstor_dot_v1_dot_control__pb2.AllowAccessRequest.SerializeToString,
+                response_deserializer=cstor_dot_v1_dot_control__pb2.AllowAccessResponse.FromString,
+                _registered_method=True)
+        self.DenyAccess = channel.unary_unary(
+                '/cstor.v1.ControlService/DenyAccess',
+                request_serializer=cstor_dot_v1_dot_control__pb2.DenyAccessRequest.SerializeToString,
+                response_deserializer=cstor_dot_v1_dot_control__pb2.DenyAccessResponse.FromString,
+                _registered_method=True)
+        self.ListAccess = channel.unary_unary(
+                '/cstor.v1.ControlService/ListAccess',
+                request_serializer=cstor_dot_v1_dot_control__pb2.ListAccessRequest.SerializeToString,
+                response_deserializer=cstor_dot_v1_dot_control__pb2.ListAccessResponse.FromString,
+                _registered_method=True)
         self.ListPools = channel.unary_unary(
                 '/cstor.v1.ControlService/ListPools',
                 request_serializer=cstor_dot_v1_dot_control__pb2.ListPoolsRequest.SerializeToString,
@@ -369,6 +384,27 @@ class ControlServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def AllowAccess(self, request, context):
+        """Who may log in; the first name, and the first network, keeps all others out.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DenyAccess(self, request, context):
+        """Takes that back; when nobody is left, nobody may.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListAccess(self, request, context):
+        """Where it is restricted, and to whom.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListPools(self, request, context):
         """What the pools hold that the replicas of a volume are in, its own and others.
         """
@@ -538,6 +574,21 @@ def add_ControlServiceServicer_to_server(servicer, server):
                     servicer.ListChap,
                     request_deserializer=cstor_dot_v1_dot_control__pb2.ListChapRequest.FromString,
                     response_serializer=cstor_dot_v1_dot_control__pb2.ListChapResponse.SerializeToString,
+            ),
+            'AllowAccess': grpc.unary_unary_rpc_method_handler(
+                    servicer.AllowAccess,
+                    request_deserializer=cstor_dot_v1_dot_control__pb2.AllowAccessRequest.FromString,
+                    response_serializer=cstor_dot_v1_dot_control__pb2.AllowAccessResponse.SerializeToString,
+            ),
+            'DenyAccess': grpc.unary_unary_rpc_method_handler(
+                    servicer.DenyAccess,
+                    request_deserializer=cstor_dot_v1_dot_control__pb2.DenyAccessRequest.FromString,
+                    response_serializer=cstor_dot_v1_dot_control__pb2.DenyAccessResponse.SerializeToString,
+            ),
+            'ListAccess': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAccess,
+                    request_deserializer=cstor_dot_v1_dot_control__pb2.ListAccessRequest.FromString,
+                    response_serializer=cstor_dot_v1_dot_control__pb2.ListAccessResponse.SerializeToString,
             ),
             'ListPools': grpc.unary_unary_rpc_method_handler(
                     servicer.ListPools,
@@ -1245,6 +1296,87 @@ class ControlService:
             '/cstor.v1.ControlService/ListChap',
             cstor_dot_v1_dot_control__pb2.ListChapRequest.SerializeToString,
             cstor_dot_v1_dot_control__pb2.ListChapResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AllowAccess(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cstor.v1.ControlService/AllowAccess',
+            cstor_dot_v1_dot_control__pb2.AllowAccessRequest.SerializeToString,
+            cstor_dot_v1_dot_control__pb2.AllowAccessResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DenyAccess(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cstor.v1.ControlService/DenyAccess',
+            cstor_dot_v1_dot_control__pb2.DenyAccessRequest.SerializeToString,
+            cstor_dot_v1_dot_control__pb2.DenyAccessResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAccess(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cstor.v1.ControlService/ListAccess',
+            cstor_dot_v1_dot_control__pb2.ListAccessRequest.SerializeToString,
+            cstor_dot_v1_dot_control__pb2.ListAccessResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -86,6 +86,12 @@ class ControlServiceStub:
     """Idempotent."""
     ListChap: _grpc.UnaryUnaryMultiCallable[_control_pb2.ListChapRequest, _control_pb2.ListChapResponse]
     """Who has a secret where."""
+    AllowAccess: _grpc.UnaryUnaryMultiCallable[_control_pb2.AllowAccessRequest, _control_pb2.AllowAccessResponse]
+    """Who may log in; the first name, and the first network, keeps all others out."""
+    DenyAccess: _grpc.UnaryUnaryMultiCallable[_control_pb2.DenyAccessRequest, _control_pb2.DenyAccessResponse]
+    """Takes that back; when nobody is left, nobody may."""
+    ListAccess: _grpc.UnaryUnaryMultiCallable[_control_pb2.ListAccessRequest, _control_pb2.ListAccessResponse]
+    """Where it is restricted, and to whom."""
     ListPools: _grpc.UnaryUnaryMultiCallable[_control_pb2.ListPoolsRequest, _control_pb2.ListPoolsResponse]
     """What the pools hold that the replicas of a volume are in, its own and others."""
     WatchStatus: _grpc.UnaryStreamMultiCallable[_control_pb2.WatchStatusRequest, _control_pb2.WatchStatusResponse]
@@ -158,6 +164,12 @@ class ControlServiceAsyncStub(ControlServiceStub):
     """Idempotent."""
     ListChap: _aio.UnaryUnaryMultiCallable[_control_pb2.ListChapRequest, _control_pb2.ListChapResponse]  # type: ignore[assignment]
     """Who has a secret where."""
+    AllowAccess: _aio.UnaryUnaryMultiCallable[_control_pb2.AllowAccessRequest, _control_pb2.AllowAccessResponse]  # type: ignore[assignment]
+    """Who may log in; the first name, and the first network, keeps all others out."""
+    DenyAccess: _aio.UnaryUnaryMultiCallable[_control_pb2.DenyAccessRequest, _control_pb2.DenyAccessResponse]  # type: ignore[assignment]
+    """Takes that back; when nobody is left, nobody may."""
+    ListAccess: _aio.UnaryUnaryMultiCallable[_control_pb2.ListAccessRequest, _control_pb2.ListAccessResponse]  # type: ignore[assignment]
+    """Where it is restricted, and to whom."""
     ListPools: _aio.UnaryUnaryMultiCallable[_control_pb2.ListPoolsRequest, _control_pb2.ListPoolsResponse]  # type: ignore[assignment]
     """What the pools hold that the replicas of a volume are in, its own and others."""
     WatchStatus: _aio.UnaryStreamMultiCallable[_control_pb2.WatchStatusRequest, _control_pb2.WatchStatusResponse]  # type: ignore[assignment]
@@ -377,6 +389,30 @@ class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_control_pb2.ListChapResponse, _abc.Awaitable[_control_pb2.ListChapResponse]]:
         """Who has a secret where."""
+
+    @_abc_1.abstractmethod
+    def AllowAccess(
+        self,
+        request: _control_pb2.AllowAccessRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.AllowAccessResponse, _abc.Awaitable[_control_pb2.AllowAccessResponse]]:
+        """Who may log in; the first name, and the first network, keeps all others out."""
+
+    @_abc_1.abstractmethod
+    def DenyAccess(
+        self,
+        request: _control_pb2.DenyAccessRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.DenyAccessResponse, _abc.Awaitable[_control_pb2.DenyAccessResponse]]:
+        """Takes that back; when nobody is left, nobody may."""
+
+    @_abc_1.abstractmethod
+    def ListAccess(
+        self,
+        request: _control_pb2.ListAccessRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.ListAccessResponse, _abc.Awaitable[_control_pb2.ListAccessResponse]]:
+        """Where it is restricted, and to whom."""
 
     @_abc_1.abstractmethod
     def ListPools(
