@@ -4,28 +4,12 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Iterator
-from pathlib import Path
 
-import pytest
-
-from tests.scenario.target.daemon import WAIT_S, get, until
+from tests.scenario.target.daemon import WAIT_S, get
 from tests.scenario.target.test_forced import cstor
-from tests.scenario.target.test_one_process import found, is_ready, with_pool
 from tests.unit.target.standin import IQN
 
 HOST, OTHER = "iqn.2004-10.com.example:a", "iqn.2004-10.com.example:b"
-
-
-@pytest.fixture
-def facts(tmp_path: Path) -> Iterator[dict[str, str]]:
-    """Where a target answers that serves vol1."""
-    with with_pool(tmp_path) as target:
-        facts = target.ready()
-        found(facts["replica_grpc"])
-        until(lambda: is_ready(facts))
-        yield facts
-        assert target.stop() == 0
 
 
 def inquires(facts: dict[str, str], name: str) -> bool:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-
-from tests.scenario.target.daemon import WAIT_S, get, until
+from tests.scenario.target.daemon import WAIT_S, Target, get, until
 from tests.scenario.target.test_forced import cstor
 from tests.scenario.target.test_one_process import found, is_ready, with_pool
 from tests.unit.target.standin import IQN
@@ -50,20 +48,8 @@ def setting(directory: Path, facts: dict[str, str]) -> Callable[..., str]:
     return set_secret
 
 
-@pytest.fixture
-def facts(tmp_path: Path) -> Iterator[dict[str, str]]:
-    """Where a target answers that serves vol1."""
-    with with_pool(tmp_path) as target:
-        facts = target.ready()
-        found(facts["replica_grpc"])
-        until(lambda: is_ready(facts))
-        yield facts
-        assert target.stop() == 0
-        assert not any(secret in target.log for secret in (SECRET, OTHER, OWN))
-
-
 def test_initiators_log_in_with_the_secret_and_not_without(
-    tmp_path: Path, facts: dict[str, str]
+    tmp_path: Path, target: Target, facts: dict[str, str]
 ) -> None:
     set_secret = setting(tmp_path, facts)
     assert inquires(facts)
@@ -88,6 +74,7 @@ def test_initiators_log_in_with_the_secret_and_not_without(
     assert not discovers(facts, f"{NAME}%{OTHER}")
     failures = "cstor_iscsi_authentication_failures_total 5.0"
     assert failures in get(facts["metrics"], "/metrics")[1].splitlines()
+    assert not any(secret in target.log for secret in (SECRET, OTHER, OWN))
 
 
 def test_who_sets_what_cannot_be_is_told_why(tmp_path: Path, facts: dict[str, str]) -> None:

@@ -5,30 +5,14 @@ from __future__ import annotations
 import json
 import socket
 import time
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
-
-import pytest
 
 from cstor_target.iscsi.constants import AsyncEvent, LoginStatus, Opcode
 from cstor_target.iscsi.pdu import ASYNCHRONOUS_MESSAGE
 from tests.scenario.target.daemon import get, until
 from tests.scenario.target.test_forced import cstor
-from tests.scenario.target.test_one_process import found, is_ready, with_pool
 from tests.system.plain_initiator import NAME, PlainInitiator
 from tests.unit.target.standin import IQN
-
-
-@pytest.fixture
-def facts(tmp_path: Path) -> Iterator[dict[str, str]]:
-    """Where a target answers that serves vol1."""
-    with with_pool(tmp_path) as target:
-        facts = target.ready()
-        found(facts["replica_grpc"])
-        until(lambda: is_ready(facts))
-        yield facts
-        assert target.stop() == 0
 
 
 def logged_in(facts: dict[str, str]) -> PlainInitiator:
