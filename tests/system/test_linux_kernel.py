@@ -6,13 +6,15 @@ volume, and the scripts below run in it as root, with the disk in $DISK.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.system.cluster import Cluster
-from tests.system.linux_initiator.guest import Job, Outcome, run_guest
+from tests.system.linux_initiator.guest import SETUP_FAILED, Job, Outcome, run_guest
 from tests.system.linux_initiator.hook import Hook
+from tests.system.tools import check, cstor_command
 
 pytestmark = [pytest.mark.system, pytest.mark.linux_kernel]
 
@@ -104,6 +106,19 @@ sha256sum --quiet -c /tmp/sums
 echo "went on: $(cat /sys/class/iscsi_session/*/state)"
 """
 
+PROVEN = r"""
+set -eu
+grep -E "username: host-a" /out/session.txt
+grep -E "username_in: the-volume" /out/session.txt
+head -c 1048576 /dev/urandom >/tmp/data
+dd if=/tmp/data of=$DISK bs=64k oflag=direct status=none
+dd if=$DISK bs=64k count=16 iflag=direct status=none | cmp - /tmp/data
+echo "both have proved who they are"
+"""
+REFUSED, NOT_PROVEN = "iscsiadm status 24", "iscsiadm status 19"
+"""Of the target, for want of a proof; and of the initiator, since the target's is none."""
+SECRETS = {"host-a": "secretofthehost1", "the-volume": "secretofthevolume"}
+
 
 def show(outcome: Outcome, out: Path) -> str:
     """What a failed assertion should say: the script's output and the kernel's messages."""
@@ -173,3 +188,50 @@ def test_ext4_stays_writable_over_a_minute_without_a_target(
     outcome = run_guest(job, tmp_path)
     assert outcome.status == 0, show(outcome, tmp_path)
     assert "went on: LOGGED_IN" in outcome.output
+
+
+@pytest.fixture
+def guarded(shared_cluster: Cluster, tmp_path: Path) -> Iterator[Cluster]:
+    """A volume into which one initiator is let that knows its secret; it has one of its own."""
+    place = (f"--dir={shared_cluster.directory}", "--volume=test")
+    for name, flags in (("host-a", ()), ("the-volume", ("--of-target",))):
+        file = tmp_path / name
+        file.write_text(SECRETS[name])
+        check([cstor_command(), "chap", "set", name, f"--file={file}", *flags, *place])
+    yield shared_cluster
+    check([cstor_command(), "chap", "clear", "--yes", *place])
+
+
+def proving(secret: str, own: str, algorithms: str = "MD5") -> tuple[str, ...]:
+    """Settings of open-iscsi."""
+    values = {
+        "authmethod": "CHAP",
+        "chap_algs": algorithms,
+        "username": "host-a",
+        "password": secret,
+        "username_in": "the-volume",
+        "password_in": own,
+    }
+    return tuple(f"node.session.auth.{key} = {value}" for key, value in values.items())
+
+
+@pytest.mark.parametrize("algorithm", ["MD5", "SHA1", "SHA256", "SHA3-256"])
+def test_the_kernels_initiator_and_the_target_prove_who_they_are(
+    guarded: Cluster, tmp_path: Path, algorithm: str
+) -> None:
+    settings = proving(*SECRETS.values(), algorithm)
+    outcome = run_guest(Job(PROVEN, guarded.iqn, guarded.portal, settings=settings), tmp_path)
+    assert outcome.status == 0, show(outcome, tmp_path)
+    assert "both have proved who they are" in outcome.output
+
+
+@pytest.mark.parametrize("wrong", ["host-a", "the-volume", "none"])
+def test_the_kernels_initiator_does_not_log_in_without(
+    guarded: Cluster, tmp_path: Path, wrong: str
+) -> None:
+    secrets = SECRETS | {wrong: "anothersecretofit"}
+    settings = () if wrong == "none" else proving(secrets["host-a"], secrets["the-volume"])
+    outcome = run_guest(Job(PROVEN, guarded.iqn, guarded.portal, settings=settings), tmp_path)
+    assert outcome.status == SETUP_FAILED
+    said = NOT_PROVEN if wrong == "the-volume" else REFUSED
+    assert said in outcome.output, show(outcome, tmp_path)
