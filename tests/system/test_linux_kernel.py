@@ -219,7 +219,7 @@ def proving(secret: str, own: str, algorithms: str = "MD5") -> tuple[str, ...]:
 def test_the_kernels_initiator_and_the_target_prove_who_they_are(
     guarded: Cluster, tmp_path: Path, algorithm: str
 ) -> None:
-    settings = proving(*SECRETS.values(), algorithm)
+    settings = proving(SECRETS["host-a"], SECRETS["the-volume"], algorithm)
     outcome = run_guest(Job(PROVEN, guarded.iqn, guarded.portal, settings=settings), tmp_path)
     assert outcome.status == 0, show(outcome, tmp_path)
     assert "both have proved who they are" in outcome.output
