@@ -300,7 +300,7 @@ class Connection:
         self._begun = False
         network.connections[self] = None
         if self._there is None or self._there.is_dead:
-            self._later(lambda: self.break_off(f"no daemon answers at {callee.name}"))
+            self._break_off_soon()
 
     @property
     def name(self) -> str:
@@ -332,6 +332,9 @@ class Connection:
                 error = UnavailableError(f"{self._callee.name}: {why}")
                 self._here.call(self._on_closed, error)
 
+    def _break_off_soon(self) -> None:
+        self._later(lambda: self.break_off(f"no daemon answers at {self._callee.name}"))
+
     def _end(self) -> None:
         self._is_open = False
         self._network.connections.pop(self, None)
@@ -350,7 +353,8 @@ class Connection:
         if not self._is_open:
             return
         host = self._callee.host
-        if host is None:
+        if host is None:  # its daemon still opens its pool, and does not listen
+            self._break_off_soon()
             return
         try:
             if self._session is None:
