@@ -229,7 +229,7 @@ class Opener:
         )
         asked_of = tenure.forced_from or tenure.configuration
         if opening.configuration != asked_of:
-            self._to_be_asked = opening.configuration
+            self._to_be_asked, self._unable = opening.configuration, unable
             raise UnavailableError("the configuration has changed meanwhile: its members are asked")
         tenure.history = opening.history
         tenure.operations_seq = max(promised[uuid].operations_seq for uuid in opening.sources)

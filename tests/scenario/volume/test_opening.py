@@ -176,7 +176,12 @@ def test_member_that_is_being_rebuilt_finishes_that_where_a_quorum_needs_it(
     play(scenario())
 
 
-def test_newest_entries_that_nobody_can_have_do_not_keep_the_volume_closed() -> None:
+@pytest.mark.parametrize("changes_members", [False, True])
+def test_newest_entries_that_nobody_can_have_do_not_keep_the_volume_closed(
+    changes_members: bool,
+) -> None:
+    """Also where a configuration is among them, whose members are asked first."""
+
     async def scenario() -> None:
         cluster = Cluster()
         target = await cluster.serving_target()
@@ -189,6 +194,11 @@ def test_newest_entries_that_nobody_can_have_do_not_keep_the_volume_closed() -> 
         await until(lambda: newest.disk.applied_seq > others[0].disk.applied_seq)
         target.kill()
         newest.gives_nothing = True
+        if changes_members:
+            made = volume_pb2.Configuration()
+            made.CopyFrom(newest.disk.configuration)
+            made.number += 1
+            newest.disk.take(made, newest.disk.applied_seq)
         for replica in others:
             replica.kill()
             replica.restart()
@@ -203,7 +213,7 @@ def test_newest_entries_that_nobody_can_have_do_not_keep_the_volume_closed() -> 
         assert await target.write(BLOCK_BYTES, block_of(3)) is None
         newest.gives_nothing = False
         await target.healthy()
-        assert newest.disk.blocks == others[0].disk.blocks
+        await until(lambda: newest.disk.blocks == others[0].disk.blocks)
 
     play(scenario())
 
