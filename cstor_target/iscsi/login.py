@@ -244,7 +244,7 @@ class Login:
             if not values["TargetName"]:
                 raise LoginRefused(LoginStatus.MISSING_PARAMETER, "the login has no TargetName")
             self._target = self._find_target()
-        where = self._target.name if self._target is not None else ""
+        where = "" if self.negotiator.is_discovery else values["TargetName"].lower()
         if not self._directory.admits(where, name, self._peer):
             self._counters.authorization_failures += 1
             raise LoginRefused(

@@ -265,3 +265,15 @@ def test_who_may_not_discover_is_refused() -> None:
     discovery = {"InitiatorName": INITIATOR, "SessionType": "Discovery"}
     assert status(process, discovery) is LoginStatus.AUTHORIZATION_FAILURE
     assert status(process, NAMES) is LoginStatus.SUCCESS
+
+
+class StillUnnamed(StandInDirectory):
+    """A volume that was asked for by its UUID, and has not said its name yet."""
+
+    def find(self, name: str) -> StandInTarget | None:
+        return StandInTarget(f"{TARGET}-by-uuid", ready=False)
+
+
+def test_who_may_not_log_in_is_refused_before_the_volume_has_said_its_name() -> None:
+    directory = StillUnnamed(kept_out={(TARGET, INITIATOR)})
+    assert status(Process(directory), NAMES) is LoginStatus.AUTHORIZATION_FAILURE
