@@ -22,6 +22,8 @@ from tests.simulation.world import SimulatedLoop
 HEALED_S_MAX = 30.0
 LIFE_S = 60.0
 FLOWS_S = 3.0
+FLOWS_S_MAX = 15.0
+"""Clients may have asked enough of late, and ask little for a while."""
 GOOD_WHEN_HEALED = 5
 REFUSES_AFTER_S = 10.0
 """With more lost than may be, nothing is answered with GOOD from so long after."""
@@ -116,6 +118,8 @@ class Life:
         if self._healed_s and not self.deeds.too_much:
             broken += await self.deeds.scrubbing.look()
         await asyncio.sleep(max(LIFE_S, self._healed_s + FLOWS_S) - self._loop.time())
+        while self._healed_s and self._flows() and self._loop.time() < self._healed_s + FLOWS_S_MAX:
+            await asyncio.sleep(0.5)
         broken += self._flows()
         if self._healed_s:
             self._rules.ends(self.clients.targets)
