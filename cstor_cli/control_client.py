@@ -157,6 +157,18 @@ class ControlClient:
             DELETE_S_MAX,
         )
 
+    def sanitize(self, volume: str, *, confirmed: bool, in_use: bool) -> str:
+        """Begin to erase all that a volume holds, or without `confirmed` only say what is lost.
+
+        InputError where it has snapshots, or while initiators are logged in, unless `in_use`.
+        """
+        return self._connection.ask(
+            "SanitizeVolume",
+            control_pb2.SanitizeVolumeRequest(volume=volume, confirmed=confirmed, in_use=in_use),
+            control_pb2.SanitizeVolumeResponse,
+            OPERATION_S_MAX,
+        ).sentence
+
     def resize(self, volume: str, size_bytes: int) -> int:
         """Let a volume grow; its size then."""
         return self._connection.ask(

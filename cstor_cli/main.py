@@ -48,7 +48,7 @@ from cstor_cli.status import look_at, status_document, volume_document
 from cstor_cli.status_watch import watch_status
 from cstor_cli.up import Options, bring_up, new_salt, new_uuid
 from cstor_cli.volume_verbs import delete as delete_volume
-from cstor_cli.volume_verbs import set_property
+from cstor_cli.volume_verbs import sanitize, set_property
 from cstor_core.errors import CstorError, InputError
 from cstor_core.units import format_size, parse_size
 
@@ -62,10 +62,12 @@ app = typer.Typer(
     help=HELP, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None
 )
 volume_app = typer.Typer(
-    help="Found, show, change, compare, scrub, recover and delete volumes.", no_args_is_help=True
+    help="Found, show, change, compare, scrub, recover, erase and delete volumes.",
+    no_args_is_help=True,
 )
 volume_app.command("set")(set_property)
 volume_app.command("delete")(delete_volume)
+volume_app.command("sanitize")(sanitize)
 app.add_typer(volume_app, name="volume")
 volume_app.command("scrub")(scrub)
 volume_app.command("recover")(recover)

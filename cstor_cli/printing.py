@@ -158,6 +158,12 @@ def _property_words(volume: dict[str, Any]) -> str:
     ]
     if volume["epoch"] and not volume["write_cache"]:
         words.append("no write cache")
+    if volume["epoch"] and not volume["thin"]:
+        words.append("not thin")
+    if volume["sanitization"] == "under-way":
+        words.append(f"being sanitized, {volume['sanitized_percent']} % done")
+    elif volume["sanitization"]:
+        words.append("sanitizing it has failed: do it again")
     if volume["reservation"]:
         words.append(f"reserved ({volume['reservation'].replace('-', ' ')})")
     return ", ".join(words)

@@ -16,7 +16,7 @@ from cstor_cli.processes import Daemon, scan
 from cstor_cli.replica_client import Dial
 from cstor_core.errors import CstorError, UnavailableError
 from cstor_core.generated.cstor.v1 import control_pb2, replica_pb2, volume_pb2
-from cstor_core.properties import has_write_cache
+from cstor_core.properties import has_write_cache, is_thin
 from cstor_core.scrub_words import scrub_document
 
 OFFLINE = "offline"
@@ -135,6 +135,8 @@ def volume_document(report: control_pb2.VolumeReport) -> Document:
         "write_cache": has_write_cache(report.identity, report.properties),
         "registrations": report.registrations,
         "reservation": reservation_word(report.reservation),
+        "sanitization": sanitization_word(report.sanitization),
+        "sanitized_percent": int(100 * report.sanitize_progress),
         **_standing(report),
         "members": [
             {"address": member.member.address} | member_document(member)
@@ -150,6 +152,7 @@ def properties_document(properties: volume_pb2.VolumeProperties) -> Document:
         "write_cache": properties.write_cache,
         "read_only": properties.read_only,
         "removable": properties.removable,
+        "thin": is_thin(properties),
     }
 
 
@@ -163,6 +166,13 @@ def reservation_word(kind: volume_pb2.ReservationType.ValueType) -> str:
     if kind == volume_pb2.RESERVATION_TYPE_UNSPECIFIED:
         return ""
     return _word(volume_pb2.ReservationType.Name(kind), "RESERVATION_TYPE_")
+
+
+def sanitization_word(state: volume_pb2.SanitizationState.ValueType) -> str:
+    """`under-way` or `failed`; empty for none."""
+    if state == volume_pb2.SANITIZATION_STATE_UNSPECIFIED:
+        return ""
+    return _word(volume_pb2.SanitizationState.Name(state), "SANITIZATION_STATE_")
 
 
 def member_word(status: control_pb2.MemberStatus.ValueType) -> str:

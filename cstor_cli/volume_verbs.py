@@ -34,6 +34,7 @@ class Property(enum.StrEnum):
     WRITE_CACHE = "write-cache"
     READ_ONLY = "read-only"
     REMOVABLE = "removable"
+    THIN = "thin"
 
 
 class Switch(enum.StrEnum):
@@ -56,7 +57,7 @@ def set_property(
     delete-protection: `cstor volume delete` is refused.  write-cache: an acknowledged write may not
     be on stable storage until the initiator flushes, as with a disk; off makes every write wait for
     it.  read-only: initiators may not write.  removable: they may eject the medium, and load it
-    again.  They see the last three after a rescan.
+    again.  thin: they may discard blocks.  They see the last four after a rescan.
     """
 
     setting = volume_pb2.PropertySetting(**{name.replace("-", "_"): value is Switch.ON})
@@ -106,6 +107,27 @@ def delete(
             f"  but for its replica at {one.member.address} ({one.reason}): when its daemon runs, "
             f"cstor volume delete {volume} --replica {one.member.address}"
         )
+
+
+def sanitize(
+    volume: Annotated[str, typer.Argument(help="Name or UUID of the volume.", metavar="VOLUME")],
+    directory: AnyDirectoryOption = None,
+    target: TargetOption = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Although initiators are logged in.")
+    ] = False,
+    yes: YesOption = False,
+) -> None:
+    """Erase all that a volume holds: every block reads as zeros then, and takes no space.
+
+    It is what initiators ask for with SANITIZE.  Until it is over they are refused everything.  A
+    volume with snapshots is refused: they would keep what is to be gone.
+    """
+
+    with target_of(directory, target) as client:
+        agree(client.sanitize(volume, confirmed=False, in_use=force), yes=yes)
+        client.sanitize(volume, confirmed=True, in_use=force)
+    typer.echo(f"{volume} is being erased: 'cstor volume show' says when that is over")
 
 
 def _delete_leftover(volume: str, address: str, *, yes: bool) -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from cstor_core.generated.cstor.v1 import volume_pb2
 
+_REPORTED_SINCE = {"removable": "reservations", "thin": "sanitization"}
+"""Of the properties that came later: what else the same daemons report."""
+
 
 def set_property(
     properties: volume_pb2.VolumeProperties, setting: volume_pb2.PropertySetting
@@ -18,6 +21,8 @@ def set_property(
             properties.read_only = setting.read_only
         case "removable":
             properties.removable = setting.removable
+        case "thin":
+            properties.thin = setting.thin
 
 
 def has_write_cache(
@@ -29,6 +34,12 @@ def has_write_cache(
     return properties.write_cache if properties.HasField("write_cache") else identity.write_cache
 
 
+def is_thin(properties: volume_pb2.VolumeProperties) -> bool:
+    """Whether initiators may discard blocks."""
+    return properties.thin if properties.HasField("thin") else True
+
+
 def known_with(setting: volume_pb2.PropertySetting) -> str:
     """The field of a replica's report that all daemons have which know the property."""
-    return "reservations" if setting.WhichOneof("property") == "removable" else "properties"
+    name = setting.WhichOneof("property")
+    return _REPORTED_SINCE.get(name, "properties") if name is not None else "properties"

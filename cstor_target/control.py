@@ -12,7 +12,7 @@ from cstor_core.errors import CstorError, InputError, UnavailableError, UnknownV
 from cstor_core.generated.cstor.v1 import control_pb2
 from cstor_core.properties import known_with
 from cstor_core.serving import abort, refusing
-from cstor_target.deleting import deleted
+from cstor_target.deleting import deleted, sanitized
 from cstor_target.event_log import EventLog
 from cstor_target.login_control import LoginCalls, LoginRules
 from cstor_target.served_volume import ServedVolume
@@ -221,6 +221,19 @@ class ControlServicer(LoginCalls):
         initiators are logged in, unless asked.
         """
         return await deleted(self._volumes, self._called, request)
+
+    @refusing
+    async def SanitizeVolume(  # noqa: N802 - the name of the call
+        self,
+        request: control_pb2.SanitizeVolumeRequest,
+        context: grpc.aio.ServicerContext[
+            control_pb2.SanitizeVolumeRequest, control_pb2.SanitizeVolumeResponse
+        ],
+    ) -> control_pb2.SanitizeVolumeResponse:
+        """Erase what a volume holds, or say so; INVALID_ARGUMENT where it has snapshots or is
+        used, unless asked.
+        """
+        return await sanitized(self._called(request.volume), request)
 
     @refusing
     async def AddReplica(  # noqa: N802 - the name of the call

@@ -180,6 +180,18 @@ KINDS: dict[str, Kind] = {
         Severity.WARNING,
         "an operator has taken away {registrations} registrations, and the reservation with them",
     ),
+    "sanitize_started": Kind(
+        Severity.WARNING,
+        "all that the volume holds is being erased, as SANITIZE asks ({method})",
+    ),
+    "sanitize_ended": Kind(
+        Severity.WARNING,
+        "all that the volume held is erased ({method})",
+    ),
+    "sanitize_failed": Kind(
+        Severity.ERROR,
+        "the volume could not be sanitized: {reason}; initiators are refused until it is",
+    ),
     # Its members
     "member_in_sync": Kind(
         Severity.INFO,

@@ -19,7 +19,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from cstor_core.generated.cstor.v1 import control_pb2, volume_pb2
-from cstor_core.properties import has_write_cache
+from cstor_core.properties import has_write_cache, is_thin
 from cstor_core.units import BLOCK_BYTES
 from cstor_target.event_log import EventLog
 from cstor_target.events import KINDS
@@ -174,6 +174,21 @@ _VOLUME_GAUGES: tuple[_Gauge[control_pb2.VolumeReport], ...] = (
         "removable",
         "1 if initiators may eject the medium",
         lambda report: report.properties.removable,
+    ),
+    _Gauge(
+        "thin",
+        "1 if initiators may discard blocks",
+        lambda report: is_thin(report.properties),
+    ),
+    _Gauge(
+        "sanitizing",
+        "1 while the volume is being sanitized, or after that has failed",
+        lambda report: report.sanitization != volume_pb2.SANITIZATION_STATE_UNSPECIFIED,
+    ),
+    _Gauge(
+        "sanitize_progress_ratio",
+        "Which part of the sanitization under way is done",
+        lambda report: report.sanitize_progress,
     ),
     _Gauge(
         "delete_protection",

@@ -26,10 +26,13 @@ from cstor_target.residuals import data_out_bytes
 from cstor_target.scsi.completion import finish, finish_read
 from cstor_target.scsi.requests import (
     Confirm,
+    Elsewhere,
     Flush,
+    Map,
     Outcome,
     Read,
     Reserve,
+    Sanitize,
     Step,
     Unmap,
     Update,
@@ -92,7 +95,7 @@ class Nexus:
         self._volume: Volume | None = None
         self._name = ""
         self._memory = sessions.read_memory
-        self._waiting: deque[tuple[Task, Read]] = deque()
+        self._waiting: deque[tuple[Volume, Task, Read]] = deque()
         self._stopped = False
 
     def handle(self, events: list[Event]) -> None:
@@ -158,13 +161,42 @@ class Nexus:
                 volume.unmap(step.extents, step.durable, partial(self._done, task, step))
             case Flush():
                 volume.flush(partial(self._done, task, step))
+            case _:
+                self._carry_out_rare(volume, task, step)
+
+    def _carry_out_rare(self, volume: Volume, task: Task, step: Step) -> None:
+        match step:
             case Update():
                 done = partial(self._done, task, step)
                 volume.update(step.offset, step.length, step.change, step.durable, done)
+            case Map():
+                mapped = partial(self._mapped, task, step)
+                volume.mapping(step.offset, step.length, step.stretches_max, mapped)
+            case Elsewhere():
+                self._carry_out_elsewhere(task, step)
             case Reserve():
                 volume.reserve(step.change, partial(self._done, task, step))
+            case Sanitize():
+                volume.sanitize(step.wanted, step.waits, partial(self._done, task, step))
             case Confirm():
                 volume.confirm(partial(self._done, task, step))
+
+    def _carry_out_elsewhere(self, task: Task, step: Elsewhere) -> None:
+        """A step of a copy at another unit, which may not be served any more."""
+        request = step.request
+        served = self._directory.find(step.unit.identity.target_name)
+        if served is None or not served.ready or served.device.unit is not step.unit:
+            if isinstance(request, Read):
+                self._go_on(task, finish_read(request, Failure.NOT_READY, ()))
+            else:
+                self._go_on(task, finish(request, Failure.NOT_READY))
+            return
+        if isinstance(request, Read):
+            self._read(served.volume, task, request)
+        else:
+            done = partial(self._done, task, request)
+            served.volume.write(request.offset, request.data, request.durable, done)
+        served.volume.kick()
 
     def _done(self, task: Task, request: WithoutData, failure: Failure | None) -> None:
         if failure is None and request.finish is None:
@@ -174,7 +206,7 @@ class Nexus:
 
     def _read(self, volume: Volume, task: Task, request: Read) -> None:
         if self._stopped or not self._memory.take(request.length, self._read_waiting):
-            self._waiting.append((task, request))
+            self._waiting.append((volume, task, request))
             return
         volume.read(request.offset, request.length, partial(self._read_done, task, request))
 
@@ -187,18 +219,26 @@ class Nexus:
             self._go_on(task, finish_read(request, failure, data))
         self._memory.give(request.length)
 
+    def _mapped(
+        self,
+        task: Task,
+        request: Map,
+        failure: Failure | None,
+        stretches: Sequence[tuple[bool, int]],
+    ) -> None:
+        self._go_on(task, request.finish(failure, stretches))
+
     def _read_waiting(self) -> None:
         """Start the reads that waited, as many as may be."""
-        volume = self._volume
-        if volume is None:
+        if self._volume is None:
             return
         waiting, self._waiting = self._waiting, deque()
-        for task, request in waiting:
+        for volume, task, request in waiting:
             if task.aborted:
                 self._connection.complete(task, 0)
             else:
                 self._read(volume, task, request)
-        volume.kick()
+                volume.kick()
 
     def _go_on(self, task: Task, step: Step) -> None:
         """A later step of a command, outside of any burst; none of one that was aborted."""

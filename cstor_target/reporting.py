@@ -13,7 +13,7 @@ from typing import Any
 from google.protobuf.json_format import MessageToDict
 
 from cstor_core.generated.cstor.v1 import control_pb2, volume_pb2
-from cstor_core.properties import has_write_cache
+from cstor_core.properties import has_write_cache, is_thin
 from cstor_core.scrub_words import scrub_document
 from cstor_core.serving import Page
 from cstor_target.served_volume import SERVING_STATUSES, ServedVolume
@@ -58,6 +58,9 @@ def report_document(report: control_pb2.VolumeReport) -> dict[str, Any]:
         "delete_protection": report.properties.delete_protection,
         "read_only": report.properties.read_only,
         "removable": report.properties.removable,
+        "thin": is_thin(report.properties),
+        "is_sanitizing": report.sanitization != volume_pb2.SANITIZATION_STATE_UNSPECIFIED,
+        "sanitize_progress": report.sanitize_progress,
         "snapshots": report.snapshot_count,
         "registrations": report.registrations,
         "is_reserved": report.reservation != volume_pb2.RESERVATION_TYPE_UNSPECIFIED,

@@ -7,23 +7,26 @@ because only then its identity is certain; until then a login is held.
 
 from __future__ import annotations
 
-import asyncio
 import secrets
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from typing import Protocol
 from uuid import UUID
 
 from cstor_core.errors import UnavailableError
 from cstor_core.generated.cstor.v1 import control_pb2, volume_pb2
-from cstor_core.properties import has_write_cache
+from cstor_core.properties import has_write_cache, is_thin
 from cstor_target.iscsi.chap import Realm
 from cstor_target.iscsi.sessions import SessionTable
+from cstor_target.scsi.extended_copy import Peer
 from cstor_target.scsi.geometry import Geometry
 from cstor_target.scsi.identity import Identity
+from cstor_target.scsi.log_commands import Statistics
+from cstor_target.scsi.parameters import Parameters
 from cstor_target.scsi.reservations import Reservations
 from cstor_target.scsi.target_device import TargetDevice
 from cstor_target.settings import is_uuid
-from cstor_target.volume.backing import Failure, Volume
+from cstor_target.volume.awaiting import answer_of
+from cstor_target.volume.backing import Volume
 from cstor_target.volume.changes import Changes
 from cstor_target.volume.cloning import Cloning
 from cstor_target.volume.counters import Counters
@@ -32,6 +35,7 @@ from cstor_target.volume.events import EventSink
 from cstor_target.volume.keeping import Keeping
 from cstor_target.volume.operations import Operations
 from cstor_target.volume.questions import Questions
+from cstor_target.volume.sanitizing import Sanitizing
 from cstor_target.volume.scrubs import Scrubs
 from cstor_target.volume_sessions import VolumeSessions
 
@@ -52,6 +56,7 @@ class VolumeEngine(Volume, Protocol):
 
     counters: Counters
     operations: Operations
+    sanitizing: Sanitizing
     scrubs: Scrubs
 
     @property
@@ -130,6 +135,7 @@ class ServedVolume:
         self.stopping = False
         """The daemon is about to end: what is open is served to its end, but is not ready."""
         self.sessions = VolumeSessions(lambda: (self.volume_name, self.name), table, events)
+        self._table = table
         self._events = events
         self._revision = revision
         self._wanted = wanted
@@ -211,14 +217,7 @@ class ServedVolume:
             unit.reservations_changed(unit.reservations.clear(None))
             return unit.reservations.message()
 
-        done: asyncio.Future[Failure | None] = asyncio.get_running_loop().create_future()
-
-        def answered(failure: Failure | None) -> None:
-            if not done.done():
-                done.set_result(failure)
-
-        self.engine.reserve(change, answered)
-        if await done is not None:
+        if await answer_of(lambda done: self.engine.reserve(change, done)) is not None:
             raise UnavailableError(
                 "too few replicas have answered in time; once they do it is carried out: ask again"
             )
@@ -236,6 +235,28 @@ class ServedVolume:
         report.sessions.extend(self.sessions.reports())
         return report
 
+    def _peer(self, nexus: Hashable, designator: bytes) -> Peer | None:
+        """The other unit of that NAA designator, where the same initiator is logged in to it."""
+        name, _, _ = str(nexus).partition(",i,0x")
+        for session in self._table:
+            there = session.target
+            if session.initiator_name != name or not isinstance(there, ServedVolume):
+                continue
+            if there.ready and there.device.unit.identity.naa == designator:
+                return Peer(there.device.unit, session.nexus)
+        return None
+
+    def _statistics(self) -> Statistics:
+        counters = self.engine.counters
+        return Statistics(
+            counters.reads,
+            counters.writes,
+            counters.read_bytes,
+            counters.written_bytes,
+            counters.read_latency.sum_s,
+            counters.write_latency.sum_s,
+        )
+
     def _opened(self) -> None:
         identity = self.engine.identity
         assert identity is not None, "a volume opens after its replicas have said what it is"
@@ -246,30 +267,30 @@ class ServedVolume:
         )
         names = Identity(UUID(identity.volume_uuid), self.name, self._revision)
         operations = self.engine.operations
-        device = TargetDevice(
-            names,
-            geometry,
-            write_cache=has_write_cache(identity, operations.properties),
-            read_only=operations.properties.read_only,
-            removable=operations.properties.removable,
-        )
 
-        def properties_set() -> None:
+        def parameters() -> Parameters:
             used = operations.properties
-            device.parameters_changed(
-                write_cache=used.write_cache,
+            return Parameters(
+                write_cache=has_write_cache(identity, used),
                 read_only=used.read_only,
-                removable=used.removable,
+                is_removable=used.removable,
+                is_thin=is_thin(used),
             )
 
+        device = TargetDevice(names, geometry, parameters())
         if self.engine.loss_possible:
             device.doubted(self.engine.loss_told)
+        device.unit.find_peer = self._peer
+        device.unit.statistics = self._statistics
         device.unit.keep(Reservations.of(operations.reservations))
         device.unit.on_preempted = self.sessions.abort_tasks
         device.unit.on_lost = lambda port: self._events(
             "registration_preempted", {"initiator": port}
         )
-        operations.on_properties = properties_set
+        device.unit.sanitization_changed(operations.sanitization)
+        device.unit.sanitize_progress = lambda: self.engine.sanitizing.progress
+        self.engine.sanitizing.on_change = device.unit.sanitization_changed
+        operations.on_properties = lambda: device.parameters_changed(parameters())
         operations.on_resized = device.capacity_changed
         operations.on_reverted = device.contents_changed
         self._device = device

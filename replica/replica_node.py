@@ -266,6 +266,7 @@ class ReplicaNode:
             operations_seq=store.operations_seq,
             properties=store.properties,
             reservations=store.reservations,
+            sanitization=store.sanitization,
             deleted=store.deleted,
             reverted=store.is_reverted,
             learner=store.learner,

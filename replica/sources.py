@@ -185,7 +185,9 @@ async def diff_snapshots(
 ) -> AsyncIterator[replica_pb2.DiffSnapshotsResponse]:
     """The extents that differ between two snapshots; InputError where there is no such one."""
     node.check_usable()
-    async for rows in node.store.changes(request.older or None, request.newer or None):
+    async for rows in node.store.changes(
+        request.older or None, request.newer or None, request.block
+    ):
         blocks, written = rows["block"], with_data(rows)
         begins = np.flatnonzero((np.diff(blocks) != 1) | (written[1:] != written[:-1])) + 1
         bounds = [0, *begins.tolist(), len(blocks)]

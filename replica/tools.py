@@ -18,6 +18,7 @@ from typing import Annotated, Any
 
 import typer
 from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import Message
 
 from cstor_core.errors import InputError
 from cstor_core.files import File, OsFilesystem
@@ -134,6 +135,10 @@ def document(look: PoolLook) -> dict[str, Any]:
     }
 
 
+def _plain(message: Message) -> dict[str, Any]:
+    return MessageToDict(message, preserving_proto_field_name=True)
+
+
 def _replica_document(look: ReplicaLook) -> dict[str, Any]:
     found: dict[str, Any] = {
         "directory": str(look.directory),
@@ -176,12 +181,9 @@ def _replica_document(look: ReplicaLook) -> dict[str, Any]:
             ],
             "rebuilding": standing.rebuilding,
             "configuration": _configuration_document(look),
-            "properties": MessageToDict(
-                standing.operations.properties, preserving_proto_field_name=True
-            ),
-            "reservations": MessageToDict(
-                standing.operations.reservations, preserving_proto_field_name=True
-            ),
+            "properties": _plain(standing.operations.properties),
+            "reservations": _plain(standing.operations.reservations),
+            "sanitization": _plain(standing.operations.sanitization),
             "deleted": standing.operations.deleted,
             "snapshots": _snapshot_documents(look),
             "current_size_bytes": standing.operations.size_bytes,

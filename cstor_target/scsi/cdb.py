@@ -263,7 +263,21 @@ MODE_SENSE_10 = Cdb(
     used("allocation_length", 16),
     CONTROL,
 )
-# Nothing is saved, so SP must be zero.
+# Nothing is saved, so SP must be zero; PPC is obsolete.
+LOG_SENSE = Cdb(
+    "LOG SENSE",
+    0x4D,
+    reserved(6),
+    zero("obsolete_ppc", 1),
+    zero("sp", 1),
+    used("pc", 2),
+    used("page_code", 6),
+    used("subpage_code", 8),
+    reserved(8),
+    used("parameter_pointer", 16),
+    used("allocation_length", 16),
+    CONTROL,
+)
 MODE_SELECT_6 = Cdb(
     "MODE SELECT (6)",
     0x15,
@@ -408,6 +422,26 @@ REPORT_SUPPORTED_TASK_MANAGEMENT_FUNCTIONS = Cdb(
     reserved(8),
     CONTROL,
 )
+
+
+def _sanitize(action: str, code: int) -> Cdb:
+    """A service action of SANITIZE (SBC-3, 5.24); there are no zones (ZNR)."""
+    return Cdb(
+        f"SANITIZE {action}",
+        0x48,
+        used("immed", 1),
+        reserved(1),
+        used("ause", 1),
+        service_action(code),
+        reserved(40),
+        used("parameter_list_length", 16),
+        CONTROL,
+    )
+
+
+SANITIZE_OVERWRITE = _sanitize("OVERWRITE", 0x01)
+SANITIZE_BLOCK_ERASE = _sanitize("BLOCK ERASE", 0x02)
+SANITIZE_EXIT_FAILURE_MODE = _sanitize("EXIT FAILURE MODE", 0x1F)
 
 # Byte 1, logical block address, length in blocks, control: the same four values for each length of
 # CDB, so that what decodes a command need not know which one it is.

@@ -40,6 +40,8 @@ AT_ONCE = Timeouts(1, 10)
 MEDIUM = Timeouts(20, 30)
 # As many steps as the length asks for, each of which may wait.
 MEDIUM_IN_PIECES = Timeouts(60, 180)
+# All blocks are written, one after another.
+WHOLE_MEDIUM = Timeouts(3600, 86_400)
 
 
 @dataclass(frozen=True, slots=True)

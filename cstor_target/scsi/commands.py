@@ -10,15 +10,19 @@ from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING
 
 from cstor_target.scsi import cdb as layouts
+from cstor_target.scsi import cdb_copy as copying
 from cstor_target.scsi import cdb_reservations as reserving
 from cstor_target.scsi import (
     device_commands,
+    extended_copy,
     inquiry,
+    log_commands,
     mode_commands,
     provisioning,
     read_write,
     reports,
     reservation_commands,
+    sanitize,
     updates,
     verify,
 )
@@ -27,6 +31,7 @@ from cstor_target.scsi.command import (
     AT_ONCE,
     MEDIUM,
     MEDIUM_IN_PIECES,
+    WHOLE_MEDIUM,
     AccessOf,
     Command,
     Handler,
@@ -74,6 +79,10 @@ COMMANDS: tuple[Command, ...] = (
     Command(layouts.READ_DEFECT_DATA_10, device_commands.read_defect_data_10, AT_ONCE, READ),
     Command(layouts.WRITE_SAME_10, provisioning.write_same_10, MEDIUM_IN_PIECES, WRITE),
     Command(layouts.UNMAP, provisioning.unmap, MEDIUM, WRITE),
+    Command(layouts.SANITIZE_OVERWRITE, sanitize.overwrite, WHOLE_MEDIUM, WRITE),
+    Command(layouts.SANITIZE_BLOCK_ERASE, sanitize.block_erase, WHOLE_MEDIUM, WRITE),
+    Command(layouts.SANITIZE_EXIT_FAILURE_MODE, sanitize.exit_failure_mode, MEDIUM, WRITE),
+    Command(layouts.LOG_SENSE, log_commands.log_sense, AT_ONCE, READ),
     Command(layouts.MODE_SELECT_10, mode_commands.mode_select_10, AT_ONCE, WRITE),
     Command(reserving.RESERVE_10, reservation_commands.reserve, AT_ONCE, ANY),
     Command(reserving.RELEASE_10, reservation_commands.release, AT_ONCE, ANY),
@@ -103,6 +112,9 @@ COMMANDS: tuple[Command, ...] = (
             (reserving.REGISTER_AND_MOVE, reservation_commands.register_and_move),
         )
     ),
+    Command(copying.EXTENDED_COPY, extended_copy.extended_copy, MEDIUM_IN_PIECES, WRITE),
+    Command(copying.COPY_STATUS, extended_copy.copy_status, AT_ONCE, WRITE),
+    Command(copying.OPERATING_PARAMETERS, extended_copy.operating_parameters, AT_ONCE, WRITE),
     Command(layouts.READ_16, read_write.read_16, MEDIUM, READ, checks_cdb=True),
     Command(layouts.COMPARE_AND_WRITE, updates.compare_and_write, MEDIUM, WRITE),
     Command(layouts.WRITE_16, read_write.write_16, MEDIUM, WRITE, checks_cdb=True),
@@ -114,7 +126,7 @@ COMMANDS: tuple[Command, ...] = (
     Command(layouts.WRITE_SAME_16, provisioning.write_same_16, MEDIUM_IN_PIECES, WRITE),
     Command(layouts.WRITE_ATOMIC_16, updates.write_atomic_16, MEDIUM, WRITE),
     Command(layouts.READ_CAPACITY_16, device_commands.read_capacity_16, AT_ONCE, ANY),
-    Command(layouts.GET_LBA_STATUS, device_commands.get_lba_status, AT_ONCE, READ),
+    Command(layouts.GET_LBA_STATUS, provisioning.get_lba_status, MEDIUM, READ),
     Command(layouts.REPORT_LUNS, reports.report_luns, AT_ONCE, ANY),
     Command(layouts.REPORT_TARGET_PORT_GROUPS, reports.report_target_port_groups, AT_ONCE, ANY),
     Command(

@@ -53,3 +53,7 @@ def _failed(failure: Failure, medium_error: Sense) -> Outcome:
             return check_condition(Sense.WRITE_PROTECTED)
         case Failure.NOT_READY:
             return check_condition(Sense.LOGICAL_UNIT_IS_IN_PROCESS_OF_BECOMING_READY)
+        case Failure.SANITIZING:
+            return check_condition(Sense.SANITIZE_IN_PROGRESS)
+        case Failure.SNAPSHOTS:
+            return check_condition(Sense.COMMAND_SEQUENCE_ERROR)

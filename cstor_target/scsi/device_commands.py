@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from construct import BitsInteger, BitStruct, Flag, Padding
 
+from cstor_core.generated.cstor.v1 import volume_pb2
 from cstor_target.scsi import cdb as layouts
 from cstor_target.scsi.cdb import UNPACK_BLOCK_10, UNPACK_BLOCK_16
 from cstor_target.scsi.command import Handler
@@ -21,7 +22,7 @@ from cstor_target.scsi.completion import failed_write
 from cstor_target.scsi.read_write import Decoder, check_range
 from cstor_target.scsi.requests import Flush, Outcome, Status, Step
 from cstor_target.scsi.reservations import Access
-from cstor_target.scsi.sense import ScsiError, Sense, descriptor_format, fixed_format
+from cstor_target.scsi.sense import Progress, ScsiError, Sense, descriptor_format, fixed_format
 from cstor_target.volume.backing import Buffer, Failure
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ class PowerCondition(IntEnum):
     FORCE_STANDBY_0 = 0xB
 
 
+UNDER_WAY = volume_pb2.SANITIZATION_STATE_UNDER_WAY
 _POWER_CONDITIONS = frozenset(PowerCondition)
 _PREVENT = 0b01
 """The bit of the PREVENT field that is not obsolete (SBC-3, 5.10)."""
@@ -47,9 +49,6 @@ _PREVENT = 0b01
 # READ CAPACITY (10) and (16) parameter data (SBC-3, 5.15 and 5.16).  All of it is declared here
 # and nothing of it is hot.
 _CAPACITY_10 = struct.Struct(">II")
-_LBA_STATUS = struct.Struct(">I4xQIB3x")
-"""GET LBA STATUS parameter data (SBC-3, 5.4): the header and one LBA status descriptor."""
-_LBA_STATUS_COUNT_MAX = 0xFFFF_FFFF
 _CAPACITY_10_LAST_MAX = 0xFFFF_FFFF
 # The headers of the defect lists (SBC-3, 5.17 and 5.18): flags, (GENERATION CODE,) length.
 _DEFECTS_10 = struct.Struct(">xBH")
@@ -86,12 +85,15 @@ def request_sense(
 ) -> Step:
     """REQUEST SENSE: a pending unit attention, which it clears; otherwise whether it is ready."""
     fields = layouts.REQUEST_SENSE.parse(cdb)
-    ready = Sense.NO_ADDITIONAL_SENSE_INFORMATION
-    if unit.medium.is_ejected:
-        ready = Sense.MEDIUM_NOT_PRESENT
-    sense = unit.attentions.take(nexus) or ready
+    sense, progress = unit.attentions.take(nexus), None
+    if sense is None:
+        sense = Sense.NO_ADDITIONAL_SENSE_INFORMATION
+        if unit.medium.is_ejected:
+            sense = Sense.MEDIUM_NOT_PRESENT
+        elif unit.sanitization.state == UNDER_WAY:
+            sense, progress = Sense.SANITIZE_IN_PROGRESS, Progress(unit.sanitize_progress())
     encode = descriptor_format if fields.desc else fixed_format
-    return data_in(encode(sense), fields.allocation_length)
+    return data_in(encode(sense, field=progress), fields.allocation_length)
 
 
 def start_stop_unit(
@@ -163,7 +165,7 @@ def read_capacity_10(
 def read_capacity_16(
     unit: LogicalUnit, nexus: Hashable, cdb: Buffer, data_out: Sequence[Buffer]
 ) -> Step:
-    """READ CAPACITY (16): thin (LBPME), and unmapped blocks read as zeros (LBPRZ)."""
+    """READ CAPACITY (16): where it is thin (LBPME), unmapped blocks read as zeros (LBPRZ)."""
     fields = layouts.READ_CAPACITY_16.parse(cdb)
     exponent = unit.geometry.blocks_per_physical_block_exponent
     capacity: dict[str, Any] = {
@@ -173,27 +175,11 @@ def read_capacity_16(
         "prot_en": False,
         "p_i_exponent": 0,
         "logical_blocks_per_physical_block_exponent": exponent,
-        "lbpme": True,
-        "lbprz": True,
+        "lbpme": unit.is_thin,
+        "lbprz": unit.is_thin,
         "lowest_aligned_logical_block_address": 0,
     }
     return data_in(_CAPACITY_16.build(capacity), fields.allocation_length)
-
-
-def get_lba_status(
-    unit: LogicalUnit, nexus: Hashable, cdb: Buffer, data_out: Sequence[Buffer]
-) -> Step:
-    """GET LBA STATUS: one descriptor, which says "mapped or unknown" (0h) of all that follows.
-
-    Which blocks are mapped is the replicas' knowledge; this status is true of any of them.
-    """
-    fields = layouts.GET_LBA_STATUS.parse(cdb)
-    first = fields.starting_logical_block_address
-    check_range(unit, first, 1)
-    count = min(unit.block_count - first, _LBA_STATUS_COUNT_MAX)
-    return data_in(
-        _LBA_STATUS.pack(_LBA_STATUS.size - 4, first, count, 0), fields.allocation_length
-    )
 
 
 def read_defect_data_10(

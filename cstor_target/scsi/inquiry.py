@@ -94,7 +94,7 @@ def standard_inquiry_data(
                 "sccs": False,
                 "obsolete_acc": False,
                 "tpgs": _TPGS_IMPLICIT,
-                "third_party_copy": False,
+                "third_party_copy": True,
                 "protect": False,
             },
             "queuing": {"cmdque": True},

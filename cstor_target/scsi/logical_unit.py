@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 
+from cstor_core.generated.cstor.v1 import volume_pb2
 from cstor_target.scsi import geometry as limits
 from cstor_target.scsi.cdb import (
     COMPARE_AND_WRITE,
@@ -26,6 +27,7 @@ from cstor_target.scsi.cdb import (
     READ_DEFECT_DATA_12,
     REPORT_LUNS,
     REQUEST_SENSE,
+    SANITIZE_BLOCK_ERASE,
     SYNCHRONIZE_CACHE_10,
     SYNCHRONIZE_CACHE_16,
     TEST_UNIT_READY,
@@ -49,16 +51,21 @@ from cstor_target.scsi.command import Command
 from cstor_target.scsi.commands import COMMANDS, DISPATCH, access_of
 from cstor_target.scsi.completion import failed_write
 from cstor_target.scsi.doubt import Doubt
+from cstor_target.scsi.extended_copy import Copies, FindPeer
 from cstor_target.scsi.geometry import Geometry
 from cstor_target.scsi.identity import Identity
+from cstor_target.scsi.log_commands import Statistics
 from cstor_target.scsi.medium import Medium
+from cstor_target.scsi.parameters import DEFAULTS, Parameters
 from cstor_target.scsi.requests import Confirm, Outcome, Status, Step
 from cstor_target.scsi.reservations import (
+    Access,
     Change,
     Registrant,
     ReservationConflictError,
     Reservations,
 )
+from cstor_target.scsi.sanitize import in_the_way
 from cstor_target.scsi.sense import ScsiError, Sense, check_condition
 from cstor_target.scsi.unit_attention import UnitAttentions
 from cstor_target.volume.backing import Buffer
@@ -79,11 +86,9 @@ _WRITING = frozenset(
     for layout in (
         *(WRITE_6, WRITE_10, WRITE_12, WRITE_16, WRITE_SAME_10, WRITE_SAME_16, UNMAP),
         *(WRITE_AND_VERIFY_10, WRITE_AND_VERIFY_12, WRITE_AND_VERIFY_16),
-        *(ORWRITE_16, COMPARE_AND_WRITE, WRITE_ATOMIC_16),
+        *(ORWRITE_16, COMPARE_AND_WRITE, WRITE_ATOMIC_16, SANITIZE_BLOCK_ERASE),
     )
 )
-
-
 _OF_THE_MEDIUM = _WRITING | frozenset(
     layout.operation_code
     for layout in (
@@ -92,53 +97,59 @@ _OF_THE_MEDIUM = _WRITING | frozenset(
         *(SYNCHRONIZE_CACHE_10, SYNCHRONIZE_CACHE_16, READ_DEFECT_DATA_10, READ_DEFECT_DATA_12),
     )
 )
+_WITHOUT_UNMAP = tuple(one for one in COMMANDS if one.layout is not UNMAP)
 
 
 class LogicalUnit:
-    """A block device server; `write_cache` says whether GOOD means durable (WCE = 0) or not, and
-    `read_only` whether it is write protected (SBC-3, 4.12).
-    """
+    """A block device server."""
 
     __slots__ = (
         "_is_reserved",
+        "_is_sanitizing",
         "_reserved_by",
         "atomic_blocks_max",
         "attentions",
         "block_bytes",
         "block_count",
         "block_shift",
+        "copies",
         "doubt",
+        "find_peer",
         "geometry",
         "identity",
+        "is_thin",
         "medium",
         "on_lost",
         "on_preempted",
         "physical_blocks",
         "read_only",
         "reservations",
+        "sanitization",
+        "sanitize_progress",
         "software_write_protect",
+        "statistics",
         "transfer_blocks_max",
         "unmap_blocks_max",
         "write_cache",
         "write_same_blocks_max",
     )
 
-    commands: Sequence[Command] = COMMANDS
-
     def __init__(
         self,
         identity: Identity,
         geometry: Geometry,
-        *,
-        write_cache: bool = True,
-        read_only: bool = False,
-        removable: bool = False,
+        parameters: Parameters = DEFAULTS,
     ) -> None:
         self.geometry = geometry
         self.identity = identity
-        self.write_cache = write_cache
-        self.read_only = read_only
-        self.medium = Medium(is_removable=removable)
+        self.write_cache = parameters.write_cache
+        self.read_only = parameters.read_only
+        self.is_thin = parameters.is_thin
+        self.medium = Medium(is_removable=parameters.is_removable)
+        self.sanitization = volume_pb2.Sanitization()
+        """What SANITIZE has begun and not ended, or that it has failed."""
+        self.sanitize_progress: Callable[[], float] = lambda: 0.0
+        self._is_sanitizing = False
         self.software_write_protect = False
         """SWP of the control mode page, which initiators select (SPC-4, 7.5.8)."""
         self.attentions = UnitAttentions()
@@ -148,6 +159,10 @@ class LogicalUnit:
         """Of all that has its place in the order."""
         self._reserved_by: Hashable | None = None
         self._is_reserved = False
+        self.statistics: Callable[[], Statistics] = Statistics
+        self.copies = Copies()
+        self.find_peer: FindPeer = lambda nexus, designator: None
+        """Set where other units are served, too."""
         self.on_preempted: Callable[[str], None] = lambda initiator_port: None
         """Told whose commands are to end without an answer."""
         self.on_lost: Callable[[str], None] = lambda initiator_port: None
@@ -178,6 +193,10 @@ class LogicalUnit:
             step = self._conflict(nexus, cdb)
             if step is not None:
                 return step
+        if self._is_sanitizing and operation_code not in _DESPITE_UNIT_ATTENTION:
+            step = in_the_way(self, cdb)
+            if step is not None:
+                return step
         if self.medium.is_ejected and operation_code in _OF_THE_MEDIUM:
             return check_condition(Sense.MEDIUM_NOT_PRESENT)
         if operation_code in _WRITING and self.is_write_protected:
@@ -186,6 +205,20 @@ class LogicalUnit:
             return DISPATCH[operation_code](self, nexus, cdb, data_out)
         except (ScsiError, ReservationConflictError) as error:
             return error.outcome()
+
+    def is_usable(self, nexus: Hashable, access: Access) -> bool:
+        """Whether a copy of a nexus may read or write here."""
+        if self.medium.is_ejected or self._is_sanitizing:
+            return False
+        if not self._is_reserved:
+            return True
+        is_theirs = self._reserved_by not in (None, nexus)
+        return not (is_theirs or self.reservations.conflicts(self.registrant(nexus), access))
+
+    @property
+    def commands(self) -> Sequence[Command]:
+        """All that are carried out."""
+        return COMMANDS if self.is_thin else _WITHOUT_UNMAP
 
     def _conflict(self, nexus: Hashable, cdb: Buffer) -> Step | None:
         """The end of a command that somebody else's reservation forbids."""
@@ -257,6 +290,7 @@ class LogicalUnit:
         """The session of an initiator has ended."""
         self.attentions.nexus_lost(nexus)
         self.medium.prevent(nexus, False)
+        self.copies.nexus_lost(nexus)
         if self._reserved_by == nexus:
             self.reserved_by = None
         if self.doubt is not None:
@@ -278,14 +312,24 @@ class LogicalUnit:
         self.block_count = self.geometry.blocks(self.geometry.size_bytes())
         self.attentions.establish(Sense.CAPACITY_DATA_HAS_CHANGED)
 
-    def parameters_changed(self, *, write_cache: bool, read_only: bool, removable: bool) -> None:
+    def parameters_changed(self, now: Parameters) -> None:
         """What mode parameters and INQUIRY data say is another thing now: every nexus is told."""
-        if (write_cache, read_only) != (self.write_cache, self.read_only):
+        if (now.write_cache, now.read_only) != (self.write_cache, self.read_only):
             self.attentions.establish(Sense.MODE_PARAMETERS_CHANGED)
-        if removable is not self.medium.is_removable:
-            self.medium.become(is_removable=removable)
+        if (now.is_removable, now.is_thin) != (self.medium.is_removable, self.is_thin):
             self.attentions.establish(Sense.INQUIRY_DATA_HAS_CHANGED)
-        self.write_cache, self.read_only = write_cache, read_only
+        if now.is_removable is not self.medium.is_removable:
+            self.medium.become(is_removable=now.is_removable)
+        self.write_cache, self.read_only, self.is_thin = (
+            now.write_cache,
+            now.read_only,
+            now.is_thin,
+        )
+
+    def sanitization_changed(self, now: volume_pb2.Sanitization) -> None:
+        """A SANITIZE has begun, has ended or has failed."""
+        self.sanitization = now
+        self._is_sanitizing = now.state != volume_pb2.SANITIZATION_STATE_UNSPECIFIED
 
     def load(self, nexus: Hashable) -> None:
         """The medium is there again, which the other nexuses are told."""

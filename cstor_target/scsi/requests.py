@@ -1,9 +1,10 @@
 """What a logical unit answers a CDB with: an outcome at once, or a request to the volume.
 
 `LogicalUnit.start(cdb, data_out, nexus)` returns one of these.  An `Outcome` is the answer.  A
-request (`Read`, `Write`, `Update`, `Unmap`, `Flush`, `Reserve`, `Confirm`) is carried out by the
-volume, and its result goes back through `finish`, which gives the next step: an `Outcome`, or for
-commands of several steps (VERIFY with BYTCHK, WRITE SAME in pieces) one more request.
+request (`Read`, `Map`, `Write`, `Update`, `Unmap`, `Flush`, `Reserve`, `Sanitize`, `Confirm`) is
+carried out by the volume, and its result goes back through `finish`, which gives the next step: an
+`Outcome`, or for commands of several steps (VERIFY with BYTCHK, WRITE SAME in pieces) one more
+request.  Only a copy asks for something of another unit (`Elsewhere`).
 """
 
 from __future__ import annotations
@@ -11,8 +12,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
+from typing import TYPE_CHECKING
 
+from cstor_core.generated.cstor.v1 import volume_pb2
 from cstor_target.volume.backing import Buffer, Change, ChangeReservations, Failure
+
+if TYPE_CHECKING:
+    from cstor_target.scsi.logical_unit import LogicalUnit
 
 
 class Status(IntEnum):
@@ -43,6 +49,17 @@ class Read:
     offset: int
     length: int
     finish: Callable[[Failure | None, Sequence[Buffer]], Step] | None = None
+
+
+@dataclass(slots=True)
+class Map:
+    """Say of `length` bytes from byte `offset` on which are mapped, as (mapped?, bytes)."""
+
+    offset: int
+    length: int
+    stretches_max: int
+    """Of so many stretches at most; it may be said of fewer bytes."""
+    finish: Callable[[Failure | None, Sequence[tuple[bool, int]]], Step]
 
 
 @dataclass(slots=True)
@@ -98,13 +115,32 @@ class Reserve:
 
 
 @dataclass(slots=True)
+class Sanitize:
+    """Erase all blocks or write them over, and answer when it has begun or, where it `waits`, when
+    it is over; with None, let the volume be used again after one that has failed.
+    """
+
+    wanted: volume_pb2.Sanitization | None
+    waits: bool
+    finish: Callable[[Failure | None], Step] | None = None
+
+
+@dataclass(slots=True)
 class Confirm:
     """Answer with what is known of the volume, if no other target can have changed it since."""
 
     finish: Callable[[Failure | None], Step] | None = None
 
 
-WithoutData = Write | Update | Unmap | Flush | Reserve | Confirm
+@dataclass(slots=True)
+class Elsewhere:
+    """A read or a write of the volume behind another logical unit of this process."""
+
+    unit: LogicalUnit
+    request: Read | Write
+
+
+WithoutData = Write | Update | Unmap | Flush | Reserve | Sanitize | Confirm
 """What gives nothing to be sent to the initiator."""
-Request = Read | WithoutData
+Request = Read | Map | Elsewhere | WithoutData
 Step = Outcome | Request

@@ -26,6 +26,7 @@ class SenseKey(IntEnum):
     ILLEGAL_REQUEST = 0x5
     UNIT_ATTENTION = 0x6
     DATA_PROTECT = 0x7
+    COPY_ABORTED = 0xA
     MISCOMPARE = 0xE
 
 
@@ -34,8 +35,12 @@ class Sense(Enum):
 
     NO_ADDITIONAL_SENSE_INFORMATION = (SenseKey.NO_SENSE, 0x00, 0x00)
     LOGICAL_UNIT_IS_IN_PROCESS_OF_BECOMING_READY = (SenseKey.NOT_READY, 0x04, 0x01)
+    SANITIZE_IN_PROGRESS = (SenseKey.NOT_READY, 0x04, 0x1B)
     WRITE_ERROR_OF_THE_HARDWARE = (SenseKey.HARDWARE_ERROR, 0x0C, 0x00)
     WRITE_ERROR = (SenseKey.MEDIUM_ERROR, 0x0C, 0x00)
+    COPY_ABORTED = (SenseKey.COPY_ABORTED, 0x00, 0x00)
+    THIRD_PARTY_DEVICE_FAILURE = (SenseKey.COPY_ABORTED, 0x0D, 0x01)
+    COPY_TARGET_DEVICE_NOT_REACHABLE = (SenseKey.COPY_ABORTED, 0x0D, 0x02)
     INVALID_FIELD_IN_COMMAND_INFORMATION_UNIT = (SenseKey.ILLEGAL_REQUEST, 0x0E, 0x03)
     UNRECOVERED_READ_ERROR = (SenseKey.MEDIUM_ERROR, 0x11, 0x00)
     PARAMETER_LIST_LENGTH_ERROR = (SenseKey.ILLEGAL_REQUEST, 0x1A, 0x00)
@@ -45,6 +50,11 @@ class Sense(Enum):
     INVALID_FIELD_IN_CDB = (SenseKey.ILLEGAL_REQUEST, 0x24, 0x00)
     LOGICAL_UNIT_NOT_SUPPORTED = (SenseKey.ILLEGAL_REQUEST, 0x25, 0x00)
     INVALID_FIELD_IN_PARAMETER_LIST = (SenseKey.ILLEGAL_REQUEST, 0x26, 0x00)
+    TOO_MANY_TARGET_DESCRIPTORS = (SenseKey.ILLEGAL_REQUEST, 0x26, 0x06)
+    UNSUPPORTED_TARGET_DESCRIPTOR_TYPE_CODE = (SenseKey.ILLEGAL_REQUEST, 0x26, 0x07)
+    TOO_MANY_SEGMENT_DESCRIPTORS = (SenseKey.ILLEGAL_REQUEST, 0x26, 0x08)
+    UNSUPPORTED_SEGMENT_DESCRIPTOR_TYPE_CODE = (SenseKey.ILLEGAL_REQUEST, 0x26, 0x09)
+    INLINE_DATA_LENGTH_EXCEEDED = (SenseKey.ILLEGAL_REQUEST, 0x26, 0x0B)
     INVALID_RELEASE_OF_PERSISTENT_RESERVATION = (SenseKey.ILLEGAL_REQUEST, 0x26, 0x04)
     WRITE_PROTECTED = (SenseKey.DATA_PROTECT, 0x27, 0x00)
     SPACE_ALLOCATION_FAILED_WRITE_PROTECT = (SenseKey.DATA_PROTECT, 0x27, 0x07)
@@ -56,7 +66,9 @@ class Sense(Enum):
     RESERVATIONS_RELEASED = (SenseKey.UNIT_ATTENTION, 0x2A, 0x04)
     REGISTRATIONS_PREEMPTED = (SenseKey.UNIT_ATTENTION, 0x2A, 0x05)
     CAPACITY_DATA_HAS_CHANGED = (SenseKey.UNIT_ATTENTION, 0x2A, 0x09)
+    COMMAND_SEQUENCE_ERROR = (SenseKey.ILLEGAL_REQUEST, 0x2C, 0x00)
     COMMANDS_CLEARED_BY_ANOTHER_INITIATOR = (SenseKey.UNIT_ATTENTION, 0x2F, 0x00)
+    SANITIZE_COMMAND_FAILED = (SenseKey.MEDIUM_ERROR, 0x31, 0x03)
     INQUIRY_DATA_HAS_CHANGED = (SenseKey.UNIT_ATTENTION, 0x3F, 0x03)
     SAVING_PARAMETERS_NOT_SUPPORTED = (SenseKey.ILLEGAL_REQUEST, 0x39, 0x00)
     MEDIUM_NOT_PRESENT = (SenseKey.NOT_READY, 0x3A, 0x00)
@@ -84,6 +96,19 @@ class FieldPointer(NamedTuple):
         return struct.pack(">BH", flags, self.byte)
 
 
+class Progress(NamedTuple):
+    """Sense-key-specific progress indication (SPC-4, 4.5.2): which part is done, from 0 to 1."""
+
+    done: float
+
+    def pack(self) -> bytes:
+        """The three bytes SKSV and PROGRESS INDICATION, in parts of 65,536."""
+        return struct.pack(">BH", 0x80, min(0xFFFF, int(self.done * 0x1_0000)))
+
+
+Specific = FieldPointer | Progress
+"""What is said beside sense key and codes."""
+
 _RESPONSE_CODE_FIXED = 0x70
 _RESPONSE_CODE_DESCRIPTOR = 0x72
 _INFORMATION_VALID = 0x80
@@ -98,7 +123,7 @@ _NO_FIELD = bytes(3)
 
 
 def fixed_format(
-    sense: Sense, information: int | None = None, field: FieldPointer | None = None
+    sense: Sense, information: int | None = None, field: Specific | None = None
 ) -> bytes:
     """Fixed format sense data, 18 bytes (SPC-4, 4.5.3).
 
@@ -116,7 +141,7 @@ def fixed_format(
 
 
 def descriptor_format(
-    sense: Sense, information: int | None = None, field: FieldPointer | None = None
+    sense: Sense, information: int | None = None, field: Specific | None = None
 ) -> bytes:
     """Descriptor format sense data (SPC-4, 4.5.2), with the descriptors that are needed."""
     descriptors = b""
@@ -132,7 +157,7 @@ def descriptor_format(
 
 
 def check_condition(
-    sense: Sense, information: int | None = None, field: FieldPointer | None = None
+    sense: Sense, information: int | None = None, field: Specific | None = None
 ) -> Outcome:
     """A command that ends with CHECK CONDITION."""
     return Outcome(Status.CHECK_CONDITION, (), fixed_format(sense, information, field))
@@ -142,7 +167,7 @@ class ScsiError(CstorError):
     """A command that the device server refuses; the initiator is told by `outcome`."""
 
     def __init__(
-        self, sense: Sense, information: int | None = None, field: FieldPointer | None = None
+        self, sense: Sense, information: int | None = None, field: Specific | None = None
     ) -> None:
         super().__init__(sense.words)
         self.sense = sense

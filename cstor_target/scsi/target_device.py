@@ -15,6 +15,7 @@ from cstor_target.scsi.geometry import Geometry
 from cstor_target.scsi.identity import Identity
 from cstor_target.scsi.inquiry import inquiry_of_absent_unit
 from cstor_target.scsi.logical_unit import LogicalUnit
+from cstor_target.scsi.parameters import DEFAULTS, Parameters
 from cstor_target.scsi.reports import lun_inventory
 from cstor_target.scsi.requests import Step
 from cstor_target.scsi.sense import ScsiError, Sense, descriptor_format, fixed_format
@@ -34,14 +35,9 @@ class TargetDevice:
         self,
         identity: Identity,
         geometry: Geometry,
-        *,
-        write_cache: bool = True,
-        read_only: bool = False,
-        removable: bool = False,
+        parameters: Parameters = DEFAULTS,
     ) -> None:
-        self.unit = LogicalUnit(
-            identity, geometry, write_cache=write_cache, read_only=read_only, removable=removable
-        )
+        self.unit = LogicalUnit(identity, geometry, parameters)
         self._units = {0: self.unit, _LUN_0_FLAT_SPACE: self.unit}
 
     def start(
@@ -88,11 +84,9 @@ class TargetDevice:
         """The volume has grown."""
         self.unit.capacity_changed()
 
-    def parameters_changed(self, *, write_cache: bool, read_only: bool, removable: bool) -> None:
+    def parameters_changed(self, parameters: Parameters) -> None:
         """Properties of the volume that initiators are told of have been set."""
-        self.unit.parameters_changed(
-            write_cache=write_cache, read_only=read_only, removable=removable
-        )
+        self.unit.parameters_changed(parameters)
 
     def contents_changed(self) -> None:
         """The volume holds something else as a whole."""

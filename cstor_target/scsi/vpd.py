@@ -1,4 +1,5 @@
-"""Vital product data pages (SPC-4, 7.8; SBC-3, 6.6): 00h, 80h, 83h, 86h, B0h, B1h and B2h.
+"""Vital product data pages (SPC-4, 7.8; SBC-3, 6.6): 00h, 80h, 83h, 86h, 8Fh, B0h, B1h and
+B2h.
 
 Each page is declared with `construct` under the standard's names; `vpd_page` builds one.  What a
 page promises (limits, identifiers, provisioning) is what `geometry` and `identity` say.
@@ -25,6 +26,7 @@ from construct import (
 )
 
 from cstor_target.scsi import geometry
+from cstor_target.scsi.extended_copy import third_party_copy
 from cstor_target.scsi.identity import VENDOR_IDENTIFICATION
 
 if TYPE_CHECKING:
@@ -38,6 +40,7 @@ class PageCode(IntEnum):
     UNIT_SERIAL_NUMBER = 0x80
     DEVICE_IDENTIFICATION = 0x83
     EXTENDED_INQUIRY_DATA = 0x86
+    THIRD_PARTY_COPY = 0x8F
     BLOCK_LIMITS = 0xB0
     BLOCK_DEVICE_CHARACTERISTICS = 0xB1
     LOGICAL_BLOCK_PROVISIONING = 0xB2
@@ -71,6 +74,9 @@ class DesignatorType(IntEnum):
 
 _PROTOCOL_IDENTIFIER_ISCSI = 0x5
 _NON_ROTATING_MEDIUM = 0x0001
+_READS_AFTER_ERASE = 0b01
+"""Blocks may be read after a block erase, before they are written (SBC-3, 6.6.2)."""
+_FULLY_PROVISIONED = 0b000
 _THIN_PROVISIONED = 0b010
 _LBPRZ_ZEROS = 0b001
 
@@ -125,7 +131,13 @@ _BLOCK_LIMITS = Struct(
 _BLOCK_DEVICE_CHARACTERISTICS = Struct(
     "medium_rotation_rate" / Int16ub,
     "product_type" / Byte,
-    Padding(57),
+    "sanitize"
+    / BitStruct(
+        "wabereq" / BitsInteger(2),
+        "wacereq" / BitsInteger(2),
+        "nominal_form_factor" / BitsInteger(4),
+    ),
+    Padding(56),
 )
 
 _LOGICAL_BLOCK_PROVISIONING = Struct(
@@ -240,16 +252,18 @@ def _block_limits(unit: LogicalUnit) -> bytes:
     blocks = unit.geometry.blocks
     contents: bytes = _BLOCK_LIMITS.build(
         {
-            "flags": {"wsnz": True},
+            "flags": {"wsnz": False},
             "maximum_compare_and_write_length": geometry.COMPARE_AND_WRITE_BLOCKS_MAX,
             "optimal_transfer_length_granularity": unit.physical_blocks,
             "maximum_transfer_length": unit.transfer_blocks_max,
             "optimal_transfer_length": blocks(geometry.TRANSFER_BYTES_OPTIMAL),
             "maximum_prefetch_length": 0,
-            "maximum_unmap_lba_count": unit.unmap_blocks_max,
-            "maximum_unmap_block_descriptor_count": geometry.UNMAP_DESCRIPTORS_MAX,
-            "optimal_unmap_granularity": unit.physical_blocks,
-            "alignment": {"ugavalid": True, "unmap_granularity_alignment": 0},
+            "maximum_unmap_lba_count": unit.unmap_blocks_max if unit.is_thin else 0,
+            "maximum_unmap_block_descriptor_count": (
+                geometry.UNMAP_DESCRIPTORS_MAX if unit.is_thin else 0
+            ),
+            "optimal_unmap_granularity": unit.physical_blocks if unit.is_thin else 0,
+            "alignment": {"ugavalid": unit.is_thin, "unmap_granularity_alignment": 0},
             "maximum_write_same_length": unit.write_same_blocks_max,
             "maximum_atomic_transfer_length": unit.atomic_blocks_max,
             "atomic_alignment": unit.physical_blocks,
@@ -263,17 +277,25 @@ def _block_limits(unit: LogicalUnit) -> bytes:
 
 def _block_device_characteristics(unit: LogicalUnit) -> bytes:
     contents: bytes = _BLOCK_DEVICE_CHARACTERISTICS.build(
-        {"medium_rotation_rate": _NON_ROTATING_MEDIUM, "product_type": 0}
+        {
+            "medium_rotation_rate": _NON_ROTATING_MEDIUM,
+            "product_type": 0,
+            "sanitize": {
+                "wabereq": _READS_AFTER_ERASE,
+                "wacereq": 0,
+                "nominal_form_factor": 0,
+            },
+        }
     )
     return contents
 
 
 def _logical_block_provisioning(unit: LogicalUnit) -> bytes:
     flags: dict[str, Any] = {
-        "lbpu": True,
-        "lbpws": True,
-        "lbpws10": True,
-        "lbprz": _LBPRZ_ZEROS,
+        "lbpu": unit.is_thin,
+        "lbpws": unit.is_thin,
+        "lbpws10": unit.is_thin,
+        "lbprz": _LBPRZ_ZEROS if unit.is_thin else 0,
         "anc_sup": False,
         "dp": False,
     }
@@ -281,7 +303,9 @@ def _logical_block_provisioning(unit: LogicalUnit) -> bytes:
         {
             "threshold_exponent": 0,
             "flags": flags,
-            "provisioning": {"provisioning_type": _THIN_PROVISIONED},
+            "provisioning": {
+                "provisioning_type": _THIN_PROVISIONED if unit.is_thin else _FULLY_PROVISIONED
+            },
             "threshold_percentage": 0,
         }
     )
@@ -293,6 +317,7 @@ _PAGES: dict[int, Callable[[LogicalUnit], bytes]] = {
     PageCode.UNIT_SERIAL_NUMBER: _unit_serial_number,
     PageCode.DEVICE_IDENTIFICATION: _device_identification,
     PageCode.EXTENDED_INQUIRY_DATA: _extended_inquiry_data,
+    PageCode.THIRD_PARTY_COPY: third_party_copy,
     PageCode.BLOCK_LIMITS: _block_limits,
     PageCode.BLOCK_DEVICE_CHARACTERISTICS: _block_device_characteristics,
     PageCode.LOGICAL_BLOCK_PROVISIONING: _logical_block_provisioning,

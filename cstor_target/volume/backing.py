@@ -25,11 +25,15 @@ class Failure(Enum):
     SPACE = "the pools are full"
     READ_ONLY = "the volume may not be written"
     NOT_READY = "the volume is not open"
+    SANITIZING = "the volume is being sanitized, or that has failed"
+    SNAPSHOTS = "the volume has snapshots"
 
 
 ReadDone = Callable[[Failure | None, Sequence[Buffer]], None]
 """Called with the data in order, as pieces to be sent without joining them."""
 Done = Callable[[Failure | None], None]
+MappingDone = Callable[[Failure | None, Sequence[tuple[bool, int]]], None]
+"""Called with (mapped?, bytes) stretches, one after another."""
 Change = Callable[[Buffer], Buffer | None]
 """Makes of bytes as many others, or None where they are to stay as they are."""
 ChangeReservations = Callable[[], volume_pb2.Reservations | None]
@@ -44,6 +48,12 @@ class Volume(Protocol):
 
     def read(self, offset: int, length: int, done: ReadDone) -> None:
         """Read; blocks never written are zeros."""
+
+    def mapping(self, offset: int, length: int, stretches_max: int, done: MappingDone) -> None:
+        """Which bytes are mapped: those of blocks that were written, and not discarded since.
+
+        It may be said of fewer bytes, in at most so many stretches, but of those at `offset`.
+        """
 
     def write(
         self,
@@ -77,6 +87,13 @@ class Volume(Protocol):
 
         `change` gives them at that place, or None where they stay; `done` hears when a quorum has
         them on stable storage, or that they are what they were.
+        """
+
+    def sanitize(self, wanted: volume_pb2.Sanitization | None, waits: bool, done: Done) -> None:
+        """Erase all blocks, or write them over: everything else that writes is refused meanwhile.
+
+        `done` hears when it is certain that it will happen, or has happened where it `waits`.  With
+        None a volume may be used again whose last one has failed.
         """
 
     def confirm(self, done: Done) -> None:

@@ -21,6 +21,7 @@ from cstor_target.volume.backing import (
     ChangeReservations,
     Done,
     Failure,
+    MappingDone,
     ReadDone,
 )
 from cstor_target.volume.cached_reads import CachedReads
@@ -35,7 +36,6 @@ from cstor_target.volume.lease import Lease
 from cstor_target.volume.links import LinkFactory
 from cstor_target.volume.members import Member
 from cstor_target.volume.membership import Membership
-from cstor_target.volume.merging import unmap_steps
 from cstor_target.volume.opener import Opener
 from cstor_target.volume.operations import Operations
 from cstor_target.volume.order import Order
@@ -46,6 +46,7 @@ from cstor_target.volume.reads import Reads, slice_pieces
 from cstor_target.volume.repairs import Repairs
 from cstor_target.volume.room import Room
 from cstor_target.volume.roster import Roster
+from cstor_target.volume.sanitizing import Sanitizing
 from cstor_target.volume.scrubs import Scrubs
 from cstor_target.volume.settings import EngineSettings
 
@@ -113,11 +114,13 @@ class Engine:
         self.deletion = Deletion(self._roster, self.operations, events, lambda: self.identity)
         self._membership.on_deleted = self.deletion.carry_on
         self.questions = Questions(
-            self._roster, self._order, self.operations, lambda: self.identity
+            self._roster, self._order, self.operations, self._lease, lambda: self.identity
         )
+        self.questions.on_defect = self._membership.fail
         self.scrubs = self._scrubs()
         self.scrubs.on_defect = self._membership.fail
         self.cloning = self._cloning(opener)
+        self.sanitizing = self._sanitizing()
         self._tick: Timer | None = None
         self._lease_lapsed = False
         self._ticked_s = clock.monotonic()
@@ -146,6 +149,14 @@ class Engine:
             self._events,
         )
 
+    def _sanitizing(self) -> Sanitizing:
+        sanitizing = Sanitizing(
+            self._order, self.operations, self._gate, self._room, self._clock, self._events
+        )
+        sanitizing.on_alone = self._placing.sanitizes
+        sanitizing.on_defect = self._membership.fail
+        return sanitizing
+
     def _cloning(self, opener: Opener) -> Cloning:
         return Cloning(
             self._roster,
@@ -162,6 +173,7 @@ class Engine:
         """Begin to look for members, to open the volume and to keep its members in sync."""
         self._membership.start()
         self._membership.when_serving(self.scrubs.begin)
+        self._membership.when_serving(self.sanitizing.carry_on)
         self._tick = self._clock.call_later(_TICK_S, self._ticked)
 
     async def close(self) -> bool:
@@ -183,6 +195,7 @@ class Engine:
         if self._tick is not None:
             self._tick.cancel()
         await self.scrubs.close()
+        await self.sanitizing.close()
         await self._membership.close()
         # Whoever still has the engine, if only in a cycle, is not to have so much memory with it.
         self._order.backlog.clear()
@@ -254,22 +267,11 @@ class Engine:
 
     def loss_told(self) -> None:
         """Initiators have been told of it: an entry says so, that no later opening repeats it."""
-        tenure = self._membership.tenure
-        assert tenure is not None, "initiators are told by a volume that is open"
 
-        def message_of(seq: int, completed_seq: int) -> bytes:
-            told = volume_pb2.Operation(seq=seq, loss_told=volume_pb2.LossTold())
-            return tenure.entry(volume_pb2.Entry(operation=told), completed_seq)
-
-        def done(failure: Failure | None) -> None:
-            if failure is None:
-                self._events("loss_told", {})
-
-        def go() -> None:
+        def ordered() -> None:
             self._membership.loss_possible = False
-            self._order.operate(message_of, done)
 
-        self._gate.go_through(go, done)
+        self.operations.tell_loss(ordered)
 
     @property
     def size_bytes(self) -> int:
@@ -293,6 +295,8 @@ class Engine:
         report.snapshot_count = len(self.operations.snapshots)
         report.registrations = len(self.operations.reservations.registrations)
         report.reservation = self.operations.reservations.type
+        report.sanitization = self.sanitizing.now.state
+        report.sanitize_progress = self.sanitizing.progress
         if self.serving:
             report.properties.CopyFrom(self.operations.properties)
         report.last_seq = self._order.last_seq
@@ -327,6 +331,10 @@ class Engine:
         else:
             asyncio.get_running_loop().call_soon(finished, None, ())
 
+    def mapping(self, offset: int, length: int, stretches_max: int, done: MappingDone) -> None:
+        """As `Volume.mapping`."""
+        self.questions.tell_mapping(offset, length, stretches_max, done)
+
     def write(
         self,
         offset: int,
@@ -359,25 +367,7 @@ class Engine:
         """As `Volume.unmap`; parts of blocks are written with zeros."""
         self.counters.unmaps += 1
         finished = self._counted(self.counters.write_latency, done)
-        steps = [step for offset, length in extents for step in unmap_steps(offset, length)]
-        left = len(steps) + 1
-        failure: Failure | None = None
-
-        def step_done(error: Failure | None) -> None:
-            nonlocal left, failure
-            left -= 1
-            failure = failure or error
-            if not left:
-                finished(failure)
-
-        for offset, length, whole in steps:
-            if whole:
-                first, count = offset // BLOCK_BYTES, length // BLOCK_BYTES
-                self._placing.unmap(first, count, durable, step_done)
-            else:
-                self.counters.merges += 1
-                self._merger.write(offset, [bytes(length)], durable, step_done)
-        asyncio.get_running_loop().call_soon(step_done, None)
+        self.counters.merges += self._placing.discard(extents, durable, finished)
 
     def reserve(self, change: ChangeReservations, done: Done) -> None:
         """As `Volume.reserve`; none are kept where a daemon's version does not know them."""
@@ -385,6 +375,15 @@ class Engine:
             _later(done)(Failure.BUSY)
         else:
             self.operations.reserve(change, _later(done))
+
+    def sanitize(self, wanted: volume_pb2.Sanitization | None, waits: bool, done: Done) -> None:
+        """As `Volume.sanitize`; nothing is begun where a daemon's version does not know it."""
+        if self._too_old("sanitization"):
+            _later(done)(Failure.BUSY)
+        elif wanted is not None:
+            self.sanitizing.begin(wanted, waits, _later(done))
+        else:
+            self.sanitizing.leave_failure(_later(done))
 
     def confirm(self, done: Done) -> None:
         """As `Volume.confirm`."""

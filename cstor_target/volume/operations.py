@@ -15,7 +15,7 @@ from cstor_core.clock import Clock
 from cstor_core.errors import InputError, UnavailableError, UnknownSnapshotError
 from cstor_core.generated.cstor.v1 import replica_pb2, volume_pb2
 from cstor_core.limits import SIZE_BYTES_MAX, SNAPSHOT_NAME_BYTES_MAX, SNAPSHOTS_MAX
-from cstor_core.properties import has_write_cache, set_property
+from cstor_core.properties import has_write_cache, is_thin, set_property
 from cstor_core.units import BLOCK_BYTES, format_size
 from cstor_target.volume.backing import ChangeReservations, Done, Failure
 from cstor_target.volume.events import EventSink
@@ -27,6 +27,7 @@ _WEAKER = {
     "write_cache": True,
     "read_only": False,
     "removable": True,
+    "thin": True,
 }
 """The value of each property that promises less."""
 WhenPossible = Callable[[Callable[[], None], Done], None]
@@ -67,6 +68,8 @@ class Operations:
         """Where that is in the order, if this target has ordered it."""
         self.reservations = volume_pb2.Reservations()
         """When all that has been ordered is done."""
+        self.sanitization = volume_pb2.Sanitization()
+        """The same."""
         self.on_used: Callable[[volume_pb2.VolumeProperties], None] = lambda properties: None
         """Told which properties hold for commands from now on."""
         self.on_properties: Callable[[], None] = lambda: None
@@ -82,8 +85,10 @@ class Operations:
         self.size_bytes = self._ordered_bytes = report.size_bytes
         self._snapshots = {snapshot.name: snapshot for snapshot in report.snapshots}
         self.reservations = report.reservations
+        self.sanitization = report.sanitization
         self._set.CopyFrom(report.properties)
         self._set.write_cache = has_write_cache(report.identity, report.properties)
+        self._set.thin = is_thin(report.properties)
         self._use(self._set)
 
     @property
@@ -114,7 +119,7 @@ class Operations:
             )
 
         def ordered(operation: volume_pb2.Operation) -> bool:
-            if name in self._snapshots:
+            if name in self._snapshots or self.sanitization.state:
                 return False
             created_unix_s = int(self._clock.wall())
             operation.create_snapshot.name = name
@@ -129,6 +134,10 @@ class Operations:
 
         if await self._order_operation(ordered):
             self._events("snapshot_created", {"snapshot": name})
+        if name not in self._snapshots:
+            raise UnavailableError(
+                "the volume is being sanitized, or that has failed: 'cstor volume show' says which"
+            )
         return self._snapshots[name]
 
     async def delete_snapshot(self, name: str) -> None:
@@ -228,20 +237,51 @@ class Operations:
     def reserve(self, change: ChangeReservations, done: Done) -> None:
         """As `Volume.reserve`: commands that came before have their places, locks aside."""
 
-        def go() -> None:
-            if self._when_unlocked(go):
-                return
-            tenure = self._tenure
-            assert tenure is not None, "there is a quorum only where the volume is open"
+        def ordered(operation: volume_pb2.Operation) -> bool:
             reservations = change()
             if reservations is None:
-                self._when_so(done)
-                return
+                return False
             self.reservations = reservations
-            operation = volume_pb2.Operation(
-                seq=self._order.last_seq + 1, set_reservations=reservations
-            )
-            self._operate(tenure, operation, done)
+            operation.set_reservations.CopyFrom(reservations)
+            return True
+
+        self._order_behind_all(ordered, done)
+
+    def set_sanitization(
+        self, change: Callable[[], volume_pb2.Sanitization | None], done: Done
+    ) -> None:
+        """Keep what becomes of a SANITIZE, which `change` gives at its place in the order; None
+        where that stays as it is.
+        """
+
+        def ordered(operation: volume_pb2.Operation) -> bool:
+            sanitization = change()
+            if sanitization is None:
+                return False
+            self.sanitization = sanitization
+            operation.set_sanitization.CopyFrom(sanitization)
+            return True
+
+        self._order_behind_all(ordered, done)
+
+    def tell_loss(self, ordered: Callable[[], None]) -> None:
+        """Have an entry say that initiators have been told what may be gone; `ordered` is called
+        when it has its place.
+        """
+        tenure = self._tenure
+        assert tenure is not None, "initiators are told by a volume that is open"
+
+        def message_of(seq: int, completed_seq: int) -> bytes:
+            told = volume_pb2.Operation(seq=seq, loss_told=volume_pb2.LossTold())
+            return tenure.entry(volume_pb2.Entry(operation=told), completed_seq)
+
+        def done(failure: Failure | None) -> None:
+            if failure is None:
+                self._events("loss_told", {})
+
+        def go() -> None:
+            ordered()
+            self._order.operate(message_of, done)
 
         self._when_possible(go, done)
 
@@ -324,6 +364,24 @@ class Operations:
                 "ordered: ask again"
             )
         return is_ordered
+
+    def _order_behind_all(
+        self, ordered: Callable[[volume_pb2.Operation], bool], done: Done
+    ) -> None:
+        """As `_order_operation`, behind all commands that came before, locks aside."""
+
+        def go() -> None:
+            if self._when_unlocked(go):
+                return
+            tenure = self._tenure
+            assert tenure is not None, "there is a quorum only where the volume is open"
+            operation = volume_pb2.Operation(seq=self._order.last_seq + 1)
+            if ordered(operation):
+                self._operate(tenure, operation, done)
+            else:
+                self._when_so(done)
+
+        self._when_possible(go, done)
 
     def _operate(
         self,

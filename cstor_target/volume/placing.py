@@ -15,7 +15,7 @@ from cstor_core.generated.cstor.v1 import volume_pb2
 from cstor_core.units import BLOCK_BYTES
 from cstor_target.volume.backing import Buffer, Done, Failure
 from cstor_target.volume.gate import Gate
-from cstor_target.volume.merging import Merger, ReadBlocks, whole_block_pieces
+from cstor_target.volume.merging import Merger, ReadBlocks, unmap_steps, whole_block_pieces
 from cstor_target.volume.order import Order
 from cstor_target.volume.room import Room
 from cstor_target.volume.roster import Roster
@@ -44,11 +44,24 @@ class Placing:
         self._kick = kick
         self._is_durable = False
         self._is_read_only = False
+        self._is_sanitizing = False
+        self._refusal: Failure | None = None
+        """With what everything that changes blocks ends."""
 
     def use(self, properties: volume_pb2.VolumeProperties) -> None:
         """What holds for commands from now on."""
         self._is_durable = not properties.write_cache
         self._is_read_only = properties.read_only
+        self._refuse()
+
+    def sanitizes(self, is_sanitizing: bool) -> None:
+        """Whether nobody may change blocks but who sanitizes them."""
+        self._is_sanitizing = is_sanitizing
+        self._refuse()
+
+    def _refuse(self) -> None:
+        sanitizing = Failure.SANITIZING if self._is_sanitizing else None
+        self._refusal = Failure.READ_ONLY if self._is_read_only else sanitizing
 
     def write(
         self, first: int, data: Sequence[Buffer], durable: bool, done: Done, is_atomic: bool
@@ -62,8 +75,8 @@ class Placing:
         count = sum(map(len, pieces)) // BLOCK_BYTES
         if self.merger.wait(first, count, again):
             return
-        if self._is_read_only:
-            _fail_soon(done, Failure.READ_ONLY)
+        if (refusal := self._refusal) is not None:
+            _fail_soon(done, refusal)
         elif self._room.has(count * BLOCK_BYTES):
             self._order.write(first, count, pieces, durable or self._is_durable, done)
             if is_atomic:
@@ -76,10 +89,34 @@ class Placing:
         again = partial(self.unmap, first, count, durable, done)
         if not self._gate.is_open:
             self._gate.go_through(again, done)
-        elif self._is_read_only:
-            _fail_soon(done, Failure.READ_ONLY)
+        elif (refusal := self._refusal) is not None:
+            _fail_soon(done, refusal)
         elif not self.merger.wait(first, count, again):
             self._order.unmap(first, count, durable or self._is_durable, done)
+
+    def discard(self, extents: Sequence[tuple[int, int]], durable: bool, done: Done) -> int:
+        """Discard (byte offset, byte length) extents; parts of blocks are written with zeros.
+
+        Returns how many of these there are.
+        """
+        steps = [step for offset, length in extents for step in unmap_steps(offset, length)]
+        left = len(steps) + 1
+        failure: Failure | None = None
+
+        def step_done(error: Failure | None) -> None:
+            nonlocal left, failure
+            left -= 1
+            failure = failure or error
+            if not left:
+                done(failure)
+
+        for offset, length, whole in steps:
+            if whole:
+                self.unmap(offset // BLOCK_BYTES, length // BLOCK_BYTES, durable, step_done)
+            else:
+                self.merger.write(offset, [bytes(length)], durable, step_done)
+        asyncio.get_running_loop().call_soon(step_done, None)
+        return sum(not whole for _, _, whole in steps)
 
     def flush(self, done: Done) -> None:
         """Have all that has its place be durable."""
@@ -101,8 +138,8 @@ class Placing:
             if not self._roster.has_quorum:
                 self._gate.go_through(go, failed)
                 return
-            if self._is_read_only:
-                _fail_soon(failed, Failure.READ_ONLY)
+            if (refusal := self._refusal) is not None:
+                _fail_soon(failed, refusal)
                 return
             if not self._room.has(len(data)):
                 _fail_soon(failed, Failure.SPACE)

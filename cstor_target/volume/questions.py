@@ -1,5 +1,5 @@
-"""What a target asks its members about and hands on: what differs between snapshots, and what their
-pools hold.
+"""What a target asks its members about and hands on: what differs between snapshots, which blocks
+are mapped, and what their pools hold.
 
 What differs is the same for every member that holds the entries that it is about, so one is asked,
 and the next where that one fails.  Blocks that have been told stay told: whoever goes on for
@@ -16,6 +16,9 @@ from contextlib import aclosing
 from cstor_core.errors import CstorError, UnavailableError
 from cstor_core.generated.cstor.v1 import control_pb2, replica_pb2, volume_pb2
 from cstor_core.units import BLOCK_BYTES
+from cstor_target.volume.awaiting import answer_of
+from cstor_target.volume.backing import Failure, MappingDone
+from cstor_target.volume.lease import Lease
 from cstor_target.volume.members import Member
 from cstor_target.volume.operations import Operations
 from cstor_target.volume.order import Order
@@ -29,12 +32,21 @@ class Questions:
     """Of one volume."""
 
     def __init__(
-        self, roster: Roster, order: Order, operations: Operations, identity: Identity
+        self,
+        roster: Roster,
+        order: Order,
+        operations: Operations,
+        lease: Lease,
+        identity: Identity,
     ) -> None:
         self._roster = roster
         self._order = order
         self._operations = operations
+        self._lease = lease
         self._identity = identity
+        self._telling: set[asyncio.Task[None]] = set()
+        self.on_defect: Callable[[BaseException], None] = lambda error: None
+        """Told of an error that nobody expected."""
 
     async def compare_snapshots(
         self, older: str, newer: str
@@ -55,13 +67,58 @@ class Questions:
             volume_uuid=identity.volume_uuid, older=older, newer=newer
         )
         extents = Extents()
-        async with aclosing(self._told(request, compared, extents)) as answers:
+        async with aclosing(self._told(request, compared)) as answers:
             async for told in answers:
-                yield told
+                if found := extents.add(told):
+                    yield control_pb2.CompareSnapshotsResponse(extents=found)
         if self._compared(older, newer) != compared:
             raise UnavailableError("what was compared has changed meanwhile: ask again")
         if left := extents.rest():
             yield control_pb2.CompareSnapshotsResponse(extents=left)
+
+    async def mapping(self, first: int, count: int, stretches_max: int) -> list[tuple[bool, int]]:
+        """Which of so many blocks are mapped, as (mapped?, blocks) from the first one on.
+
+        There are at most so many stretches, which may end before the last block.  All that was
+        acknowledged before is in it.  Raises UnavailableError as `compare_snapshots`.
+        """
+        identity = self._identity()
+        assert identity is not None, "only a volume that is open is asked for its mapping"
+        request = replica_pb2.DiffSnapshotsRequest(volume_uuid=identity.volume_uuid, block=first)
+        extents = Extents(first)
+        found: list[control_pb2.SnapshotExtent] = []
+        async with aclosing(self._told(request, ())) as answers:
+            async for told in answers:
+                found += extents.add(told)
+                if len(found) > stretches_max:
+                    return _stretches(found, first, first + count)[:stretches_max]
+        found += extents.rest()
+        end = control_pb2.SnapshotExtent(offset_bytes=(first + count) * BLOCK_BYTES)
+        return _stretches([*found, end], first, first + count)[:stretches_max]
+
+    def tell_mapping(self, offset: int, length: int, stretches_max: int, done: MappingDone) -> None:
+        """As `Volume.mapping`."""
+        task = asyncio.ensure_future(self._tell_mapping(offset, length, stretches_max, done))
+        self._telling.add(task)
+        task.add_done_callback(self._told_mapping)
+
+    def _told_mapping(self, task: asyncio.Task[None]) -> None:
+        self._telling.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.on_defect(error)
+
+    async def _tell_mapping(
+        self, offset: int, length: int, stretches_max: int, done: MappingDone
+    ) -> None:
+        first, end = offset // BLOCK_BYTES, -(-(offset + length) // BLOCK_BYTES)
+        try:
+            found = await self.mapping(first, end - first, stretches_max)
+        except UnavailableError:
+            done(Failure.BUSY, ())
+            return
+        # Another target may serve the volume by now, and have changed it.
+        failure = await answer_of(self._lease.when_held)
+        done(failure, () if failure else _clipped(found, offset % BLOCK_BYTES, length))
 
     async def list_pools(self) -> list[control_pb2.PoolReport]:
         """What the pools hold that members and learners are in; those that do not answer say why.
@@ -78,16 +135,15 @@ class Questions:
         return await asyncio.gather(*map(_pool_of, members))
 
     async def _told(
-        self, request: replica_pb2.DiffSnapshotsRequest, compared: Sequence[int], extents: Extents
-    ) -> AsyncGenerator[control_pb2.CompareSnapshotsResponse]:
-        """What one member tells, or as many as it takes."""
+        self, request: replica_pb2.DiffSnapshotsRequest, compared: Sequence[int]
+    ) -> AsyncGenerator[Iterable[replica_pb2.BlockExtent]]:
+        """What one member tells, or as many as it takes: whoever comes next begins anew."""
         reasons = []
-        for member in self._holding(max(self._order.completed_seq, *compared)):
+        for member in self._holding(max((self._order.completed_seq, *compared))):
             try:
                 async with aclosing(member.link.diff_snapshots(request)) as answers:
                     async for answer in answers:
-                        if found := extents.add(answer.extents):
-                            yield control_pb2.CompareSnapshotsResponse(extents=found)
+                        yield answer.extents
             except CstorError as error:
                 reasons.append(f"{member.name}: {error}")
             else:
@@ -136,8 +192,9 @@ async def _pool_of(member: Member) -> control_pb2.PoolReport:
 class Extents:
     """Extents in ascending order of block, in bytes, as they come from one member or several."""
 
-    def __init__(self) -> None:
-        self._begin = self._end = 0
+    def __init__(self, first: int = 0) -> None:
+        """Of those before the first block nothing is kept."""
+        self._begin = self._end = first
         self._hole = False
 
     def add(self, extents: Iterable[replica_pb2.BlockExtent]) -> list[control_pb2.SnapshotExtent]:
@@ -165,3 +222,37 @@ class Extents:
         )
         self._begin = self._end
         return [extent]
+
+
+def _stretches(
+    extents: Iterable[control_pb2.SnapshotExtent], first: int, end: int
+) -> list[tuple[bool, int]]:
+    """The blocks between two, as far as the extents tell: (mapped?, blocks) in turns."""
+    found: list[tuple[bool, int]] = []
+
+    def add(is_mapped: bool, upto: int) -> None:
+        nonlocal first
+        count = min(upto, end) - first
+        if count > 0:
+            before = found.pop()[1] if found and found[-1][0] is is_mapped else 0
+            found.append((is_mapped, before + count))
+            first += count
+
+    for extent in extents:
+        begin = extent.offset_bytes // BLOCK_BYTES
+        add(False, begin)
+        add(not extent.hole, begin + extent.length_bytes // BLOCK_BYTES)
+    return found
+
+
+def _clipped(
+    stretches: Iterable[tuple[bool, int]], skip: int, length: int
+) -> list[tuple[bool, int]]:
+    """Stretches of blocks as stretches of bytes, without the first so many, and not beyond."""
+    found = []
+    for is_mapped, blocks in stretches:
+        size = min(blocks * BLOCK_BYTES - skip, length)
+        skip, length = 0, length - size
+        if size > 0:
+            found.append((is_mapped, size))
+    return found

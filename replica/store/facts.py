@@ -127,6 +127,11 @@ class StoreFacts:
         return self._parts.standing.operations.reservations
 
     @property
+    def sanitization(self) -> volume_pb2.Sanitization:
+        """What SANITIZE has begun and not ended, or that it has failed."""
+        return self._parts.standing.operations.sanitization
+
+    @property
     def deleted(self) -> bool:
         """Whether the volume has been deleted, and nobody is to serve it any more."""
         return self._parts.standing.operations.deleted

@@ -66,6 +66,7 @@ class Operations:
         "member_by",
         "properties",
         "reservations",
+        "sanitization",
         "size_bytes",
         "snapshots",
     )
@@ -86,6 +87,7 @@ class Operations:
         self.properties = volume_pb2.VolumeProperties()
         """What has been set."""
         self.reservations = volume_pb2.Reservations()
+        self.sanitization = volume_pb2.Sanitization()
         self.deleted = False
         """The volume has been deleted: nobody is to serve it any more."""
         self.learner = False
@@ -120,12 +122,7 @@ class Operations:
             case "revert":
                 self._check_name(operation.revert.name)
             case "resize":
-                size_bytes = operation.resize.size_bytes
-                if size_bytes < self.size_bytes or size_bytes % BLOCK_BYTES:
-                    raise ProtocolError(
-                        f"a volume of {self.size_bytes} bytes cannot get {size_bytes}: "
-                        f"it only grows, by multiples of {BLOCK_BYTES}"
-                    )
+                self._check_size(operation.resize.size_bytes)
             case "loss_told":
                 pass
             case "set_property":
@@ -140,6 +137,9 @@ class Operations:
                     raise ProtocolError(
                         f"there are {count} registrations, and at most {REGISTRATIONS_MAX} may be"
                     )
+            case "set_sanitization":
+                if operation.set_sanitization.state not in volume_pb2.SanitizationState.values():
+                    raise ProtocolError("a sanitization is in a state that this version knows not")
             case _:
                 raise ProtocolError("an operation is of a kind that this version does not know")
 
@@ -171,6 +171,8 @@ class Operations:
                 self.deleted = True
             case "set_reservations":
                 self.reservations.CopyFrom(operation.set_reservations)
+            case "set_sanitization":
+                self.sanitization.CopyFrom(operation.set_sanitization)
 
     def forget(self, destroyed: Sequence[Hidden]) -> None:
         """What only these needed has been freed."""
@@ -192,6 +194,7 @@ class Operations:
             last_seq=self.last_seq,
             properties=self.properties,
             reservations=self.reservations,
+            sanitization=self.sanitization,
             deleted=self.deleted,
             learner=self.learner,
             member_by=None if by is None else reign_message(by),
@@ -214,6 +217,7 @@ class Operations:
         operations.last_seq = found.last_seq
         operations.properties.CopyFrom(found.properties)
         operations.reservations.CopyFrom(found.reservations)
+        operations.sanitization.CopyFrom(found.sanitization)
         operations.deleted = found.deleted
         operations.learner = found.learner
         if found.HasField("member_by"):
@@ -227,6 +231,13 @@ class Operations:
                 one.name, one.seq, one.created_unix_s, View.of(one.ranges), one.size_bytes
             )
         return operations
+
+    def _check_size(self, size_bytes: int) -> None:
+        if size_bytes < self.size_bytes or size_bytes % BLOCK_BYTES:
+            raise ProtocolError(
+                f"a volume of {self.size_bytes} bytes cannot get {size_bytes}: "
+                f"it only grows, by multiples of {BLOCK_BYTES}"
+            )
 
     def _check_name(self, name: str) -> None:
         if name not in self.snapshots:

@@ -254,14 +254,16 @@ class Reader:
             parts.reclaimer.end_read(ticket)
         return self._verified(rows, data)
 
-    async def changes(self, older: View | None, newer: View) -> AsyncIterator[Rows]:
+    async def changes(
+        self, older: View | None, newer: View, first_block: int = 0
+    ) -> AsyncIterator[Rows]:
         """The rows of a view where it has other data than an older one, ascending by block.
 
         Those without data are holes; one with seq 0 is of a block that the view has never seen.
         """
         views = [newer] if older is None else [newer, older]
         try:
-            async for rows in self._parts.block_map.scan(0, views):
+            async for rows in self._parts.block_map.scan(first_block, views):
                 now = first_seen(rows, newer)
                 before = NO_ROWS if older is None else first_seen(rows, older)
                 found = changed(before, now)

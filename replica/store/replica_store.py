@@ -252,7 +252,9 @@ class ReplicaStore(StoreFacts):
         snapshots = self._parts.standing.operations.snapshots.values()
         return [snapshot.view for snapshot in snapshots]
 
-    def changes(self, older: str | None, newer: str | None) -> AsyncIterator[Rows]:
+    def changes(
+        self, older: str | None, newer: str | None, first_block: int = 0
+    ) -> AsyncIterator[Rows]:
         """What differs between two snapshots: the newer one's rows, ascending by block.
 
         A row without data is a hole there.  None stands for an empty volume as the older one, and
@@ -261,6 +263,7 @@ class ReplicaStore(StoreFacts):
         return self._reader.changes(
             None if older is None else self._snapshot(older).view,
             self._parts.standing.operations.head if newer is None else self._snapshot(newer).view,
+            first_block,
         )
 
     def _snapshot(self, name: str) -> Snapshot:

@@ -15,8 +15,8 @@ from replica.store.operations import Hidden, Operations
 
 UNKNOWN = Reign(0, 0)
 """Some entry, in whatever history: what an earlier one said of it counts for good."""
-_WITHOUT_A_LAYER = frozenset(("loss_told", "set_reservations"))
-"""No block looks different behind these, and the latter may come often."""
+_WITHOUT_A_LAYER = frozenset(("loss_told", "set_reservations", "set_sanitization"))
+"""No block looks different behind these, and reservations may come often."""
 
 
 class Standing:

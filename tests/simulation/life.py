@@ -118,9 +118,7 @@ class Life:
         if self._healed_s and not self.deeds.too_much:
             broken += await self.deeds.scrubbing.look()
         await asyncio.sleep(max(LIFE_S, self._healed_s + FLOWS_S) - self._loop.time())
-        while self._healed_s and self._flows() and self._loop.time() < self._healed_s + FLOWS_S_MAX:
-            await asyncio.sleep(0.5)
-        broken += self._flows()
+        broken += await self._flows_at_last()
         if self._healed_s:
             self._rules.ends(self.clients.targets)
         self.clients.is_over = True
@@ -263,6 +261,14 @@ class Life:
             if not serves and not target.reason:
                 broken.append(f"{target.name} is shut and does not say why: {why}")
         return broken
+
+    async def _flows_at_last(self) -> list[str]:
+        """As `_flows`, for as long as it may take."""
+        while self._loop.time() < self._healed_s + FLOWS_S_MAX:
+            if not self._flows():
+                return []
+            await asyncio.sleep(0.5)
+        return self._flows()
 
     def _flows(self) -> list[str]:
         """Commands are answered again, where W are in sync; none is where they cannot be."""

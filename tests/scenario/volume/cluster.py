@@ -463,9 +463,10 @@ class Target:
             task.cancel()
         if self.engine._tick is not None:
             self.engine._tick.cancel()
-        for scrubbing in (self.engine.scrubs._task, self.engine.scrubs._by_the_clock):
-            if scrubbing is not None:
-                scrubbing.cancel()
+        scrubs = self.engine.scrubs
+        for other in (scrubs._task, scrubs._by_the_clock, self.engine.sanitizing._task):
+            if other is not None:
+                other.cancel()
 
     @property
     def status(self) -> control_pb2.VolumeStatus.ValueType:

@@ -40,6 +40,7 @@ class Disk:
     loss_possible: bool = False
     properties: volume_pb2.VolumeProperties = field(default_factory=volume_pb2.VolumeProperties)
     reservations: volume_pb2.Reservations = field(default_factory=volume_pb2.Reservations)
+    sanitization: volume_pb2.Sanitization = field(default_factory=volume_pb2.Sanitization)
     deleted: bool = False
     reverted: bool = False
     learner: bool = False
@@ -87,6 +88,8 @@ class Disk:
                 self.deleted = True
             case "set_reservations":
                 self.reservations.CopyFrom(operation.set_reservations)
+            case "set_sanitization":
+                self.sanitization.CopyFrom(operation.set_sanitization)
             case kind:
                 raise AssertionError(kind)
 
@@ -95,6 +98,7 @@ class Disk:
         return replica_pb2.ReplicaReport(
             properties=self.properties,
             reservations=self.reservations,
+            sanitization=self.sanitization,
             deleted=self.deleted,
             reverted=self.reverted,
             learner=self.learner,
@@ -117,7 +121,7 @@ class Disk:
         for name in filter(None, (older, newer)):
             if name not in self.snapshots:
                 raise InputError(f"there is no snapshot {name!r} here")
-        before = self.snapshots[older][1]
+        before = self.snapshots[older][1] if older else {}
         after = self.snapshots[newer][1] if newer else self.blocks
         nothing = Held((0, 0), None)
         both = [
@@ -139,6 +143,7 @@ class Disk:
         self.properties, self.deleted = volume_pb2.VolumeProperties(), other.deleted
         self.properties.CopyFrom(other.properties)
         self.reservations.CopyFrom(other.reservations)
+        self.sanitization.CopyFrom(other.sanitization)
         self.take(other.configuration)
         self.rebuilding = False
         self.tail.clear()

@@ -37,6 +37,8 @@ def test_properties_are_held_by_all_and_known_to_the_next_target() -> None:
             volume_pb2.PropertySetting(read_only=True),
             OFF,
             OFF,
+            volume_pb2.PropertySetting(thin=True),
+            volume_pb2.PropertySetting(thin=False),
         ):
             await operations.set_property(setting)
         told = [facts for name, facts in cluster.events if name == "property_set"]
@@ -44,6 +46,7 @@ def test_properties_are_held_by_all_and_known_to_the_next_target() -> None:
             "delete-protection",
             "read-only",
             "write-cache",
+            "thin",
         ]
         assert await target.write(0, block_of(1)) is Failure.READ_ONLY
         assert await target.unmap(0, 4096) is Failure.READ_ONLY

@@ -17,7 +17,15 @@ from cstor_target.residuals import data_out_bytes
 from cstor_target.scsi.geometry import Geometry
 from cstor_target.scsi.identity import Identity
 from cstor_target.scsi.target_device import TargetDevice
-from cstor_target.volume.backing import Buffer, Change, ChangeReservations, Done, Failure, ReadDone
+from cstor_target.volume.backing import (
+    Buffer,
+    Change,
+    ChangeReservations,
+    Done,
+    Failure,
+    MappingDone,
+    ReadDone,
+)
 from tests.unit.iscsi.trace import INITIATOR, TARGET, Answer, Initiator, Process, joined
 
 SIZE = 1 << 20
@@ -68,6 +76,12 @@ class SlowVolume:
 
     def reserve(self, change: ChangeReservations, done: Done) -> None:
         self.reservations = change() or self.reservations
+        self.pending.append(done)
+
+    def mapping(self, offset: int, length: int, stretches_max: int, done: MappingDone) -> None:
+        self.pending.append(lambda failure: done(failure, [(True, length)]))
+
+    def sanitize(self, wanted: volume_pb2.Sanitization | None, waits: bool, done: Done) -> None:
         self.pending.append(done)
 
     def confirm(self, done: Done) -> None:

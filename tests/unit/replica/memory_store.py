@@ -56,6 +56,7 @@ class MemoryStore:
         self.learner, self.member_by = False, None
         self.properties = volume_pb2.VolumeProperties()
         self.reservations = volume_pb2.Reservations()
+        self.sanitization = volume_pb2.Sanitization()
         self.deleted = False
         self.size_bytes = blocks * BLOCK_BYTES
         self.max_copied_seq = 0

@@ -9,7 +9,11 @@ from cstor_core.generated.cstor.v1 import volume_pb2
 from cstor_target.scsi.completion import finish, finish_read
 from cstor_target.scsi.geometry import Geometry
 from cstor_target.scsi.identity import Identity
+from cstor_target.scsi.logical_unit import LogicalUnit
+from cstor_target.scsi.parameters import Parameters
 from cstor_target.scsi.requests import (
+    Elsewhere,
+    Map,
     Outcome,
     Read,
     Request,
@@ -38,17 +42,20 @@ class RamDisk:
         *,
         logical_block_bytes: int = 512,
         write_cache: bool = True,
+        volume_uuid: UUID = VOLUME_UUID,
     ) -> None:
         self.held = bytearray(size_bytes)
         self.asked: list[Request] = []
         self.reservations = volume_pb2.Reservations()
         """What the volume keeps of them."""
+        self.peers: dict[LogicalUnit, RamDisk] = {}
+        """Other disks of the same process."""
         self.failure: Failure | None = None
         self.fail_after = 0
         self.device = TargetDevice(
-            Identity(VOLUME_UUID, TARGET_NAME, "0.1.0"),
+            Identity(volume_uuid, TARGET_NAME, "0.1.0"),
             Geometry(lambda: len(self.held), logical_block_bytes),
-            write_cache=write_cache,
+            Parameters(write_cache=write_cache),
         )
 
     def run(
@@ -72,6 +79,8 @@ class RamDisk:
     def _carry_out(self, request: Request) -> Step:
         self.asked.append(request)
         failure = self.failure if len(self.asked) > self.fail_after else None
+        if isinstance(request, Elsewhere):
+            return self.peers[request.unit]._carry_out(request.request)
         if isinstance(request, Read):
             end = request.offset + request.length
             assert 0 < request.length <= end <= len(self.held)
@@ -79,6 +88,9 @@ class RamDisk:
             middle = request.offset + request.length // 2
             data = [self.held[request.offset : middle], self.held[middle:end]]
             return finish_read(request, failure, () if failure else data)
+        if isinstance(request, Map):
+            assert 0 < request.length <= len(self.held) - request.offset
+            return request.finish(failure, () if failure else self._mapping(request))
         if isinstance(request, Write) and failure is None:
             data_out = b"".join(request.data)
             assert 0 < len(data_out) <= len(self.held) - request.offset
@@ -100,6 +112,15 @@ class RamDisk:
                 self.held[offset : offset + length] = bytes(length)
         assert not isinstance(request, Read)
         return finish(request, failure)
+
+    def _mapping(self, request: Map) -> list[tuple[bool, int]]:
+        """Sectors that are not zeros are mapped."""
+        runs: list[tuple[bool, int]] = []
+        for at in range(request.offset, request.offset + request.length, 512):
+            is_mapped = any(self.held[at : at + 512])
+            length = runs.pop()[1] if runs and runs[-1][0] is is_mapped else 0
+            runs.append((is_mapped, length + 512))
+        return runs[: request.stretches_max]
 
 
 def sense_of(outcome: Outcome) -> Sense:

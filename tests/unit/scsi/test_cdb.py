@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cstor_target.scsi import cdb, cdb_reservations
+from cstor_target.scsi import cdb, cdb_copy, cdb_reservations
 from cstor_target.scsi.cdb_layout import Cdb
 from cstor_target.scsi.command import Command
 from cstor_target.scsi.commands import COMMANDS
@@ -22,7 +22,8 @@ def test_length_is_that_of_the_group_code(command: Command) -> None:
 def test_every_declared_cdb_is_in_the_table_once() -> None:
     declared = [
         value
-        for value in (*vars(cdb).values(), *vars(cdb_reservations).values())
+        for module in (cdb, cdb_copy, cdb_reservations)
+        for value in vars(module).values()
         if isinstance(value, Cdb)
     ]
     assert sorted(one.name for one in declared) == sorted(one.layout.name for one in COMMANDS)

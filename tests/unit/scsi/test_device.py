@@ -123,7 +123,7 @@ def test_lun_0_is_known_in_both_addressing_methods() -> None:
     assert RamDisk().run(TEST_UNIT_READY, lun=0x4000 << 48).status is Status.GOOD
 
 
-@pytest.mark.parametrize("operation_code", [0x05, 0x7F, 0x83, 0x9D, 0xC0, 0xFF])
+@pytest.mark.parametrize("operation_code", [0x05, 0x7F, 0x87, 0x9D, 0xC0, 0xFF])
 def test_an_unknown_operation_code_is_refused(operation_code: int) -> None:
     outcome = RamDisk().run(bytes([operation_code]).ljust(16, b"\0"))
     assert sense_of(outcome) is Sense.INVALID_COMMAND_OPERATION_CODE

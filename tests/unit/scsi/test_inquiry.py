@@ -26,7 +26,7 @@ def test_standard_data_name_vendor_product_and_revision() -> None:
     assert data[2] == 6
     assert data[3] == 0x12
     assert data[4] == len(data) - 5
-    assert data[5] == 0x10
+    assert data[5] == 0x18
     assert data[7] == 0x02
     assert data[8:36] == b"OPENEBS cStor           0.1 "
 
@@ -61,7 +61,7 @@ def test_an_unknown_page_is_refused() -> None:
 def test_every_listed_page_exists_and_says_its_length() -> None:
     disk = RamDisk()
     listed = vpd(disk, 0x00)[4:]
-    assert listed == bytes([0x00, 0x80, 0x83, 0x86, 0xB0, 0xB1, 0xB2])
+    assert listed == bytes([0x00, 0x80, 0x83, 0x86, 0x8F, 0xB0, 0xB1, 0xB2])
     for page_code in listed:
         page = vpd(disk, page_code, 0xFFFF)
         assert page[1] == page_code
@@ -112,7 +112,7 @@ def test_identification_names_unit_port_and_target() -> None:
 def test_block_limits_are_finite(block_bytes: int) -> None:
     page = vpd(RamDisk(logical_block_bytes=block_bytes), 0xB0)
     assert len(page) == 64
-    assert page[4] == 1
+    assert page[4] == 0
     assert page[5] == 255
     assert number(page, 6, 7) == 4096 // block_bytes
     assert number(page, 8, 11) == 8 * 1024 * 1024 // block_bytes
@@ -131,6 +131,7 @@ def test_the_medium_does_not_rotate() -> None:
     page = vpd(RamDisk(), 0xB1)
     assert len(page) == 64
     assert number(page, 4, 5) == 1
+    assert page[7] == 0x40
 
 
 def test_provisioning_is_thin_and_unmapped_blocks_read_zeros() -> None:

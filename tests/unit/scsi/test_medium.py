@@ -7,6 +7,7 @@ import pytest
 from cstor_target.scsi import cdb
 from cstor_target.scsi.cdb_layout import Cdb
 from cstor_target.scsi.commands import COMMANDS
+from cstor_target.scsi.parameters import Parameters
 from cstor_target.scsi.requests import Flush, Status
 from cstor_target.scsi.sense import Sense
 from cstor_target.volume.backing import Failure
@@ -15,7 +16,7 @@ from tests.unit.scsi.ram_disk import RamDisk, field_of, sense_of
 EJECT = cdb.START_STOP_UNIT.build(loej=1)
 LOAD = cdb.START_STOP_UNIT.build(loej=1, start=1)
 READY = cdb.TEST_UNIT_READY.build()
-WITHOUT = frozenset(bytes.fromhex("03 12 15 16 17 1a 1b 1e 55 56 57 5a 5e 5f 9e a0 a3"))
+WITHOUT = frozenset(bytes.fromhex("03 12 15 16 17 1a 1b 1e 4d 55 56 57 5a 5e 5f 83 84 9e a0 a3"))
 """Operation codes that need no medium; of 9E one of the service actions does."""
 
 
@@ -24,7 +25,7 @@ def removable() -> RamDisk:
     for nexus in ("n", "other"):
         disk.device.nexus_established(nexus)
         disk.run(READY, b"", nexus)
-    disk.device.parameters_changed(write_cache=True, read_only=False, removable=True)
+    disk.device.parameters_changed(Parameters(is_removable=True))
     for nexus in ("n", "other"):
         assert sense_of(disk.run(READY, b"", nexus)) is Sense.INQUIRY_DATA_HAS_CHANGED
         assert disk.run(READY, b"", nexus).status is Status.GOOD
@@ -122,7 +123,7 @@ def test_whoever_wants_it_to_stay_while_it_is_being_ejected_is_heard() -> None:
 def test_what_is_not_removable_any_more_is_there() -> None:
     disk = removable()
     disk.good(EJECT)
-    disk.device.parameters_changed(write_cache=True, read_only=False, removable=False)
+    disk.device.parameters_changed(Parameters())
     assert sense_of(disk.run(READY)) is Sense.INQUIRY_DATA_HAS_CHANGED
     assert disk.run(READY).status is Status.GOOD
     outcome = disk.run(EJECT)

@@ -14,7 +14,8 @@ from cstor_target.scsi.geometry import (
     UNMAP_DESCRIPTORS_MAX,
     WRITE_SAME_BYTES_MAX,
 )
-from cstor_target.scsi.requests import Unmap, Write
+from cstor_target.scsi.parameters import Parameters
+from cstor_target.scsi.requests import Map, Outcome, Unmap, Write
 from cstor_target.scsi.sense import Sense
 from cstor_target.volume.backing import Failure
 from tests.unit.scsi.ram_disk import RamDisk, field_of, sense_of
@@ -167,7 +168,7 @@ def test_anything_but_one_block_of_data_is_refused(layout: Cdb, sent: int) -> No
 
 @each_same
 @pytest.mark.parametrize("blocks", [0, WRITE_SAME_BYTES_MAX // 512 + 1])
-def test_neither_zero_nor_too_many_blocks_are_accepted(layout: Cdb, blocks: int) -> None:
+def test_too_many_blocks_are_refused(layout: Cdb, blocks: int) -> None:
     if blocks > 0xFFFF and layout.length == 10:
         blocks = 0
     disk = RamDisk()
@@ -202,13 +203,92 @@ def test_a_fill_ends_with_the_first_piece_that_fails() -> None:
     assert len(disk.asked) == 2
 
 
-def test_every_block_is_mapped_or_unknown() -> None:
+def status_of(data: bytes) -> list[tuple[int, int, int]]:
+    """The descriptors of GET LBA STATUS: address, blocks, status."""
+    length, rest = int.from_bytes(data[:4], "big"), len(data) - 4
+    assert length == rest
+    return [found[:3] for found in struct.iter_unpack(">QIB3x", data[8:])]
+
+
+def lba_status(first: int, allocation_length: int = 1024) -> bytes:
+    return cdb.GET_LBA_STATUS.build(
+        starting_logical_block_address=first, allocation_length=allocation_length
+    )
+
+
+def test_each_descriptor_says_whether_its_blocks_are_mapped() -> None:
+    disk = RamDisk(1 << 14)
+    disk.held[8 * 512 : 16 * 512] = ONES * 8
+    assert status_of(disk.good(lba_status(0))) == [(0, 8, 1), (8, 8, 0), (16, 16, 1)]
+    assert status_of(disk.good(lba_status(9))) == [(9, 7, 0), (16, 16, 1)]
+    assert status_of(disk.good(lba_status(9, 24))) == [(9, 7, 0)]
+    assert disk.good(lba_status(9, 10)) == disk.good(lba_status(9, 24))[:10]
+
+
+def test_a_descriptor_says_no_more_than_its_field_has_room_for() -> None:
     disk = RamDisk()
-    last = len(disk.held) // 512 - 1
-    asked = cdb.GET_LBA_STATUS.build(starting_logical_block_address=8, allocation_length=64)
-    assert disk.good(asked) == struct.pack(">I4xQIB3x", 20, 8, last - 7, 0)
-    short = cdb.GET_LBA_STATUS.build(starting_logical_block_address=8, allocation_length=10)
-    assert len(disk.good(short)) == 10
+    unit = disk.device.unit
+    unit.block_count = 1 << 33
+    step = unit.start("n", lba_status(8))
+    assert isinstance(step, Map)
+    assert (step.offset, step.length) == (4096, ((1 << 33) - 8) * 512)
+    assert step.stretches_max == (1024 - 8) // 16
+    ended = step.finish(None, [(True, 1 << 41), (False, 4096)])
+    assert isinstance(ended, Outcome)
+    assert status_of(b"".join(ended.data_in)) == [(8, 0xFFFF_FFFF, 0)]
+
+
+def test_a_mapping_that_cannot_be_read_is_an_error() -> None:
+    disk = RamDisk()
+    disk.failure = Failure.MEDIUM_ERROR
+    assert sense_of(disk.run(lba_status(0))) is Sense.UNRECOVERED_READ_ERROR
+
+
+@each_same
+def test_no_blocks_mean_all_until_the_last_one(layout: Cdb) -> None:
+    disk = RamDisk(1 << 14)
+    disk.good(layout.build(logical_block_address=29), ONES)
+    assert disk.held == bytes(29 * 512) + ONES * 3
+    disk.good(layout.build(logical_block_address=32), ONES)
+    assert len(disk.asked) == 1
+
+
+def thick() -> RamDisk:
+    disk = RamDisk()
+    disk.device.parameters_changed(Parameters(is_thin=False))
+    return disk
+
+
+def test_a_unit_that_is_not_thin_unmaps_nothing() -> None:
+    disk = thick()
+    parameters = unmap_list((0, 8))
+    outcome = disk.run(unmap_cdb(parameters), parameters)
+    assert sense_of(outcome) is Sense.INVALID_COMMAND_OPERATION_CODE
+    outcome = disk.run(cdb.WRITE_SAME_16.build(unmap=1, number_of_logical_blocks=8), ZEROS)
+    assert sense_of(outcome) is Sense.INVALID_FIELD_IN_CDB
+    assert field_of(outcome) == (1, 3)
+    assert status_of(disk.good(lba_status(8))) == [(8, (1 << 11) - 8, 0)]
+    assert disk.asked == []
+    assert cdb.UNMAP not in [command.layout for command in disk.device.unit.commands]
+    assert cdb.UNMAP in [command.layout for command in RamDisk().device.unit.commands]
+
+
+def test_what_a_unit_says_of_its_provisioning() -> None:
+    for disk, is_thin in ((RamDisk(), True), (thick(), False)):
+        capacity = disk.good(cdb.READ_CAPACITY_16.build(allocation_length=32))
+        assert capacity[14] == (0xC0 if is_thin else 0)
+        limits = disk.good(cdb.INQUIRY.build(evpd=1, page_code=0xB0, allocation_length=64))
+        assert any(limits[20:36]) is is_thin
+        page = disk.good(cdb.INQUIRY.build(evpd=1, page_code=0xB2, allocation_length=64))
+        assert page[5:7] == bytes((0xE4, 2) if is_thin else (0, 0))
+
+
+def test_every_nexus_is_told_when_it_is_not_thin_any_more() -> None:
+    disk = RamDisk()
+    disk.device.nexus_established("n")
+    sense_of(disk.run(cdb.TEST_UNIT_READY.build()))
+    disk.device.parameters_changed(Parameters(is_thin=False))
+    assert sense_of(disk.run(cdb.TEST_UNIT_READY.build())) is Sense.INQUIRY_DATA_HAS_CHANGED
 
 
 def test_lba_status_beyond_the_capacity_is_refused() -> None:

@@ -86,7 +86,7 @@ def test_one_command_is_reported_with_its_usage_data(command: Command) -> None:
 
 @pytest.mark.parametrize(
     ("options", "code", "action"),
-    [(1, 0x83, 0), (2, 0x83, 3), (3, 0x83, 0), (2, 0x9E, 0x13), (3, 0x9E, 0x13), (3, 0x28, 1)],
+    [(1, 0x87, 0), (2, 0x83, 3), (3, 0x87, 0), (2, 0x9E, 0x13), (3, 0x9E, 0x13), (3, 0x28, 1)],
 )
 def test_what_is_not_supported_is_said_to_be_so(options: int, code: int, action: int) -> None:
     data = RamDisk().good(

@@ -7,6 +7,7 @@ import pytest
 from cstor_target.scsi import cdb
 from cstor_target.scsi.cdb_layout import Cdb
 from cstor_target.scsi.commands import COMMANDS
+from cstor_target.scsi.parameters import Parameters
 from cstor_target.scsi.requests import Status, Unmap, Update, Write
 from cstor_target.scsi.sense import Sense
 from cstor_target.volume.backing import Failure
@@ -19,7 +20,7 @@ WRITING = frozenset(bytes.fromhex("0a 2a 8a aa 2e 8e ae 41 93 42 8b 89 9c"))
 def protected() -> RamDisk:
     disk = RamDisk()
     disk.device.nexus_established("n")
-    disk.device.parameters_changed(write_cache=True, read_only=True, removable=False)
+    disk.device.parameters_changed(Parameters(read_only=True))
     assert sense_of(disk.run(cdb.TEST_UNIT_READY.build())).name.startswith("POWER_ON")
     assert sense_of(disk.run(cdb.TEST_UNIT_READY.build())) is Sense.MODE_PARAMETERS_CHANGED
     return disk

@@ -15,11 +15,20 @@ from cstor_target.iscsi.limits import Limits
 from cstor_target.iscsi.sessions import SessionTable
 from cstor_target.login_control import LoginRules
 from cstor_target.served_volume import Directory, ServedVolume
-from cstor_target.volume.backing import Buffer, Change, ChangeReservations, Done, Failure, ReadDone
+from cstor_target.volume.backing import (
+    Buffer,
+    Change,
+    ChangeReservations,
+    Done,
+    Failure,
+    MappingDone,
+    ReadDone,
+)
 from cstor_target.volume.changes import Changes
 from cstor_target.volume.cloning import Cloning
 from cstor_target.volume.counters import Counters
 from cstor_target.volume.deletion import Deletion
+from cstor_target.volume.gate import Gate
 from cstor_target.volume.keeping import Keeping
 from cstor_target.volume.lease import Lease
 from cstor_target.volume.operations import Operations
@@ -28,6 +37,7 @@ from cstor_target.volume.questions import Questions
 from cstor_target.volume.reads import Reads
 from cstor_target.volume.room import Room
 from cstor_target.volume.roster import Roster
+from cstor_target.volume.sanitizing import Sanitizing
 from cstor_target.volume.scrubs import Scrubs
 from cstor_target.volume.settings import EngineSettings
 from tests.unit.volume.hand_clock import HandClock
@@ -48,6 +58,7 @@ class StandInEngine:
         self.loss_possible = False
         self.operations = stand_in_operations()
         self.scrubs = stand_in_scrubs(self)
+        self.sanitizing = stand_in_sanitizing(self)
         self.told = 0
         self.forced_with: list[str] = []
         self.waiting_ms = 0
@@ -166,6 +177,12 @@ class StandInEngine:
     def reserve(self, change: ChangeReservations, done: Done) -> None:
         done(Failure.NOT_READY)
 
+    def mapping(self, offset: int, length: int, stretches_max: int, done: MappingDone) -> None:
+        done(Failure.NOT_READY, ())
+
+    def sanitize(self, wanted: volume_pb2.Sanitization | None, waits: bool, done: Done) -> None:
+        done(Failure.NOT_READY)
+
     def confirm(self, done: Done) -> None:
         done(Failure.NOT_READY)
 
@@ -227,3 +244,12 @@ def stand_in_scrubs(engine: StandInEngine) -> Scrubs:
         engine.counters,
         lambda name, facts: None,
     )
+
+
+def stand_in_sanitizing(engine: StandInEngine) -> Sanitizing:
+    """Of a volume that is not open."""
+    clock, settings = HandClock(), EngineSettings()
+    order = Order(clock, lambda message: None, 1 << 20, 1 << 20)
+    room = Room(order, lambda name, facts: None, settings.tight_bytes)
+    gate = Gate(clock, lambda: False)
+    return Sanitizing(order, engine.operations, gate, room, clock, lambda name, facts: None)

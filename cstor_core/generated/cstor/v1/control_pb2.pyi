@@ -273,6 +273,8 @@ class VolumeReport(_message.Message):
     ONE_COPY_FIELD_NUMBER: _builtins.int
     REGISTRATIONS_FIELD_NUMBER: _builtins.int
     RESERVATION_FIELD_NUMBER: _builtins.int
+    SANITIZATION_FIELD_NUMBER: _builtins.int
+    SANITIZE_PROGRESS_FIELD_NUMBER: _builtins.int
     size_bytes: _builtins.int
     status: Global___VolumeStatus.ValueType
     iqn: _builtins.str
@@ -298,6 +300,9 @@ class VolumeReport(_message.Message):
     registrations: _builtins.int
     """How many initiator ports have registered, and the reservation that there is."""
     reservation: _volume_pb2.ReservationType.ValueType
+    sanitization: _volume_pb2.SanitizationState.ValueType
+    sanitize_progress: _builtins.float
+    """Of one that is under way: which part is done, from 0 to 1."""
     @_builtins.property
     def identity(self) -> _volume_pb2.VolumeIdentity: ...
     @_builtins.property
@@ -340,10 +345,12 @@ class VolumeReport(_message.Message):
         one_copy: _builtins.bool = ...,
         registrations: _builtins.int = ...,
         reservation: _volume_pb2.ReservationType.ValueType = ...,
+        sanitization: _volume_pb2.SanitizationState.ValueType = ...,
+        sanitize_progress: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["identity", b"identity", "properties", b"properties", "scrub", b"scrub"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["awaited_addresses", b"awaited_addresses", "commands_waiting", b"commands_waiting", "completed_seq", b"completed_seq", "epoch", b"epoch", "identity", b"identity", "iqn", b"iqn", "last_seq", b"last_seq", "lease_left_ms", b"lease_left_ms", "loss_possible", b"loss_possible", "members", b"members", "one_copy", b"one_copy", "portal", b"portal", "properties", b"properties", "reason", b"reason", "rebuild_pace", b"rebuild_pace", "registrations", b"registrations", "reservation", b"reservation", "scrub", b"scrub", "sessions", b"sessions", "size_bytes", b"size_bytes", "snapshot_count", b"snapshot_count", "status", b"status", "waiting_ms", b"waiting_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["awaited_addresses", b"awaited_addresses", "commands_waiting", b"commands_waiting", "completed_seq", b"completed_seq", "epoch", b"epoch", "identity", b"identity", "iqn", b"iqn", "last_seq", b"last_seq", "lease_left_ms", b"lease_left_ms", "loss_possible", b"loss_possible", "members", b"members", "one_copy", b"one_copy", "portal", b"portal", "properties", b"properties", "reason", b"reason", "rebuild_pace", b"rebuild_pace", "registrations", b"registrations", "reservation", b"reservation", "sanitization", b"sanitization", "sanitize_progress", b"sanitize_progress", "scrub", b"scrub", "sessions", b"sessions", "size_bytes", b"size_bytes", "snapshot_count", b"snapshot_count", "status", b"status", "waiting_ms", b"waiting_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1128,6 +1135,53 @@ class DeleteVolumeResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DeleteVolumeResponse: _TypeAlias = DeleteVolumeResponse  # noqa: Y015
+
+@_typing.final
+class SanitizeVolumeRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VOLUME_FIELD_NUMBER: _builtins.int
+    CONFIRMED_FIELD_NUMBER: _builtins.int
+    IN_USE_FIELD_NUMBER: _builtins.int
+    volume: _builtins.str
+    """Name or UUID."""
+    confirmed: _builtins.bool
+    in_use: _builtins.bool
+    """Although initiators are logged in; they are refused everything until it is over."""
+    def __init__(
+        self,
+        *,
+        volume: _builtins.str = ...,
+        confirmed: _builtins.bool = ...,
+        in_use: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["confirmed", b"confirmed", "in_use", b"in_use", "volume", b"volume"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SanitizeVolumeRequest: _TypeAlias = SanitizeVolumeRequest  # noqa: Y015
+
+@_typing.final
+class SanitizeVolumeResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SENTENCE_FIELD_NUMBER: _builtins.int
+    sentence: _builtins.str
+    """What it does, for a person."""
+    def __init__(
+        self,
+        *,
+        sentence: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["sentence", b"sentence"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SanitizeVolumeResponse: _TypeAlias = SanitizeVolumeResponse  # noqa: Y015
 
 @_typing.final
 class LeftReplica(_message.Message):

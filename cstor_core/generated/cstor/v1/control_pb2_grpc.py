@@ -94,6 +94,11 @@ class ControlServiceStub:
                 request_serializer=cstor_dot_v1_dot_control__pb2.DeleteVolumeRequest.SerializeToString,
                 response_deserializer=cstor_dot_v1_dot_control__pb2.DeleteVolumeResponse.FromString,
                 _registered_method=True)
+        self.SanitizeVolume = channel.unary_unary(
+                '/cstor.v1.ControlService/SanitizeVolume',
+                request_serializer=cstor_dot_v1_dot_control__pb2.SanitizeVolumeRequest.SerializeToString,
+                response_deserializer=cstor_dot_v1_dot_control__pb2.SanitizeVolumeResponse.FromString,
+                _registered_method=True)
         self.AddReplica = channel.unary_unary(
                 '/cstor.v1.ControlService/AddReplica',
                 request_serializer=cstor_dot_v1_dot_control__pb2.AddReplicaRequest.SerializeToString,
@@ -289,6 +294,14 @@ class ControlServiceServicer:
     def DeleteVolume(self, request, context):
         """Deletes a volume for ever; what is half-made of a clone, too.  Without `confirmed` it only says
         what would be lost.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SanitizeVolume(self, request, context):
+        """Erases all that a volume holds, as SANITIZE does; without `confirmed` only says that.  Answered
+        when it is certain that it will happen.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -509,6 +522,11 @@ def add_ControlServiceServicer_to_server(servicer, server):
                     servicer.DeleteVolume,
                     request_deserializer=cstor_dot_v1_dot_control__pb2.DeleteVolumeRequest.FromString,
                     response_serializer=cstor_dot_v1_dot_control__pb2.DeleteVolumeResponse.SerializeToString,
+            ),
+            'SanitizeVolume': grpc.unary_unary_rpc_method_handler(
+                    servicer.SanitizeVolume,
+                    request_deserializer=cstor_dot_v1_dot_control__pb2.SanitizeVolumeRequest.FromString,
+                    response_serializer=cstor_dot_v1_dot_control__pb2.SanitizeVolumeResponse.SerializeToString,
             ),
             'AddReplica': grpc.unary_unary_rpc_method_handler(
                     servicer.AddReplica,
@@ -945,6 +963,33 @@ class ControlService:
             '/cstor.v1.ControlService/DeleteVolume',
             cstor_dot_v1_dot_control__pb2.DeleteVolumeRequest.SerializeToString,
             cstor_dot_v1_dot_control__pb2.DeleteVolumeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SanitizeVolume(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cstor.v1.ControlService/SanitizeVolume',
+            cstor_dot_v1_dot_control__pb2.SanitizeVolumeRequest.SerializeToString,
+            cstor_dot_v1_dot_control__pb2.SanitizeVolumeResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -60,6 +60,10 @@ class ControlServiceStub:
     """Deletes a volume for ever; what is half-made of a clone, too.  Without `confirmed` it only says
     what would be lost.
     """
+    SanitizeVolume: _grpc.UnaryUnaryMultiCallable[_control_pb2.SanitizeVolumeRequest, _control_pb2.SanitizeVolumeResponse]
+    """Erases all that a volume holds, as SANITIZE does; without `confirmed` only says that.  Answered
+    when it is certain that it will happen.
+    """
     AddReplica: _grpc.UnaryUnaryMultiCallable[_control_pb2.AddReplicaRequest, _control_pb2.AddReplicaResponse]
     """Changes of the membership, one at a time; what has been done is found done."""
     RemoveReplica: _grpc.UnaryUnaryMultiCallable[_control_pb2.RemoveReplicaRequest, _control_pb2.RemoveReplicaResponse]
@@ -137,6 +141,10 @@ class ControlServiceAsyncStub(ControlServiceStub):
     DeleteVolume: _aio.UnaryUnaryMultiCallable[_control_pb2.DeleteVolumeRequest, _control_pb2.DeleteVolumeResponse]  # type: ignore[assignment]
     """Deletes a volume for ever; what is half-made of a clone, too.  Without `confirmed` it only says
     what would be lost.
+    """
+    SanitizeVolume: _aio.UnaryUnaryMultiCallable[_control_pb2.SanitizeVolumeRequest, _control_pb2.SanitizeVolumeResponse]  # type: ignore[assignment]
+    """Erases all that a volume holds, as SANITIZE does; without `confirmed` only says that.  Answered
+    when it is certain that it will happen.
     """
     AddReplica: _aio.UnaryUnaryMultiCallable[_control_pb2.AddReplicaRequest, _control_pb2.AddReplicaResponse]  # type: ignore[assignment]
     """Changes of the membership, one at a time; what has been done is found done."""
@@ -284,6 +292,16 @@ class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_control_pb2.DeleteVolumeResponse, _abc.Awaitable[_control_pb2.DeleteVolumeResponse]]:
         """Deletes a volume for ever; what is half-made of a clone, too.  Without `confirmed` it only says
         what would be lost.
+        """
+
+    @_abc_1.abstractmethod
+    def SanitizeVolume(
+        self,
+        request: _control_pb2.SanitizeVolumeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.SanitizeVolumeResponse, _abc.Awaitable[_control_pb2.SanitizeVolumeResponse]]:
+        """Erases all that a volume holds, as SANITIZE does; without `confirmed` only says that.  Answered
+        when it is certain that it will happen.
         """
 
     @_abc_1.abstractmethod

@@ -77,6 +77,7 @@ class ReplicaReport(_message.Message):
     LEARNER_FIELD_NUMBER: _builtins.int
     MEMBER_BY_FIELD_NUMBER: _builtins.int
     RESERVATIONS_FIELD_NUMBER: _builtins.int
+    SANITIZATION_FIELD_NUMBER: _builtins.int
     replica_uuid: _builtins.str
     state: Global___ReplicaState.ValueType
     promised_epoch: _builtins.int
@@ -135,6 +136,10 @@ class ReplicaReport(_message.Message):
     def reservations(self) -> _volume_pb2.Reservations:
         """As in OperationsState; there even where there are none, as properties are."""
 
+    @_builtins.property
+    def sanitization(self) -> _volume_pb2.Sanitization:
+        """As in OperationsState; there even where there is none, as properties are."""
+
     def __init__(
         self,
         *,
@@ -162,10 +167,11 @@ class ReplicaReport(_message.Message):
         learner: _builtins.bool = ...,
         member_by: _volume_pb2.Reign | None = ...,
         reservations: _volume_pb2.Reservations | None = ...,
+        sanitization: _volume_pb2.Sanitization | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["configuration", b"configuration", "history", b"history", "identity", b"identity", "member_by", b"member_by", "origin", b"origin", "out_of_date_mark", b"out_of_date_mark", "properties", b"properties", "reservations", b"reservations"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["configuration", b"configuration", "history", b"history", "identity", b"identity", "member_by", b"member_by", "origin", b"origin", "out_of_date_mark", b"out_of_date_mark", "properties", b"properties", "reservations", b"reservations", "sanitization", b"sanitization"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["configuration", b"configuration", "deleted", b"deleted", "durable_seq", b"durable_seq", "history", b"history", "identity", b"identity", "learner", b"learner", "loss_possible", b"loss_possible", "member_by", b"member_by", "operations_seq", b"operations_seq", "origin", b"origin", "out_of_date_mark", b"out_of_date_mark", "promised_epoch", b"promised_epoch", "promised_instance", b"promised_instance", "properties", b"properties", "reason", b"reason", "replica_uuid", b"replica_uuid", "reservations", b"reservations", "reverted", b"reverted", "short", b"short", "size_bytes", b"size_bytes", "snapshots", b"snapshots", "state", b"state", "used_bytes", b"used_bytes", "witness", b"witness"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["configuration", b"configuration", "deleted", b"deleted", "durable_seq", b"durable_seq", "history", b"history", "identity", b"identity", "learner", b"learner", "loss_possible", b"loss_possible", "member_by", b"member_by", "operations_seq", b"operations_seq", "origin", b"origin", "out_of_date_mark", b"out_of_date_mark", "promised_epoch", b"promised_epoch", "promised_instance", b"promised_instance", "properties", b"properties", "reason", b"reason", "replica_uuid", b"replica_uuid", "reservations", b"reservations", "reverted", b"reverted", "sanitization", b"sanitization", "short", b"short", "size_bytes", b"size_bytes", "snapshots", b"snapshots", "state", b"state", "used_bytes", b"used_bytes", "witness", b"witness"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1530,21 +1536,25 @@ class DiffSnapshotsRequest(_message.Message):
     VOLUME_UUID_FIELD_NUMBER: _builtins.int
     OLDER_FIELD_NUMBER: _builtins.int
     NEWER_FIELD_NUMBER: _builtins.int
+    BLOCK_FIELD_NUMBER: _builtins.int
     volume_uuid: _builtins.str
     older: _builtins.str
     """Empty for a volume that was never written."""
     newer: _builtins.str
     """Empty for the volume as it is."""
+    block: _builtins.int
+    """Nothing is told of the blocks before this one."""
     def __init__(
         self,
         *,
         volume_uuid: _builtins.str = ...,
         older: _builtins.str = ...,
         newer: _builtins.str = ...,
+        block: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["newer", b"newer", "older", b"older", "volume_uuid", b"volume_uuid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["block", b"block", "newer", b"newer", "older", b"older", "volume_uuid", b"volume_uuid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

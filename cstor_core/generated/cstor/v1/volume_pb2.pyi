@@ -47,6 +47,23 @@ RESERVATION_TYPE_WRITE_EXCLUSIVE_ALL_REGISTRANTS: ReservationType.ValueType  # 7
 RESERVATION_TYPE_EXCLUSIVE_ACCESS_ALL_REGISTRANTS: ReservationType.ValueType  # 8
 Global___ReservationType: _TypeAlias = ReservationType  # noqa: Y015
 
+class _SanitizationState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _SanitizationStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SanitizationState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SANITIZATION_STATE_UNSPECIFIED: _SanitizationState.ValueType  # 0
+    SANITIZATION_STATE_UNDER_WAY: _SanitizationState.ValueType  # 1
+    SANITIZATION_STATE_FAILED: _SanitizationState.ValueType  # 2
+
+class SanitizationState(_SanitizationState, metaclass=_SanitizationStateEnumTypeWrapper): ...
+
+SANITIZATION_STATE_UNSPECIFIED: SanitizationState.ValueType  # 0
+SANITIZATION_STATE_UNDER_WAY: SanitizationState.ValueType  # 1
+SANITIZATION_STATE_FAILED: SanitizationState.ValueType  # 2
+Global___SanitizationState: _TypeAlias = SanitizationState  # noqa: Y015
+
 @_typing.final
 class VolumeIdentity(_message.Message):
     """What never changes about a volume once it is founded."""
@@ -337,6 +354,7 @@ class Operation(_message.Message):
     SET_PROPERTY_FIELD_NUMBER: _builtins.int
     DELETE_VOLUME_FIELD_NUMBER: _builtins.int
     SET_RESERVATIONS_FIELD_NUMBER: _builtins.int
+    SET_SANITIZATION_FIELD_NUMBER: _builtins.int
     seq: _builtins.int
     @_builtins.property
     def create_snapshot(self) -> Global___SnapshotCreation: ...
@@ -354,6 +372,8 @@ class Operation(_message.Message):
     def delete_volume(self) -> Global___VolumeDeletion: ...
     @_builtins.property
     def set_reservations(self) -> Global___Reservations: ...
+    @_builtins.property
+    def set_sanitization(self) -> Global___Sanitization: ...
     def __init__(
         self,
         *,
@@ -366,12 +386,13 @@ class Operation(_message.Message):
         set_property: Global___PropertySetting | None = ...,
         delete_volume: Global___VolumeDeletion | None = ...,
         set_reservations: Global___Reservations | None = ...,
+        set_sanitization: Global___Sanitization | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_snapshot", b"create_snapshot", "delete_snapshot", b"delete_snapshot", "delete_volume", b"delete_volume", "kind", b"kind", "loss_told", b"loss_told", "resize", b"resize", "revert", b"revert", "set_property", b"set_property", "set_reservations", b"set_reservations"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_snapshot", b"create_snapshot", "delete_snapshot", b"delete_snapshot", "delete_volume", b"delete_volume", "kind", b"kind", "loss_told", b"loss_told", "resize", b"resize", "revert", b"revert", "set_property", b"set_property", "set_reservations", b"set_reservations", "set_sanitization", b"set_sanitization"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_snapshot", b"create_snapshot", "delete_snapshot", b"delete_snapshot", "delete_volume", b"delete_volume", "kind", b"kind", "loss_told", b"loss_told", "resize", b"resize", "revert", b"revert", "seq", b"seq", "set_property", b"set_property", "set_reservations", b"set_reservations"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_snapshot", b"create_snapshot", "delete_snapshot", b"delete_snapshot", "delete_volume", b"delete_volume", "kind", b"kind", "loss_told", b"loss_told", "resize", b"resize", "revert", b"revert", "seq", b"seq", "set_property", b"set_property", "set_reservations", b"set_reservations", "set_sanitization", b"set_sanitization"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["create_snapshot", "delete_snapshot", "revert", "resize", "loss_told", "set_property", "delete_volume", "set_reservations"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["create_snapshot", "delete_snapshot", "revert", "resize", "loss_told", "set_property", "delete_volume", "set_reservations", "set_sanitization"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -486,11 +507,13 @@ class PropertySetting(_message.Message):
     WRITE_CACHE_FIELD_NUMBER: _builtins.int
     READ_ONLY_FIELD_NUMBER: _builtins.int
     REMOVABLE_FIELD_NUMBER: _builtins.int
+    THIN_FIELD_NUMBER: _builtins.int
     delete_protection: _builtins.bool
     write_cache: _builtins.bool
     """As in VolumeIdentity, which says what it was at the founding."""
     read_only: _builtins.bool
     removable: _builtins.bool
+    thin: _builtins.bool
     def __init__(
         self,
         *,
@@ -498,12 +521,13 @@ class PropertySetting(_message.Message):
         write_cache: _builtins.bool = ...,
         read_only: _builtins.bool = ...,
         removable: _builtins.bool = ...,
+        thin: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["delete_protection", b"delete_protection", "property", b"property", "read_only", b"read_only", "removable", b"removable", "write_cache", b"write_cache"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["delete_protection", b"delete_protection", "property", b"property", "read_only", b"read_only", "removable", b"removable", "thin", b"thin", "write_cache", b"write_cache"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["delete_protection", b"delete_protection", "property", b"property", "read_only", b"read_only", "removable", b"removable", "write_cache", b"write_cache"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["delete_protection", b"delete_protection", "property", b"property", "read_only", b"read_only", "removable", b"removable", "thin", b"thin", "write_cache", b"write_cache"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_property: _TypeAlias = _typing.Literal["delete_protection", "write_cache", "read_only", "removable"]  # noqa: Y015
+    _WhichOneofReturnType_property: _TypeAlias = _typing.Literal["delete_protection", "write_cache", "read_only", "removable", "thin"]  # noqa: Y015
     _WhichOneofArgType_property: _TypeAlias = _typing.Literal["property", b"property"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_property) -> _WhichOneofReturnType_property | None: ...
 
@@ -519,6 +543,7 @@ class VolumeProperties(_message.Message):
     WRITE_CACHE_FIELD_NUMBER: _builtins.int
     READ_ONLY_FIELD_NUMBER: _builtins.int
     REMOVABLE_FIELD_NUMBER: _builtins.int
+    THIN_FIELD_NUMBER: _builtins.int
     delete_protection: _builtins.bool
     """It takes no VolumeDeletion."""
     write_cache: _builtins.bool
@@ -527,6 +552,8 @@ class VolumeProperties(_message.Message):
     """Initiators may not write."""
     removable: _builtins.bool
     """Initiators see a medium that they may eject, and load again."""
+    thin: _builtins.bool
+    """Initiators may discard blocks.  Absent where it was never set: they may."""
     def __init__(
         self,
         *,
@@ -534,13 +561,19 @@ class VolumeProperties(_message.Message):
         write_cache: _builtins.bool | None = ...,
         read_only: _builtins.bool = ...,
         removable: _builtins.bool = ...,
+        thin: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_write_cache", b"_write_cache", "write_cache", b"write_cache"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_thin", b"_thin", "_write_cache", b"_write_cache", "thin", b"thin", "write_cache", b"write_cache"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_write_cache", b"_write_cache", "delete_protection", b"delete_protection", "read_only", b"read_only", "removable", b"removable", "write_cache", b"write_cache"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_thin", b"_thin", "_write_cache", b"_write_cache", "delete_protection", b"delete_protection", "read_only", b"read_only", "removable", b"removable", "thin", b"thin", "write_cache", b"write_cache"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__thin: _TypeAlias = _typing.Literal["thin"]  # noqa: Y015
+    _WhichOneofArgType__thin: _TypeAlias = _typing.Literal["_thin", b"_thin"]  # noqa: Y015
     _WhichOneofReturnType__write_cache: _TypeAlias = _typing.Literal["write_cache"]  # noqa: Y015
     _WhichOneofArgType__write_cache: _TypeAlias = _typing.Literal["_write_cache", b"_write_cache"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__thin) -> _WhichOneofReturnType__thin | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__write_cache) -> _WhichOneofReturnType__write_cache | None: ...
 
 Global___VolumeProperties: _TypeAlias = VolumeProperties  # noqa: Y015
@@ -630,6 +663,35 @@ class Registration(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Registration: _TypeAlias = Registration  # noqa: Y015
+
+@_typing.final
+class Sanitization(_message.Message):
+    """What SANITIZE (SBC-3, 5.24) has begun and not ended, or how the last one ended."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATE_FIELD_NUMBER: _builtins.int
+    LOGICAL_BLOCK_FIELD_NUMBER: _builtins.int
+    UNRESTRICTED_EXIT_FIELD_NUMBER: _builtins.int
+    state: Global___SanitizationState.ValueType
+    logical_block: _builtins.bytes
+    """What every logical block holds when it has ended; empty: blocks are erased, and read as zeros."""
+    unrestricted_exit: _builtins.bool
+    """AUSE: after a failure the volume may be used again without another SANITIZE."""
+    def __init__(
+        self,
+        *,
+        state: Global___SanitizationState.ValueType = ...,
+        logical_block: _builtins.bytes = ...,
+        unrestricted_exit: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["logical_block", b"logical_block", "state", b"state", "unrestricted_exit", b"unrestricted_exit"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Sanitization: _TypeAlias = Sanitization  # noqa: Y015
 
 @_typing.final
 class SeqRange(_message.Message):
@@ -734,6 +796,7 @@ class OperationsState(_message.Message):
     LEARNER_FIELD_NUMBER: _builtins.int
     MEMBER_BY_FIELD_NUMBER: _builtins.int
     RESERVATIONS_FIELD_NUMBER: _builtins.int
+    SANITIZATION_FIELD_NUMBER: _builtins.int
     size_bytes: _builtins.int
     completed_seq: _builtins.int
     """W members hold every entry up to here."""
@@ -767,6 +830,8 @@ class OperationsState(_message.Message):
 
     @_builtins.property
     def reservations(self) -> Global___Reservations: ...
+    @_builtins.property
+    def sanitization(self) -> Global___Sanitization: ...
     def __init__(
         self,
         *,
@@ -782,10 +847,11 @@ class OperationsState(_message.Message):
         learner: _builtins.bool = ...,
         member_by: Global___Reign | None = ...,
         reservations: Global___Reservations | None = ...,
+        sanitization: Global___Sanitization | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["member_by", b"member_by", "properties", b"properties", "reservations", b"reservations"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["member_by", b"member_by", "properties", b"properties", "reservations", b"reservations", "sanitization", b"sanitization"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["completed_seq", b"completed_seq", "deleted", b"deleted", "head_ranges", b"head_ranges", "hidden_views", b"hidden_views", "last_seq", b"last_seq", "learner", b"learner", "loss_possible", b"loss_possible", "member_by", b"member_by", "properties", b"properties", "reservations", b"reservations", "size_bytes", b"size_bytes", "snapshots", b"snapshots"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["completed_seq", b"completed_seq", "deleted", b"deleted", "head_ranges", b"head_ranges", "hidden_views", b"hidden_views", "last_seq", b"last_seq", "learner", b"learner", "loss_possible", b"loss_possible", "member_by", b"member_by", "properties", b"properties", "reservations", b"reservations", "sanitization", b"sanitization", "size_bytes", b"size_bytes", "snapshots", b"snapshots"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
