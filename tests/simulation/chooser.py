@@ -44,6 +44,10 @@ ORDERING = 0.6
 """In so many of these lives operators ask clones for what they ask volumes for."""
 FORCING = 0.4
 """In so many of the lives that lose too much somebody forces an opening."""
+SANITIZING = 0.08
+"""In so many lives all that the volume holds is erased now and then, and no snapshots are taken."""
+SANITIZE_PAUSE_S = 8.0
+"""Between two of these there, in the mean."""
 SCRUB_PAUSE_S = 20.0
 """Between the scrubs that they ask for, in the mean."""
 TOO_MUCH = 0.15
@@ -69,6 +73,7 @@ class Chooser:
         self._cluster = cluster
         self._clients = clients
         self._chance = random.Random(f"{cluster.seed} faults")
+        self._sanitizing = random.Random(f"{cluster.seed} sanitizing")
         self._quiet_until_s = 0.0
         self._is_changing = self._is_reverting = self._is_cloning = self._is_quiet = False
         self._first: Callable[[Cast], Plan] | None = None
@@ -96,6 +101,8 @@ class Chooser:
         if self._is_quiet:
             self._first = quiet.choice(OF_RETURNS)
             return self._scrubs()
+        if self._sanitizing.random() < SANITIZING:
+            return self._sanitizations() + self._scrubs() + self._changes() + self._moves()
         chance = random.Random(f"{self._cluster.seed} operators")
         planned: list[tuple[float, Deed]] = []
         at_s = 1.0
@@ -107,6 +114,18 @@ class Chooser:
             planned.append((at_s, (name, (number,))))
         planned += self._scrubs() + self._reverts() + self._changes() + self._clones()
         return planned + self._clone_orders() + self._moves()
+
+    def _sanitizations(self) -> list[tuple[float, Deed]]:
+        """When all is erased, and whose target dies over that; nobody takes snapshots then."""
+        chance = self._sanitizing
+        planned: list[tuple[float, Deed]] = []
+        at_s = 2.0
+        while (at_s := at_s + chance.expovariate(1 / SANITIZE_PAUSE_S)) < FAULTS_S:
+            planned.append((at_s, ("sanitize", ())))
+            if chance.random() < 0.5:
+                dies_s = at_s + chance.choice((0.0005, 0.001, 0.002, 0.005, 0.02))
+                planned.append((dies_s, ("kill_target", (LAST, 0.1))))
+        return planned
 
     def _reverts(self) -> list[tuple[float, Deed]]:
         chance = random.Random(f"{self._cluster.seed} reverts")

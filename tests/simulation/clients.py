@@ -11,7 +11,8 @@ from types import MappingProxyType
 from typing import Any
 
 from cstor_core.units import BLOCK_BYTES
-from cstor_target.volume.backing import Failure
+from cstor_target.volume.backing import Failure, ReadDone
+from cstor_target.volume.engine import Engine
 from tests.simulation.cluster import BLOCKS, Cluster, Target
 from tests.simulation.oracle import NEVER, Registers
 
@@ -247,7 +248,7 @@ class Client:
         start_s = self._loop.time()
         answer = await self.ask(
             target,
-            lambda engine, done: engine.read(first * BLOCK_BYTES, count * BLOCK_BYTES, done),
+            lambda engine, done: read(engine, first * BLOCK_BYTES, count * BLOCK_BYTES, done),
         )
         if answer is None or answer[0] is not None:
             return
@@ -320,7 +321,7 @@ class Client:
     async def _read_own(self, target: Target) -> None:
         block = self._chance.choice(self.own.blocks)
         answer = await self.ask(
-            target, lambda engine, done: engine.read(block * BLOCK_BYTES, BLOCK_BYTES, done)
+            target, lambda engine, done: read(engine, block * BLOCK_BYTES, BLOCK_BYTES, done)
         )
         if answer is None or answer[0] is not None:
             return
@@ -330,6 +331,14 @@ class Client:
                 f"block {block}: its only client {self._number} read {wrong} "
                 f"from {target.name} at {self._loop.time():.4f}"
             )
+
+
+def read(engine: Engine, offset: int, length: int, done: ReadDone) -> None:
+    """Read, as the unit has it done: not while it is sanitized."""
+    if engine.sanitizing.now.state:
+        asyncio.get_running_loop().call_soon(done, Failure.SANITIZING, ())
+    else:
+        engine.read(offset, length, done)
 
 
 class OwnBlocks:

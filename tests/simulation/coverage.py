@@ -34,6 +34,7 @@ from cstor_target.volume.reads import Reads
 from cstor_target.volume.returning import Returning
 from cstor_target.volume.room import Room
 from cstor_target.volume.roster import Roster
+from cstor_target.volume.sanitizing import Sanitizing
 from cstor_target.volume.scrub_run import ScrubRun
 from cstor_target.volume.scrubs import Scrubs
 from cstor_target.volume.witness import gives_up_witness
@@ -65,6 +66,7 @@ BRANCHES = frozenset(
         *("opening: too few promised", "opening: finishes a rebuild", "opening: loss possible"),
         *("opening: given up on the way", "return: backlog too short", "return: in order"),
         *("promise: given", "promise: refused", "promise: an earlier lease runs"),
+        *("sanitize: done", "sanitize: gone on with"),
         *("fence: refuses", "fence: ends what is under way"),
         *("lease: renewed", "lease: refused", "lease: given back", "lease: may have been given"),
         *("lease: lapsed when an answer came", "lease: held answer let go"),
@@ -287,6 +289,11 @@ def _watch_members() -> None:
             "scrub: a member is missed",
             lambda _, run, looks, __: len(looks) < len(run._roster.members),
         ),
+    )
+    _watch(
+        Sanitizing,
+        "carry_on",
+        _if("sanitize: gone on with", lambda _, sanitizing: sanitizing.now.state),
     )
     _watch(
         Scrubs,

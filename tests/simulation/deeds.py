@@ -21,6 +21,7 @@ from tests.simulation.cluster import BLOCKS, Cluster, Target
 from tests.simulation.machines import Machine
 from tests.simulation.moves import Moves
 from tests.simulation.oracle import NEVER
+from tests.simulation.sanitizing import Sanitizing
 from tests.simulation.scrubbing import Scrubbing
 from tests.simulation.snapshots import Snapshots
 
@@ -47,6 +48,7 @@ class Deeds:
         self.changes = Changes(clients)
         self.moves = Moves(clients, self.changes, self.clones)
         self.scrubbing = Scrubbing(cluster, clients)
+        self.sanitizing = Sanitizing(clients)
         self.no_target_before_s = 0.0
         """Whoever runs the target starts none until then."""
         self.too_much = ""
@@ -372,6 +374,10 @@ class Deeds:
         """Let somebody revert to a snapshot: that of a number, or the newest one there is."""
         name = self.snapshots.newest() if number == NEWEST else f"snapshot-{number}"
         return name if self.snapshots.revert(name) else ""
+
+    def sanitize(self) -> str:
+        """Let somebody erase all that the volume holds."""
+        return "all blocks" if self.sanitizing.ask() else ""
 
     def clone(self, number: int, serve_s: float) -> str:
         """Let somebody clone a snapshot, that of a number or the newest one there is, and use the

@@ -41,6 +41,7 @@ NOT_FAULTS = frozenset(
     (
         *("start_replica", "heal_network", "join", "snapshot", "delete_snapshot", "grow"),
         *("add", "remove", "replace", "move", "swap", "revert", "force", "scrub"),
+        "sanitize",
         *("clone", "delete_clone", "kill_clone_target", "change_clone", "snapshot_clone"),
         *("delete_clone_snapshot", "revert_clone", "grow_clone"),
     )

@@ -81,6 +81,10 @@ class Registers:
         self._reverts.append(revert)
         return revert
 
+    def never_happened(self, revert: Revert) -> None:
+        """One was refused."""
+        self._reverts.remove(revert)
+
     def loss_said(self, now_s: float) -> None:
         """What was answered before now may be gone: somebody has said so.
 
@@ -143,13 +147,22 @@ def _choices(
     for value, again in writers.items():
         known = clusters.get(value, Cluster())
         reads = sorted(known.reads, key=lambda read: read.end_s)
-        cuts = product(*(_bounds(reads, revert) for revert in again))
-        in_order = (cut for cut in cuts if all(a <= b for a, b in pairwise(cut)))
-        some = islice(in_order, CHOICES_MAX + 1)
+        some = islice(_in_order([_bounds(reads, revert) for revert in again]), CHOICES_MAX + 1)
         of_values.append([_cut(known.write, reads, again, cut) for cut in some])
     others = [cluster for value, cluster in clusters.items() if value not in writers]
     for choice in product(*of_values):
         yield others + [cluster for part in choice for cluster in part]
+
+
+def _in_order(bounds: Sequence[range], least: int = 0) -> Iterator[tuple[int, ...]]:
+    """One of each range, none less than the one before it."""
+    if not bounds:
+        yield ()
+        return
+    first, *others = bounds
+    for cut in range(max(first.start, least), first.stop):
+        for rest in _in_order(others, cut):
+            yield (cut, *rest)
 
 
 def _bounds(reads: Sequence[Operation], revert: Operation) -> range:

@@ -13,9 +13,9 @@ from typing import Any
 
 from cstor_core.generated.cstor.v1 import volume_pb2
 from cstor_core.units import BLOCK_BYTES
-from cstor_target.volume.backing import Buffer
+from cstor_target.volume.backing import Buffer, Failure
 from tests.simulation import coverage
-from tests.simulation.clients import SHARED_BLOCKS, Client, Clients, content_of, stamp_of
+from tests.simulation.clients import SHARED_BLOCKS, Client, Clients, content_of, read, stamp_of
 from tests.simulation.cluster import Target
 from tests.simulation.oracle import NEVER
 
@@ -125,7 +125,7 @@ class PairClient:
     async def _read(self, target: Target, who: str) -> None:
         start_s = self._loop.time()
         answer = await self._client.ask(
-            target, lambda engine, done: engine.read(_OFFSET, _BYTES, done)
+            target, lambda engine, done: read(engine, _OFFSET, _BYTES, done)
         )
         if answer is not None and answer[0] is None:
             content = b"".join(answer[1])
@@ -144,9 +144,13 @@ class PairClient:
             self._begin_write(stamp, who)
             return content_of(stamp) * len(PAIR)
 
-        answer = await self._client.ask(
-            target, lambda engine, done: engine.update(_OFFSET, _BYTES, change, False, done)
-        )
+        def ask(engine: Any, done: Any) -> None:
+            if engine.sanitizing.now.state:
+                done(Failure.SANITIZING)
+            else:
+                engine.update(_OFFSET, _BYTES, change, False, done)
+
+        answer = await self._client.ask(target, ask)
         if answer is None or answer[0] is not None:
             return
         (content,) = found
