@@ -195,10 +195,13 @@ class Connection:
         """Take Login Requests until the full feature phase begins (6.3)."""
         receiver = self._receiver
         while self.phase is Phase.LOGIN and receiver.next_pdu():
-            if receiver.header[0] & OPCODE_MASK != Opcode.LOGIN_REQUEST:
+            opcode = receiver.header[0] & OPCODE_MASK
+            if opcode != Opcode.LOGIN_REQUEST:
+                if not self._login.has_begun:
+                    raise ConnectionBroken(f"operation code {opcode:#04x} before any login")
                 raise LoginRefused(
                     LoginStatus.INVALID_DURING_LOGIN,
-                    f"operation code {receiver.header[0] & OPCODE_MASK:#04x} during the login",
+                    f"operation code {opcode:#04x} during the login",
                 )
             try:
                 self._login.receive(receiver.header_bytes(), bytes(receiver.data))

@@ -69,6 +69,11 @@ class Login:
         self.rejoined = False
 
     @property
+    def has_begun(self) -> bool:
+        """A Login Request has come (6.3)."""
+        return self._first is not None
+
+    @property
     def is_held(self) -> bool:
         """Everything is agreed, and only the target's volume is not open yet."""
         return self._held is not None

@@ -165,10 +165,20 @@ def test_a_key_may_be_offered_only_once() -> None:
 
 def test_another_pdu_during_the_login_ends_it() -> None:
     initiator = Process().connect()
+    initiator.login_request({"InitiatorName": INITIATOR, "TargetName": TARGET}, transit=False)
+    initiator.answers()
     events = initiator.send(pdu.SCSI_COMMAND, final=True)
     (answer,) = initiator.answers()
     assert answer.opcode is Opcode.LOGIN_RESPONSE
     assert answer.fields.status == LoginStatus.INVALID_DURING_LOGIN
+    assert [type(event) for event in events] == [ConnectionFailed]
+    assert initiator.core.closing
+
+
+def test_another_pdu_before_the_login_closes_without_a_word() -> None:
+    initiator = Process().connect()
+    events = initiator.send(pdu.SCSI_COMMAND, final=True)
+    assert initiator.answers() == []
     assert [type(event) for event in events] == [ConnectionFailed]
     assert initiator.core.closing
 
