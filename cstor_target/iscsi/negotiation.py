@@ -15,7 +15,7 @@ from cstor_target.iscsi.errors import TextError
 from cstor_target.iscsi.keys import DATA_SEGMENT_BYTES_MAX, KEYS, Key, Kind, Use
 from cstor_target.iscsi.text import Pair
 
-_NUMBER = re.compile(r"0[xX][0-9A-Fa-f]{1,8}|[0-9]{1,10}")
+_NUMBER = re.compile(r"0[xX]0*[0-9A-Fa-f]{1,16}|[0-9]{1,20}")
 _NOT_AN_OFFER = frozenset(("NotUnderstood", "Irrelevant", "Reject"))
 
 

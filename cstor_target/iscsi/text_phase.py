@@ -52,6 +52,8 @@ class TextPhase:
         self._limits = limits
         self._collector = TextCollector(limits.text_bytes_max)
         self._unsent = b""
+        self._named: set[str] = set()
+        """The keys of the exchange so far: none may come twice (6.4)."""
 
     @property
     def segment_bytes_max(self) -> int:
@@ -65,6 +67,7 @@ class TextPhase:
         """
         if request.target_transfer_tag == RESERVED_TAG:
             self._collector.clear()
+            self._named.clear()
             self._unsent = b""
         elif self._unsent and not data:
             return self._next_part(request.final)
@@ -73,11 +76,21 @@ class TextPhase:
             if request.continue_:
                 return TextAnswer(b"", False, False, _TRANSFER_TAG)
             pairs = decode(self._collector.take(), self._limits.keys_max)
+            self._note({key for key, _ in pairs})
         except TextError:
             self._collector.clear()
+            self._named.clear()
             raise
         self._unsent = encode(self._answers(pairs))
         return self._next_part(request.final)
+
+    def _note(self, keys: set[str]) -> None:
+        again = self._named & keys
+        if again:
+            raise TextError(f"the key {min(again)} comes twice")
+        if len(self._named) + len(keys) > self._limits.keys_max:
+            raise TextError(f"more than {self._limits.keys_max} keys")
+        self._named |= keys
 
     def _next_part(self, final: bool) -> TextAnswer:
         size = self.segment_bytes_max
