@@ -43,6 +43,8 @@ from cstor_target.volume.backing import Buffer
 
 _CHECK_CONDITION = 0x02
 _WRITE = int(CommandFlag.WRITE)
+_WHOLE = FINAL | int(CommandFlag.READ)
+"""Of these bits only the first: no more data comes unasked, and none is to go back."""
 _EXTENDED_CDB_AHS = 0x01
 
 
@@ -113,7 +115,7 @@ class TaskSet:
         task = Task(tag, lun, cdb, flags, length, cmd_sn, immediate != 0)
         data = receiver.data
         if flags & _WRITE:
-            if len(data) == length <= self._immediate_bytes_max and flags & FINAL:
+            if len(data) == length <= self._immediate_bytes_max and flags & _WHOLE == FINAL:
                 if length:
                     task.data_out = (data,)
             else:

@@ -116,8 +116,8 @@ class Transfer:
             raise IncorrectAmountOfData(
                 f"{self.received + size} bytes, at most {end} were asked for"
             )
-        if flags & FINAL and target_transfer_tag != RESERVED_TAG and self.received + size != end:
-            raise IncorrectAmountOfData(f"{self.received + size} bytes, {end} were asked for")
+        if flags & FINAL and self.received + size != end:
+            raise IncorrectAmountOfData(f"{self.received + size} bytes, not {end}")
 
     def _end_sequence(self, target_transfer_tag: int) -> None:
         self.data_sn = 0

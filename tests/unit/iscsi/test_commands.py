@@ -203,9 +203,10 @@ def test_a_read_that_announces_data_is_rejected() -> None:
     assert initiator.answer().fields.reason == RejectReason.INVALID_PDU_FIELD
 
 
-def test_a_bidirectional_command_is_refused() -> None:
+@pytest.mark.parametrize("immediate", [b"", b"all of it"])
+def test_a_bidirectional_command_is_refused(immediate: bytes) -> None:
     initiator = logged_in()
-    initiator.write(8, read=True)
+    initiator.write(9, immediate, read=True)
     assert initiator.answer().sense[0] == ABORTED_COMMAND
 
 
