@@ -131,6 +131,7 @@ class Nexus:
         self._name = session.nexus
         if not event.rejoined:
             session.on_end = partial(served.device.nexus_lost, session.nexus)
+            session.on_tasks_ended = partial(served.device.tasks_ended, session.nexus)
             served.device.nexus_established(session.nexus)
 
     def _start(self, task: Task) -> None:

@@ -106,6 +106,7 @@ class Session:
         "leading_values",
         "nexus",
         "on_end",
+        "on_tasks_ended",
         "since_unix_s",
         "target",
         "tsih",
@@ -133,6 +134,8 @@ class Session:
         self.leading_values: dict[str, str] = {}
         self.connection: SessionConnection | None = None
         self.on_end: Callable[[], None] | None = None
+        self.on_tasks_ended: Callable[[], None] | None = None
+        """Tasks were ended with their connection, and the session goes on."""
 
     @property
     def key(self) -> tuple[str, bytes, str]:
@@ -210,7 +213,10 @@ class SessionTable:
             )
         old, session.connection = session.connection, None
         if old is not None:
+            has_tasks = old.tasks_in_flight > 0
             old.drop()
+            if has_tasks and session.on_tasks_ended is not None:
+                session.on_tasks_ended()
         session.window.parked.clear()
         return session
 

@@ -307,6 +307,10 @@ class LogicalUnit:
         """CLEAR TASK SET of `nexus`: the others are told why their commands never ended."""
         self.attentions.establish(Sense.COMMANDS_CLEARED_BY_ANOTHER_INITIATOR, nexus)
 
+    def tasks_ended(self, nexus: Hashable) -> None:
+        """Commands of `nexus` were ended below SCSI, and it goes on (RFC 7143, 7.6)."""
+        self.attentions.tell(nexus, Sense.SOME_COMMANDS_CLEARED_BY_ISCSI_PROTOCOL_EVENT)
+
     def capacity_changed(self) -> None:
         """The volume has grown: commands may use the new blocks, and every nexus is told."""
         self.block_count = self.geometry.blocks(self.geometry.size_bytes())

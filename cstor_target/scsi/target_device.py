@@ -76,6 +76,10 @@ class TargetDevice:
         """`nexus` has cleared the task set; the others are told (SAM-5)."""
         self.unit.task_set_cleared(nexus)
 
+    def tasks_ended(self, nexus: Hashable) -> None:
+        """Tasks of `nexus` were ended with the connection that they came on (RFC 7143, 7.6)."""
+        self.unit.tasks_ended(nexus)
+
     def doubted(self, on_told: Callable[[], None]) -> None:
         """Writes of before may be gone; called before any nexus is there.  See `Doubt`."""
         self.unit.doubt = Doubt(on_told)
