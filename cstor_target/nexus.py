@@ -269,12 +269,12 @@ class Nexus:
             )
             return
         of_target = self._sessions.of_target(session.target.name)
-        if function is TaskManagementFunction.ABORT_TASK_SET:
-            self._connection.abort_tasks(request.lun)
-        else:
+        luns = None if whole_target else _LUN_0
+        self._connection.abort_covered(request, luns)
+        if function is not TaskManagementFunction.ABORT_TASK_SET:
             for other in of_target:
-                if other.connection is not None:
-                    other.connection.abort_tasks(None if whole_target else request.lun)
+                if other.connection is not None and other is not session:
+                    other.connection.abort_tasks(luns)
             if function is TaskManagementFunction.CLEAR_TASK_SET:
                 device.task_set_cleared(self._name)
             else:

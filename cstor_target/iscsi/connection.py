@@ -12,7 +12,7 @@ What always holds: no input raises anything; bytes that are not iSCSI end the co
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from enum import Enum, auto
 
 from construct import ConstructError
@@ -80,6 +80,7 @@ class Connection:
         self._heard_at_s = self._accepted_at_s = now_s
         self._held_since_s: float | None = None
         self._pinged_at_s: float | None = None
+        self._window_opened = False
         self.phase = Phase.LOGIN
         self.session: Session | None = None
 
@@ -115,7 +116,16 @@ class Connection:
 
     def take_output(self) -> list[Buffer]:
         """What is to be sent, as pieces in order."""
+        if self._window_opened:
+            self._window_opened = False
+            if self._full_feature is not None and self.phase is Phase.FULL_FEATURE:
+                self._full_feature.tell_window()
         return self._outbox.take()
+
+    def window_opened(self) -> None:
+        """MaxCmdSN has grown, and no answer says so: a NOP-In will (11.4.11)."""
+        self._window_opened = True
+        self._outbox.notify()
 
     def complete(
         self, task: Task, status: int, data_in: Sequence[Buffer] = (), sense: bytes = b""
@@ -126,6 +136,8 @@ class Connection:
         """
         if self._full_feature is not None:
             self._full_feature.tasks.complete(task, status, data_in, sense)
+            if task.aborted and not task.immediate:
+                self._full_feature.window_opened()
 
     def answer_task_management(
         self, request: TaskManagementReceived, response: TaskManagementResponse
@@ -134,10 +146,19 @@ class Connection:
         if self._full_feature is not None and self.phase is Phase.FULL_FEATURE:
             self._full_feature.answer_task_management(request.initiator_task_tag, response)
 
-    def abort_tasks(self, lun: int | None) -> None:
-        """Drop the answers of all tasks of a LUN (its eight bytes as a number), or of all."""
+    def abort_tasks(self, luns: Collection[int] | None) -> None:
+        """Drop the answers of all tasks of these LUNs (their eight bytes as numbers), or of all."""
         if self._full_feature is not None:
-            self._full_feature.tasks.abort_all(lun)
+            tasks = self._full_feature.tasks
+            outstanding = tasks.in_flight
+            tasks.abort_all(tasks.present(), luns)
+            if tasks.in_flight < outstanding:
+                self._full_feature.window_opened()
+
+    def abort_covered(self, request: TaskManagementReceived, luns: Collection[int] | None) -> None:
+        """The same for the tasks that `request` covers: those that came before it (11.5.1)."""
+        if self._full_feature is not None:
+            self._full_feature.tasks.abort_all(request.tasks, luns)
 
     def stop_receiving(self) -> None:
         """Nothing more will be read: tasks that still wait for data are aborted."""

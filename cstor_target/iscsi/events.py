@@ -22,12 +22,14 @@ class LoggedIn:
 class TaskManagementReceived:
     """A function that concerns more than this connection; `answer_task_management` ends it.
 
-    `lun` is the eight bytes of the LUN field, as a number.
+    `lun` is the eight bytes of the LUN field, as a number.  `tasks` are those of the connection
+    that came before the request; it does not concern commands that follow in the same burst.
     """
 
     function: TaskManagementFunction
     lun: int
     initiator_task_tag: int
+    tasks: tuple[Task, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

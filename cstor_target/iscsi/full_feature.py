@@ -18,7 +18,9 @@ from cstor_target.iscsi import codec, pdu
 from cstor_target.iscsi.budget import Budget
 from cstor_target.iscsi.constants import (
     IMMEDIATE,
+    OPCODE_MASK,
     RESERVED_TAG,
+    SERIAL_MASK,
     AsyncEvent,
     LogoutReason,
     LogoutResponse,
@@ -77,6 +79,8 @@ class FullFeature:
         self._outbox = outbox
         self._counters = counters
         self._text = TextPhase(session, negotiator, directory, portal, limits)
+        self._early_functions: set[int] = set()
+        """The tags of task management requests that wait for their CmdSN."""
         self.events: list[Event] = []
         self.logged_out = False
         self.tasks = TaskSet(
@@ -119,16 +123,16 @@ class FullFeature:
     def ping(self) -> None:
         """Queue a NOP-In that the initiator must answer (11.19); it uses up no StatSN."""
         self._counters.pings += 1
-        header = codec.nop_in(
-            0,
-            RESERVED_TAG,
-            self.tasks.next_transfer_tag(),
-            0,
-            self._outbox.stat_sn,
-            self._window.exp_cmd_sn,
-            self._window.max_cmd_sn,
-        )
-        self._outbox.send(header)
+        self._send_nop_in(self.tasks.next_transfer_tag())
+
+    def window_opened(self) -> None:
+        """A task has given its place free, and no answer on any connection will say so."""
+        if self._session.connection is not None:
+            self._session.connection.window_opened()
+
+    def tell_window(self) -> None:
+        """Queue a NOP-In that wants no answer and carries MaxCmdSN (11.4.11, 11.19)."""
+        self._send_nop_in(RESERVED_TAG)
 
     def send_async(self, event: AsyncEvent, *parameters: int) -> None:
         """Queue an Asynchronous Message with its up to three parameters (11.9)."""
@@ -155,6 +159,19 @@ class FullFeature:
         )
         self._outbox.send(header, (data,), len(data))
 
+    def _send_nop_in(self, transfer_tag: int) -> None:
+        """Queue a NOP-In that answers nothing."""
+        header = codec.nop_in(
+            0,
+            RESERVED_TAG,
+            transfer_tag,
+            0,
+            self._outbox.stat_sn,
+            self._window.exp_cmd_sn,
+            self._window.max_cmd_sn,
+        )
+        self._outbox.send(header)
+
     def _in_order(self, handler: _OrderedHandler, receiver: Receiver) -> None:
         """Handle a PDU now if it is immediate or next in order, park it, or ignore it."""
         header, data = receiver.header_bytes(), bytes(receiver.data)
@@ -167,6 +184,8 @@ class FullFeature:
         if ahead < 0 or cmd_sn in window.parked:
             self._counters.commands_out_of_window += 1
         elif ahead:
+            if receiver.header[0] & OPCODE_MASK == Opcode.TASK_MANAGEMENT_REQUEST:
+                self._early_functions.add(receiver.header[5])
             window.parked[cmd_sn] = partial(self._handle_next, handler, header, data)
         else:
             self._handle_next(handler, header, data)
@@ -240,7 +259,7 @@ class FullFeature:
         else:
             self.logged_out = True
             self._counters.logouts += 1
-            self.tasks.abort_all(None)
+            self.tasks.abort_all(self.tasks.present(), None)
             self.events.append(LoggedOut())
         self._send(
             pdu.LOGOUT_RESPONSE,
@@ -255,10 +274,12 @@ class FullFeature:
         request = _parse(pdu.TASK_MANAGEMENT_REQUEST, header)
         self._counters.task_management += 1
         tag = request.initiator_task_tag
+        self._early_functions.discard(tag)
         if request.function in _HANDED_ON:
             function = TaskManagementFunction(request.function)
             lun = int.from_bytes(request.lun, "big")
-            self.events.append(TaskManagementReceived(function, lun, tag))
+            covered = self.tasks.present()
+            self.events.append(TaskManagementReceived(function, lun, tag, covered))
         elif request.function == TaskManagementFunction.ABORT_TASK:
             self.answer_task_management(tag, self._abort_task(request))
         elif request.function == TaskManagementFunction.TASK_REASSIGN:
@@ -267,14 +288,21 @@ class FullFeature:
             self.answer_task_management(tag, TaskManagementResponse.FUNCTION_NOT_SUPPORTED)
 
     def _abort_task(self, request: Any) -> TaskManagementResponse:
-        """A task that is here is aborted; one whose command has not arrived counts as received, so
-        that its CmdSN leaves no gap (11.6.1)."""
+        """A task that is here is aborted; one whose command should have arrived before the request
+        and has not counts as received, so that its CmdSN leaves no gap (11.6.1)."""
+        if request.referenced_task_tag in self._early_functions:
+            return TaskManagementResponse.FUNCTION_REJECTED
         task = self.tasks.find(request.referenced_task_tag)
         if task is not None:
             self.tasks.abort(task)
             return TaskManagementResponse.FUNCTION_COMPLETE
         window = self._window
-        if window.distance(request.ref_cmd_sn) < 0 or request.ref_cmd_sn in window.parked:
+        is_earlier = 0 < request.cmd_sn - request.ref_cmd_sn & SERIAL_MASK <= SERIAL_MASK >> 1
+        if (
+            not is_earlier
+            or window.distance(request.ref_cmd_sn) < 0
+            or request.ref_cmd_sn in window.parked
+        ):
             return TaskManagementResponse.TASK_DOES_NOT_EXIST
         window.parked[request.ref_cmd_sn] = window.advance
         self._unpark()

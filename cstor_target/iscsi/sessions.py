@@ -8,7 +8,7 @@ session's TSIH and CID takes the place of the old connection (connection reinsta
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Protocol
 
 from cstor_target.iscsi.budget import Budget
@@ -41,8 +41,11 @@ class SessionConnection(Protocol):
     def close(self) -> None:
         """Close when what was queued is sent."""
 
-    def abort_tasks(self, lun: int | None) -> None:
-        """Drop the answers of all tasks of a LUN (its eight bytes as a number), or of all."""
+    def abort_tasks(self, luns: Collection[int] | None) -> None:
+        """Drop the answers of all tasks of these LUNs (their eight bytes as numbers), or of all."""
+
+    def window_opened(self) -> None:
+        """The initiator is to be told a higher MaxCmdSN."""
 
 
 class CommandWindow:
@@ -246,7 +249,10 @@ class SessionTable:
         """The more sessions there are, the fewer unsolicited data each may send."""
         size = self._limits.command_window_of(len(self._sessions))
         for session in self._sessions.values():
+            told = session.window.max_cmd_sn
             session.window.resize(size)
+            if session.connection is not None and session.window.max_cmd_sn != told:
+                session.connection.window_opened()
 
     def _free_tsih(self) -> int:
         """The next number after the last one, so that one is not used again soon."""

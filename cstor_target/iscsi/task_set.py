@@ -9,7 +9,7 @@ are handed on in the order of CmdSN.  An abort drops the answer of a task, never
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
 
 from cstor_target.iscsi import codec
@@ -188,10 +188,16 @@ class TaskSet:
         if not task.started and not self._is_parked(task):
             self.complete(task, 0, (), b"")
 
-    def abort_all(self, lun: int | None) -> None:
-        """Abort the tasks of a LUN (its eight bytes as a number), or all."""
-        for task in [t for t in self._tasks.values() if lun is None or t.lun == lun]:
-            self.abort(task)
+    def present(self) -> tuple[Task, ...]:
+        """The tasks that are neither answered nor aborted, oldest first."""
+        return tuple(self._tasks.values())
+
+    def abort_all(self, tasks: Iterable[Task], luns: Collection[int] | None) -> None:
+        """Abort those of `tasks` that are still here and go to one of `luns`, or to any."""
+        for task in tasks:
+            is_here = self._tasks.get(task.initiator_task_tag) is task
+            if is_here and (luns is None or task.lun in luns):
+                self.abort(task)
 
     def abort_collecting(self) -> None:
         """Abort the tasks whose data has not all arrived."""

@@ -266,7 +266,7 @@ def test_an_aborted_write_reaches_the_volume_and_is_not_answered(
     host.numbered(pdu.TASK_MANAGEMENT_REQUEST, immediate=True, function=1, referenced_task_tag=77)
     assert host.answer().fields.response == 0
     directory.served.volume.end()
-    assert host.answers() == []
+    assert host.is_told_of_the_window()
     assert directory.served.volume.data[:512] == b"z" * 512
 
 
@@ -281,7 +281,7 @@ def test_a_lun_reset_ends_the_tasks_of_all_nexuses(
     directory.served.volume.end()
     directory.served.volume.end()
     for nexus in (host, other):
-        assert nexus.answers() == []
+        assert nexus.is_told_of_the_window()
         nexus.command(TEST_UNIT_READY)
         assert nexus.answer().sense == (6, 0x29, 0x00)
 
@@ -296,7 +296,7 @@ def test_abort_task_set_concerns_only_the_own_tasks(
     assert host.answer().fields.response == 0
     directory.served.volume.end()
     directory.served.volume.end()
-    assert host.answers() == []
+    assert host.is_told_of_the_window()
     assert other.answer().opcode is Opcode.DATA_IN
 
 
@@ -307,6 +307,7 @@ def test_clear_task_set_tells_the_others(
     other.command(read_10(0, 1), 512)
     host.manage(TaskManagementFunction.CLEAR_TASK_SET)
     directory.served.volume.end()
+    assert other.is_told_of_the_window()
     other.command(TEST_UNIT_READY)
     assert other.answer().sense == (6, 0x2F, 0x00)
     host.answers()
@@ -353,6 +354,7 @@ def test_no_read_starts_while_the_initiator_takes_nothing(host: Host, directory:
     host.numbered(pdu.TASK_MANAGEMENT_REQUEST, immediate=True, function=1, referenced_task_tag=21)
     host.answers()
     host.nexus.go_on_reading()
+    assert host.is_told_of_the_window()
     volume.end()
     assert host.answer().fields.initiator_task_tag == 22
     assert host.core.tasks_in_flight == 0

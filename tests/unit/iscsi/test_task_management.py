@@ -41,7 +41,7 @@ def test_an_aborted_task_is_not_answered_and_keeps_its_place_until_it_ends() -> 
     assert initiator.core.tasks_in_flight == 1
     assert initiator.write(4, b"data", cmd_sn=101) == []
     initiator.core.complete(task, 0)
-    assert initiator.answers() == []
+    assert initiator.is_told_of_the_window()
     assert initiator.core.tasks_in_flight == 0
     assert only_task(initiator.write(4, b"data", cmd_sn=101))
 
@@ -52,7 +52,7 @@ def test_the_tag_of_an_aborted_task_may_be_used_again() -> None:
     abort(initiator, 5)
     new = only_task(initiator.write(4, b"new!", initiator_task_tag=5))
     initiator.core.complete(old, 0)
-    assert initiator.answers() == []
+    assert initiator.is_told_of_the_window()
     initiator.core.complete(new, 0)
     assert initiator.answer().opcode is Opcode.SCSI_RESPONSE
 
@@ -154,11 +154,11 @@ def test_tasks_of_one_lun_are_aborted() -> None:
     initiator = logged_in()
     other = bytes((0, 1)) + bytes(6)
     tasks = [initiator.read(4), initiator.read(4, lun=other), initiator.read(4)]
-    initiator.core.abort_tasks(0)
+    initiator.core.abort_tasks({0})
     assert [task.aborted for task in tasks] == [True, False, True]
     initiator.core.abort_tasks(None)
     assert tasks[1].aborted
     for task in tasks:
         initiator.core.complete(task, 0, (b"data",))
-    assert initiator.answers() == []
+    assert initiator.is_told_of_the_window()
     assert initiator.core.tasks_in_flight == 0

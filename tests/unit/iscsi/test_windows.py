@@ -90,6 +90,22 @@ def test_sessions_share_the_memory_of_unsolicited_data() -> None:
     assert window_of(first) == (109, 124)
 
 
+def test_a_window_that_grows_because_a_session_has_ended_is_told() -> None:
+    process = Process(limits=Limits(unsolicited_bytes_max=16 * 256 * 1024))
+    first = logged_in(process)
+    second = process.connect()
+    second.isid = bytes.fromhex("800000000002")
+    second.login()
+    first.core.complete(first.read(4), 0)
+    assert first.answer().opcode is Opcode.SCSI_RESPONSE
+    for _ in range(9):
+        first.core.complete(first.read(4), 0)
+        first.answers()
+    assert second.core.session is not None
+    process.sessions.end(second.core.session)
+    assert first.is_told_of_the_window()
+
+
 def test_an_old_cmd_sn_is_ignored() -> None:
     initiator = logged_in()
     initiator.read(4)

@@ -17,7 +17,7 @@ from cstor_core.checksums import crc32c
 from cstor_target.iscsi import pdu
 from cstor_target.iscsi.chap import Realm
 from cstor_target.iscsi.connection import Connection
-from cstor_target.iscsi.constants import LoginStatus, Opcode, Stage
+from cstor_target.iscsi.constants import RESERVED_TAG, LoginStatus, Opcode, Stage
 from cstor_target.iscsi.counters import Counters
 from cstor_target.iscsi.events import Event
 from cstor_target.iscsi.limits import Limits
@@ -285,6 +285,12 @@ class Initiator:
         answers = self.answers()
         assert len(answers) == 1, answers
         return answers[0]
+
+    def is_told_of_the_window(self) -> bool:
+        """The target says that MaxCmdSN has grown, and nothing else (11.4.11)."""
+        (answer,) = self.answers()
+        tags = answer.fields.initiator_task_tag, answer.fields.target_transfer_tag
+        return answer.opcode is Opcode.NOP_IN and tags == (RESERVED_TAG, RESERVED_TAG)
 
     def _next_answer(self) -> Answer:
         header = self._take(48)
