@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Sequence
 
 from cstor_core.clock import Clock, Timer
 from cstor_core.errors import InputError, UnavailableError
-from cstor_core.generated.cstor.v1 import control_pb2, volume_pb2
+from cstor_core.generated.cstor.v1 import control_pb2, replica_pb2, volume_pb2
 from cstor_core.units import BLOCK_BYTES
 from cstor_target.volume.backing import (
     Buffer,
@@ -49,6 +49,7 @@ from cstor_target.volume.roster import Roster
 from cstor_target.volume.sanitizing import Sanitizing
 from cstor_target.volume.scrubs import Scrubs
 from cstor_target.volume.settings import EngineSettings
+from cstor_target.volume.tenure import Tenure
 
 _TICK_S = 1.0
 _STOOD_STILL_S = 3.0
@@ -110,7 +111,7 @@ class Engine:
         )
         self.operations = self._operations(size)
         self.operations.on_used = self._use
-        self._membership.on_open = self.operations.begin
+        self._membership.on_open = self._opens
         self.deletion = Deletion(self._roster, self.operations, events, lambda: self.identity)
         self._membership.on_deleted = self.deletion.carry_on
         self.questions = Questions(
@@ -408,6 +409,11 @@ class Engine:
             and member.report is not None
             and not member.report.HasField(field)  # type: ignore[arg-type]
         ]
+
+    def _opens(self, tenure: Tenure, report: replica_pb2.ReplicaReport) -> None:
+        """A member that holds the volume's history has said this; commands come next."""
+        self.operations.begin(tenure, report)
+        self.sanitizing.opens()
 
     def _use(self, properties: volume_pb2.VolumeProperties) -> None:
         """Other properties hold from now on."""

@@ -70,12 +70,14 @@ class Sanitizing:
         """Which part is done of the one that is under way, from 0 to 1."""
         return self._blocks_done / self._blocks_all if self._blocks_all else 0.0
 
+    def opens(self) -> None:
+        """Members have said what an earlier target has begun; no command has its place yet."""
+        self._changed(self._operations.sanitization)
+
     def carry_on(self) -> None:
-        """The volume is open: go on with what an earlier target has begun."""
-        now = self._operations.sanitization
-        self._changed(now)
-        if now.state == UNDER_WAY:
-            self._start(now, [])
+        """The volume is open: go on with that."""
+        if self.now.state == UNDER_WAY:
+            self._start(self.now, [])
 
     def begin(self, wanted: volume_pb2.Sanitization, waits: bool, done: Done) -> None:
         """Begin one; `done` hears when that is on stable storage or, where it `waits`, when all of

@@ -272,6 +272,11 @@ def _watch_members() -> None:
         ReplicaNode, "flush", _if("flush: failed", lambda out, *_: isinstance(out, CorruptError))
     )
     _watch_async(ReplicaNode, "reached", lambda *_: ["rebuild: ends with its stream"])
+    _watch_work()
+
+
+def _watch_work() -> None:
+    """What goes on beside commands."""
     _watch_async(Rebuild, "foreign_blocks", _where_it_gives("rebuild: foreign blocks", len))
     _watch(Rebuild, "replace_bad", _where_it_gives("bad copy: replaced", bool))
     _watch(Rebuild, "replace_wrong", _where_it_gives("scrub: finds and puts right", bool))

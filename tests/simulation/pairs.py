@@ -63,7 +63,9 @@ class Pair:
             self._clients.registers.read(block, stamp, start_s, now_s, who)
 
     def replaced(self, value: int, who: str) -> None:
-        """Somebody has found a value and put another in its place."""
+        """Somebody has found a value and put another in its place; zeros come again and again."""
+        if not value:
+            return
         other = self._replaced.setdefault(value, who)
         if other != who:
             self._wrong(f"{who} and {other} have both found {value:#x} and replaced it")

@@ -8,6 +8,7 @@ clients of a life.
 from __future__ import annotations
 
 import asyncio
+import random
 
 from cstor_core.generated.cstor.v1 import volume_pb2
 from cstor_target.volume.awaiting import answer_of
@@ -28,6 +29,7 @@ class Sanitizing:
     def __init__(self, clients: Clients) -> None:
         self._clients = clients
         self._loop = clients.cluster.loop
+        self._chance = random.Random(f"{clients.cluster.seed} asks to sanitize")
         self._is_under_way = False
 
     def ask(self) -> bool:
@@ -67,15 +69,37 @@ class Sanitizing:
         assert process is not None
         stamps = dict.fromkeys(range(SHARED_BLOCKS), stamp_of(ZEROS))
         erased = clients.registers.revert(stamps, self._loop.time(), "sanitize")
-        task = process.run(_asked(engine))
+        waits = self._chance.random() < 0.5
+        task = process.run(_asked(engine, waits=waits))
         await target.wait(task, NEVER)
         answer = task.result() if task.done() else Failure.BUSY
+        if answer is None and not waits and not await self._is_over():
+            return Failure.BUSY
         if answer is None and losses == clients.losses:
             erased.end_s = self._loop.time()
         elif answer in (Failure.SANITIZING, Failure.SNAPSHOTS):
             clients.registers.never_happened(erased)
         return answer
 
+    async def _is_over(self) -> bool:
+        """It has begun for certain: whether it came to its end, whoever brings it there."""
+        while not self._clients.is_over:
+            await asyncio.sleep(AGAIN_S)
+            for target in [target for target in self._clients.targets if target.is_up]:
+                engine, process = target.engine, target.process
+                assert engine is not None
+                assert process is not None
+                task = process.run(_knows_none(engine))
+                await target.wait(task, NEVER)
+                if task.done() and task.result():
+                    return True
+        return False
 
-async def _asked(engine: Engine) -> Failure | None:
-    return await answer_of(lambda done: engine.sanitize(ERASE, True, done))
+
+async def _asked(engine: Engine, *, waits: bool) -> Failure | None:
+    return await answer_of(lambda done: engine.sanitize(ERASE, waits, done))
+
+
+async def _knows_none(engine: Engine) -> bool:
+    """Whether no sanitization is under way, and no other target can know better."""
+    return not engine.sanitizing.now.state and await answer_of(engine.confirm) is None

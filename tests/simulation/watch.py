@@ -119,7 +119,14 @@ def differences(cluster: Cluster) -> str:
             return f"{machine.name} has another replica than the configuration names"
         if store.rebuilding or store.failed_reason is not None:
             return f"{machine.name}: {store.failed_reason or 'it is rebuilding'}"
-        key = store.applied_seq.to_bytes(8, "little") + rows_of_node(node).tobytes()
+        key = b"".join(
+            (
+                store.applied_seq.to_bytes(8, "little"),
+                rows_of_node(node).tobytes(),
+                store.reservations.SerializeToString(deterministic=True),
+                store.sanitization.SerializeToString(deterministic=True),
+            )
+        )
         found.setdefault(key, f"{machine.name} is at {store.applied_seq}")
     return "" if len(found) == 1 else f"replicas differ: {', '.join(found.values())}"
 
