@@ -246,6 +246,15 @@ class ControlClient:
         )
         return list(answer.sessions)
 
+    def redirect_logins(self, volume: str, address: str) -> None:
+        """Have initiators log in at another portal, or with no address here again."""
+        self._connection.ask(
+            "RedirectLogins",
+            control_pb2.RedirectLoginsRequest(volume=volume, address=address),
+            control_pb2.RedirectLoginsResponse,
+            ASK_S_MAX,
+        )
+
     def list_reservations(self, volume: str) -> volume_pb2.Reservations:
         """Who has registered with a volume, and who has reserved it."""
         return self._connection.ask(

@@ -26,10 +26,11 @@ from cstor_cli.printing import local_time, print_document
 from cstor_core.errors import InputError
 from cstor_core.generated.cstor.v1 import control_pb2
 
-app = typer.Typer(help="List and drop the sessions of initiators.", no_args_is_help=True)
+app = typer.Typer(help="List, drop and redirect the sessions of initiators.", no_args_is_help=True)
 
 TSIH = re.compile("[0-9]{1,5}")
 TSIH_MAX = 0xFFFF
+HERE = "here"
 TYPES_OF_NAMES = ("iqn.", "eui.", "naa.")
 """How an iSCSI name begins (RFC 7143, 4.2.7.4)."""
 
@@ -89,6 +90,28 @@ def drop(
         return
     for session in dropped:
         typer.echo(f"{session.volume}: session {session.tsih} of {_initiator(session)} is dropped")
+
+
+@app.command()
+def redirect(
+    address: Annotated[
+        str,
+        typer.Argument(help="HOST:PORT of a portal, or 'here'.", metavar="HOST:PORT|here"),
+    ],
+    volume: VolumeOption = "",
+    directory: AnyDirectoryOption = None,
+    target: TargetOption = None,
+) -> None:
+    """Have initiators log in at another portal for now, or here again.
+
+    Sessions that there are stay: `cstor session drop` ends them, and they come back there.
+    """
+
+    with target_of(directory, target) as client:
+        named = client.named(volume)
+        client.redirect_logins(named, "" if address == HERE else address)
+    where = "here again" if address == HERE else f"at {address}"
+    typer.echo(f"{named}: initiators log in {where}")
 
 
 def print_sessions(sessions: Sequence[control_pb2.Session]) -> None:

@@ -42,6 +42,7 @@ from cstor_target.access import AccessRules
 from cstor_target.chap_secrets import ChapSecrets
 from cstor_target.control import SERVICE_NAME, ControlServicer
 from cstor_target.event_log import EventLog
+from cstor_target.iscsi.directory import FIRST_PORTAL_GROUP, Portal
 from cstor_target.local_links import local_links
 from cstor_target.login_control import LoginRules
 from cstor_target.metrics import TargetCollector
@@ -86,7 +87,7 @@ class Listeners:
         then none of them is held."""
         self._held: list[socket.socket] = []
         try:
-            self.iscsi, self.portal = self._bind(settings.portal, ISCSI_PORT)
+            self.iscsi, self.portals = self._bind_portals(settings)
             self.http, self.http_address = self._bind(settings.http, HTTP_PORT)
             self.metrics, self.metrics_address = self._bind(settings.metrics, METRICS_PORT)
             self.control = grpc_server()
@@ -99,6 +100,16 @@ class Listeners:
         except InputError:
             self.close()
             raise
+
+    def _bind_portals(
+        self, settings: TargetSettings
+    ) -> tuple[list[socket.socket], tuple[Portal, ...]]:
+        """Each portal is a portal group of its own, numbered as they are named."""
+        named = (settings.portal, *settings.also_portal)
+        bound = [self._bind(address, ISCSI_PORT) for address in named]
+        tags = range(FIRST_PORTAL_GROUP, FIRST_PORTAL_GROUP + len(bound))
+        portals = [Portal(address, tag) for (_, address), tag in zip(bound, tags, strict=True)]
+        return [listener for listener, _ in bound], tuple(portals)
 
     def _bind(self, address: Address, default_port: int) -> tuple[socket.socket, str]:
         listener = bind_port(address, default_port)
@@ -153,7 +164,7 @@ class TargetDaemon:
             stack.callback(listeners.close)
             self._take_directory(stack)
             self._logins.load()
-            self._volumes.begin(await self._links(stack), listeners.portal)
+            self._volumes.begin(await self._links(stack), listeners.portals)
             stack.push_async_callback(self._close)
             addresses = self._addresses()
             volume = self._volumes.add(self._settings.volume, addresses)
@@ -234,9 +245,12 @@ class TargetDaemon:
         stack.callback(self._status.close)
         health = asyncio.ensure_future(self._tell_health(listeners.health))
         stack.callback(health.cancel)
-        await self._iscsi.serve(listeners.iscsi)
+        for listener, portal in zip(listeners.iscsi, listeners.portals, strict=True):
+            await self._iscsi.serve(listener, portal.group_tag)
+        first, *others = (portal.address for portal in listeners.portals)
         self._facts |= {
-            "portal": listeners.portal,
+            "portal": first,
+            "also_portals": others,
             "control": listeners.control_address,
             "http": listeners.http_address,
             "metrics": listeners.metrics_address,

@@ -180,6 +180,10 @@ KINDS: dict[str, Kind] = {
         Severity.WARNING,
         "an operator has taken away {registrations} registrations, and the reservation with them",
     ),
+    "logins_redirected": Kind(
+        Severity.WARNING,
+        "an operator has initiators log in at {address} from now on",
+    ),
     "sanitize_started": Kind(
         Severity.WARNING,
         "all that the volume holds is being erased, as SANITIZE asks ({method})",

@@ -42,6 +42,18 @@ class LoginCalls(control_pb2_grpc.ControlServiceServicer):
         self._happened = happened
 
     @refusing
+    async def RedirectLogins(  # noqa: N802 - the name of the call
+        self,
+        request: control_pb2.RedirectLoginsRequest,
+        context: grpc.aio.ServicerContext[
+            control_pb2.RedirectLoginsRequest, control_pb2.RedirectLoginsResponse
+        ],
+    ) -> control_pb2.RedirectLoginsResponse:
+        """Send initiators somewhere else; INVALID_ARGUMENT where the address is none."""
+        self._called(request.volume).redirect(request.address)
+        return control_pb2.RedirectLoginsResponse()
+
+    @refusing
     async def SetChap(  # noqa: N802 - the name of the call
         self,
         request: control_pb2.SetChapRequest,

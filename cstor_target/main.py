@@ -71,6 +71,13 @@ def serve(
     portal: Annotated[
         str | None, typer.Option(help="HOST:PORT for iSCSI; default 127.0.0.1, port 3260.")
     ] = None,
+    also_portal: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--also-portal",
+            help="HOST:PORT of another iSCSI portal, a portal group of its own; repeat for each.",
+        ),
+    ] = None,
     control: Annotated[
         str | None, typer.Option(help="HOST:PORT for gRPC control; default 127.0.0.1, port 7777.")
     ] = None,

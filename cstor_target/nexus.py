@@ -39,6 +39,7 @@ from cstor_target.scsi.requests import (
     WithoutData,
     Write,
 )
+from cstor_target.scsi.reservations import Registrant
 from cstor_target.scsi.target_device import TargetDevice
 from cstor_target.volume.backing import Buffer, Failure, Volume
 
@@ -63,6 +64,11 @@ class ServedDirectory(TargetDirectory, Protocol):
 
     def find(self, name: str) -> ServedTarget | None:
         """The target node of that name, or None."""
+
+
+def nexus_of(session: Session) -> str:
+    """By which name a logical unit knows the initiator of a session, at its target port."""
+    return Registrant(session.initiator_port, session.portal_group_tag).nexus
 
 
 class Nexus:
@@ -128,11 +134,11 @@ class Nexus:
         assert served is not None, f"{session.target.name} vanished between login and first command"
         self._device = served.device
         self._volume = served.volume
-        self._name = session.nexus
+        self._name = nexus_of(session)
         if not event.rejoined:
-            session.on_end = partial(served.device.nexus_lost, session.nexus)
-            session.on_tasks_ended = partial(served.device.tasks_ended, session.nexus)
-            served.device.nexus_established(session.nexus)
+            session.on_end = partial(served.device.nexus_lost, self._name)
+            session.on_tasks_ended = partial(served.device.tasks_ended, self._name)
+            served.device.nexus_established(self._name)
 
     def _start(self, task: Task) -> None:
         device = self._device

@@ -12,17 +12,20 @@ from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from typing import Protocol
 from uuid import UUID
 
-from cstor_core.errors import UnavailableError
+from cstor_core.errors import InputError, UnavailableError
 from cstor_core.generated.cstor.v1 import control_pb2, volume_pb2
 from cstor_core.properties import has_write_cache, is_thin
+from cstor_core.settings import parse_address
 from cstor_target.iscsi.chap import Realm
+from cstor_target.iscsi.directory import Portal
 from cstor_target.iscsi.sessions import SessionTable
+from cstor_target.nexus import nexus_of
 from cstor_target.scsi.extended_copy import Peer
 from cstor_target.scsi.geometry import Geometry
 from cstor_target.scsi.identity import Identity
 from cstor_target.scsi.log_commands import Statistics
 from cstor_target.scsi.parameters import Parameters
-from cstor_target.scsi.reservations import Reservations
+from cstor_target.scsi.reservations import Registrant, Reservations
 from cstor_target.scsi.target_device import TargetDevice
 from cstor_target.settings import is_uuid
 from cstor_target.volume.awaiting import answer_of
@@ -42,7 +45,6 @@ from cstor_target.volume_sessions import VolumeSessions
 RealmOf = Callable[[str], Realm | None]
 Admits = Callable[[str, str, str], bool]
 IQN_PREFIX = "iqn.2016-09.com.openebs.cstor:"
-PORTAL_GROUP_TAG = 1
 
 SERVING_STATUSES = (
     control_pb2.VOLUME_STATUS_HEALTHY,
@@ -127,11 +129,14 @@ class ServedVolume:
         engine: VolumeEngine,
         table: SessionTable,
         events: EventSink,
-        portal: str,
+        portals: Sequence[Portal],
         revision: str,
     ) -> None:
         self.engine = engine
-        self.portal = portal
+        self.portal = portals[0].address
+        self.moved_to = ""
+        """HOST:PORT where initiators are to log in instead, if anywhere."""
+        self._target_ports = tuple(portal.group_tag for portal in portals)
         self.stopping = False
         """The daemon is about to end: what is open is served to its end, but is not ready."""
         self.sessions = VolumeSessions(lambda: (self.volume_name, self.name), table, events)
@@ -155,16 +160,6 @@ class ServedVolume:
         return identity.name if identity is not None else self._wanted
 
     @property
-    def portal_group_tag(self) -> int:
-        """The tag of the one portal group."""
-        return PORTAL_GROUP_TAG
-
-    @property
-    def portals(self) -> Sequence[str]:
-        """None of its own: an initiator is told the address that it has reached."""
-        return ()
-
-    @property
     def ready(self) -> bool:
         """Whether a login may go on."""
         return self._device is not None and not self._is_shut
@@ -177,6 +172,20 @@ class ServedVolume:
     def unshut(self) -> None:
         """Let initiators log in again."""
         self._is_shut = False
+
+    def redirect(self, address: str) -> None:
+        """Have whoever logs in from now on do so at another portal, HOST:PORT; empty: here again.
+
+        Raises InputError where that is no address.
+        """
+        if address:
+            parsed = parse_address(address)
+            if not parsed.port:
+                raise InputError(f"{address!r} names no port: write HOST:PORT of a portal")
+            address = str(parsed)
+        if address != self.moved_to:
+            self.moved_to = address
+            self._events("logins_redirected", {"address": address or "this target"})
 
     @property
     def volume(self) -> Volume:
@@ -237,13 +246,13 @@ class ServedVolume:
 
     def _peer(self, nexus: Hashable, designator: bytes) -> Peer | None:
         """The other unit of that NAA designator, where the same initiator is logged in to it."""
-        name, _, _ = str(nexus).partition(",i,0x")
+        name, _, _ = Registrant.of(str(nexus)).initiator_port.rpartition(",i,0x")
         for session in self._table:
             there = session.target
             if session.initiator_name != name or not isinstance(there, ServedVolume):
                 continue
             if there.ready and there.device.unit.identity.naa == designator:
-                return Peer(there.device.unit, session.nexus)
+                return Peer(there.device.unit, nexus_of(session))
         return None
 
     def _statistics(self) -> Statistics:
@@ -265,7 +274,7 @@ class ServedVolume:
             identity.logical_block_bytes,
             identity.physical_block_bytes,
         )
-        names = Identity(UUID(identity.volume_uuid), self.name, self._revision)
+        names = Identity(UUID(identity.volume_uuid), self.name, self._revision, self._target_ports)
         operations = self.engine.operations
 
         def parameters() -> Parameters:
@@ -307,6 +316,7 @@ class Directory:
     ) -> None:
         """`realm_of` and `admits` say who may log in where; without them everybody may."""
         self._volumes = volumes
+        self.all_portals: Sequence[Portal] = ()
         self.realm = realm_of
         self.admits = admits
 
@@ -316,6 +326,10 @@ class Directory:
             if volume.name == name:
                 return volume
         return next((volume for volume in self._volumes if volume.may_become(name)), None)
+
+    def portals(self) -> Sequence[Portal]:
+        """All that the process listens on."""
+        return self.all_portals
 
     def random_bytes(self, count: int) -> bytes:
         """Out of the system's source of what nobody can guess."""

@@ -35,6 +35,7 @@ METRICS_PORT = 9500
 REPLICA_GRPC_PORT = 7778
 REPLICA_METRICS_PORT = 9501
 ADDRESSES_MAX = 15
+ALSO_PORTALS_MAX = 15
 
 
 def _addresses(value: object) -> object:
@@ -58,6 +59,26 @@ def _addresses(value: object) -> object:
 ReplicaAddresses = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_addresses)]
 
 
+def _portals(value: object) -> object:
+    """Addresses to listen on: a list, or one text with commas (as the environment has it)."""
+    if isinstance(value, str):
+        value = [part for part in value.replace(",", " ").split() if part]
+    if not isinstance(value, list | tuple):
+        return value
+    found = []
+    for text in value:
+        try:
+            found.append(parse_address(str(text)))
+        except InputError as error:
+            raise ValueError(str(error)) from error
+        if found[-1].port is None:
+            raise ValueError(f"{text!r} names no port: write HOST:PORT")
+    return tuple(found)
+
+
+Portals = Annotated[tuple[Address, ...], NoDecode, BeforeValidator(_portals)]
+
+
 class TargetSettings(DaemonSettings):
     """What `cstor-target` can be told; see `docs/operations.md`."""
 
@@ -72,6 +93,7 @@ class TargetSettings(DaemonSettings):
     all_volumes: bool = False
     require_chap: bool = False
     portal: AddressSetting = Address(LOCAL_HOST, None)
+    also_portal: Annotated[Portals, Field(max_length=ALSO_PORTALS_MAX)] = ()
     control: AddressSetting = Address(LOCAL_HOST, None)
     http: AddressSetting = Address(LOCAL_HOST, None)
     metrics: AddressSetting = Address(LOCAL_HOST, None)

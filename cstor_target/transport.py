@@ -18,6 +18,7 @@ from cstor_core.clock import Clock, Timer
 from cstor_core.tcp import tune
 from cstor_target.iscsi.connection import Connection, Phase
 from cstor_target.iscsi.counters import Counters
+from cstor_target.iscsi.directory import FIRST_PORTAL_GROUP, Portal
 from cstor_target.iscsi.events import ConnectionFailed, Event, LoggedIn, LoggedOut
 from cstor_target.iscsi.limits import Limits
 from cstor_target.iscsi.sessions import SessionTable
@@ -43,14 +44,18 @@ class IscsiServer:
         self.counters = Counters()
         self.sessions = SessionTable(self.limits, self.counters, clock.wall)
         self._connections: set[_IscsiProtocol] = set()
-        self._server: asyncio.Server | None = None
+        self._servers: list[asyncio.Server] = []
         self._timer: Timer | None = None
 
-    async def serve(self, listener: socket.socket) -> None:
-        """Begin to accept connections on a bound socket."""
+    async def serve(
+        self, listener: socket.socket, portal_group_tag: int = FIRST_PORTAL_GROUP
+    ) -> None:
+        """Begin to accept connections on a bound socket, which is of that portal group."""
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(
-            lambda: _IscsiProtocol(self, loop), sock=listener, backlog=128
+        self._servers.append(
+            await loop.create_server(
+                lambda: _IscsiProtocol(self, loop, portal_group_tag), sock=listener, backlog=128
+            )
         )
 
     def retry_held_logins(self) -> None:
@@ -63,8 +68,8 @@ class IscsiServer:
         No new connection is accepted; initiators are asked to log out; after a grace period
         nothing new is read; commands that were started end; then connections are closed.
         """
-        if self._server is not None:
-            self._server.close()
+        for server in self._servers:
+            server.close()
         deadline_s = self.clock.monotonic() + timeout_s
         grace_s = min(_LOGOUT_GRACE_S, timeout_s)
         for protocol in list(self._connections):
@@ -116,9 +121,12 @@ class IscsiServer:
 class _IscsiProtocol(asyncio.BufferedProtocol):
     """One TCP connection."""
 
-    def __init__(self, server: IscsiServer, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, server: IscsiServer, loop: asyncio.AbstractEventLoop, portal_group_tag: int
+    ) -> None:
         self._server = server
         self._loop = loop
+        self._portal_group_tag = portal_group_tag
         self._log = _log
         self._reading_stopped = False
         self._closing_since_s: float | None = None
@@ -137,7 +145,7 @@ class _IscsiProtocol(asyncio.BufferedProtocol):
         self.core = Connection(
             server.sessions,
             server.directory,
-            _address(transport.get_extra_info("sockname")),
+            Portal(_address(transport.get_extra_info("sockname")), self._portal_group_tag),
             self._wake,
             server.clock.monotonic(),
             server.limits,

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from cstor_core.errors import InputError, UnknownSessionError
 from cstor_core.generated.cstor.v1 import control_pb2
 from cstor_target.iscsi.sessions import TSIH_MAX, Session, SessionTable
+from cstor_target.scsi.reservations import Registrant
 from cstor_target.volume.events import EventSink
 
 NAME_CHARACTERS_MAX = 223
@@ -74,10 +75,11 @@ class VolumeSessions:
         for session in self._all():
             self._table.drop(session)
 
-    def abort_tasks(self, initiator_port: str) -> None:
-        """Drop the answers of all tasks of one initiator port (SPC-4, 5.9.11.5)."""
+    def abort_tasks(self, registrant: Registrant) -> None:
+        """Drop the answers of all tasks of one I_T nexus (SPC-4, 5.9.11.5)."""
         for session in self._all():
-            if session.nexus == initiator_port and session.connection is not None:
+            nexus = session.initiator_port, session.portal_group_tag
+            if nexus == registrant and session.connection is not None:
                 session.connection.abort_tasks(None)
 
     def _all(self) -> list[Session]:

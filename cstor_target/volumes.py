@@ -17,6 +17,7 @@ from cstor_core.clock import Clock
 from cstor_core.errors import CstorError
 from cstor_core.generated.cstor.v1 import replica_pb2, volume_pb2
 from cstor_target.event_log import EventLog
+from cstor_target.iscsi.directory import Portal
 from cstor_target.login_control import LoginRules
 from cstor_target.served_volume import Directory, ServedVolume
 from cstor_target.transport import IscsiServer
@@ -52,6 +53,7 @@ class Volumes:
         directory = Directory(self.served)
         if logins is not None:
             directory = Directory(self.served, logins.secrets.realm, logins.access.admits)
+        self._directory = directory
         self.iscsi = IscsiServer(directory, clock)
         self.ended: asyncio.Future[Engine]
         """The engine because of which the process has to end: deposed, or failed."""
@@ -66,12 +68,13 @@ class Volumes:
         """UUIDs of volumes that another target has taken over: that one is left alone."""
         self._leaving: set[asyncio.Task[bool]] = set()
         self._links: LinkFactory | None = None
-        self._portal = ""
+        self._portals: Sequence[Portal] = ()
         self._flushed = True
 
-    def begin(self, links: LinkFactory, portal: str) -> None:
-        """How replicas are reached, and where initiators log in."""
-        self._links, self._portal = links, portal
+    def begin(self, links: LinkFactory, portals: Sequence[Portal]) -> None:
+        """How replicas are reached, and where initiators log in: one place at least."""
+        self._links = links
+        self._portals = self._directory.all_portals = portals
         self.ended = asyncio.get_running_loop().create_future()
 
     def add(self, name: str, addresses: Sequence[str], volume_uuid: str = "") -> ServedVolume:
@@ -92,7 +95,7 @@ class Volumes:
             events,
         )
         volume = ServedVolume(
-            name, engine, self.iscsi.sessions, events, self._portal, self._revision
+            name, engine, self.iscsi.sessions, events, self._portals, self._revision
         )
         self.served.append(volume)
         self._engines[volume] = engine

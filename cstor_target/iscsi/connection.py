@@ -26,7 +26,7 @@ from cstor_target.iscsi.constants import (
     TaskManagementResponse,
 )
 from cstor_target.iscsi.counters import Counters
-from cstor_target.iscsi.directory import TargetDirectory
+from cstor_target.iscsi.directory import Portal, TargetDirectory
 from cstor_target.iscsi.errors import ConnectionBroken, IscsiError, LoginRefused, PduRejected
 from cstor_target.iscsi.events import ConnectionFailed, Event, LoggedIn, TaskManagementReceived
 from cstor_target.iscsi.full_feature import FullFeature
@@ -50,7 +50,7 @@ class Phase(Enum):
 class Connection:
     """The protocol engine of one TCP connection.
 
-    `portal` is HOST:PORT as the initiator reached us, `peer` its own, for reports; `now_s` is the
+    `portal` is as the initiator reached us, `peer` its own HOST:PORT, for reports; `now_s` is the
     time of the accept.
     """
 
@@ -58,7 +58,7 @@ class Connection:
         self,
         sessions: SessionTable,
         directory: TargetDirectory,
-        portal: str,
+        portal: Portal,
         wake: Callable[[], None],
         now_s: float,
         limits: Limits,
@@ -73,7 +73,9 @@ class Connection:
         self._counters = counters
         self._receiver = Receiver(limits.receive_chunk_bytes)
         self._outbox = Outbox(wake)
-        self._login = Login(sessions, directory, self._outbox, limits, counters, peer)
+        self._login = Login(
+            sessions, directory, self._outbox, limits, counters, portal.group_tag, peer
+        )
         self._full_feature: FullFeature | None = None
         self._pending: list[Event] = []
         self._heard = True
@@ -297,7 +299,7 @@ class Connection:
     def _fail(self, error: IscsiError) -> None:
         self._counters.connections_failed += 1
         if isinstance(error, LoginRefused):
-            self._login.refusal(error.login_status)
+            self._login.refusal(error)
         events = self._take_events()
         self.close()
         self._pending = [*events, ConnectionFailed(error)]

@@ -75,6 +75,7 @@ class LoginStatus(IntEnum):
     """Status-Class and Status-Detail as one number, class first (11.13.5)."""
 
     SUCCESS = 0x0000
+    TARGET_MOVED_TEMPORARILY = 0x0101
     INITIATOR_ERROR = 0x0200
     AUTHENTICATION_FAILURE = 0x0201
     AUTHORIZATION_FAILURE = 0x0202

@@ -6,9 +6,21 @@ Names are iSCSI names in their normal form, lower case (RFC 7143, 4.2.7.2).
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from cstor_target.iscsi.chap import Realm
+
+FIRST_PORTAL_GROUP = 1
+"""The tag of the portal group that is always there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Portal:
+    """Where initiators log in: HOST:PORT, and the tag of its portal group (RFC 7143, 13.9)."""
+
+    address: str
+    group_tag: int = FIRST_PORTAL_GROUP
 
 
 class Target(Protocol):
@@ -19,16 +31,12 @@ class Target(Protocol):
         """The iSCSI name."""
 
     @property
-    def portal_group_tag(self) -> int:
-        """The tag of the one portal group (RFC 7143, 13.9)."""
-
-    @property
-    def portals(self) -> Sequence[str]:
-        """HOST:PORT of each portal; empty: the address that the initiator connected to."""
-
-    @property
     def ready(self) -> bool:
         """False while its volume is opening: a login is held, not refused."""
+
+    @property
+    def moved_to(self) -> str:
+        """HOST:PORT of the portal where initiators are to log in instead; empty: here."""
 
 
 class TargetDirectory(Protocol):
@@ -44,6 +52,11 @@ class TargetDirectory(Protocol):
 
     def admits(self, target_name: str, initiator_name: str, peer: str) -> bool:
         """Whether an initiator at HOST:PORT may log in there, or discover where that is empty."""
+
+    def portals(self) -> Sequence[Portal]:
+        """All portals of this process, through each of which every target node is reached; empty
+        where there is only the one that an initiator has reached.
+        """
 
     def random_bytes(self, count: int) -> bytes:
         """So many bytes that nobody can guess, for challenges."""

@@ -28,6 +28,14 @@ class LoginRefused(IscsiError):
         self.login_status = status
 
 
+class LoginRedirected(LoginRefused):
+    """The initiator is told another portal, HOST:PORT, where it is to log in for now."""
+
+    def __init__(self, address: str) -> None:
+        super().__init__(LoginStatus.TARGET_MOVED_TEMPORARILY, f"log in at {address}")
+        self.address = address
+
+
 class PduRejected(IscsiError):
     """A PDU is not accepted; its header goes back in the Reject, and its CmdSN is not used up."""
 

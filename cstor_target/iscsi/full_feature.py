@@ -30,7 +30,7 @@ from cstor_target.iscsi.constants import (
     TaskManagementResponse,
 )
 from cstor_target.iscsi.counters import Counters
-from cstor_target.iscsi.directory import TargetDirectory
+from cstor_target.iscsi.directory import Portal, TargetDirectory
 from cstor_target.iscsi.errors import PduRejected, TextError
 from cstor_target.iscsi.events import Event, LoggedOut, TaskManagementReceived
 from cstor_target.iscsi.limits import Limits
@@ -67,7 +67,7 @@ class FullFeature:
         session: Session,
         negotiator: Negotiator,
         directory: TargetDirectory,
-        portal: str,
+        portal: Portal,
         outbox: Outbox,
         limits: Limits,
         counters: Counters,

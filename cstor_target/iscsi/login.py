@@ -21,7 +21,7 @@ from cstor_target.iscsi.constants import (
 )
 from cstor_target.iscsi.counters import Counters
 from cstor_target.iscsi.directory import Target, TargetDirectory
-from cstor_target.iscsi.errors import LoginRefused, TextError
+from cstor_target.iscsi.errors import LoginRedirected, LoginRefused, TextError
 from cstor_target.iscsi.keys import Use
 from cstor_target.iscsi.limits import Limits
 from cstor_target.iscsi.negotiation import Negotiator
@@ -47,9 +47,11 @@ class Login:
         outbox: Outbox,
         limits: Limits,
         counters: Counters,
+        portal_group_tag: int,
         peer: str,
     ) -> None:
         self._peer = peer
+        self._portal_group_tag = portal_group_tag
         self._sessions = sessions
         self._directory = directory
         self._outbox = outbox
@@ -120,9 +122,13 @@ class Login:
         self._respond(request, transit=True, pairs=answers, session=session)
         self.session = session
 
-    def refusal(self, status: LoginStatus) -> None:
-        """Queue the Login Response that ends the login with `status`."""
-        request = self._first
+    def refusal(self, error: LoginRefused) -> None:
+        """Queue the Login Response that ends the login."""
+        request, status = self._first, error.login_status
+        pairs = []
+        if isinstance(error, LoginRedirected):
+            pairs.append(("TargetAddress", error.address))
+        text = encode(pairs)
         self._counters.logins_refused += 1
         self._counters.authentication_failures += status is LoginStatus.AUTHENTICATION_FAILURE
         header = LOGIN_RESPONSE.build(
@@ -136,10 +142,11 @@ class Login:
                 "stat_sn": self._outbox.next_stat_sn(),
                 "exp_cmd_sn": request.cmd_sn if request else 0,
                 "max_cmd_sn": request.cmd_sn if request else 0,
+                "data_segment_length": len(text),
                 "status": status,
             }
         )
-        self._outbox.send(header)
+        self._outbox.send(header, (text,) if text else (), len(text))
 
     def _check(self, request: _Request) -> None:
         """The rules of 11.12 for the header, and what may not change between requests."""
@@ -200,7 +207,7 @@ class Login:
         if not self._identified:
             self._identify()
             if self._target is not None:
-                answers.append(("TargetPortalGroupTag", str(self._target.portal_group_tag)))
+                answers.append(("TargetPortalGroupTag", str(self._portal_group_tag)))
         if self._chap is not None:
             answers += self._authenticate(self._chap, request, proofs)
         if request.csg == Stage.OPERATIONAL_NEGOTIATION:
@@ -255,6 +262,8 @@ class Login:
             raise LoginRefused(
                 LoginStatus.AUTHORIZATION_FAILURE, f"{name} may not log in from {self._peer}"
             )
+        if self._target is not None and self._target.moved_to:
+            raise LoginRedirected(self._target.moved_to)
         self._identified = True
 
     def _find_target(self) -> Target:
@@ -269,13 +278,22 @@ class Login:
         """The new session, or the one that TSIH names (6.3.1, table "TSIH and ISID rules")."""
         if request.tsih == 0:
             session = self._sessions.create(
-                self._initiator_name, request.isid, self._target, request.cmd_sn
+                self._initiator_name,
+                request.isid,
+                self._target,
+                request.cmd_sn,
+                self._portal_group_tag,
             )
             session.leading_values = self.negotiator.leading_values()
             return session
         self.rejoined = True
         session = self._sessions.rejoin(
-            self._initiator_name, request.isid, self._target, request.tsih, request.cid
+            self._initiator_name,
+            request.isid,
+            self._target,
+            request.tsih,
+            request.cid,
+            self._portal_group_tag,
         )
         self.negotiator.values.update(session.leading_values)
         return session

@@ -1,9 +1,9 @@
 """Sessions of this process and how they replace each other (RFC 7143, 4.4.3, 6.3.1, 6.3.4, 6.3.5).
 
-A session is known by InitiatorName, ISID and target node.  MaxConnections is 1 and the error
-recovery level 0, so a session has exactly one connection and ends with it.  A login with TSIH 0
-for a session that exists ends the old one first (session reinstatement); a login that names the
-session's TSIH and CID takes the place of the old connection (connection reinstatement).
+A session is known by InitiatorName, ISID, target node and portal group.  MaxConnections is 1 and
+the error recovery level 0, so a session has exactly one connection and ends with it.  A login with
+TSIH 0 for a session that exists ends the old one first (session reinstatement); a login that names
+the session's TSIH and CID takes the place of the old connection (connection reinstatement).
 """
 
 from __future__ import annotations
@@ -14,11 +14,13 @@ from typing import Protocol
 from cstor_target.iscsi.budget import Budget
 from cstor_target.iscsi.constants import SERIAL_MASK, LoginStatus
 from cstor_target.iscsi.counters import Counters
-from cstor_target.iscsi.directory import Target
+from cstor_target.iscsi.directory import FIRST_PORTAL_GROUP, Target
 from cstor_target.iscsi.errors import LoginRefused
 from cstor_target.iscsi.limits import Limits
 
 TSIH_MAX = 0xFFFF
+SessionKey = tuple[str, bytes, str, int]
+"""InitiatorName, ISID, name of the target node, portal group tag."""
 
 
 class SessionConnection(Protocol):
@@ -97,7 +99,8 @@ class CommandWindow:
 class Session:
     """One I_T nexus, or a discovery session (`target` is None).
 
-    `nexus` names the initiator port as SCSI does: InitiatorName, `,i,0x`, ISID (RFC 7143, 4.4.3).
+    `initiator_port` names that as SCSI does: InitiatorName, `,i,0x`, ISID (RFC 7143, 4.4.3); the
+    target port is the portal group of the target node.
     """
 
     __slots__ = (
@@ -105,11 +108,12 @@ class Session:
         "connection",
         "initiator_alias",
         "initiator_name",
+        "initiator_port",
         "isid",
         "leading_values",
-        "nexus",
         "on_end",
         "on_tasks_ended",
+        "portal_group_tag",
         "since_unix_s",
         "target",
         "tsih",
@@ -124,11 +128,13 @@ class Session:
         tsih: int,
         window: CommandWindow,
         since_unix_s: int,
+        portal_group_tag: int,
     ) -> None:
         self.initiator_name = initiator_name
         self.initiator_alias = ""
         self.isid = isid
-        self.nexus = f"{initiator_name},i,0x{isid.hex()}"
+        self.initiator_port = f"{initiator_name},i,0x{isid.hex()}"
+        self.portal_group_tag = portal_group_tag
         self.target = target
         self.tsih = tsih
         self.window = window
@@ -141,9 +147,10 @@ class Session:
         """Tasks were ended with their connection, and the session goes on."""
 
     @property
-    def key(self) -> tuple[str, bytes, str]:
+    def key(self) -> SessionKey:
         """What must be unique among the sessions of a process."""
-        return self.initiator_name, self.isid, self.target.name if self.target else ""
+        name = self.target.name if self.target else ""
+        return self.initiator_name, self.isid, name, self.portal_group_tag
 
 
 class SessionTable:
@@ -156,7 +163,7 @@ class SessionTable:
         self._limits = limits
         self._counters = counters
         self._wall_s = wall_s
-        self._sessions: dict[tuple[str, bytes, str], Session] = {}
+        self._sessions: dict[SessionKey, Session] = {}
         self._used_tsihs: set[int] = set()
         self._last_tsih = 0
         self.write_memory = Budget(limits.solicited_bytes_max)
@@ -175,14 +182,21 @@ class SessionTable:
         return [s for s in self._sessions.values() if s.target and s.target.name == name]
 
     def create(
-        self, initiator_name: str, isid: bytes, target: Target | None, cmd_sn: int
+        self,
+        initiator_name: str,
+        isid: bytes,
+        target: Target | None,
+        cmd_sn: int,
+        portal_group_tag: int = FIRST_PORTAL_GROUP,
     ) -> Session:
-        """A new session; one of the same name, ISID and target ends first.
+        """A new session; one of the same name, ISID, target and portal group ends first.
 
         Raises LoginRefused (Out of resources) when there are too many.
         """
         window = CommandWindow(cmd_sn, self._limits.command_window_of(len(self._sessions) + 1))
-        session = Session(initiator_name, isid, target, 0, window, int(self._wall_s()))
+        session = Session(
+            initiator_name, isid, target, 0, window, int(self._wall_s()), portal_group_tag
+        )
         old = self._sessions.get(session.key)
         if old is not None:
             self._counters.sessions_reinstated += 1
@@ -198,14 +212,20 @@ class SessionTable:
         return session
 
     def rejoin(
-        self, initiator_name: str, isid: bytes, target: Target | None, tsih: int, cid: int
+        self,
+        initiator_name: str,
+        isid: bytes,
+        target: Target | None,
+        tsih: int,
+        cid: int,
+        portal_group_tag: int,
     ) -> Session:
         """The session that a login with a TSIH names, its old connection dropped.
 
         Raises LoginRefused: no such session, or a CID that would be a second connection.
         """
         name = target.name if target else ""
-        session = self._sessions.get((initiator_name, isid, name))
+        session = self._sessions.get((initiator_name, isid, name, portal_group_tag))
         if session is None or session.tsih != tsih:
             raise LoginRefused(
                 LoginStatus.SESSION_DOES_NOT_EXIST, f"no session with TSIH {tsih} exists"

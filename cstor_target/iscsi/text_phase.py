@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cstor_target.iscsi.constants import RESERVED_TAG
-from cstor_target.iscsi.directory import Target, TargetDirectory
+from cstor_target.iscsi.directory import Portal, Target, TargetDirectory
 from cstor_target.iscsi.errors import TextError
 from cstor_target.iscsi.keys import Use
 from cstor_target.iscsi.limits import Limits
@@ -20,6 +20,7 @@ from cstor_target.iscsi.negotiation import Negotiator
 from cstor_target.iscsi.sessions import Session
 from cstor_target.iscsi.text import Pair, TextCollector, decode, encode
 
+_EVERYWHERE = frozenset(("0.0.0.0", "[::]"))  # noqa: S104 - nothing is bound here
 _TRANSFER_TAG = 1
 """The Target Transfer Tag of the one exchange that may be under way."""
 
@@ -42,7 +43,7 @@ class TextPhase:
         session: Session,
         negotiator: Negotiator,
         directory: TargetDirectory,
-        portal: str,
+        portal: Portal,
         limits: Limits,
     ) -> None:
         self._session = session
@@ -125,9 +126,20 @@ class TextPhase:
         return self._directory.admits(target.name, self._session.initiator_name, peer)
 
     def _record(self, target: Target) -> list[Pair]:
-        portals = target.portals or (self._portal,)
-        tag = target.portal_group_tag
+        """The name of a target node, and all portals that it is reached through."""
         return [
             ("TargetName", target.name),
-            *(("TargetAddress", f"{portal},{tag}") for portal in portals),
+            *(
+                ("TargetAddress", f"{self._reachable(portal)},{portal.group_tag}")
+                for portal in self._directory.portals() or (self._portal,)
+            ),
         ]
+
+    def _reachable(self, portal: Portal) -> str:
+        """HOST:PORT of a portal: of one that listens on all addresses, that which was reached."""
+        if portal.group_tag == self._portal.group_tag:
+            return self._portal.address
+        host, _, port = portal.address.rpartition(":")
+        if host in _EVERYWHERE:
+            host = self._portal.address.rpartition(":")[0]
+        return f"{host}:{port}"

@@ -12,6 +12,7 @@ from uuid import UUID
 VENDOR_IDENTIFICATION = "OPENEBS"
 PRODUCT_IDENTIFICATION = "cStor"
 
+FIRST_TARGET_PORT = 1
 _NAA_IEEE_REGISTERED_EXTENDED = 0x6
 # The project owns no IEEE company id.  This one has the bit of locally administered identifiers
 # set (the second lowest of its first byte), so that it can never be that of a manufacturer.
@@ -29,8 +30,10 @@ class Identity:
     volume_uuid: UUID
     target_name: str
     revision: str = "0"
-    relative_target_port: int = 1
-    target_port_group: int = 1
+    target_ports: tuple[int, ...] = (FIRST_TARGET_PORT,)
+    """The relative identifiers of its target ports, each of which is a target port group, too: the
+    portal group tags.
+    """
 
     @property
     def serial_number(self) -> str:

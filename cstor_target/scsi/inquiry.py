@@ -111,7 +111,7 @@ def inquiry(unit: LogicalUnit, nexus: Hashable, cdb: Buffer, data_out: Sequence[
     """INQUIRY to a logical unit that is there."""
     fields = INQUIRY.parse(cdb)
     if fields.evpd:
-        page = vpd_page(unit, fields.page_code)
+        page = vpd_page(unit, fields.page_code, unit.registrant(nexus).target_port)
         if page is None:
             raise INQUIRY.invalid_field("page_code")
         return data_in(page, fields.allocation_length)

@@ -163,7 +163,7 @@ class LogicalUnit:
         self.copies = Copies()
         self.find_peer: FindPeer = lambda nexus, designator: None
         """Set where other units are served, too."""
-        self.on_preempted: Callable[[str], None] = lambda initiator_port: None
+        self.on_preempted: Callable[[Registrant], None] = lambda registrant: None
         """Told whose commands are to end without an answer."""
         self.on_lost: Callable[[str], None] = lambda initiator_port: None
         """Told whose registration somebody else has taken away."""
@@ -243,11 +243,11 @@ class LogicalUnit:
     @property
     def target_ports(self) -> tuple[int, ...]:
         """The relative identifiers of all ports that the unit is reached through."""
-        return (self.identity.relative_target_port,)
+        return self.identity.target_ports
 
     def registrant(self, nexus: Hashable) -> Registrant:
         """A nexus as reservations know it."""
-        return Registrant(str(nexus), self.identity.relative_target_port)
+        return Registrant.of(str(nexus))
 
     @property
     def reserved_by(self) -> Hashable | None:
@@ -268,12 +268,11 @@ class LogicalUnit:
         """The reservations are others now: whom that concerns is told."""
         self._look_at_reservations()
         for registrant, sense in change.attentions:
-            if registrant.target_port == self.identity.relative_target_port:
-                self.attentions.tell(registrant.initiator_port, sense)
+            self.attentions.tell(registrant.nexus, sense)
             if sense in _LOSSES:
                 self.on_lost(registrant.initiator_port)
         for registrant in change.aborted:
-            self.on_preempted(registrant.initiator_port)
+            self.on_preempted(registrant)
 
     def _look_at_reservations(self) -> None:
         self._is_reserved = self._reserved_by is not None or self.reservations.reserved is not None

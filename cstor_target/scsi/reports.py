@@ -206,7 +206,7 @@ def report_supported_task_management_functions(
 def report_target_port_groups(
     unit: LogicalUnit, nexus: Hashable, cdb: Buffer, data_out: Sequence[Buffer]
 ) -> Step:
-    """REPORT TARGET PORT GROUPS: one group of one port, active/optimized."""
+    """REPORT TARGET PORT GROUPS: each port is a group of its own, active/optimized."""
     fields = REPORT_TARGET_PORT_GROUPS.parse(cdb)
     if fields.parameter_data_format == ParameterDataFormat.LENGTH_ONLY:
         header = b""
@@ -214,13 +214,11 @@ def report_target_port_groups(
         header = _PORT_GROUPS_EXTENDED_HEADER.pack(_EXTENDED_FORMAT, 0)
     else:
         raise REPORT_TARGET_PORT_GROUPS.invalid_field("parameter_data_format")
-    group = _PORT_GROUP_DESCRIPTOR.pack(
-        _ACTIVE_OPTIMIZED,
-        _ACTIVE_OPTIMIZED_SUPPORTED,
-        unit.identity.target_port_group,
-        0,
-        1,
-        unit.identity.relative_target_port,
+    groups = b"".join(
+        _PORT_GROUP_DESCRIPTOR.pack(
+            _ACTIVE_OPTIMIZED, _ACTIVE_OPTIMIZED_SUPPORTED, port, 0, 1, port
+        )
+        for port in unit.target_ports
     )
-    body = header + group
+    body = header + groups
     return data_in(_PORT_GROUPS_LENGTH.pack(len(body)) + body, fields.allocation_length)

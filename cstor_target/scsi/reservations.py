@@ -15,10 +15,12 @@ from typing import NamedTuple
 from cstor_core.errors import CstorError
 from cstor_core.generated.cstor.v1 import volume_pb2
 from cstor_core.limits import REGISTRATIONS_MAX
+from cstor_target.scsi.identity import FIRST_TARGET_PORT
 from cstor_target.scsi.requests import Outcome, Status
 from cstor_target.scsi.sense import ScsiError, Sense
 
 _GENERATION_MASK = 0xFFFF_FFFF
+_TARGET_PORT = ",t,0x"
 
 
 class Registrant(NamedTuple):
@@ -27,8 +29,25 @@ class Registrant(NamedTuple):
     """
 
     initiator_port: str
-    """As `Session.nexus`: iSCSI name, `,i,0x` and the ISID in hexadecimal digits."""
+    """As `Session.initiator_port`: iSCSI name, `,i,0x` and the ISID in hexadecimal digits."""
     target_port: int
+
+    @property
+    def nexus(self) -> str:
+        """By which a logical unit knows it: the initiator port, and the target port unless that is
+        the first one.
+        """
+        if self.target_port == FIRST_TARGET_PORT:
+            return self.initiator_port
+        return f"{self.initiator_port}{_TARGET_PORT}{self.target_port:04x}"
+
+    @classmethod
+    def of(cls, nexus: str) -> Registrant:
+        """The one of that name."""
+        initiator_port, found, target_port = nexus.rpartition(_TARGET_PORT)
+        if not found:
+            return cls(nexus, FIRST_TARGET_PORT)
+        return cls(initiator_port, int(target_port, 16))
 
 
 class ReservationType(IntEnum):

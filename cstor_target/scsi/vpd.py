@@ -156,8 +156,10 @@ _LOGICAL_BLOCK_PROVISIONING = Struct(
 )
 
 
-def vpd_page(unit: LogicalUnit, page_code: int) -> bytes | None:
-    """The whole page, or None if there is no such page."""
+def vpd_page(unit: LogicalUnit, page_code: int, target_port: int) -> bytes | None:
+    """The whole page as it is told through a target port, or None if there is no such page."""
+    if page_code == PageCode.DEVICE_IDENTIFICATION:
+        return wrap(0, page_code, _device_identification(unit, target_port))
     contents = _PAGES.get(page_code)
     return None if contents is None else wrap(0, page_code, contents(unit))
 
@@ -171,17 +173,17 @@ def wrap(peripheral: int, page_code: int, contents: bytes) -> bytes:
 
 
 def _supported_vpd_pages(unit: LogicalUnit) -> bytes:
-    return bytes(sorted(_PAGES))
+    return bytes(sorted((*_PAGES, PageCode.DEVICE_IDENTIFICATION)))
 
 
 def _unit_serial_number(unit: LogicalUnit) -> bytes:
     return unit.identity.serial_number.encode("ascii")
 
 
-def _device_identification(unit: LogicalUnit) -> bytes:
+def _device_identification(unit: LogicalUnit, target_port: int) -> bytes:
     identity = unit.identity
     vendor_specific = VENDOR_IDENTIFICATION.ljust(8) + identity.serial_number
-    port_name = f"{identity.target_name},t,0x{identity.target_port_group:04x}"
+    port_name = f"{identity.target_name},t,0x{target_port:04x}"
     return b"".join(
         (
             _designator(Association.LOGICAL_UNIT, DesignatorType.NAA, CodeSet.BINARY, identity.naa),
@@ -195,13 +197,13 @@ def _device_identification(unit: LogicalUnit) -> bytes:
                 Association.TARGET_PORT,
                 DesignatorType.RELATIVE_TARGET_PORT,
                 CodeSet.BINARY,
-                _RELATIVE_TARGET_PORT.build({"identifier": identity.relative_target_port}),
+                _RELATIVE_TARGET_PORT.build({"identifier": target_port}),
             ),
             _designator(
                 Association.TARGET_PORT,
                 DesignatorType.TARGET_PORT_GROUP,
                 CodeSet.BINARY,
-                _RELATIVE_TARGET_PORT.build({"identifier": identity.target_port_group}),
+                _RELATIVE_TARGET_PORT.build({"identifier": target_port}),
             ),
             _designator(
                 Association.TARGET_PORT,
@@ -315,7 +317,6 @@ def _logical_block_provisioning(unit: LogicalUnit) -> bytes:
 _PAGES: dict[int, Callable[[LogicalUnit], bytes]] = {
     PageCode.SUPPORTED_VPD_PAGES: _supported_vpd_pages,
     PageCode.UNIT_SERIAL_NUMBER: _unit_serial_number,
-    PageCode.DEVICE_IDENTIFICATION: _device_identification,
     PageCode.EXTENDED_INQUIRY_DATA: _extended_inquiry_data,
     PageCode.THIRD_PARTY_COPY: third_party_copy,
     PageCode.BLOCK_LIMITS: _block_limits,

@@ -10,6 +10,7 @@ from secrets import token_bytes
 from uuid import UUID
 
 from cstor_core.clock import Clock, SystemClock
+from cstor_target.iscsi import directory
 from cstor_target.iscsi.chap import Realm
 from cstor_target.iscsi.limits import Limits
 from cstor_target.scsi.geometry import Geometry
@@ -55,6 +56,7 @@ class Nodes:
     served: list[Served] = field(default_factory=lambda: [node(TARGET, 1), node(OTHER_TARGET, 2)])
     kept_out: set[str] = field(default_factory=set)
     secrets: Realm | None = None
+    all_portals: tuple[directory.Portal, ...] = ()
 
     def find(self, name: str) -> Served | None:
         return next((served for served in self.served if served.name == name), None)
@@ -64,6 +66,9 @@ class Nodes:
 
     def admits(self, target_name: str, initiator_name: str, peer: str) -> bool:
         return initiator_name not in self.kept_out
+
+    def portals(self) -> tuple[directory.Portal, ...]:
+        return self.all_portals
 
     def random_bytes(self, count: int) -> bytes:
         return token_bytes(count)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from cstor_target.iscsi import directory
 from tests.rfc7143.initiator import TARGET, Digests, RawInitiator
 from tests.rfc7143.portal import OTHER_TARGET, Portal, node
 from tests.rfc7143.wire import DISCOVERY, RESERVED, Op
@@ -26,15 +27,22 @@ def record(portal: Portal, name: str) -> list[tuple[str, str]]:
 async def test_all_targets_are_named_with_their_portals(
     portal: Portal, finder: RawInitiator
 ) -> None:
-    portal.nodes.served[1].portals = ("192.0.2.1:3260", "[2001:db8::1]:860")
+    portal.nodes.all_portals = (
+        directory.Portal("127.0.0.1:3260"),
+        directory.Portal("192.0.2.1:3260", 2),
+        directory.Portal("[2001:db8::1]:860", 3),
+    )
     tag = finder.ask({"SendTargets": "All"})
     answer = await finder.receive(Op.TEXT_RESPONSE)
     assert (answer.itt, answer.ttt, answer.flags) == (tag, RESERVED, 0x80)
     assert answer.pairs == [
-        *record(portal, TARGET),
-        ("TargetName", OTHER_TARGET),
-        ("TargetAddress", "192.0.2.1:3260,1"),
-        ("TargetAddress", "[2001:db8::1]:860,1"),
+        pair
+        for name in (TARGET, OTHER_TARGET)
+        for pair in (
+            *record(portal, name),
+            ("TargetAddress", "192.0.2.1:3260,2"),
+            ("TargetAddress", "[2001:db8::1]:860,3"),
+        )
     ]
 
 

@@ -11,7 +11,7 @@ import struct
 from types import TracebackType
 from typing import Self
 
-from cstor_target.iscsi.constants import LoginStatus, Stage
+from cstor_target.iscsi.constants import LoginStatus, Opcode, Stage
 from cstor_target.iscsi.pdu import LOGIN_REQUEST, LOGIN_RESPONSE, SCSI_COMMAND, SCSI_RESPONSE
 from cstor_target.iscsi.text import encode
 from tests.system.tools import HarnessError
@@ -120,10 +120,15 @@ class PlainInitiator:
                 raise HarnessError(f"a write ended with the SCSI statuses {statuses}")
 
     def _receive(self) -> bytes:
-        """The header of the next PDU; what comes with it is read, and not looked at."""
-        header = self._exactly(HEADER_BYTES)
-        self._exactly(int.from_bytes(header[5:8]) + 3 & ~3)
-        return header
+        """The header of the next PDU; what comes with it is read, and not looked at.
+
+        A NOP-In that only tells how far the window is open is passed over (11.19).
+        """
+        while True:
+            header = self._exactly(HEADER_BYTES)
+            self._exactly(int.from_bytes(header[5:8]) + 3 & ~3)
+            if header[0] != Opcode.NOP_IN or header[16:24] != bytes.fromhex("ff" * 8):
+                return header
 
     def _exactly(self, length: int) -> bytes:
         data = self.connection.recv(length, socket.MSG_WAITALL) if length else b""

@@ -6,10 +6,13 @@ import gc
 import weakref
 
 from cstor_target.event_log import EventLog
+from cstor_target.iscsi.directory import Portal
 from cstor_target.served_volume import ServedVolume
 from cstor_target.volumes import Volumes
 from tests.scenario.volume.cluster import Cluster, SimulatedLink, until
 from tests.scenario.volume.virtual_time import VirtualClock, play
+
+PORTALS = (Portal("127.0.0.1:3260"),)
 
 
 def test_volume_is_known_by_its_name_while_it_is_open() -> None:
@@ -18,7 +21,7 @@ def test_volume_is_known_by_its_name_while_it_is_open() -> None:
     async def scenario() -> None:
         cluster, clock = Cluster(), VirtualClock()
         volumes = Volumes(cluster.settings, EventLog(clock), clock, "0", several=True)
-        volumes.begin(lambda address: SimulatedLink(address, cluster, "one"), "127.0.0.1:3260")
+        volumes.begin(lambda address: SimulatedLink(address, cluster, "one"), PORTALS)
         uuid = cluster.replicas[0].disk.identity.volume_uuid
         volume = volumes.add(uuid, [member.address for member in cluster.members], uuid)
         assert volumes.uuid_of("vol") == ""
@@ -37,7 +40,7 @@ def test_nothing_stays_of_a_volume_that_was_deleted() -> None:
     async def scenario() -> None:
         cluster, clock = Cluster(), VirtualClock()
         volumes = Volumes(cluster.settings, EventLog(clock), clock, "0", several=True)
-        volumes.begin(lambda address: SimulatedLink(address, cluster, "one"), "127.0.0.1:3260")
+        volumes.begin(lambda address: SimulatedLink(address, cluster, "one"), PORTALS)
 
         def served() -> weakref.ref[ServedVolume]:
             volume = volumes.add("vol", [member.address for member in cluster.members])

@@ -9,6 +9,7 @@ import pytest
 from cstor_target.iscsi import pdu
 from cstor_target.iscsi.connection import Phase
 from cstor_target.iscsi.constants import LoginStatus, Opcode, Stage
+from cstor_target.iscsi.directory import Portal
 from cstor_target.iscsi.events import ConnectionFailed, LoggedIn
 from cstor_target.iscsi.limits import Limits
 from cstor_target.iscsi.text import encode
@@ -45,7 +46,7 @@ def test_one_request_leads_to_the_full_feature_phase() -> None:
     assert answer.keys == {"TargetPortalGroupTag": "1", "MaxRecvDataSegmentLength": "262144"}
     (event,) = initiator.events
     assert isinstance(event, LoggedIn)
-    assert event.session.nexus == f"{INITIATOR},i,0x800000000001"
+    assert event.session.initiator_port == f"{INITIATOR},i,0x800000000001"
 
 
 def test_security_then_operational_stage() -> None:
@@ -249,7 +250,7 @@ def test_names_are_compared_in_lower_case() -> None:
     process = Process()
     process.connect().login(target=TARGET.upper().replace("IQN", "iqn"))
     (session,) = process.sessions
-    assert session.target is process.directory.nodes[0]
+    assert session.target == process.directory.nodes[0]
 
 
 def test_too_many_sessions_are_refused() -> None:
@@ -287,3 +288,45 @@ class StillUnnamed(StandInDirectory):
 def test_who_may_not_log_in_is_refused_before_the_volume_has_said_its_name() -> None:
     directory = StillUnnamed(kept_out={(TARGET, INITIATOR)})
     assert status(Process(directory), NAMES) is LoginStatus.AUTHORIZATION_FAILURE
+
+
+def test_the_portal_group_that_was_reached_is_told() -> None:
+    initiator = Process().connect(Portal("127.0.0.1:3261", 2))
+    assert initiator.login().keys["TargetPortalGroupTag"] == "2"
+
+
+def test_the_same_isid_may_be_used_in_another_portal_group() -> None:
+    process = Process()
+    first, second = process.connect(), process.connect(Portal("127.0.0.1:3261", 2))
+    first.login()
+    second.login()
+    sessions = list(process.sessions)
+    assert [one.portal_group_tag for one in sessions] == [1, 2]
+    assert len({one.initiator_port for one in sessions}) == 1
+    again = process.connect(Portal("127.0.0.1:3261", 2))
+    again.login()
+    assert second.core.closing
+    assert not first.core.closing
+    stranger = process.connect()
+    stranger.tsih = again.tsih
+    assert stranger.login_request(NAMES)[-1].fields.status == LoginStatus.SESSION_DOES_NOT_EXIST
+
+
+def test_who_is_redirected_is_told_where_to() -> None:
+    process = Process(StandInDirectory([StandInTarget(moved_to="192.0.2.8:3260")]))
+    initiator = process.connect()
+    answer = initiator.login_request(NAMES)[-1]
+    assert answer.fields.status == LoginStatus.TARGET_MOVED_TEMPORARILY
+    assert answer.keys == {"TargetAddress": "192.0.2.8:3260"}
+    assert initiator.core.closing
+    assert len(process.sessions) == 0
+    discovery = process.connect()
+    discovery.discover()
+
+
+def test_nobody_is_told_where_to_who_may_not_log_in() -> None:
+    nodes = [StandInTarget(moved_to="192.0.2.8:3260")]
+    process = Process(StandInDirectory(nodes, kept_out={(TARGET, INITIATOR)}))
+    answer = process.connect().login_request(NAMES)[-1]
+    assert answer.fields.status == LoginStatus.AUTHORIZATION_FAILURE
+    assert answer.data == b""

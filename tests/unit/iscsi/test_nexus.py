@@ -11,8 +11,9 @@ import pytest
 from cstor_core.generated.cstor.v1 import volume_pb2
 from cstor_target.iscsi import pdu
 from cstor_target.iscsi.constants import Opcode, TaskManagementFunction
+from cstor_target.iscsi.directory import Portal
 from cstor_target.iscsi.limits import Limits
-from cstor_target.nexus import Nexus
+from cstor_target.nexus import Nexus, nexus_of
 from cstor_target.residuals import data_out_bytes
 from cstor_target.scsi.geometry import Geometry
 from cstor_target.scsi.identity import Identity
@@ -103,9 +104,8 @@ class Served:
     """A target node with a device and a slow volume behind it."""
 
     name: str = TARGET
-    portal_group_tag: int = 1
-    portals: Sequence[str] = ()
     ready: bool = True
+    moved_to: str = ""
     volume: SlowVolume = field(default_factory=SlowVolume)
     device: TargetDevice = field(
         default_factory=lambda: TargetDevice(
@@ -129,6 +129,10 @@ class Directory:
     def admits(self, target_name: str, initiator_name: str, peer: str) -> bool:
         """Everybody may log in."""
         return True
+
+    def portals(self) -> Sequence[Portal]:
+        """The one that was reached."""
+        return ()
 
     def random_bytes(self, count: int) -> bytes:
         """For challenges, which nobody is given."""
@@ -362,7 +366,7 @@ def test_no_read_starts_while_the_initiator_takes_nothing(host: Host, directory:
 
 def test_the_device_learns_that_a_nexus_is_lost(host: Host, directory: Directory) -> None:
     assert host.core.session is not None
-    nexus = host.core.session.nexus
+    nexus = nexus_of(host.core.session)
     host.core.drop()
     unit = directory.served.device.unit
     assert unit.attentions.take(nexus) is None

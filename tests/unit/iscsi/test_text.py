@@ -6,6 +6,7 @@ import pytest
 
 from cstor_target.iscsi import pdu
 from cstor_target.iscsi.constants import Opcode, RejectReason
+from cstor_target.iscsi.directory import Portal
 from cstor_target.iscsi.limits import Limits
 from cstor_target.iscsi.text import decode, encode
 from tests.unit.iscsi.trace import (
@@ -35,7 +36,7 @@ def ask(initiator: Initiator, **pairs: str) -> Answer:
 
 
 def test_send_targets_all_names_every_target_and_the_portal_that_was_reached() -> None:
-    nodes = [StandInTarget("iqn.a:1"), StandInTarget("iqn.a:2", 1, ("10.0.0.1:3260", "[::1]:3260"))]
+    nodes = [StandInTarget("iqn.a:1"), StandInTarget("iqn.a:2")]
     answer = ask(discovery(Process(StandInDirectory(nodes))), SendTargets="All")
     assert answer.fields.final
     assert answer.fields.target_transfer_tag == 0xFFFFFFFF
@@ -43,9 +44,32 @@ def test_send_targets_all_names_every_target_and_the_portal_that_was_reached() -
         b"TargetName=iqn.a:1",
         b"TargetAddress=127.0.0.1:3260,1",
         b"TargetName=iqn.a:2",
-        b"TargetAddress=10.0.0.1:3260,1",
-        b"TargetAddress=[::1]:3260,1",
+        b"TargetAddress=127.0.0.1:3260,1",
     ]
+
+
+def test_send_targets_names_all_portals_of_the_process_as_they_are_reached() -> None:
+    """One that listens on all addresses is told by that which the initiator has reached."""
+    listening = (
+        Portal("0.0.0.0:3260", 1),
+        Portal("10.0.0.1:3261", 2),
+        Portal("[::]:3262", 3),
+    )
+    process = Process(StandInDirectory(all_portals=listening))
+    for reached, first in (
+        (Portal("192.0.2.7:3260", 1), b"192.0.2.7:3260,1"),
+        (Portal("10.0.0.1:3261", 2), b"10.0.0.1:3260,1"),
+    ):
+        host = reached.address.rpartition(":")[0].encode()
+        initiator = process.connect(reached)
+        initiator.discover()
+        answer = ask(initiator, SendTargets=TARGET)
+        assert answer.data.split(b"\0")[:-1] == [
+            b"TargetName=" + TARGET.encode(),
+            b"TargetAddress=" + first,
+            b"TargetAddress=10.0.0.1:3261,2",
+            b"TargetAddress=" + host + b":3262,3",
+        ]
 
 
 def test_send_targets_by_name() -> None:

@@ -19,6 +19,7 @@ from cstor_target.iscsi.chap import Realm
 from cstor_target.iscsi.connection import Connection
 from cstor_target.iscsi.constants import RESERVED_TAG, LoginStatus, Opcode, Stage
 from cstor_target.iscsi.counters import Counters
+from cstor_target.iscsi.directory import Portal
 from cstor_target.iscsi.events import Event
 from cstor_target.iscsi.limits import Limits
 from cstor_target.iscsi.sessions import SessionTable
@@ -65,14 +66,16 @@ class Answer:
         return self.data[4], self.data[14], self.data[15]
 
 
+PORTAL = Portal("127.0.0.1:3260")
+
+
 @dataclass
 class StandInTarget:
     """A target node without anything behind it."""
 
     name: str = TARGET
-    portal_group_tag: int = 1
-    portals: Sequence[str] = ()
     ready: bool = True
+    moved_to: str = ""
 
 
 @dataclass
@@ -83,6 +86,7 @@ class StandInDirectory:
     realms: dict[str, Realm] = field(default_factory=dict)
     kept_out: set[tuple[str, str]] = field(default_factory=set)
     """Target nodes and initiators that may not log in there."""
+    all_portals: Sequence[Portal] = ()
 
     def find(self, name: str) -> StandInTarget | None:
         """By name."""
@@ -95,6 +99,10 @@ class StandInDirectory:
     def admits(self, target_name: str, initiator_name: str, peer: str) -> bool:
         """By both names."""
         return (target_name, initiator_name) not in self.kept_out
+
+    def portals(self) -> Sequence[Portal]:
+        """All, if there are several."""
+        return self.all_portals
 
     def random_bytes(self, count: int) -> bytes:
         """For challenges."""
@@ -117,21 +125,21 @@ class Process:
     def __post_init__(self) -> None:
         self.sessions = SessionTable(self.limits, self.counters, lambda: self.wall_s)
 
-    def connect(self) -> Initiator:
+    def connect(self, portal: Portal = PORTAL) -> Initiator:
         """A new TCP connection."""
-        return Initiator(self)
+        return Initiator(self, portal)
 
 
 class Initiator:
     """One connection, seen from the initiator."""
 
-    def __init__(self, process: Process) -> None:
+    def __init__(self, process: Process, portal: Portal = PORTAL) -> None:
         self.process = process
         self.wakes = 0
         self.core = Connection(
             process.sessions,
             process.directory,
-            "127.0.0.1:3260",
+            portal,
             self._wake,
             0.0,
             process.limits,

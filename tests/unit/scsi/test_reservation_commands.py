@@ -42,7 +42,7 @@ class Pair:
     def __init__(self) -> None:
         self.disk = RamDisk()
         self.aborted: list[str] = []
-        self.disk.device.unit.on_preempted = self.aborted.append
+        self.disk.device.unit.on_preempted = lambda one: self.aborted.append(one.nexus)
         for nexus in (A, B, C):
             self.disk.device.nexus_established(nexus)
             assert self.attention(nexus) is not None

@@ -11,6 +11,7 @@ from cstor_target.access import AccessRules
 from cstor_target.chap_secrets import ChapSecrets
 from cstor_target.iscsi.connection import Connection
 from cstor_target.iscsi.counters import Counters as IscsiCounters
+from cstor_target.iscsi.directory import Portal
 from cstor_target.iscsi.limits import Limits
 from cstor_target.iscsi.sessions import SessionTable
 from cstor_target.login_control import LoginRules
@@ -195,9 +196,9 @@ class StandInEngine:
 
 def served(engine: StandInEngine, wanted: str = "vol1") -> ServedVolume:
     """That engine's volume with one session."""
-    portal, limits, counters = "127.0.0.1:3260", Limits(), IscsiCounters()
+    portal, limits, counters = Portal("127.0.0.1:3260"), Limits(), IscsiCounters()
     table = SessionTable(limits, counters, lambda: 0.0)
-    volume = ServedVolume(wanted, engine, table, lambda name, facts: None, portal, "0.1.0")
+    volume = ServedVolume(wanted, engine, table, lambda name, facts: None, [portal], "0.1.0")
     session = table.create("iqn.host", bytes(6), volume, 0)
     directory, peer = Directory([volume]), "127.0.0.1:50000"
     session.connection = Connection(

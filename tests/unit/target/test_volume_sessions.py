@@ -15,6 +15,7 @@ from cstor_core.serving import grpc_server, listen_grpc
 from cstor_core.settings import Address
 from cstor_target.control import ControlServicer
 from cstor_target.event_log import EventLog
+from cstor_target.iscsi.directory import Portal
 from cstor_target.served_volume import ServedVolume
 from cstor_target.status_watch import StatusWatch
 from tests.unit.iscsi.trace import (
@@ -50,7 +51,7 @@ class Bench:
             StandInEngine(),
             self.process.sessions,
             lambda event, facts: self.events.add(name, event, facts),
-            "127.0.0.1:3260",
+            [Portal("127.0.0.1:3260")],
             "0.1.0",
         )
 

@@ -1788,6 +1788,45 @@ class SetChapRequest(_message.Message):
 Global___SetChapRequest: _TypeAlias = SetChapRequest  # noqa: Y015
 
 @_typing.final
+class RedirectLoginsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VOLUME_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    volume: _builtins.str
+    """Name or UUID."""
+    address: _builtins.str
+    """HOST:PORT of the portal of another target; empty: here."""
+    def __init__(
+        self,
+        *,
+        volume: _builtins.str = ...,
+        address: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "volume", b"volume"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RedirectLoginsRequest: _TypeAlias = RedirectLoginsRequest  # noqa: Y015
+
+@_typing.final
+class RedirectLoginsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RedirectLoginsResponse: _TypeAlias = RedirectLoginsResponse  # noqa: Y015
+
+@_typing.final
 class SetChapResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -179,6 +179,11 @@ class ControlServiceStub:
                 request_serializer=cstor_dot_v1_dot_control__pb2.ListAccessRequest.SerializeToString,
                 response_deserializer=cstor_dot_v1_dot_control__pb2.ListAccessResponse.FromString,
                 _registered_method=True)
+        self.RedirectLogins = channel.unary_unary(
+                '/cstor.v1.ControlService/RedirectLogins',
+                request_serializer=cstor_dot_v1_dot_control__pb2.RedirectLoginsRequest.SerializeToString,
+                response_deserializer=cstor_dot_v1_dot_control__pb2.RedirectLoginsResponse.FromString,
+                _registered_method=True)
         self.ListPools = channel.unary_unary(
                 '/cstor.v1.ControlService/ListPools',
                 request_serializer=cstor_dot_v1_dot_control__pb2.ListPoolsRequest.SerializeToString,
@@ -418,6 +423,13 @@ class ControlServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RedirectLogins(self, request, context):
+        """Has initiators log in somewhere else for now (RFC 7143, status 0101), or here again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListPools(self, request, context):
         """What the pools hold that the replicas of a volume are in, its own and others.
         """
@@ -607,6 +619,11 @@ def add_ControlServiceServicer_to_server(servicer, server):
                     servicer.ListAccess,
                     request_deserializer=cstor_dot_v1_dot_control__pb2.ListAccessRequest.FromString,
                     response_serializer=cstor_dot_v1_dot_control__pb2.ListAccessResponse.SerializeToString,
+            ),
+            'RedirectLogins': grpc.unary_unary_rpc_method_handler(
+                    servicer.RedirectLogins,
+                    request_deserializer=cstor_dot_v1_dot_control__pb2.RedirectLoginsRequest.FromString,
+                    response_serializer=cstor_dot_v1_dot_control__pb2.RedirectLoginsResponse.SerializeToString,
             ),
             'ListPools': grpc.unary_unary_rpc_method_handler(
                     servicer.ListPools,
@@ -1422,6 +1439,33 @@ class ControlService:
             '/cstor.v1.ControlService/ListAccess',
             cstor_dot_v1_dot_control__pb2.ListAccessRequest.SerializeToString,
             cstor_dot_v1_dot_control__pb2.ListAccessResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RedirectLogins(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cstor.v1.ControlService/RedirectLogins',
+            cstor_dot_v1_dot_control__pb2.RedirectLoginsRequest.SerializeToString,
+            cstor_dot_v1_dot_control__pb2.RedirectLoginsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -96,6 +96,8 @@ class ControlServiceStub:
     """Takes that back; when nobody is left, nobody may."""
     ListAccess: _grpc.UnaryUnaryMultiCallable[_control_pb2.ListAccessRequest, _control_pb2.ListAccessResponse]
     """Where it is restricted, and to whom."""
+    RedirectLogins: _grpc.UnaryUnaryMultiCallable[_control_pb2.RedirectLoginsRequest, _control_pb2.RedirectLoginsResponse]
+    """Has initiators log in somewhere else for now (RFC 7143, status 0101), or here again."""
     ListPools: _grpc.UnaryUnaryMultiCallable[_control_pb2.ListPoolsRequest, _control_pb2.ListPoolsResponse]
     """What the pools hold that the replicas of a volume are in, its own and others."""
     WatchStatus: _grpc.UnaryStreamMultiCallable[_control_pb2.WatchStatusRequest, _control_pb2.WatchStatusResponse]
@@ -178,6 +180,8 @@ class ControlServiceAsyncStub(ControlServiceStub):
     """Takes that back; when nobody is left, nobody may."""
     ListAccess: _aio.UnaryUnaryMultiCallable[_control_pb2.ListAccessRequest, _control_pb2.ListAccessResponse]  # type: ignore[assignment]
     """Where it is restricted, and to whom."""
+    RedirectLogins: _aio.UnaryUnaryMultiCallable[_control_pb2.RedirectLoginsRequest, _control_pb2.RedirectLoginsResponse]  # type: ignore[assignment]
+    """Has initiators log in somewhere else for now (RFC 7143, status 0101), or here again."""
     ListPools: _aio.UnaryUnaryMultiCallable[_control_pb2.ListPoolsRequest, _control_pb2.ListPoolsResponse]  # type: ignore[assignment]
     """What the pools hold that the replicas of a volume are in, its own and others."""
     WatchStatus: _aio.UnaryStreamMultiCallable[_control_pb2.WatchStatusRequest, _control_pb2.WatchStatusResponse]  # type: ignore[assignment]
@@ -431,6 +435,14 @@ class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_control_pb2.ListAccessResponse, _abc.Awaitable[_control_pb2.ListAccessResponse]]:
         """Where it is restricted, and to whom."""
+
+    @_abc_1.abstractmethod
+    def RedirectLogins(
+        self,
+        request: _control_pb2.RedirectLoginsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.RedirectLoginsResponse, _abc.Awaitable[_control_pb2.RedirectLoginsResponse]]:
+        """Has initiators log in somewhere else for now (RFC 7143, status 0101), or here again."""
 
     @_abc_1.abstractmethod
     def ListPools(
