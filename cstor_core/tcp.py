@@ -22,6 +22,17 @@ def tune(connection: socket.socket) -> None:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, _UNPACED)
 
 
+def network_of(host: str) -> str:
+    """Who counts as one address where connections are counted: an IPv4 address, and of IPv6 the
+    network of 64 bits that one host usually has for itself (RFC 4291, 2.5.4)."""
+    address = ipaddress.ip_address(host.partition("%")[0])
+    if isinstance(address, ipaddress.IPv4Address):
+        return str(address)
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(ipaddress.IPv6Network((int(address) >> 64 << 64, 64)))
+
+
 def _is_within_host(connection: socket.socket) -> bool:
     try:
         peer: str = connection.getpeername()[0]

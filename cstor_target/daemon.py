@@ -143,6 +143,7 @@ class TargetDaemon:
             self._version,
             several=settings.all_volumes,
             logins=self._logins,
+            limits=settings.limits,
         )
         self._iscsi = self._volumes.iscsi
         self._facts: dict[str, object] = {"pid": os.getpid()}

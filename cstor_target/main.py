@@ -14,6 +14,7 @@ import uvloop
 from cstor_core.errors import CstorError, InputError
 from cstor_core.logs import LogFormat, LogLevel, configure_logs
 from cstor_core.memory import settle_in
+from cstor_core.open_files import allow_open_files
 from cstor_core.settings import DataStream, load_settings
 from cstor_target.daemon import EXIT_FAILED, TargetDaemon
 from cstor_target.settings import TargetSettings
@@ -96,6 +97,13 @@ def serve(
         str | None,
         typer.Option(help="With --pool: HOST:PORT of its metrics; default 127.0.0.1, port 9501."),
     ] = None,
+    logins_per_address: Annotated[
+        int | None,
+        typer.Option(
+            help="How many connections of one address may be there that have not logged in; "
+            "default 128."
+        ),
+    ] = None,
     write_timeout_s: Annotated[
         float | None,
         typer.Option(help="Seconds that commands wait for a quorum before BUSY; default 20."),
@@ -150,6 +158,7 @@ def run(settings: TargetSettings) -> int:
     """Run the daemon; returns its exit code."""
     daemon = TargetDaemon(settings)
     settle_in()
+    allow_open_files()
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             exit_code = runner.run(daemon.run())

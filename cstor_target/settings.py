@@ -7,6 +7,7 @@ who may log in, so nothing is open to a network by default.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 from uuid import UUID
@@ -24,6 +25,7 @@ from cstor_core.settings import (
     SizeSetting,
     parse_address,
 )
+from cstor_target.iscsi.limits import Limits
 from cstor_target.volume.scrubs import RATE_BYTES_PER_S_MIN
 from cstor_target.volume.settings import EngineSettings
 
@@ -99,6 +101,7 @@ class TargetSettings(DaemonSettings):
     metrics: AddressSetting = Address(LOCAL_HOST, None)
     replica_grpc: AddressSetting = Address(LOCAL_HOST, None)
     replica_metrics: AddressSetting = Address(LOCAL_HOST, None)
+    logins_per_address: Annotated[int, Field(ge=1)] = Limits().logins_per_address_max
     write_timeout_s: Annotated[float, Field(gt=0, le=3600)] = EngineSettings().write_timeout_s
     read_cache: Annotated[SizeSetting, Field(ge=0)] = EngineSettings().read_cache_bytes
     scrub_every: Annotated[DurationSetting, Field(ge=0)] = EngineSettings().scrub_every_s
@@ -113,6 +116,11 @@ class TargetSettings(DaemonSettings):
                 "no replica is named: give --replica HOST:PORT for each daemon, or --pool DIR"
             )
         return self
+
+    @property
+    def limits(self) -> Limits:
+        """What initiators are allowed."""
+        return replace(Limits(), logins_per_address_max=self.logins_per_address)
 
     @property
     def engine(self) -> EngineSettings:

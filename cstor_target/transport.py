@@ -15,7 +15,7 @@ from typing import cast
 import structlog
 
 from cstor_core.clock import Clock, Timer
-from cstor_core.tcp import tune
+from cstor_core.tcp import network_of, tune
 from cstor_target.iscsi.connection import Connection, Phase
 from cstor_target.iscsi.counters import Counters
 from cstor_target.iscsi.directory import FIRST_PORTAL_GROUP, Portal
@@ -45,6 +45,8 @@ class IscsiServer:
         self.sessions = SessionTable(self.limits, self.counters, clock.wall)
         self._connections: set[_IscsiProtocol] = set()
         self._servers: list[asyncio.Server] = []
+        self._logging_in: dict[str, int] = {}
+        """How many connections of a network have not logged in."""
         self._timer: Timer | None = None
 
     async def serve(
@@ -89,16 +91,33 @@ class IscsiServer:
             self._timer.cancel()
             self._timer = None
 
-    def added(self, protocol: _IscsiProtocol) -> bool:
-        """A connection was accepted; False when there are too many."""
+    @property
+    def output_bytes_high(self) -> int:
+        """How much each connection may have waiting to be sent."""
+        return self.limits.output_bytes_of(len(self._connections))
+
+    def why_not(self, network: str) -> str:
+        """Why there are too many connections for another one from there; empty where it may be."""
         if len(self._connections) >= self.limits.connections_max:
-            self.counters.connections_refused += 1
-            return False
+            return "too many connections"
+        if self._logging_in.get(network, 0) >= self.limits.logins_per_address_max:
+            return "too many connections of this address have not logged in"
+        return ""
+
+    def added(self, protocol: _IscsiProtocol) -> None:
+        """A connection was accepted; it is logging in."""
         self.counters.connections_accepted += 1
         self._connections.add(protocol)
+        network = protocol.network
+        self._logging_in[network] = self._logging_in.get(network, 0) + 1
         if self._timer is None:
             self._timer = self.clock.call_later(_TICK_S, self._tick)
-        return True
+
+    def login_ended(self, network: str) -> None:
+        """A connection has logged in, or is gone before it has."""
+        self._logging_in[network] -= 1
+        if not self._logging_in[network]:
+            del self._logging_in[network]
 
     def removed(self, protocol: _IscsiProtocol) -> None:
         """A connection is gone."""
@@ -130,6 +149,10 @@ class _IscsiProtocol(asyncio.BufferedProtocol):
         self._log = _log
         self._reading_stopped = False
         self._closing_since_s: float | None = None
+        self._output_bytes_high = 0
+        self._is_logging_in = False
+        self.network = ""
+        """Who counts as one address."""
         self._transport: asyncio.Transport
         self._nexus: Nexus
         self.core: Connection
@@ -138,9 +161,10 @@ class _IscsiProtocol(asyncio.BufferedProtocol):
         """Accepted: make the protocol engine."""
         server = self._server
         self._transport = cast(asyncio.Transport, transport)
-        self._transport.set_write_buffer_limits(high=server.limits.output_bytes_high)
         tune(transport.get_extra_info("socket"))
-        peer = _address(transport.get_extra_info("peername"))
+        name = transport.get_extra_info("peername")
+        peer = _address(name)
+        self.network = network_of(name[0]) if name else ""
         self._log = _log.bind(peer=peer)
         self.core = Connection(
             server.sessions,
@@ -153,9 +177,15 @@ class _IscsiProtocol(asyncio.BufferedProtocol):
             peer,
         )
         self._nexus = Nexus(self.core, server.directory, server.sessions)
-        if not server.added(self):
-            self._log.warning("iscsi.refused", reason="too many connections")
+        reason = server.why_not(self.network)
+        if reason:
+            server.counters.connections_refused += 1
+            self._log.warning("iscsi.refused", reason=reason)
             self._transport.abort()
+            return
+        self._is_logging_in = True
+        server.added(self)
+        self._share_output()
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Where the loop reads to."""
@@ -176,6 +206,7 @@ class _IscsiProtocol(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone, for whatever reason."""
+        self._login_ended()
         self._server.removed(self)
         self.core.lost()
         self._nexus.go_on_reading()
@@ -195,6 +226,7 @@ class _IscsiProtocol(asyncio.BufferedProtocol):
 
     def tick(self, now_s: float) -> None:
         """Time has passed; a peer that does not take our last words is cut off."""
+        self._share_output()
         if self.core.closing:
             if self._closing_since_s is None:
                 self._closing_since_s = now_s
@@ -228,6 +260,18 @@ class _IscsiProtocol(asyncio.BufferedProtocol):
         """Close at once."""
         self._transport.abort()
 
+    def _share_output(self) -> None:
+        """The more connections there are, the less each may have waiting to be sent."""
+        high = self._server.output_bytes_high
+        if high != self._output_bytes_high:
+            self._output_bytes_high = high
+            self._transport.set_write_buffer_limits(high=high)
+
+    def _login_ended(self) -> None:
+        if self._is_logging_in:
+            self._is_logging_in = False
+            self._server.login_ended(self.network)
+
     def _wake(self) -> None:
         self._loop.call_soon(self._flush)
 
@@ -242,6 +286,7 @@ class _IscsiProtocol(asyncio.BufferedProtocol):
         """Log what an operator looks for."""
         for event in events:
             if isinstance(event, LoggedIn):
+                self._login_ended()
                 session = event.session
                 self._log = self._log.bind(
                     initiator=session.initiator_name,

@@ -18,6 +18,7 @@ from cstor_core.errors import CstorError
 from cstor_core.generated.cstor.v1 import replica_pb2, volume_pb2
 from cstor_target.event_log import EventLog
 from cstor_target.iscsi.directory import Portal
+from cstor_target.iscsi.limits import Limits
 from cstor_target.login_control import LoginRules
 from cstor_target.served_volume import Directory, ServedVolume
 from cstor_target.transport import IscsiServer
@@ -46,6 +47,7 @@ class Volumes:
         *,
         several: bool,
         logins: LoginRules | None = None,
+        limits: Limits | None = None,
     ) -> None:
         self.served: list[ServedVolume] = []
         self.several = several
@@ -54,7 +56,7 @@ class Volumes:
         if logins is not None:
             directory = Directory(self.served, logins.secrets.realm, logins.access.admits)
         self._directory = directory
-        self.iscsi = IscsiServer(directory, clock)
+        self.iscsi = IscsiServer(directory, clock, limits)
         self.ended: asyncio.Future[Engine]
         """The engine because of which the process has to end: deposed, or failed."""
         self._settings = settings

@@ -28,6 +28,14 @@ class Budget:
         self.used_bytes = used + wanted_bytes
         return True
 
+    def take_now(self, wanted_bytes: int) -> bool:
+        """Whether the bytes may be used; if not, nobody waits for them."""
+        used = self.used_bytes
+        if used + wanted_bytes > self._bytes_max:
+            return False
+        self.used_bytes = used + wanted_bytes
+        return True
+
     def give(self, given_bytes: int) -> None:
         """The bytes are free again: those who wait try in their order, for as long as some get."""
         self.used_bytes -= given_bytes

@@ -71,7 +71,7 @@ class Connection:
         self._portal = portal
         self._limits = limits
         self._counters = counters
-        self._receiver = Receiver(limits.receive_chunk_bytes)
+        self._receiver = Receiver(sessions.chunks)
         self._outbox = Outbox(wake)
         self._login = Login(
             sessions, directory, self._outbox, limits, counters, portal.group_tag, peer
@@ -97,7 +97,7 @@ class Connection:
         return self._full_feature.tasks.in_flight if self._full_feature else 0
 
     def get_buffer(self) -> memoryview:
-        """Where the next bytes of the stream belong; never empty."""
+        """Where the next bytes of the stream belong; empty only after `lost`."""
         return self._receiver.get_buffer()
 
     def buffer_updated(self, size: int) -> list[Event]:
@@ -205,6 +205,7 @@ class Connection:
         """Time has passed: deadlines of the login, a held login, pings to a silent initiator."""
         if self.phase is Phase.ENDED:
             return []
+        self._receiver.rest()
         try:
             if self.phase is Phase.LOGIN:
                 self._tick_login(now_s)
@@ -255,6 +256,7 @@ class Connection:
             self._limits,
             self._counters,
             self._sessions.write_memory,
+            self._sessions.unsolicited_memory,
         )
         self.session = session
         session.connection = self

@@ -52,6 +52,8 @@ class TextError(IscsiError):
 class TaskFailed(IscsiError):
     """Data-Out of one task broke the rules: the task ends, the connection goes on."""
 
+    scsi_status = 0x02
+    """CHECK CONDITION (SAM-5, 5.3.1)."""
     asc_and_ascq = 0x0000
 
     @property
@@ -60,6 +62,17 @@ class TaskFailed(IscsiError):
         return bytes((0x70, 0, 0x0B, 0, 0, 0, 0, 10, 0, 0, 0, 0)) + (
             self.asc_and_ascq.to_bytes(2, "big") + bytes(4)
         )
+
+
+class TaskSetFull(TaskFailed):
+    """Too many tasks bring data without being asked: the initiator is to send it again later."""
+
+    scsi_status = 0x28
+
+    @property
+    def sense(self) -> bytes:
+        """There is none: the status says it all (SAM-5, 5.3.1)."""
+        return b""
 
 
 class UnexpectedUnsolicitedData(TaskFailed):

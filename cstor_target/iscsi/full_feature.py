@@ -3,7 +3,8 @@
 
 The table `handlers` is the dispatch of every PDU.  SCSI tasks are the business of `TaskSet`.
 Everything else that carries a CmdSN is handled in the order of CmdSN: one that comes early is
-parked with a copy of its bytes, one outside of the command window is ignored.
+parked with a copy of its bytes (one with much data ends the connection: within a connection PDUs
+are sent in order, so none of these is lost), one outside of the command window is ignored.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from cstor_target.iscsi import codec, pdu
 from cstor_target.iscsi.budget import Budget
 from cstor_target.iscsi.constants import (
     IMMEDIATE,
+    LOGIN_DATA_SEGMENT_BYTES,
     OPCODE_MASK,
     RESERVED_TAG,
     SERIAL_MASK,
@@ -31,7 +33,7 @@ from cstor_target.iscsi.constants import (
 )
 from cstor_target.iscsi.counters import Counters
 from cstor_target.iscsi.directory import Portal, TargetDirectory
-from cstor_target.iscsi.errors import PduRejected, TextError
+from cstor_target.iscsi.errors import ConnectionBroken, PduRejected, TextError
 from cstor_target.iscsi.events import Event, LoggedOut, TaskManagementReceived
 from cstor_target.iscsi.limits import Limits
 from cstor_target.iscsi.negotiation import Negotiator
@@ -72,6 +74,7 @@ class FullFeature:
         limits: Limits,
         counters: Counters,
         write_memory: Budget,
+        unsolicited_memory: Budget,
     ) -> None:
         self._session = session
         self._window = session.window
@@ -92,6 +95,7 @@ class FullFeature:
             limits,
             counters,
             write_memory,
+            unsolicited_memory,
         )
         self.handlers = self._handlers()
 
@@ -184,6 +188,8 @@ class FullFeature:
         if ahead < 0 or cmd_sn in window.parked:
             self._counters.commands_out_of_window += 1
         elif ahead:
+            if len(data) > LOGIN_DATA_SEGMENT_BYTES:
+                raise ConnectionBroken(f"{len(data)} bytes of data that are not in order")
             if receiver.header[0] & OPCODE_MASK == Opcode.TASK_MANAGEMENT_REQUEST:
                 self._early_functions.add(receiver.header[5])
             window.parked[cmd_sn] = partial(self._handle_next, handler, header, data)

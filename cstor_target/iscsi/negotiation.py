@@ -16,6 +16,8 @@ from cstor_target.iscsi.keys import DATA_SEGMENT_BYTES_MAX, KEYS, Key, Kind, Use
 from cstor_target.iscsi.text import Pair
 
 _NUMBER = re.compile(r"0[xX]0*[0-9A-Fa-f]{1,16}|[0-9]{1,20}")
+_VALUE_BYTES_MAX = 255
+"""Of a simple value (RFC 7143, 6.1): what is kept of a text that a session has."""
 _NOT_AN_OFFER = frozenset(("NotUnderstood", "Irrelevant", "Reject"))
 
 
@@ -124,6 +126,8 @@ class Negotiator:
         match key.kind:
             case Kind.OBSOLETE:
                 return key.ours
+            case Kind.TEXT if len(value.encode()) > _VALUE_BYTES_MAX:
+                return "Reject"
             case Kind.TEXT:
                 self.values[key.name] = value
                 return None

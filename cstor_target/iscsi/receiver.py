@@ -1,40 +1,46 @@
 """Framing: from a byte stream to PDUs (RFC 7143, 11.1 and 13.1).
 
-The receiver owns the buffer that the transport reads into, and gives data segments out as slices
-of it.  A chunk of which a slice was given out is never written again: it is replaced, and lives as
-long as its slices.  A PDU that does not fit into the rest of its chunk moves to a new chunk which
-is large enough, so a PDU always lies in one piece.  Digests are checked here; nobody else sees a
-PDU whose digest is wrong.
+The receiver has a chunk of the shared memory (`chunks.py`) while the transport reads, and gives
+data segments out as slices of it.  What was given out is never written again, and a chunk lives as
+long as its slices.  A PDU that does not fit into the rest of its chunk moves to one which is large
+enough, so a PDU always lies in one piece.  Where a burst ends in a short part of a PDU, that is
+kept by itself and the chunk given back: nobody holds much by sending slowly.  Digests are checked
+here; nobody else sees a PDU whose digest is wrong.
 """
 
 from __future__ import annotations
 
 from cstor_core.checksums import crc32c
-from cstor_core.memory import uncleared
+from cstor_target.iscsi.chunks import NO_CHUNK, READ_BYTES_MIN, Chunks
 from cstor_target.iscsi.codec import REQUEST, Header
 from cstor_target.iscsi.constants import BHS_BYTES, DIGEST_BYTES, LOGIN_DATA_SEGMENT_BYTES
 from cstor_target.iscsi.errors import ConnectionBroken
+from cstor_target.volume.backing import Buffer
 
-_READ_BYTES_MIN = 16 * 1024
-"""With less room than this a read from the socket is not worth its system call."""
+PART_BYTES_MAX = READ_BYTES_MIN
+"""A part of a PDU that is not longer is kept outside of the chunk, as all parts in a login are."""
 
 _NO_HEADER: Header = (0, 0, 0, 0, 0, 0, 0, 0, 0, b"")
 
 
 class Receiver:
-    """The receive buffer of one connection and the PDU that was found last.
+    """What one connection reads into, and the PDU that was found last.
 
-    `header`, `ahs` and `data` describe that PDU; `data` stays valid for as long as it is kept.
+    `header`, `ahs` and `data` describe that PDU until `next_pdu` finds no other; `data` stays valid
+    for as long as it is kept.  `_free_from` is where nothing was given out any more.
     """
 
     __slots__ = (
         "_at",
-        "_chunk_bytes",
+        "_chunks",
         "_data_bytes_max",
         "_data_digest",
         "_end",
+        "_free_from",
         "_header_digest",
-        "_lent",
+        "_is_released",
+        "_needed",
+        "_part",
         "_plain_bytes_max",
         "_start",
         "_view",
@@ -44,11 +50,13 @@ class Receiver:
         "header",
     )
 
-    def __init__(self, chunk_bytes: int) -> None:
-        self._chunk_bytes = chunk_bytes
-        self._view = uncleared(chunk_bytes)
-        self._at = self._start = self._end = 0
-        self._lent = False
+    def __init__(self, chunks: Chunks) -> None:
+        self._chunks = chunks
+        self._view = NO_CHUNK
+        self._at = self._start = self._end = self._free_from = 0
+        self._part = b""
+        self._needed = 0
+        self._is_released = False
         self.header = _NO_HEADER
         self.ahs = b""
         self.data: memoryview | bytes = b""
@@ -63,7 +71,9 @@ class Receiver:
         self._plain_bytes_max = -1 if header_digest or data_digest else data_bytes_max
 
     def get_buffer(self) -> memoryview:
-        """Room for the next bytes of the stream; never empty."""
+        """Room for the next bytes of the stream; empty only after `release`."""
+        if not self._view and not self._is_released:
+            self._take_chunk()
         return self._view[self._end :]
 
     def received(self, size: int) -> None:
@@ -71,9 +81,14 @@ class Receiver:
         self._end += size
 
     @property
-    def is_empty(self) -> bool:
-        """All that was received has been taken."""
-        return self._start == self._end
+    def held_bytes(self) -> int:
+        """The memory that is kept for this connection."""
+        return len(self._view) + len(self._part)
+
+    def rest(self) -> None:
+        """Nothing is being read: if nothing is under way either, hold no chunk."""
+        if self._start == self._end:
+            self._give_chunk()
 
     def next_pdu(self) -> bool:
         """Take the next whole PDU; False while there is none.
@@ -100,7 +115,7 @@ class Receiver:
         if length:
             start += BHS_BYTES
             self.data = self._view[start : start + length]
-            self._lent = True
+            self._free_from = self._start
         else:
             self.data = b""
         return True
@@ -139,9 +154,10 @@ class Receiver:
             and self._data_digest
             and not self._digest_matches(start + data_at, start + data_end)
         )
-        self._lent = self._lent or length > 0
         self._at = start
         self._start = start + total
+        if length:
+            self._free_from = self._start
         self.header = header
         return True
 
@@ -151,23 +167,36 @@ class Receiver:
 
     def release(self) -> None:
         """Nothing comes any more: hold no chunk for it."""
-        self._view = uncleared(0)
-        self._at = self._start = self._end = 0
-        self.data = b""
+        self._give_chunk()
+        self._part = b""
+        self._is_released = True
 
     def _make_room(self, needed: int) -> None:
-        """See to it that `needed` bytes from the first one not taken on fit into the chunk."""
+        """See to it that `needed` bytes from the first one not taken on will fit into the chunk."""
         start, end = self._start, self._end
-        if start == end:
-            if not self._lent:
-                self._start = self._end = 0
-                return
-            if len(self._view) - end >= _READ_BYTES_MIN:
-                return
-        elif len(self._view) - start >= needed:
-            return
-        chunk = uncleared(max(self._chunk_bytes, needed))
-        chunk[: end - start] = self._view[start:end]
-        self._view = chunk
-        self._start, self._end = 0, end - start
-        self._lent = False
+        self._needed = needed
+        if end - start <= PART_BYTES_MAX:
+            self._part = bytes(self._view[start:end])
+            self._give_chunk()
+        elif len(self._view) - start < needed:
+            old, free_from = self._view, self._free_from
+            self._take_chunk(old[start:end])
+            self._chunks.give(old, free_from)
+
+    def _take_chunk(self, part: Buffer = b"") -> None:
+        """Go on in a chunk, with the part of a PDU that is there already in front."""
+        part = part or self._part
+        size = len(part)
+        self._view, at = self._chunks.take(max(self._needed, size + 1))
+        self._view[at : at + size] = part
+        self._part = b""
+        self._start = self._free_from = at
+        self._end = at + size
+
+    def _give_chunk(self) -> None:
+        """Whatever was not given out is for others."""
+        if self._view:
+            self._chunks.give(self._view, self._free_from)
+        self._view = NO_CHUNK
+        self._at = self._start = self._end = self._free_from = 0
+        self.data = b""

@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Iterator
 from typing import Protocol
 
 from cstor_target.iscsi.budget import Budget
+from cstor_target.iscsi.chunks import Chunks
 from cstor_target.iscsi.constants import SERIAL_MASK, LoginStatus
 from cstor_target.iscsi.counters import Counters
 from cstor_target.iscsi.directory import FIRST_PORTAL_GROUP, Target
@@ -168,8 +169,12 @@ class SessionTable:
         self._last_tsih = 0
         self.write_memory = Budget(limits.solicited_bytes_max)
         """Of data that writes have asked for."""
+        self.unsolicited_memory = Budget(limits.unsolicited_bytes_max)
+        """Of data that writes bring without being asked."""
         self.read_memory = Budget(limits.read_bytes_in_flight_max)
         """Of data that are being read."""
+        self.chunks = Chunks(limits.receive_chunk_bytes)
+        """What connections read into."""
 
     def __len__(self) -> int:
         return len(self._sessions)

@@ -29,9 +29,11 @@ from cstor_target.iscsi.errors import (
     PduRejected,
     ProtocolServiceCrcError,
     TaskFailed,
+    TaskSetFull,
     UnexpectedUnsolicitedData,
 )
 from cstor_target.iscsi.events import Event
+from cstor_target.iscsi.keys import FIRST_BURST_BYTES_MAX
 from cstor_target.iscsi.limits import Limits
 from cstor_target.iscsi.negotiation import Parameters
 from cstor_target.iscsi.outbox import Outbox
@@ -41,7 +43,6 @@ from cstor_target.iscsi.tasks import Task
 from cstor_target.iscsi.transfers import Transfer
 from cstor_target.volume.backing import Buffer
 
-_CHECK_CONDITION = 0x02
 _WRITE = int(CommandFlag.WRITE)
 _WHOLE = FINAL | int(CommandFlag.READ)
 """Of these bits only the first: no more data comes unasked, and none is to go back."""
@@ -51,7 +52,8 @@ _EXTENDED_CDB_AHS = 0x01
 class TaskSet:
     """The tasks of one connection.
 
-    `unpark` runs what a filled gap in CmdSN sets free; `memory` is shared by all connections.
+    `unpark` runs what a filled gap in CmdSN sets free; both memories are shared by all connections:
+    `memory` of data that was asked for, `unsolicited` of data that was not.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class TaskSet:
         limits: Limits,
         counters: Counters,
         memory: Budget,
+        unsolicited: Budget,
     ) -> None:
         self._window = window
         self._parameters = parameters
@@ -78,6 +81,7 @@ class TaskSet:
         self._tasks: dict[int, Task] = {}
         self._immediate_tasks = 0
         self._memory = memory
+        self._unsolicited = unsolicited
         self._waiting: deque[Task] = deque()
         self._last_transfer_tag = 0
         self.answers = Answers(outbox, window, parameters)
@@ -115,10 +119,15 @@ class TaskSet:
         task = Task(tag, lun, cdb, flags, length, cmd_sn, immediate != 0)
         data = receiver.data
         if flags & _WRITE:
-            if len(data) == length <= self._immediate_bytes_max and flags & _WHOLE == FINAL:
-                if length:
-                    task.data_out = (data,)
-            else:
+            if (
+                data
+                and len(data) == length <= self._immediate_bytes_max
+                and flags & _WHOLE == FINAL
+                and self._unsolicited.take_now(FIRST_BURST_BYTES_MAX)
+            ):
+                task.unsolicited_bytes = FIRST_BURST_BYTES_MAX
+                task.data_out = (data,)
+            elif data or length or flags & _WHOLE != FINAL:
                 self._begin_transfer(task, flags, data)
         elif data or not flags & FINAL:
             raise PduRejected(
@@ -163,6 +172,8 @@ class TaskSet:
             self._immediate_tasks -= 1
         else:
             self._window.done()
+        if task.unsolicited_bytes:
+            self._unsolicited.give(task.unsolicited_bytes)
         if task.reserved_bytes:
             self._memory.give(task.reserved_bytes)
         if task.aborted:
@@ -181,11 +192,16 @@ class TaskSet:
         return self._tasks.get(initiator_task_tag)
 
     def abort(self, task: Task) -> None:
-        """Drop the answer of a task; one whose data is still being collected ends here."""
+        """Drop the answer of a task; one whose data is still being collected ends here, and one
+        that arrived early, whose turn may never come, holds no data for it."""
         task.aborted = True
         del self._tasks[task.initiator_task_tag]
         self._counters.tasks_aborted += 1
-        if not task.started and not self._is_parked(task):
+        if self._is_parked(task):
+            self._unsolicited.give(task.unsolicited_bytes)
+            task.unsolicited_bytes = 0
+            task.data_out, task.transfer = (), None
+        elif not task.started:
             self.complete(task, 0, (), b"")
 
     def present(self) -> tuple[Task, ...]:
@@ -232,6 +248,10 @@ class TaskSet:
         )
         task.transfer = transfer
         try:
+            if data or transfer.unsolicited_open:
+                if not self._unsolicited.take_now(FIRST_BURST_BYTES_MAX):
+                    raise TaskSetFull("too many tasks bring data that was not asked for")
+                task.unsolicited_bytes = FIRST_BURST_BYTES_MAX
             if data and not parameters.immediate_data:
                 raise UnexpectedUnsolicitedData("immediate data although ImmediateData is No")
             if transfer.unsolicited_open and parameters.initial_r2t:
@@ -257,7 +277,7 @@ class TaskSet:
                 self._events.append(task)
             else:
                 self._counters.tasks_failed += 1
-                self.complete(task, _CHECK_CONDITION, (), transfer.failure.sense)
+                self.complete(task, transfer.failure.scsi_status, (), transfer.failure.sense)
         elif transfer.failure is not None:
             return
         elif task.reserved_bytes:

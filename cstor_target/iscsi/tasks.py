@@ -37,6 +37,7 @@ class Task:
         "residual",
         "started",
         "transfer",
+        "unsolicited_bytes",
     )
 
     def __init__(
@@ -60,6 +61,7 @@ class Task:
         self.data_out: Sequence[Buffer] = ()
         self.residual = 0
         self.reserved_bytes = 0
+        self.unsolicited_bytes = 0
         self.transfer: Transfer | None = None
         self.started = False
         self.aborted = False

@@ -52,7 +52,7 @@ class TextPhase:
         self._portal = portal
         self._limits = limits
         self._collector = TextCollector(limits.text_bytes_max)
-        self._unsent = b""
+        self._unsent = memoryview(b"")
         self._named: set[str] = set()
         """The keys of the exchange so far: none may come twice (6.4)."""
 
@@ -69,7 +69,7 @@ class TextPhase:
         if request.target_transfer_tag == RESERVED_TAG:
             self._collector.clear()
             self._named.clear()
-            self._unsent = b""
+            self._unsent = memoryview(b"")
         elif self._unsent and not data:
             return self._next_part(request.final)
         try:
@@ -82,7 +82,7 @@ class TextPhase:
             self._collector.clear()
             self._named.clear()
             raise
-        self._unsent = encode(self._answers(pairs))
+        self._unsent = memoryview(encode(self._answers(pairs)))
         return self._next_part(request.final)
 
     def _note(self, keys: set[str]) -> None:
@@ -95,7 +95,7 @@ class TextPhase:
 
     def _next_part(self, final: bool) -> TextAnswer:
         size = self.segment_bytes_max
-        part, self._unsent = self._unsent[:size], self._unsent[size:]
+        part, self._unsent = bytes(self._unsent[:size]), self._unsent[size:]
         if self._unsent:
             return TextAnswer(part, False, True, _TRANSFER_TAG)
         return TextAnswer(part, final, False, RESERVED_TAG if final else _TRANSFER_TAG)

@@ -4,6 +4,10 @@ DataPDUInOrder and DataSequenceInOrder are always Yes (13.18, 13.19: the target 
 decides), so a Data-Out that does not continue exactly where the last one ended is an error, and
 the collected pieces are the data in order.  At error recovery level 0 a task whose data is broken
 ends; its remaining Data-Out up to the F bit is dropped first, because the initiator sends it.
+
+A piece keeps the whole receive chunk that it lies in.  Where a transfer has less than half of a
+chunk that it leaves, its pieces are copied out: so what it keeps is at most twice its data, and the
+chunk that comes last, however small the pieces are.
 """
 
 from __future__ import annotations
@@ -29,6 +33,10 @@ class Transfer:
     """
 
     __slots__ = (
+        "_chunk",
+        "_chunk_bytes",
+        "_in_chunk",
+        "_pieces_before",
         "data_sn",
         "failure",
         "first_burst_length",
@@ -49,11 +57,17 @@ class Transfer:
         self.unsolicited_open = unsolicited_open
         self.received = len(immediate)
         self.solicited = self.received
-        self.pieces: list[Buffer] = [immediate] if self.received else []
+        self.pieces: list[Buffer] = []
+        self._chunk: object = None
+        self._chunk_bytes = 0
+        self._pieces_before = 0
+        self._in_chunk = 0
         self.sequences: deque[tuple[int, int]] = deque()
         self.data_sn = 0
         self.r2t_sn = 0
         self.failure: TaskFailed | None = None
+        if immediate:
+            self._keep(immediate)
 
     @property
     def is_complete(self) -> bool:
@@ -67,6 +81,7 @@ class Transfer:
         if self.failure is None:
             self.failure = failure
             self.pieces = []
+            self._chunk = None
 
     def accept(
         self, flags: int, target_transfer_tag: int, data_sn: int, offset: int, data: Buffer
@@ -81,7 +96,7 @@ class Transfer:
                 self.received += len(data)
                 self.data_sn += 1
                 if data:
-                    self.pieces.append(data)
+                    self._keep(data)
         if flags & FINAL:
             self._end_sequence(target_transfer_tag)
 
@@ -96,6 +111,24 @@ class Transfer:
         r2t_sn = self.r2t_sn
         self.r2t_sn += 1
         return r2t_sn, offset, length
+
+    def _keep(self, data: Buffer) -> None:
+        """The next piece; `data.obj` of a slice is the chunk that it is of."""
+        chunk = data.obj if isinstance(data, memoryview) else data
+        if chunk is not self._chunk:
+            self._leave_chunk()
+            self._chunk = chunk
+            self._chunk_bytes = memoryview(chunk).nbytes
+            self._pieces_before = len(self.pieces)
+            self._in_chunk = 0
+        self.pieces.append(data)
+        self._in_chunk += len(data)
+
+    def _leave_chunk(self) -> None:
+        """Copy the pieces of the chunk that is left, if they are the smaller part of it."""
+        if self._chunk is not None and 2 * self._in_chunk < self._chunk_bytes:
+            before = self._pieces_before
+            self.pieces[before:] = [b"".join(self.pieces[before:])]
 
     def _check(
         self, flags: int, target_transfer_tag: int, data_sn: int, offset: int, size: int
