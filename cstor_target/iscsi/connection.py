@@ -270,6 +270,7 @@ class Connection:
             return
         receiver = self._receiver
         handlers = full_feature.handlers
+        full_feature.begin_burst()
         while receiver.next_pdu():
             try:
                 if receiver.data_is_corrupt:

@@ -114,6 +114,10 @@ class FullFeature:
             )
         return handlers
 
+    def begin_burst(self) -> None:
+        """Bytes have arrived, and are about to be handled."""
+        self._text.begin_burst()
+
     def answer_task_management(
         self, initiator_task_tag: int, response: TaskManagementResponse
     ) -> None:
@@ -237,6 +241,8 @@ class FullFeature:
         request = _parse(pdu.TEXT_REQUEST, header)
         if request.final and request.continue_:
             raise PduRejected(RejectReason.INVALID_PDU_FIELD, "F and C in one Text Request", header)
+        if self._text.has_made_enough:
+            raise PduRejected(RejectReason.LONG_OPERATION_REJECT, "too much text at once", header)
         try:
             answer = self._text.receive(request, data)
         except TextError as error:

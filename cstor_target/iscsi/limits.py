@@ -7,6 +7,7 @@ They hold at most `solicited_bytes_max` of solicited data (or one task of `write
 `read_bytes_in_flight_max` of what is being read.  Of receive chunks a task pins at most twice its
 data and one chunk.
 
+Of text that is answered, one burst of bytes gets `text_answers_bytes_max` and one answer more.
 Each connection may have `output_bytes_of` waiting to be sent before nothing more is read from it;
 one that takes nothing ends after `ping_after_s` and `ping_timeout_s`.  A part of a PDU that came
 slowly takes one receive chunk at most, and nothing of a chunk while it is short, as in a login.
@@ -27,6 +28,7 @@ class Limits:
     """Bounds; sizes in bytes, times in seconds."""
 
     text_bytes_max: int = 64 * KIB
+    text_answers_bytes_max: int = 256 * KIB
     keys_max: int = 256
     login_requests_max: int = 64
     login_s: float = 15.0

@@ -55,11 +55,22 @@ class TextPhase:
         self._unsent = memoryview(b"")
         self._named: set[str] = set()
         """The keys of the exchange so far: none may come twice (6.4)."""
+        self._made_bytes = 0
 
     @property
     def segment_bytes_max(self) -> int:
         """The initiator's MaxRecvDataSegmentLength, which it may declare anew here (13.12)."""
         return int(self._negotiator.values["MaxRecvDataSegmentLength"])
+
+    def begin_burst(self) -> None:
+        """Bytes have arrived: count the text that is made for the requests in them."""
+        self._made_bytes = 0
+
+    @property
+    def has_made_enough(self) -> bool:
+        """The requests of this burst have asked for so much text that no more of them is carried
+        out: a short request may have a long answer, and thousands fit into a burst."""
+        return self._made_bytes > self._limits.text_answers_bytes_max
 
     def receive(self, request: Any, data: bytes) -> TextAnswer:
         """The answer to one parsed TEXT_REQUEST.
@@ -83,6 +94,7 @@ class TextPhase:
             self._named.clear()
             raise
         self._unsent = memoryview(encode(self._answers(pairs)))
+        self._made_bytes += len(self._unsent)
         return self._next_part(request.final)
 
     def _note(self, keys: set[str]) -> None:

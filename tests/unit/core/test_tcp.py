@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from cstor_core.tcp import tune
+from cstor_core.tcp import network_of, tune
 
 CONGESTION_NAME_MAX = 16
 
@@ -71,3 +71,16 @@ def test_real_connections_over_loopback_are_told_at_both_ends(host: str) -> None
         for end in (calling, accepted):
             tune(end)
             assert _congestion(end) == "reno"
+
+
+@pytest.mark.parametrize(
+    ("host", "network"),
+    [
+        ("10.0.0.7", "10.0.0.7"),
+        ("::ffff:10.0.0.7", "10.0.0.7"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+    ],
+)
+def test_who_counts_as_one_address(host: str, network: str) -> None:
+    assert network_of(host) == network

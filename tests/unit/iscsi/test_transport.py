@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 
 import pytest
+from construct import Construct
 
 from cstor_core.clock import SystemClock
 from cstor_target.iscsi import pdu
@@ -38,6 +39,10 @@ class Client:
         self._words.login_request({"InitiatorName": name, "TargetName": Directory().served.name})
         return await self.answer()
 
+    def numbered(self, layout: Construct, data: bytes = b"", **fields: object) -> None:
+        """Send a PDU with the next CmdSN and task tag."""
+        self._words.numbered(layout, data, **fields)
+
     def command(self, cdb: bytes, length: int) -> None:
         """Send a command that reads."""
         self._words.numbered(
@@ -62,7 +67,10 @@ class Client:
 
     async def is_closed(self) -> bool:
         """The target has closed the connection and said nothing more."""
-        return await self._reader.read() == b""
+        try:
+            return await self._reader.read() == b""
+        except ConnectionError:
+            return True
 
     async def close(self) -> None:
         """Hang up."""
@@ -84,9 +92,9 @@ class Bench:
         self._address = listener.getsockname()
         await self.server.serve(listener)
 
-    async def connect(self) -> Client:
-        """A new connection."""
-        return Client(*await asyncio.open_connection(*self._address))
+    async def connect(self, host: str = "127.0.0.1") -> Client:
+        """A new connection, from that address of this machine."""
+        return Client(*await asyncio.open_connection(*self._address, local_addr=(host, 0)))
 
     async def until_pending(self, count: int) -> None:
         """Wait until so many requests are with the volume."""

@@ -8,6 +8,7 @@ import pytest
 
 from cstor_core.errors import InputError
 from cstor_core.settings import Address, load_settings
+from cstor_target.iscsi.limits import Limits
 from cstor_target.settings import TargetSettings
 
 NEEDED = {"state_dir": "state", "volume": "vol1", "replica": ["127.0.0.1:7778"]}
@@ -59,6 +60,7 @@ def test_environment_alone_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"write_timeout_s": 0}, "write_timeout_s"),
         ({"scrub_every": "weekly"}, "scrub_every: 'weekly' is not a duration"),
         ({"scrub_rate": "1KiB/s"}, "scrub_rate"),
+        ({"logins_per_address": 0}, "logins_per_address"),
         ({"unknown": 1}, "unknown"),
     ],
 )
@@ -75,3 +77,8 @@ def test_scrubs_are_off_unless_they_are_wanted() -> None:
     assert load().engine.scrub_every_s == 0
     engine = load(scrub_every="7d", scrub_rate="100MiB/s").engine
     assert (engine.scrub_every_s, engine.scrub_rate_bytes_per_s) == (7 * 86400, 100 << 20)
+
+
+def test_connections_that_have_not_logged_in_are_bounded_as_set() -> None:
+    assert load().limits == Limits()
+    assert load(logins_per_address=7).limits.logins_per_address_max == 7
