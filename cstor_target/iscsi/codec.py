@@ -21,6 +21,9 @@ REQUEST = Struct(">BBHIQIIII16s")
 DATA_OUT_TAIL = Struct(">4xII4x")
 """DataSN and Buffer Offset, out of bytes 32 to 47 of a Data-Out."""
 
+RESIDUAL_COUNT_MAX = (1 << 32) - 1
+"""What the field holds: a CDB may ask for 2 TiB more than the initiator has announced."""
+
 _RESPONSE = Struct(">BBBBIQIIIIIIII")
 _pack = _RESPONSE.pack
 
@@ -66,7 +69,7 @@ def scsi_response(
         max_cmd_sn,
         exp_data_sn,
         0,
-        abs(residual),
+        min(abs(residual), RESIDUAL_COUNT_MAX),
     )
 
 
@@ -97,7 +100,7 @@ def data_in(
         max_cmd_sn,
         data_sn,
         buffer_offset,
-        abs(residual),
+        min(abs(residual), RESIDUAL_COUNT_MAX),
     )
 
 

@@ -263,6 +263,15 @@ def test_the_transfer_length_of_every_write(cdb: bytes, expected: int | None) ->
     assert data_out_bytes(cdb, 512) == expected
 
 
+@pytest.mark.parametrize("operation_code", [0x8A, 0x8E, 0xAA, 0xAE])
+def test_the_residual_of_a_write_of_two_tebibytes(host: Host, operation_code: int) -> None:
+    host.command(bytes((operation_code,)) + b"\0" * 5 + b"\xff" * 8, data=b"y" * 512)
+    answer = host.answer()
+    assert answer.sense[0] == 5
+    assert answer.fields.overflow
+    assert answer.fields.residual_count == 0xFFFFFFFF
+
+
 def test_an_aborted_write_reaches_the_volume_and_is_not_answered(
     host: Host, directory: Directory
 ) -> None:
