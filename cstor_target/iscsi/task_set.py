@@ -293,12 +293,13 @@ class TaskSet:
         """Let waiting writes ask for their data while there is memory for it.
 
         A write asks only when all of its data may come, so two of them never starve each other;
-        one that is larger than the bound has it for itself.
+        one that is larger than the bound has it for itself.  One that has failed meanwhile, since
+        data came that nobody had asked for, asks for nothing.
         """
         while self._waiting:
             task = self._waiting[0]
             wanted = task.expected_data_transfer_length
-            if task.aborted or task.transfer is None:
+            if task.aborted or task.transfer is None or task.transfer.failure is not None:
                 self._waiting.popleft()
                 continue
             if not self._memory.take(wanted, self._grant):

@@ -70,6 +70,20 @@ def test_connections_share_what_writes_may_ask_for() -> None:
     assert second.answers()[0].opcode is Opcode.READY_TO_TRANSFER
 
 
+def test_a_write_that_fails_while_it_waits_takes_no_memory() -> None:
+    process = Process(limits=replace(Limits(), solicited_bytes_max=8192))
+    first, second = logged_in(process), process.connect()
+    second.isid = ISID[:-1] + b"\x09"
+    second.login()
+    first.write(8192)
+    second.write(8192, initiator_task_tag=5)
+    second.data_out(5, bytes(512), target_transfer_tag=77)
+    assert second.answer().sense == (0x0B, 0x0C, 0x0C)
+    first.core.drop()
+    assert process.sessions.write_memory.used_bytes == 0
+    assert second.answers() == []
+
+
 @pytest.mark.parametrize(
     ("sessions", "window"), [(0, 256), (1, 256), (4, 256), (8, 128), (256, 4), (10_000, 4)]
 )
