@@ -10,7 +10,7 @@ DEVELOPMENT := $(VENV)/.installed-development
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help run setup setup-dev test unit long system simulate mutants bench bench-curves bench-growth bench-failure bench-fio bench-rebuild bench-store soak proto lint types lock wheel clean
+.PHONY: help run setup setup-dev test unit long system simulate mutants fuzz bench bench-curves bench-growth bench-failure bench-fio bench-rebuild bench-store soak proto lint types lock wheel clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -44,6 +44,12 @@ simulate: setup-dev  ## lives of simulated clusters: SEEDS=1000 FIRST=1
 
 mutants: setup-dev  ## plant mistakes in the engine, and see each of them caught
 	@$(BIN)/python -m tests.simulation.mutants
+
+RUNS ?= 1000000
+fuzz: setup-dev  ## fuzz the login, the full feature phase and the commands: RUNS=1000000 of each
+	@for name in login full_feature commands; do \
+		$(BIN)/python -m tests.fuzz $$name --runs $(RUNS) || exit 1; \
+	done
 
 bench: setup-dev  ## side by side with tgt: writes tables to benchmarks/results
 	@tools/system-packages test

@@ -129,8 +129,8 @@ def test_a_login_may_have_additional_header_segments_which_are_ignored() -> None
 def hosts(**limits: int) -> tuple[Host, Host, Directory]:
     directory = Directory()
     process = Process(directory, Limits(**limits))  # type: ignore[arg-type]
-    names = (INITIATOR, f"{INITIATOR}-other")
-    return *(Host(process, directory, name) for name in names), directory  # type: ignore[return-value]
+    first = Host(process, directory)
+    return first, Host(process, directory, f"{INITIATOR}-other"), directory
 
 
 def a_write_that_waits(host: Host, tag: int = 50) -> int:
