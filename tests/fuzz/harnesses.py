@@ -24,6 +24,7 @@ from cstor_target.iscsi.constants import (
 from cstor_target.iscsi.events import Event
 from cstor_target.iscsi.limits import Limits
 from cstor_target.nexus import Nexus
+from cstor_target.scsi.parameters import Parameters
 from cstor_target.scsi.requests import Status
 from cstor_target.volume.backing import Buffer, Done, Failure, ReadDone
 from tests.unit.iscsi.heard import Heard, Said
@@ -356,7 +357,7 @@ def happen(disk: RamDisk, what: int) -> None:
         case 5:
             device.reset()
         case 6:
-            device.parameters_changed(write_cache=True, read_only=False, removable=True)
+            device.parameters_changed(Parameters(is_removable=True))
         case 7:
             device.nexus_lost(NEXUSES[0])
             device.nexus_established(NEXUSES[0])

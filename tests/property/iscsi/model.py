@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
-from cstor_target.iscsi.constants import FINAL, DataInFlag, Opcode
+from cstor_target.iscsi.constants import FINAL, RESERVED_TAG, DataInFlag, Opcode
 from tests.fuzz.harnesses import Host
 from tests.unit.iscsi.heard import Said
 
@@ -98,6 +98,8 @@ class Side:
                 self._asked(said)
             elif said.ends_a_command:
                 self._answered(said)
+            elif said.initiator_task_tag == RESERVED_TAG and said.opcode is Opcode.NOP_IN:
+                continue  # the window has opened
             elif said.opcode is not Opcode.DATA_IN:
                 self.other_answers.append(said)
         assert not self.due, "these are over, and not answered"

@@ -162,7 +162,7 @@ def test_a_lun_that_is_reset_while_an_r2t_is_unanswered(function: TaskManagement
     answers = other.answers()
     assert [answer.opcode for answer in answers][-1] is Opcode.TASK_MANAGEMENT_RESPONSE
     late_data(host, transfer_tag)
-    assert host.answers() == []
+    assert {answer.opcode for answer in host.answers()} <= {Opcode.NOP_IN}, "the window at most"
     assert directory.served.volume.pending == []
     assert host.core.tasks_in_flight == other.core.tasks_in_flight == 0
     assert host.process.sessions.write_memory.used_bytes == 0
