@@ -34,7 +34,7 @@ class Limits:
     login_s: float = 15.0
     login_hold_s: float = 10.0
     ping_after_s: float = 15.0
-    ping_timeout_s: float = 15.0
+    ping_timeout_s: float = 60.0
     sessions_max: int = 1024
     command_window: int = 256
     command_window_min: int = 4
