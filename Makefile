@@ -10,7 +10,7 @@ DEVELOPMENT := $(VENV)/.installed-development
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help run setup setup-dev test unit long system simulate mutants fuzz bench bench-curves bench-growth bench-failure bench-fio bench-rebuild bench-store soak proto lint types lock wheel clean
+.PHONY: help run setup setup-dev test unit long system simulate mutants fuzz conformance bench bench-curves bench-growth bench-failure bench-fio bench-rebuild bench-store soak proto lint types lock wheel clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -36,6 +36,10 @@ long: setup-dev  ## all tests, also those that take long
 system: setup-dev  ## only the tests that drive the finished product from outside
 	@tools/system-packages test
 	@$(BIN)/python -m pytest -m "system and not long" tests/system
+
+conformance: setup-dev  ## libiscsi's suite over all profiles, and tshark over what the target sent
+	@tools/system-packages test
+	@$(BIN)/python -m tests.conformance
 
 SEEDS ?= 1000
 FIRST ?= 1

@@ -10,6 +10,7 @@ import json
 import subprocess
 import time
 import urllib.request
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,8 +65,9 @@ class Cluster:
         size: str = "1GiB",
         replicas: int = 3,
         witness: bool = False,
+        options: Sequence[str] = (),
     ) -> None:
-        """Nothing is started yet; `directory` is the one for `--dir`."""
+        """Nothing is started yet; `directory` is for `--dir`, `options` are more of `cstor up`."""
         self.directory = directory
         self.portal = ("127.0.0.1", port)
         self.iqn = IQN_PREFIX + volume
@@ -75,6 +77,7 @@ class Cluster:
         self._witness = witness
         self._volume = volume
         self._size = size
+        self._options = options
         self._report_url: str | None = None
 
     def up_command(self) -> list[str]:
@@ -88,6 +91,7 @@ class Cluster:
             *(["--witness"] if self._witness else []),
             f"--portal={self.portal[0]}:{self.portal[1]}",
             f"--volume={self._volume}",
+            *self._options,
             "--detach",
         ]
 

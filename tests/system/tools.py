@@ -30,6 +30,7 @@ PACKAGE_OF = {
     "ip": "iproute2",
     "fio": "fio",
     "strace": "strace",
+    "tshark": "tshark",
 }
 """The Debian package that brings each program."""
 
