@@ -7,10 +7,12 @@ together they leave nothing out.  A profile that needs a further property or fla
 from __future__ import annotations
 
 import contextlib
+import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from unittest.mock import patch
 
 from tests.conformance.suite import DATA_LOSS
 from tests.system.cluster import COMMAND_S_MAX, Cluster
@@ -34,8 +36,8 @@ class Profile:
     """Switched on by `cstor volume set`."""
     chap_names: tuple[str, ...] = ()
     """Tests log in as these in turn."""
-    paths: int = 1
-    """Over how many portals a test is given the unit."""
+    has_two_portals: bool = False
+    """A test is given the unit over both."""
     overwriting: tuple[str, ...] | None = None
     """The only suites that are told that they may write; None where all are."""
     left_out: tuple[str, ...] = ()
@@ -55,7 +57,7 @@ PROFILES = (
     Profile(
         "thin",
         "512-byte blocks, eight to a physical one, thin, over two portals",
-        paths=2,
+        has_two_portals=True,
     ),
     Profile(
         "native",
@@ -89,11 +91,8 @@ class Unit:
 
     profile: Profile
     cluster: Cluster
-
-    @property
-    def portals(self) -> list[tuple[str, int]]:
-        """One for each path; two paths may lead through the same portal."""
-        return [self.cluster.portal] * self.profile.paths
+    portals: tuple[tuple[str, int], ...]
+    """One for each path."""
 
     def urls(self, portals: Sequence[tuple[str, int]], turn: int) -> list[str]:
         """The paths for one test, where `portals` stand for the unit's own."""
@@ -112,8 +111,14 @@ def running(profile: Profile) -> Iterator[Unit]:
         cluster = Cluster(
             Path(directory) / "data", free_port(), size=SIZE, options=profile.up_options
         )
+        portals = [cluster.portal]
+        also = {}
+        if profile.has_two_portals:
+            portals.append((cluster.portal[0], free_port()))
+            also["CSTOR_TARGET_ALSO_PORTAL"] = "{}:{}".format(*portals[1])
         try:
-            cluster.start()
+            with patch.dict(os.environ, also):
+                cluster.start()
             for name in profile.properties:
                 _cstor(cluster, "volume", "set", name, "on")
             secret = Path(directory) / "secret"
@@ -121,7 +126,7 @@ def running(profile: Profile) -> Iterator[Unit]:
             for name in profile.chap_names:
                 for scope in ((), ("--discovery",)):
                     _cstor(cluster, "chap", "set", name, f"--file={secret}", *scope)
-            yield Unit(profile, cluster)
+            yield Unit(profile, cluster, tuple(portals))
         finally:
             cluster.stop()
 
