@@ -45,10 +45,11 @@ _PAGE_HEADER = struct.Struct(">BxH")
 # PARAMETER CODE, format and linking (a binary list that is not updated by saving), LENGTH.
 _PARAMETER_HEADER = struct.Struct(">HBB")
 _BINARY_LIST = 0x03
-_ACCESS_STATISTICS_CODE, _TIME_INTERVAL_CODE = 0x0001, 0x0003
+_ACCESS_STATISTICS_CODE, _IDLE_TIME_CODE, _TIME_INTERVAL_CODE = 0x0001, 0x0002, 0x0003
 # Read and write commands, logical blocks received and transmitted, intervals of reads and of
-# writes, and the two weighted numbers, which are not counted (SPC-4, 7.3.8).
+# writes, and the two weighted numbers, which are not counted; nor is idle time (SPC-4, 7.3.8).
 _ACCESS_STATISTICS = struct.Struct(">6Q16x")
+_IDLE_TIME_UNKNOWN = bytes(8)
 _TIME_INTERVAL = struct.Struct(">iI")
 _INTERVALS_PER_S_EXPONENT = -6
 _EXCEPTIONS_CODE = 0x0000
@@ -89,7 +90,13 @@ def _statistics(unit: LogicalUnit) -> bytes:
         int(found.write_s * intervals),
     )
     interval = _TIME_INTERVAL.pack(_INTERVALS_PER_S_EXPONENT, 1)
-    return _parameter(_ACCESS_STATISTICS_CODE, access) + _parameter(_TIME_INTERVAL_CODE, interval)
+    return b"".join(
+        (
+            _parameter(_ACCESS_STATISTICS_CODE, access),
+            _parameter(_IDLE_TIME_CODE, _IDLE_TIME_UNKNOWN),
+            _parameter(_TIME_INTERVAL_CODE, interval),
+        )
+    )
 
 
 def _exceptions(unit: LogicalUnit) -> bytes:

@@ -114,7 +114,7 @@ def running(profile: Profile) -> Iterator[Unit]:
         portals = [cluster.portal]
         also = {}
         if profile.has_two_portals:
-            portals.append((cluster.portal[0], free_port()))
+            portals.append(("127.0.0.2", cluster.portal[1]))
             also["CSTOR_TARGET_ALSO_PORTAL"] = "{}:{}".format(*portals[1])
         try:
             with patch.dict(os.environ, also):

@@ -32,7 +32,8 @@ def test_what_was_read_and_written_is_counted_in_blocks_and_microseconds() -> No
     disk.device.unit.statistics = lambda: Statistics(3, 5, 12288, 8192, 0.25, 1.5)
     found = page(disk, 0x19)
     assert struct.unpack(">HBB6Q16x", found[4:72]) == (1, 3, 64, 3, 5, 2, 3, 250_000, 1_500_000)
-    assert struct.unpack(">HBBiI", found[72:]) == (3, 3, 8, -6, 1)
+    assert struct.unpack(">HBBQ", found[72:84]) == (2, 3, 8, 0)
+    assert struct.unpack(">HBBiI", found[84:]) == (3, 3, 8, -6, 1)
 
 
 def test_there_are_no_informational_exceptions() -> None:
