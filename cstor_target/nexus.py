@@ -17,7 +17,11 @@ from functools import partial
 from typing import Protocol
 
 from cstor_target.iscsi.connection import Connection
-from cstor_target.iscsi.constants import TaskManagementFunction, TaskManagementResponse
+from cstor_target.iscsi.constants import (
+    SERIAL_MASK,
+    TaskManagementFunction,
+    TaskManagementResponse,
+)
 from cstor_target.iscsi.directory import Target, TargetDirectory
 from cstor_target.iscsi.events import Event, LoggedIn, TaskManagementReceived
 from cstor_target.iscsi.sessions import Session, SessionTable
@@ -41,6 +45,7 @@ from cstor_target.scsi.requests import (
 )
 from cstor_target.scsi.reservations import Registrant
 from cstor_target.scsi.target_device import TargetDevice
+from cstor_target.scsi.task_order import TaskAttribute
 from cstor_target.volume.backing import Buffer, Failure, Volume
 
 _LUN_0 = frozenset((0, 0x4000 << 48))
@@ -141,8 +146,19 @@ class Nexus:
             served.device.nexus_established(self._name)
 
     def _start(self, task: Task) -> None:
+        """Start a command now, unless a task with the ORDERED attribute has a say in that."""
         device = self._device
-        if task.aborted or device is None:
+        if device is None:
+            self._connection.complete(task, 0)
+            return
+        order = device.unit.task_order
+        if order.is_active or task.attribute == TaskAttribute.ORDERED:
+            order.enter(task, partial(self._begin, device, task), partial(self._earlier, task))
+        else:
+            self._begin(device, task)
+
+    def _begin(self, device: TargetDevice, task: Task) -> None:
+        if task.aborted:
             self._connection.complete(task, 0)
             return
         step = device.start(self._name, task.lun, task.cdb, task.data_out, task.expected_in)
@@ -151,6 +167,19 @@ class Nexus:
             if asked_for is not None:
                 task.residual = task.expected_data_transfer_length - asked_for
         self._carry_out(task, step)
+
+    def _earlier(self, task: Task) -> list[Task]:
+        """What all nexuses of the target have asked for before a task, and what has not ended."""
+        session = self._session
+        if session is None or session.target is None:
+            return []
+        earlier: list[Task] = []
+        for other in self._sessions.of_target(session.target.name):
+            tasks = other.connection.tasks if other.connection is not None else ()
+            if other is session:
+                tasks = tuple(one for one in tasks if one is not task and _is_before(one, task))
+            earlier += tasks
+        return earlier
 
     def _carry_out(self, task: Task, step: Step) -> None:
         volume = self._volume
@@ -290,3 +319,9 @@ class Nexus:
             for other in of_target:
                 if other.connection is not None:
                     other.connection.close()
+
+
+def _is_before(one: Task, other: Task) -> bool:
+    """Whether a task of the same session came first: more of a burst may have been received."""
+    ahead = one.cmd_sn - other.cmd_sn & SERIAL_MASK
+    return ahead > SERIAL_MASK >> 1 or (ahead == 0 and one.immediate)

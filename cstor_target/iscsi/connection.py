@@ -96,6 +96,11 @@ class Connection:
         """Commands that the volume may still be working on."""
         return self._full_feature.tasks.in_flight if self._full_feature else 0
 
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        """Those that were received and have not ended."""
+        return self._full_feature.tasks.present() if self._full_feature else ()
+
     def get_buffer(self) -> memoryview:
         """Where the next bytes of the stream belong; empty only after `lost`."""
         return self._receiver.get_buffer()

@@ -18,6 +18,7 @@ from cstor_target.iscsi.counters import Counters
 from cstor_target.iscsi.directory import FIRST_PORTAL_GROUP, Target
 from cstor_target.iscsi.errors import LoginRefused
 from cstor_target.iscsi.limits import Limits
+from cstor_target.iscsi.tasks import Task
 
 TSIH_MAX = 0xFFFF
 SessionKey = tuple[str, bytes, str, int]
@@ -34,6 +35,10 @@ class SessionConnection(Protocol):
     @property
     def tasks_in_flight(self) -> int:
         """Commands that the volume may still be working on."""
+
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        """Those that were received and have not ended."""
 
     def drop(self) -> None:
         """Close at once; the tasks lose their answers."""

@@ -176,16 +176,18 @@ class TaskSet:
             self._unsolicited.give(task.unsolicited_bytes)
         if task.reserved_bytes:
             self._memory.give(task.reserved_bytes)
-        if task.aborted:
-            return
-        del self._tasks[task.initiator_task_tag]
-        if data_in:
-            self.answers.data_in(task, status, data_in, sense)
-        elif task.is_write:
-            r2t_sn = task.transfer.r2t_sn if task.transfer else 0
-            self.answers.response(task, status, task.residual, r2t_sn, sense)
-        else:
-            self.answers.response(task, status, task.expected_data_transfer_length, 0, sense)
+        if not task.aborted:
+            del self._tasks[task.initiator_task_tag]
+            if data_in:
+                self.answers.data_in(task, status, data_in, sense)
+            elif task.is_write:
+                r2t_sn = task.transfer.r2t_sn if task.transfer else 0
+                self.answers.response(task, status, task.residual, r2t_sn, sense)
+            else:
+                announced = task.expected_data_transfer_length
+                self.answers.response(task, status, announced, 0, sense)
+        if task.on_end is not None:
+            task.on_end()
 
     def find(self, initiator_task_tag: int) -> Task | None:
         """The task with that tag, if it is neither answered nor aborted."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from cstor_target.iscsi.constants import CommandFlag
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 _READ = int(CommandFlag.READ)
 _WRITE = int(CommandFlag.WRITE)
+_ATTRIBUTE_MASK = 0x07
 
 
 class Task:
@@ -24,6 +25,7 @@ class Task:
 
     __slots__ = (
         "aborted",
+        "attribute",
         "cdb",
         "cmd_sn",
         "data_out",
@@ -33,6 +35,7 @@ class Task:
         "is_read",
         "is_write",
         "lun",
+        "on_end",
         "reserved_bytes",
         "residual",
         "started",
@@ -53,6 +56,7 @@ class Task:
         self.initiator_task_tag = initiator_task_tag
         self.lun = lun
         self.cdb = cdb
+        self.attribute = flags & _ATTRIBUTE_MASK
         self.is_read = flags & _READ
         self.is_write = flags & _WRITE
         self.expected_data_transfer_length = expected_data_transfer_length
@@ -63,6 +67,8 @@ class Task:
         self.reserved_bytes = 0
         self.unsolicited_bytes = 0
         self.transfer: Transfer | None = None
+        self.on_end: Callable[[], None] | None = None
+        """Called once, when it is answered or will not be."""
         self.started = False
         self.aborted = False
 

@@ -67,6 +67,7 @@ from cstor_target.scsi.reservations import (
 )
 from cstor_target.scsi.sanitize import in_the_way
 from cstor_target.scsi.sense import ScsiError, Sense, check_condition
+from cstor_target.scsi.task_order import TaskOrder
 from cstor_target.scsi.unit_attention import UnitAttentions
 from cstor_target.volume.backing import Buffer
 
@@ -128,6 +129,7 @@ class LogicalUnit:
         "sanitize_progress",
         "software_write_protect",
         "statistics",
+        "task_order",
         "transfer_blocks_max",
         "unmap_blocks_max",
         "write_cache",
@@ -160,6 +162,7 @@ class LogicalUnit:
         self._reserved_by: Hashable | None = None
         self._is_reserved = False
         self.statistics: Callable[[], Statistics] = Statistics
+        self.task_order = TaskOrder()
         self.copies = Copies()
         self.find_peer: FindPeer = lambda nexus, designator: None
         """Set where other units are served, too."""

@@ -104,7 +104,7 @@ _RELATIVE_TARGET_PORT = Struct(Padding(2), "identifier" / Int16ub)
 
 _EXTENDED_INQUIRY_DATA = Struct(
     Padding(1),
-    "tasks" / BitStruct(Padding(7), "simpsup" / Flag),
+    "tasks" / BitStruct(Padding(5), "headsup" / Flag, "ordsup" / Flag, "simpsup" / Flag),
     "cache" / BitStruct(Padding(7), "v_sup" / Flag),
     Padding(57),
 )
@@ -243,9 +243,12 @@ def _designator(
 
 
 def _extended_inquiry_data(unit: LogicalUnit) -> bytes:
-    """Tasks are carried out in any order, and the write cache is volatile."""
+    """All task attributes but ACA, and whether the write cache is volatile."""
     contents: bytes = _EXTENDED_INQUIRY_DATA.build(
-        {"tasks": {"simpsup": True}, "cache": {"v_sup": unit.write_cache}}
+        {
+            "tasks": {"headsup": True, "ordsup": True, "simpsup": True},
+            "cache": {"v_sup": unit.write_cache},
+        }
     )
     return contents
 

@@ -21,6 +21,8 @@ from tests.system.tools import check, cstor_command, free_port
 CHAP_SECRET = "in-plain-words-16"
 SIZE = "512MiB"
 """READ (6) reaches 2^21 - 1 blocks: its test of the end is left out where there are more."""
+LONG_OVERWRITES = ("Sanitize.Reset",)
+"""They want a sanitization to be under way four seconds after its start, so the unit is large."""
 PERSISTENT_RESERVE_OUT = ("ProutRegister", "ProutReserve", "ProutClear", "ProutPreempt")
 
 
@@ -42,9 +44,14 @@ class Profile:
     """The only suites that are told that they may write; None where all are."""
     left_out: tuple[str, ...] = ()
     """How the names of tests begin that write whatever they are told."""
+    size: str = SIZE
+    only: tuple[str, ...] = ()
+    """The tests that are run, where those are not all."""
 
     def runs(self, test: str) -> bool:
         """Whether a test of that name is run at all."""
+        if test in LONG_OVERWRITES or self.only:
+            return test in self.only
         return not test.startswith(self.left_out)
 
     def options(self, test: str) -> Sequence[str]:
@@ -63,6 +70,12 @@ PROFILES = (
         "native",
         "4096-byte logical blocks",
         up_options=("--logical-block-size=4096",),
+    ),
+    Profile(
+        "large",
+        "so much that writing it over takes a while",
+        size="2GiB",
+        only=LONG_OVERWRITES,
     ),
     Profile(
         "removable",
@@ -109,7 +122,7 @@ def running(profile: Profile) -> Iterator[Unit]:
     """
     with tempfile.TemporaryDirectory(prefix="cstor-conformance.") as directory:
         cluster = Cluster(
-            Path(directory) / "data", free_port(), size=SIZE, options=profile.up_options
+            Path(directory) / "data", free_port(), size=profile.size, options=profile.up_options
         )
         portals = [cluster.portal]
         also = {}

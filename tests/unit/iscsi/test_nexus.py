@@ -18,6 +18,7 @@ from cstor_target.residuals import data_out_bytes
 from cstor_target.scsi.geometry import Geometry
 from cstor_target.scsi.identity import Identity
 from cstor_target.scsi.target_device import TargetDevice
+from cstor_target.scsi.task_order import TaskAttribute
 from cstor_target.volume.backing import (
     Buffer,
     Change,
@@ -401,3 +402,24 @@ def test_reads_that_waited_when_the_connection_ended_give_their_place_free(
     host.nexus.go_on_reading()
     assert directory.served.volume.pending == []
     assert host.core.tasks_in_flight == 0
+
+
+def test_an_ordered_task_waits_for_all_that_came_before_it(
+    host: Host, process: Process, directory: Directory
+) -> None:
+    """Of every session; what comes behind it waits, too."""
+    other = Host(process, directory, INITIATOR + "-2")
+    volume = directory.served.volume
+    host.command(read_10(0, 1), 512)
+    other.command(read_10(0, 1), 512)
+    host.command(write_10(0, 1), 512, data=b"o" * 512, attr=TaskAttribute.ORDERED)
+    other.command(read_10(0, 1), 512)
+    assert len(volume.pending) == 2
+    volume.end()
+    volume.end()
+    assert [volume.data[0], len(volume.pending)] == [ord("o"), 1]
+    volume.end()
+    assert len(volume.pending) == 1
+    volume.end()
+    assert not directory.served.device.unit.task_order.is_active
+    assert host.core.tasks_in_flight == other.core.tasks_in_flight == 0

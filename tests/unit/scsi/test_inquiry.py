@@ -141,4 +141,4 @@ def test_provisioning_is_thin_and_unmapped_blocks_read_zeros() -> None:
 @pytest.mark.parametrize("write_cache", [False, True])
 def test_extended_data_says_whether_there_is_a_volatile_cache(write_cache: bool) -> None:
     data = vpd(RamDisk(write_cache=write_cache), 0x86)
-    assert data == bytes.fromhex("0086003c 00 01") + bytes([write_cache]) + bytes(57)
+    assert data == bytes.fromhex("0086003c 00 07") + bytes([write_cache]) + bytes(57)
