@@ -165,7 +165,7 @@ def log_in(data: bytes) -> None:
         answers = login_responses(heard, said)
         assert len(answers) <= SMALL.login_requests_max + 1
         assert all(answer.status == 0 for answer in answers[:-1])
-    host.nexus.handle(host.core.tick(100.0))
+    host.nexus.handle(host.core.tick(61.0 + SMALL.ping_timeout_s))
     end(process, node, host)
 
 
@@ -234,7 +234,7 @@ def full_feature(data: bytes) -> None:
         one.hear()
     host.nexus.handle(host.core.tick(20.0))
     host.nexus.handle(host.core.tick(60.0))
-    host.nexus.handle(host.core.tick(100.0))
+    host.nexus.handle(host.core.tick(61.0 + SMALL.ping_timeout_s))
     assert host.core.closing
     end(process, node, *hosts)
 

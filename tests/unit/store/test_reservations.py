@@ -1,4 +1,4 @@
-"""Reservations, as a replica keeps them: over restarts, and not in a clone."""
+"""Reservations and sanitizations, as a replica keeps them: over restarts, and not in a clone."""
 
 from __future__ import annotations
 
@@ -50,6 +50,33 @@ async def test_a_thousand_registrations_are_there_after_a_restart(is_clean: bool
     operate(store, set_reservations=volume_pb2.Reservations(generation=7))
     store = await kill_and_open(filesystem, limits=LIMITS)
     assert store.reservations == volume_pb2.Reservations(generation=7)
+
+
+@pytest.mark.parametrize("is_clean", [True, False])
+async def test_a_sanitization_is_known_after_a_restart(is_clean: bool) -> None:
+    begun = volume_pb2.Sanitization(
+        state=volume_pb2.SANITIZATION_STATE_UNDER_WAY, logical_block=b"\xa5" * 512
+    )
+    filesystem = MemoryFilesystem()
+    store = await open_store(filesystem, limits=LIMITS)
+    assert store.sanitization == volume_pb2.Sanitization()
+    operate(store, set_sanitization=begun)
+    if is_clean:
+        await store.close()
+    store = await kill_and_open(filesystem, limits=LIMITS)
+    assert store.sanitization == begun
+    operate(store, set_sanitization=volume_pb2.Sanitization())
+    store = await kill_and_open(filesystem, limits=LIMITS)
+    assert store.sanitization == volume_pb2.Sanitization()
+
+
+async def test_a_state_of_a_sanitization_that_is_not_known_is_refused() -> None:
+    store = await open_store(MemoryFilesystem(), limits=LIMITS)
+    unknown = volume_pb2.Sanitization()
+    unknown.ParseFromString(bytes.fromhex("0863"))
+    with pytest.raises(ProtocolError, match="sanitization"):
+        operate(store, set_sanitization=unknown)
+    assert store.sanitization == volume_pb2.Sanitization()
 
 
 async def test_more_than_there_may_be_are_refused() -> None:
