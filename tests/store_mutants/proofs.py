@@ -57,6 +57,7 @@ STEPS = 140
 MOMENTS = 60
 REBUILDS = 4
 FAMILIES = 8
+SAMPLES = 10
 
 
 async def broken_by(proof: Proof) -> str:
@@ -79,8 +80,11 @@ async def broken_by(proof: Proof) -> str:
                     return findings.broken[0]
             return ""
         case Proof.FLIPS:
-            flipped = await flip_all(random.Random(1), 40)
-            return flipped.wrong[0] if flipped.wrong else ""
+            for seed in range(1, SAMPLES):
+                flipped = await flip_all(random.Random(seed), 40)
+                if flipped.wrong:
+                    return flipped.wrong[0]
+            return ""
         case Proof.FAILED_FLUSH:
             return await _failed_flush()
 
