@@ -3,7 +3,7 @@
 | name             | what it is                                                            |
 |------------------|-----------------------------------------------------------------------|
 | `cstor.json`     | the volume, and the addresses chosen, so that a restart uses them again |
-| `target/`        | state of the target                                                   |
+| `target/`        | state of the target; `target-1/` and so on of those beside it         |
 | `replica-I/`     | pool of the replica with index I, from 0                              |
 | `logs/`          | what the daemons log, rotated by them                                 |
 | `run/`           | one JSON file a daemon: the ports that it answers on                  |
@@ -58,6 +58,18 @@ class ClusterFile:
     portal_is_set: bool
     """The user named the portal: it never moves to another port by itself."""
     replicas: tuple[ReplicaPlace, ...]
+    other_portals: tuple[str, ...] = ()
+    """Of the targets beside the first: one of them serves, the others stand by."""
+
+    @property
+    def target_names(self) -> tuple[str, ...]:
+        """The names of the targets' daemons, and of their directories."""
+        return tuple(target_name(index) for index in range(1 + len(self.other_portals)))
+
+    @property
+    def portals(self) -> tuple[str, ...]:
+        """Where initiators log in to each of the targets."""
+        return self.portal, *self.other_portals
 
     @property
     def copies(self) -> int:
@@ -96,7 +108,7 @@ class Home:
         return self.path / replica_name(index)
 
     def log(self, daemon: str) -> Path:
-        """The log of the daemon `target` or `replica-I`."""
+        """The log of the daemon `target`, `target-I` or `replica-I`."""
         return self.path / "logs" / f"{daemon}.log"
 
     def output(self, daemon: str) -> Path:
@@ -122,6 +134,11 @@ class Home:
             return True
         except OSError as error:
             raise InputError(f"{self.path} cannot be used: {error.strerror}") from error
+
+
+def target_name(index: int) -> str:
+    """The name of a target's daemon, and of its directory."""
+    return f"target-{index}" if index else "target"
 
 
 def replica_name(index: int) -> str:
@@ -159,7 +176,10 @@ def save(home: Home, cluster: ClusterFile) -> None:
     Raises OSError, with the old file in place.
     """
     new = home.path / NEW_FILE_NAME
-    text = json.dumps({"format": FORMAT, **asdict(cluster)}, indent=2) + "\n"
+    fields = asdict(cluster)
+    if not cluster.other_portals:
+        del fields["other_portals"]  # which earlier versions do not know
+    text = json.dumps({"format": FORMAT, **fields}, indent=2) + "\n"
     try:
         with new.open("w") as file:
             file.write(text)
@@ -216,4 +236,5 @@ def _opened(path: Path) -> Iterator[int]:
 def _from_document(document: dict[str, Any]) -> ClusterFile:
     fields = {name: value for name, value in document.items() if name != "format"}
     fields["replicas"] = tuple(ReplicaPlace(**replica) for replica in document["replicas"])
+    fields["other_portals"] = tuple(document.get("other_portals", ()))
     return ClusterFile(**fields)

@@ -12,6 +12,7 @@ from cstor_core.generated.cstor.v1 import control_pb2, volume_pb2
 ASK_S_MAX = 3.0
 OPERATION_S_MAX = 30.0
 DELETE_S_MAX = 120.0
+DRAIN_S_MAX = 60.0
 CLONE_S_MAX = 3700.0
 """Longer than a target waits for a pool."""
 COPY_S_MAX = 7 * 86400.0
@@ -254,6 +255,15 @@ class ControlClient:
             control_pb2.RedirectLoginsResponse,
             ASK_S_MAX,
         )
+
+    def drain(self, successor: str, *, redirect: bool) -> str:
+        """Have the target leave its volumes to one that stands by; the portal of that one."""
+        return self._connection.ask(
+            "DrainTarget",
+            control_pb2.DrainTargetRequest(successor=successor, redirect=redirect),
+            control_pb2.DrainTargetResponse,
+            DRAIN_S_MAX,
+        ).successor
 
     def list_reservations(self, volume: str) -> volume_pb2.Reservations:
         """Who has registered with a volume, and who has reserved it."""

@@ -1,4 +1,4 @@
-"""`cstor down`: the target first, so that it flushes to its replicas, then the replicas."""
+"""`cstor down`: targets first, so that what they have is flushed to the replicas, then those."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from cstor_cli.addresses import Address, is_free, parse_address
 from cstor_cli.cluster_file import Home, load, locked, ready_facts
 from cstor_cli.processes import POLL_S, TARGET, scan, stop
 from cstor_cli.starting import Say
+from cstor_cli.status import look_at, serving_target
 from cstor_core.errors import CstorError
 
 PORTS_S_MAX = 10.0
@@ -45,9 +46,14 @@ def stop_all(home: Home, say: Say) -> None:
         say(f"{said}: nothing runs")
         return
     ports = _ports(home)
+    serving = serving_target(look_at(home)) if home.is_ours() else ""
     targets = [daemon for daemon in running.values() if daemon.role == TARGET]
+    standbys = [daemon for daemon in targets if daemon.name != serving]
     replicas = [daemon for daemon in running.values() if daemon.role != TARGET]
-    killed = stop(targets) + stop(replicas)
+    # The one that serves would leave the volume to another one that still stands by.
+    killed = stop(standbys)
+    killed += stop(daemon for daemon in targets if daemon not in standbys)
+    killed += stop(replicas)
     for daemon in killed:
         say(f"{daemon.name} did not stop when it was asked to, and was killed")
     _wait_until_free(ports)

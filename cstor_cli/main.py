@@ -46,6 +46,7 @@ from cstor_cli.sessions import app as session_app
 from cstor_cli.snapshots import app as snapshot_app
 from cstor_cli.status import look_at, status_document, volume_document
 from cstor_cli.status_watch import watch_status
+from cstor_cli.targets import app as target_app
 from cstor_cli.up import Options, bring_up, new_salt, new_uuid
 from cstor_cli.volume_verbs import delete as delete_volume
 from cstor_cli.volume_verbs import sanitize, set_property
@@ -79,6 +80,7 @@ app.add_typer(reservation_app, name="reservation")
 app.add_typer(access_app, name="access")
 app.add_typer(chap_app, name="chap")
 app.add_typer(pool_app, name="pool")
+app.add_typer(target_app, name="target")
 
 
 DirectoryOption = Annotated[
@@ -122,6 +124,13 @@ def up(
     portal: Annotated[
         str | None, typer.Option(help="HOST:PORT for initiators; 127.0.0.1:3260 if it is free.")
     ] = None,
+    targets: Annotated[
+        int | None,
+        typer.Option(
+            help="Number of targets, each with a portal: one serves, the others stand by to take "
+            "over; default 1."
+        ),
+    ] = None,
     volume: Annotated[
         str | None, typer.Option(help="Name of the volume, the last part of its iSCSI name.")
     ] = None,
@@ -144,6 +153,7 @@ def up(
         witness,
         logical_block_size,
         portal,
+        targets,
     )
     with interruptible():
         result = bring_up(directory, options, _say)

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from cstor_cli.addresses import parse_address
 from cstor_cli.options import Output
-from cstor_cli.status import Look
+from cstor_cli.status import Look, serving_target
 from cstor_cli.up import Up
 from cstor_core.units import GIB, KIB, MIB, format_duration, format_size
 
@@ -72,7 +72,7 @@ def up_lines(up: Up) -> list[str]:
     """What somebody needs who wants to use the volume."""
     look = up.look
     cluster = look.cluster
-    facts = look.ready("target") or {}
+    facts = look.ready(serving_target(look)) or {}
     portal = parse_address(str(facts.get("portal", cluster.portal))).reachable()
     url = f"iscsi://{portal}/{cluster.iqn}/0"
     count = len(cluster.replicas)
@@ -84,6 +84,7 @@ def up_lines(up: Up) -> list[str]:
         f"{cluster.volume}: {format_size(cluster.size_bytes)}, {copies}, data in {look.home.path}",
         f"  IQN       {cluster.iqn}",
         f"  URL       {url}",
+        *_standby_lines(look, str(portal)),
         f"  Linux     iscsiadm -m discovery -t sendtargets -p {portal}",
         f"            iscsiadm -m node -T {cluster.iqn} -p {portal} --login",
         f"  QEMU      qemu-img info {url}",
@@ -93,6 +94,13 @@ def up_lines(up: Up) -> list[str]:
         f"  control   {facts.get('control')} (gRPC), http://{facts.get('http')}/readyz",
         f"  logs      {look.home.path / 'logs'}",
     ]
+
+
+def _standby_lines(look: Look, portal: str) -> list[str]:
+    """Where the targets are that stand by."""
+    all_portals = [str(parse_address(one).reachable()) for one in look.cluster.portals]
+    others = [one for one in all_portals if one != portal]
+    return [f"  standby   {', '.join(others)} (takes over; log in there, too)"] if others else []
 
 
 def print_status(document: dict[str, Any]) -> None:
@@ -108,6 +116,13 @@ def print_status(document: dict[str, Any]) -> None:
         console.print(
             f"  target pid {target['pid']}, iSCSI {target['portal']}, control {target['control']}, "
             f"HTTP {target['http']}, metrics {target['metrics']}",
+            markup=False,
+        )
+    for standby in document["standbys"]:
+        said = f"pid {standby['pid']}" if standby["pid"] else "does not run"
+        console.print(
+            f"  standby {standby['name']} {said}, iSCSI {standby['portal']}, "
+            f"control {standby['control']}",
             markup=False,
         )
     _print_standing(volume)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -32,7 +33,7 @@ TAIL_BYTES = 8192
 
 @dataclass(frozen=True, slots=True)
 class Daemon:
-    """One running daemon: `target`, or `replica-I` after its pool directory."""
+    """One running daemon: `target`, `target-I` or `replica-I`, after its directory."""
 
     name: str
     role: str
@@ -142,6 +143,7 @@ def _look_at(pid: int, home: Home) -> Daemon | None:
 
 
 ROLES = (TARGET, REPLICA)
+_DAEMON = re.compile(r"target|target-\d+|replica-\d+")
 
 
 def _name(words: Sequence[str], pid: int, home: Home) -> str | None:
@@ -151,7 +153,7 @@ def _name(words: Sequence[str], pid: int, home: Home) -> str | None:
         base = Path(os.readlink(f"/proc/{pid}/cwd"))
     for word in words[1:]:
         path = base / word
-        if path.parent == home.path and (path.name == "target" or path.name[:8] == "replica-"):
+        if path.parent == home.path and _DAEMON.fullmatch(path.name):
             return path.name
     return None
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cstor_cli.addresses import Address, is_free, next_free, parse_address
-from cstor_cli.cluster_file import ClusterFile, Home, ready_facts, replica_name
+from cstor_cli.cluster_file import ClusterFile, Home, ready_facts, replica_name, target_name
 from cstor_cli.exit_codes import ExitCode
 from cstor_cli.processes import POLL_S, REPLICA, TARGET, last_line, program, start
 from cstor_core.errors import CstorError
@@ -81,15 +81,17 @@ def start_replicas(
     return result
 
 
-def start_target(home: Home, cluster: ClusterFile, deadline: float, say: Say) -> Started:
-    """Start the target and wait until it listens; with one replica, its pool is in the process.
+def start_target(
+    home: Home, cluster: ClusterFile, deadline: float, say: Say, index: int = 0
+) -> Started:
+    """Start a target and wait until it listens; with one replica, its pool is in the process.
 
     The result's `cluster` has the portal that it really has.
     """
     result = Started(cluster)
     for attempt in range(PORT_ATTEMPTS_MAX):
-        result.cluster = _with_free_portal(result.cluster, say, attempt)
-        begun = _start_target(home, result.cluster, attempt)
+        result.cluster = _with_free_portal(result.cluster, say, attempt, index)
+        begun = _start_target(home, result.cluster, attempt, index)
         _wait_until_ready(home, [begun], deadline)
         if begun.ready is not None:
             result.cluster = _with_embedded_replica(result.cluster, begun.ready)
@@ -128,11 +130,14 @@ def _start_replica(home: Home, cluster: ClusterFile, index: int) -> Starting:
     return _start(home, name, command, (parse_address(place.address), parse_address(place.metrics)))
 
 
-def _start_target(home: Home, cluster: ClusterFile, attempt: int) -> Starting:
-    command = [program(TARGET), str(home.target), "--volume", cluster.volume]
+def _start_target(home: Home, cluster: ClusterFile, attempt: int, index: int) -> Starting:
+    name, portal = target_name(index), cluster.portals[index]
+    command = [program(TARGET), str(home.path / name), "--volume", cluster.volume]
     chosen: list[Address] = []
-    if not cluster.portal_is_set:
-        chosen.append(parse_address(cluster.portal))
+    if index or not cluster.portal_is_set:
+        chosen.append(parse_address(portal))
+    if cluster.other_portals:
+        command += ["--standby", "--portal-group", str(index + 1)]
     if len(cluster.replicas) == 1:
         command += ["--pool", str(home.pool(0))]
     else:
@@ -144,8 +149,8 @@ def _start_target(home: Home, cluster: ClusterFile, attempt: int) -> Starting:
                 address = _next_free(Address(LOCAL_HOST, preferred), _ports_of(cluster), attempt)
                 chosen.append(address)
                 command += [f"--{setting}", str(address)]
-    command += ["--all-volumes", "--portal", cluster.portal]
-    return _start(home, "target", command, tuple(chosen))
+    command += ["--all-volumes", "--portal", portal]
+    return _start(home, name, command, tuple(chosen))
 
 
 def _ports_of(cluster: ClusterFile, but_for: Collection[int] = ()) -> set[int]:
@@ -202,14 +207,18 @@ def lost_its_port(daemon: Starting) -> bool:
     )
 
 
-def _with_free_portal(cluster: ClusterFile, say: Say, attempt: int) -> ClusterFile:
-    """The same with a portal that is free, unless the user named it."""
-    preferred = parse_address(cluster.portal)
-    if cluster.portal_is_set:
+def _with_free_portal(cluster: ClusterFile, say: Say, attempt: int, index: int) -> ClusterFile:
+    """The same with a portal of that target that is free, unless the user named it."""
+    preferred = parse_address(cluster.portals[index])
+    if cluster.portal_is_set and not index:
         return cluster
-    portal = _next_free(preferred, (), attempt)
-    _say_moved(say, "iSCSI", preferred, portal)
-    return replace(cluster, portal=str(portal))
+    portal = _next_free(preferred, _ports_of(cluster), attempt)
+    _say_moved(say, f"iSCSI of {target_name(index)}" if index else "iSCSI", preferred, portal)
+    if not index:
+        return replace(cluster, portal=str(portal))
+    others = list(cluster.other_portals)
+    others[index - 1] = str(portal)
+    return replace(cluster, other_portals=tuple(others))
 
 
 def _with_free_ports(

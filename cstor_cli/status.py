@@ -10,7 +10,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cstor_cli.cluster_file import ClusterFile, Home, ReplicaPlace, load, ready_facts, replica_name
+from cstor_cli.cluster_file import (
+    ClusterFile,
+    Home,
+    ReplicaPlace,
+    load,
+    ready_facts,
+    replica_name,
+    target_name,
+)
 from cstor_cli.control_client import control
 from cstor_cli.processes import Daemon, scan
 from cstor_cli.replica_client import Dial
@@ -62,11 +70,37 @@ def look_at(home: Home) -> Look:
     return Look(home, load(home), scan(home))
 
 
+def serving_target(look: Look) -> str:
+    """The name of the target that serves; of several of which none does, that of the first one
+    that runs.
+    """
+    running = [name for name in look.cluster.target_names if name in look.running]
+    if len(running) > 1:
+        for name in running:
+            if (facts := look.ready(name)) and not _stands_by(str(facts["control"])):
+                return name
+    return running[0] if running else target_name(0)
+
+
+def _stands_by(address: str) -> bool:
+    """Whether the target there serves nothing, because another one does."""
+    try:
+        with control(address) as client:
+            reports = client.list_volumes()
+    except CstorError:
+        return True
+    return all(report.status == control_pb2.VOLUME_STATUS_STANDBY for report in reports)
+
+
 def control_address(look: Look) -> str:
-    """Where the target's control service answers.  Raises UnavailableError where none does yet."""
-    if "target" not in look.running:
+    """Where the control service answers of the target that serves.
+
+    Raises UnavailableError where none does yet.
+    """
+    name = serving_target(look)
+    if name not in look.running:
         raise UnavailableError("the target does not run: start it with cstor up")
-    facts = look.ready("target")
+    facts = look.ready(name)
     if facts is None:
         raise UnavailableError("the target is starting")
     return str(facts["control"])
@@ -99,25 +133,33 @@ def document_of(
         members = _members(look, report) if report.members else _ask_replicas(look, dial)
         word = volume_word(report.status)
         reason = report.reason
-    target = look.running.get("target")
-    facts = look.ready("target") or {}
+    serving = serving_target(look)
+    targets = [_target(look, index) for index in range(len(look.cluster.target_names))]
     return {
         "status": word,
         "reason": reason,
         "directory": str(look.home.path),
         "volume": _volume(look.cluster, report),
         "replicas": members,
-        "target": {
-            "pid": target.pid if target else None,
-            "portal": facts.get("portal", look.cluster.portal),
-            "control": facts.get("control"),
-            "http": facts.get("http"),
-            "metrics": facts.get("metrics"),
-        },
+        "target": next(target for target in targets if target["name"] == serving),
+        "standbys": [target for target in targets if target["name"] != serving],
         "sessions": [
             {"initiator": session.initiator_name, "address": session.address, "tsih": session.tsih}
             for session in (report.sessions if report else ())
         ],
+    }
+
+
+def _target(look: Look, index: int) -> Document:
+    name = target_name(index)
+    daemon, facts = look.running.get(name), look.ready(name) or {}
+    return {
+        "name": name,
+        "pid": daemon.pid if daemon else None,
+        "portal": facts.get("portal", look.cluster.portals[index]),
+        "control": facts.get("control"),
+        "http": facts.get("http"),
+        "metrics": facts.get("metrics"),
     }
 
 
@@ -130,6 +172,7 @@ def volume_document(report: control_pb2.VolumeReport) -> Document:
         "reason": report.reason,
         "iqn": report.iqn,
         "portal": report.portal,
+        "standbys": [standby.portal for standby in report.standbys],
         "size_bytes": report.size_bytes,
         **properties_document(report.properties),
         "write_cache": has_write_cache(report.identity, report.properties),

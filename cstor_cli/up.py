@@ -29,7 +29,7 @@ from cstor_cli.cluster_file import (
     replica_name,
     save,
 )
-from cstor_cli.control_client import SERVING, ControlClient, control
+from cstor_cli.control_client import SERVING, control
 from cstor_cli.founding import (
     COPIES_WITH_WITNESS,
     Wanted,
@@ -63,6 +63,7 @@ DEFAULT_SIZE_BYTES = GIB
 DEFAULT_REPLICAS = 3
 DEFAULT_PORTAL = f"{LOCAL_HOST}:3260"
 DEFAULT_LOGICAL_BLOCK_BYTES = 512
+TARGETS_MAX = 4
 START_S_MAX = 60.0
 SERVING_POLL_S = 0.1
 POOL_BYTES_MIN = 64 * MIB
@@ -79,6 +80,7 @@ class Options:
     witness: bool = False
     logical_block_bytes: int | None = None
     portal: str | None = None
+    targets: int | None = None
 
 
 @dataclass(slots=True)
@@ -142,7 +144,7 @@ def _known(home: Home, options: Options) -> ClusterFile:
                 f"{home.path} holds {what} {held}, not {asked}: leave the option out, or name "
                 "another directory"
             )
-    running = scan(home)
+    cluster, running = _with_targets(cluster, options.targets), scan(home)
     if options.portal is None:
         return cluster
     portal = parse_address(options.portal)
@@ -172,7 +174,7 @@ def _new_cluster(options: Options) -> ClusterFile:
     if options.portal is not None and not is_free(portal):
         raise InputError(f"port {portal.port} on {portal.host} is taken: name another portal")
     next_free(portal)
-    return ClusterFile(
+    cluster = ClusterFile(
         volume=wanted.name,
         volume_uuid="",
         size_bytes=wanted.size_bytes,
@@ -190,6 +192,28 @@ def _new_cluster(options: Options) -> ClusterFile:
             for i in range(count + options.witness)
         ),
     )
+    return _with_targets(cluster, options.targets)
+
+
+def _with_targets(cluster: ClusterFile, count: int | None) -> ClusterFile:
+    """The same with so many targets, the ports of whose portals follow that of the first one's.
+
+    Raises InputError where that cannot be.
+    """
+    if count is None:
+        return cluster
+    if not 1 <= count <= TARGETS_MAX:
+        raise InputError(f"{count} targets cannot be: there are 1 to {TARGETS_MAX}")
+    if count > 1 and len(cluster.replicas) == 1:
+        raise InputError(
+            "a target that keeps the only replica itself cannot be followed by another one: use "
+            "two replicas or more"
+        )
+    first = parse_address(cluster.portal)
+    portals = list(cluster.other_portals[: count - 1])
+    while len(portals) < count - 1:
+        portals.append(str(replace(first, port=first.port + 1 + len(portals))))
+    return replace(cluster, other_portals=tuple(portals))
 
 
 def _witnesses(cluster: ClusterFile) -> int:
@@ -217,7 +241,7 @@ def _first_start(home: Home, cluster: ClusterFile, say: Say, existed: bool) -> U
         return _bring_up(home, cluster, say)
     except (InputError, OSError) as error:
         stop(scan(home).values())
-        names = [home.target.name, "logs", "run", home.file.name]
+        names = [*cluster.target_names, "logs", "run", home.file.name]
         names += [home.pool(index).name for index in range(len(cluster.replicas))]
         for name in names:
             path = home.path / name
@@ -248,10 +272,12 @@ def _bring_up(home: Home, cluster: ClusterFile, say: Say, on_target: OnTarget | 
         if len(cluster.replicas) > 1:
             cluster = _start_replicas(home, cluster, before, up, deadline, say)
             cluster = _found(home, cluster)
-        if "target" in before and len(cluster.replicas) > 1:
+        if before.keys() & set(cluster.target_names) and len(cluster.replicas) > 1:
             up.problems += tell_target(look_at(home), GrpcReplicaClient)
-        if "target" not in before:
-            cluster = _take_over(home, up, start_target(home, cluster, deadline, say))
+        for index, name in enumerate(cluster.target_names):
+            if name not in before:
+                started = start_target(home, cluster, deadline, say, index)
+                cluster = _take_over(home, up, started)
         if len(cluster.replicas) == 1 and not up.problems:
             cluster = _found(home, cluster)
         if on_target is not None:
@@ -275,7 +301,7 @@ def _missing(cluster: ClusterFile, running: Mapping[str, Daemon]) -> list[str]:
     """The daemons of the volume that do not run."""
     count = len(cluster.replicas)
     replicas = [replica_name(index) for index in range(count)] if count > 1 else []
-    return [name for name in ("target", *replicas) if name not in running]
+    return [name for name in (*cluster.target_names, *replicas) if name not in running]
 
 
 def _start_replicas(
@@ -352,48 +378,44 @@ def new_salt() -> int:
 
 def _wait_until_serving(up: Up, deadline: float) -> None:
     """Wait until an initiator that logs in is served, it is clear that none will be, or time."""
-    target = up.look.running.get("target")
-    facts = up.look.ready("target")
-    if target is None or facts is None:
+    look = up.look
+    targets = [look.running[name] for name in look.cluster.target_names if look.ready(name)]
+    if not targets:
         up.reason = "the target does not run"
         return
-    with control(str(facts["control"])) as client:
-        while not up.serving and is_running(target):
-            report, up.reason = _ask(client, up.look.cluster.volume)
-            if report is not None and report.status in SERVING:
-                up.serving = True
-                up.problems += _failed_members(report, up.look)
-            elif _others_are_served(client, up.look.cluster.volume):
-                up.serving = True
-            elif lack := _lack_of_replicas(up.look):
+    while not up.serving and any(map(is_running, targets)):
+        report = _ask(up)
+        if report is not None and up.serving:
+            up.problems += _failed_members(report, look)
+        elif not up.serving:
+            if lack := _lack_of_replicas(look):
                 up.reason = f"{lack}; {up.reason}"
                 return
-            elif time.monotonic() > deadline:
+            if time.monotonic() > deadline:
                 return
-            else:
-                time.sleep(SERVING_POLL_S)
+            time.sleep(SERVING_POLL_S)
     if not up.serving:
-        up.reason = describe_end("target", None, up.look.home)
+        up.reason = describe_end(targets[0].name, None, look.home)
 
 
-def _others_are_served(client: ControlClient, volume: str) -> bool:
-    """Whether the directory's volume has been deleted, and its clones are served."""
+def _ask(up: Up) -> control_pb2.VolumeReport | None:
+    """Ask the target that serves, if any, and note whether it does, and what it waits for; its
+    report of the volume.
+    """
+    volume = up.look.cluster.volume
     try:
-        reports = client.list_volumes()
-    except CstorError:
-        return False
-    return bool(reports) and all(
-        report.identity.name != volume and report.status in SERVING for report in reports
-    )
-
-
-def _ask(client: ControlClient, volume: str) -> tuple[control_pb2.VolumeReport | None, str]:
-    """The target's report and what the volume waits for, or why there is no report."""
-    try:
-        report = client.show_volume(volume)
+        with control(control_address(up.look)) as client:
+            reports = client.list_volumes()
     except CstorError as error:
-        return None, str(error)
-    return report, report.reason
+        up.reason = str(error)
+        return None
+    report = next((one for one in reports if one.identity.name == volume), None)
+    if report is None:
+        # The directory's volume has been deleted, and its clones are served.
+        up.serving = bool(reports) and all(one.status in SERVING for one in reports)
+        return None
+    up.serving, up.reason = report.status in SERVING, report.reason
+    return report
 
 
 def _lack_of_replicas(look: Look) -> str:

@@ -13,3 +13,6 @@ SNAPSHOTS_MAX = 4096
 SNAPSHOT_NAME_BYTES_MAX = 255
 LEASE_S = 4.0
 """So long, on its own clock, a member lets no other target serve."""
+STANDBY_KNOWN_S = 3.0
+"""So long a member believes that a target stands by which said so; it says so more often."""
+STANDBYS_MAX = 8

@@ -14,6 +14,7 @@ from cstor_core.properties import known_with
 from cstor_core.serving import abort, refusing
 from cstor_target.deleting import deleted, sanitized
 from cstor_target.event_log import EventLog
+from cstor_target.handover import Handover, HandoverCalls
 from cstor_target.login_control import LoginCalls, LoginRules
 from cstor_target.served_volume import ServedVolume
 from cstor_target.status_watch import StatusWatch
@@ -23,7 +24,7 @@ SERVICE_NAME = control_pb2.DESCRIPTOR.services_by_name["ControlService"].full_na
 WATCHERS_MAX = 64
 
 
-class ControlServicer(LoginCalls):
+class ControlServicer(LoginCalls, HandoverCalls):
     """Answers operators about the volumes of this process."""
 
     def __init__(
@@ -33,11 +34,13 @@ class ControlServicer(LoginCalls):
         status: StatusWatch,
         logins: LoginRules,
         process: Volumes | None = None,
+        handover: Handover | None = None,
     ) -> None:
-        """`process` is what serves them, where more may come."""
+        """`process` is what serves them, where more may come, and `handover` leaves them."""
         super().__init__(logins, self._happened_to_all)
         self._volumes = volumes
         self._process = process
+        self._handover = handover
         self._events = events
         self._status = status
         self._watchers = 0

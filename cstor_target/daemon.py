@@ -42,7 +42,8 @@ from cstor_target.access import AccessRules
 from cstor_target.chap_secrets import ChapSecrets
 from cstor_target.control import SERVICE_NAME, ControlServicer
 from cstor_target.event_log import EventLog
-from cstor_target.iscsi.directory import FIRST_PORTAL_GROUP, Portal
+from cstor_target.handover import DRAIN_S, Handover
+from cstor_target.iscsi.directory import Portal
 from cstor_target.local_links import local_links
 from cstor_target.login_control import LoginRules
 from cstor_target.metrics import TargetCollector
@@ -64,7 +65,6 @@ EXIT_STOPPED = 0
 EXIT_FAILED = 1
 EXIT_DEPOSED = 3
 
-DRAIN_S = 10.0
 HEALTH_PERIOD_S = 1.0
 CALLS_END_S = 0.5
 LOCK_NAME = "lock"
@@ -82,6 +82,7 @@ class Listeners:
         events: EventLog,
         status: StatusWatch,
         logins: LoginRules,
+        handover: Handover,
     ) -> None:
         """Raises InputError where a port that was set is taken, or a host is not of this machine;
         then none of them is held."""
@@ -92,7 +93,8 @@ class Listeners:
             self.metrics, self.metrics_address = self._bind(settings.metrics, METRICS_PORT)
             self.control = grpc_server()
             control_pb2_grpc.add_ControlServiceServicer_to_server(
-                ControlServicer(volumes.served, events, status, logins, volumes), self.control
+                ControlServicer(volumes.served, events, status, logins, volumes, handover),
+                self.control,
             )
             self.health = Health(self.control, (SERVICE_NAME,))
             port = listen_grpc(self.control, settings.control, CONTROL_PORT)
@@ -107,7 +109,8 @@ class Listeners:
         """Each portal is a portal group of its own, numbered as they are named."""
         named = (settings.portal, *settings.also_portal)
         bound = [self._bind(address, ISCSI_PORT) for address in named]
-        tags = range(FIRST_PORTAL_GROUP, FIRST_PORTAL_GROUP + len(bound))
+        first = settings.portal_group
+        tags = range(first, first + len(bound))
         portals = [Portal(address, tag) for (_, address), tag in zip(bound, tags, strict=True)]
         return [listener for listener, _ in bound], tuple(portals)
 
@@ -142,10 +145,12 @@ class TargetDaemon:
             self._clock,
             self._version,
             several=settings.all_volumes,
+            stands_by=settings.standby,
             logins=self._logins,
             limits=settings.limits,
         )
         self._iscsi = self._volumes.iscsi
+        self._handover = Handover(self._volumes, self._clock)
         self._facts: dict[str, object] = {"pid": os.getpid()}
         self._flushed = True
 
@@ -160,7 +165,8 @@ class TargetDaemon:
             self._settings.ready_file.unlink(missing_ok=True)
         async with AsyncExitStack() as stack:
             listeners = Listeners(
-                self._settings, self._volumes, self._events, self._status, self._logins
+                *(self._settings, self._volumes, self._events, self._status, self._logins),
+                self._handover,
             )
             stack.callback(listeners.close)
             self._take_directory(stack)
@@ -179,6 +185,7 @@ class TargetDaemon:
 
     async def _close(self) -> None:
         """Close the engines, and note if what they acknowledged is not known to be durable."""
+        await self._handover.close()
         self._flushed = await self._volumes.close()
 
     def _addresses(self) -> list[str]:
@@ -274,6 +281,8 @@ class TargetDaemon:
         reasons: tuple[asyncio.Future[Any], ...] = (stopped, ended)
         await asyncio.wait(reasons, return_when=asyncio.FIRST_COMPLETED)
         stopped.cancel()
+        if not ended.done():
+            await self._handover.announce()
         for volume in self._volumes.served:
             volume.stopping = True
         if ended.done() and not ended.result().failed.done():

@@ -75,6 +75,33 @@ KINDS: dict[str, Kind] = {
         Severity.INFO,
         "initiators have been told that acknowledged writes may be gone: it is not said again",
     ),
+    "standing_by": Kind(
+        Severity.INFO,
+        "this target stands by, and does not open the volume: {reason}",
+    ),
+    "taking_over": Kind(
+        Severity.WARNING,
+        "this target stood by and opens the volume now: {reason}",
+    ),
+    "standby_waits": Kind(
+        Severity.INFO,
+        "a target with the portal {portal} stands by, and takes the volume over when this one "
+        "serves it no more",
+    ),
+    "standby_gone": Kind(
+        Severity.WARNING,
+        "the target with the portal {portal} stands by no more: if this one fails, nobody takes "
+        "the volume over until another one is started",
+    ),
+    "leaving": Kind(
+        Severity.INFO,
+        "the volume is left to the target with the portal {portal}, which stands by",
+    ),
+    "not_left": Kind(
+        Severity.ERROR,
+        "the volume is not left to the target that stood by, since that does not say in time that "
+        "it knows: look after it, and drain this one again",
+    ),
     "lease_lapsed": Kind(
         Severity.WARNING,
         "no quorum of replicas has renewed the lease: reads wait until one does",

@@ -117,6 +117,10 @@ class LocalLink:
         """As `ReplicaLink.lease`."""
         return await self._host.lease(request)
 
+    async def stand_by(self, request: replica_pb2.StandByRequest) -> replica_pb2.StandByResponse:
+        """As `ReplicaLink.stand_by`."""
+        return await self._host.stand_by(request)
+
     async def attest(self, request: replica_pb2.AttestRequest) -> replica_pb2.ReplicaReport:
         """As `ReplicaLink.attest`."""
         return (await self._host.attest(request)).replica

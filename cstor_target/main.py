@@ -63,6 +63,14 @@ def serve(
             "when they are made.",
         ),
     ] = None,
+    standby: Annotated[
+        bool | None,
+        typer.Option(
+            "--standby",
+            help="Stand by while another target serves the volume, and take it over when none does "
+            "any more.",
+        ),
+    ] = None,
     require_chap: Annotated[
         bool | None,
         typer.Option(
@@ -77,6 +85,13 @@ def serve(
         typer.Option(
             "--also-portal",
             help="HOST:PORT of another iSCSI portal, a portal group of its own; repeat for each.",
+        ),
+    ] = None,
+    portal_group: Annotated[
+        int | None,
+        typer.Option(
+            help="Number of the portal group of --portal, from which the others count; default 1. "
+            "Targets of one volume need different ones."
         ),
     ] = None,
     control: Annotated[

@@ -189,6 +189,11 @@ class GrpcLink:
         call = self._questions.Lease(request, timeout=_CALL_TIMEOUT_S)
         return await self._meant(call)
 
+    async def stand_by(self, request: replica_pb2.StandByRequest) -> replica_pb2.StandByResponse:
+        """As `ReplicaLink.stand_by`."""
+        call = self._questions.StandBy(request, timeout=_CALL_TIMEOUT_S)
+        return await self._asked(call)
+
     async def attest(self, request: replica_pb2.AttestRequest) -> replica_pb2.ReplicaReport:
         """As `ReplicaLink.attest`."""
         call = self._questions.Attest(request, timeout=_CALL_TIMEOUT_S)

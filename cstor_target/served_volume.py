@@ -20,6 +20,7 @@ from cstor_target.iscsi.chap import Realm
 from cstor_target.iscsi.directory import Portal
 from cstor_target.iscsi.sessions import SessionTable
 from cstor_target.nexus import nexus_of
+from cstor_target.scsi.asymmetric_access import AccessState
 from cstor_target.scsi.extended_copy import Peer
 from cstor_target.scsi.geometry import Geometry
 from cstor_target.scsi.identity import Identity
@@ -40,11 +41,18 @@ from cstor_target.volume.operations import Operations
 from cstor_target.volume.questions import Questions
 from cstor_target.volume.sanitizing import Sanitizing
 from cstor_target.volume.scrubs import Scrubs
+from cstor_target.volume.succession import Role, Succession
 from cstor_target.volume_sessions import VolumeSessions
 
 RealmOf = Callable[[str], Realm | None]
 Admits = Callable[[str, str, str], bool]
 IQN_PREFIX = "iqn.2016-09.com.openebs.cstor:"
+
+_ACCESS = {
+    Role.SERVING: AccessState.ACTIVE_OPTIMIZED,
+    Role.STANDBY: AccessState.STANDBY,
+    Role.TAKING_OVER: AccessState.TRANSITIONING,
+}
 
 SERVING_STATUSES = (
     control_pb2.VOLUME_STATUS_HEALTHY,
@@ -60,6 +68,7 @@ class VolumeEngine(Volume, Protocol):
     operations: Operations
     sanitizing: Sanitizing
     scrubs: Scrubs
+    succession: Succession
 
     @property
     def identity(self) -> volume_pb2.VolumeIdentity | None:
@@ -146,6 +155,7 @@ class ServedVolume:
         self._wanted = wanted
         self._device: TargetDevice | None = None
         self._is_shut = False
+        engine.succession.on_change = self._look_at_succession
         engine.when_serving(self._opened)
 
     @property
@@ -161,8 +171,14 @@ class ServedVolume:
 
     @property
     def ready(self) -> bool:
-        """Whether a login may go on."""
-        return self._device is not None and not self._is_shut
+        """Whether a login may go on: it waits for an opening, and for the end of a transition."""
+        is_there = self.engine.succession.role is not Role.TAKING_OVER
+        return self._device is not None and is_there and not self._is_shut
+
+    @property
+    def is_open(self) -> bool:
+        """Whether initiators that log in are served, by this target."""
+        return self.ready and self.engine.succession.role is Role.SERVING
 
     def shut(self) -> None:
         """Let nobody use the volume any more: sessions end, and nobody can log in."""
@@ -266,7 +282,34 @@ class ServedVolume:
             counters.write_latency.sum_s,
         )
 
-    def _opened(self) -> None:
+    def _look_at_succession(self) -> None:
+        """While this target stands by, initiators see the disk that they would have."""
+        succession = self.engine.succession
+        if succession.seen is None:
+            return
+        if self._device is None:
+            self._device = self._new_device()
+        self._look_at_capacity(self._device)
+        state = _ACCESS[succession.role]
+        if state is not self._device.unit.access_state and succession.role is not Role.SERVING:
+            self._device.access_changed(state)
+
+    def _look_at_capacity(self, device: TargetDevice) -> None:
+        if device.unit.block_count != device.unit.geometry.blocks(self.engine.size_bytes):
+            device.capacity_changed()
+
+    def _parameters(self) -> Parameters:
+        seen, operations = self.engine.succession.seen, self.engine.operations
+        used = operations.properties if self.engine.serving or seen is None else seen.properties
+        assert self.engine.identity is not None, "a volume is shown when it is known what it is"
+        return Parameters(
+            write_cache=has_write_cache(self.engine.identity, used),
+            read_only=used.read_only,
+            is_removable=used.removable,
+            is_thin=is_thin(used),
+        )
+
+    def _new_device(self) -> TargetDevice:
         identity = self.engine.identity
         assert identity is not None, "a volume opens after its replicas have said what it is"
         geometry = Geometry(
@@ -275,33 +318,29 @@ class ServedVolume:
             identity.physical_block_bytes,
         )
         names = Identity(UUID(identity.volume_uuid), self.name, self._revision, self._target_ports)
-        operations = self.engine.operations
+        return TargetDevice(names, geometry, self._parameters())
 
-        def parameters() -> Parameters:
-            used = operations.properties
-            return Parameters(
-                write_cache=has_write_cache(identity, used),
-                read_only=used.read_only,
-                is_removable=used.removable,
-                is_thin=is_thin(used),
-            )
-
-        device = TargetDevice(names, geometry, parameters())
+    def _opened(self) -> None:
+        """All that is known of the volume is the serving target's to say from now on."""
+        device = self._device or self._new_device()
+        unit, operations = device.unit, self.engine.operations
         if self.engine.loss_possible:
             device.doubted(self.engine.loss_told)
-        device.unit.find_peer = self._peer
-        device.unit.statistics = self._statistics
-        device.unit.keep(Reservations.of(operations.reservations))
-        device.unit.on_preempted = self.sessions.abort_tasks
-        device.unit.on_lost = lambda port: self._events(
-            "registration_preempted", {"initiator": port}
-        )
-        device.unit.sanitization_changed(operations.sanitization)
-        device.unit.sanitize_progress = lambda: self.engine.sanitizing.progress
-        self.engine.sanitizing.on_change = device.unit.sanitization_changed
-        operations.on_properties = lambda: device.parameters_changed(parameters())
+        unit.find_peer = self._peer
+        unit.statistics = self._statistics
+        unit.keep(Reservations.of(operations.reservations))
+        unit.on_preempted = self.sessions.abort_tasks
+        unit.on_lost = lambda port: self._events("registration_preempted", {"initiator": port})
+        unit.sanitization_changed(operations.sanitization)
+        unit.sanitize_progress = lambda: self.engine.sanitizing.progress
+        self.engine.sanitizing.on_change = unit.sanitization_changed
+        operations.on_properties = lambda: device.parameters_changed(self._parameters())
         operations.on_resized = device.capacity_changed
         operations.on_reverted = device.contents_changed
+        if self._device is not None:
+            device.parameters_changed(self._parameters())
+            self._look_at_capacity(device)
+            device.access_changed(AccessState.ACTIVE_OPTIMIZED)
         self._device = device
 
 

@@ -25,6 +25,7 @@ from cstor_core.settings import (
     SizeSetting,
     parse_address,
 )
+from cstor_target.iscsi.directory import FIRST_PORTAL_GROUP
 from cstor_target.iscsi.limits import Limits
 from cstor_target.volume.scrubs import RATE_BYTES_PER_S_MIN
 from cstor_target.volume.settings import EngineSettings
@@ -38,6 +39,7 @@ REPLICA_GRPC_PORT = 7778
 REPLICA_METRICS_PORT = 9501
 ADDRESSES_MAX = 15
 ALSO_PORTALS_MAX = 15
+PORTAL_GROUP_MAX = 0xFFFF - ALSO_PORTALS_MAX
 
 
 def _addresses(value: object) -> object:
@@ -93,9 +95,11 @@ class TargetSettings(DaemonSettings):
     replica: Annotated[ReplicaAddresses, Field(max_length=ADDRESSES_MAX)] = ()
     pool: Path | None = None
     all_volumes: bool = False
+    standby: bool = False
     require_chap: bool = False
     portal: AddressSetting = Address(LOCAL_HOST, None)
     also_portal: Annotated[Portals, Field(max_length=ALSO_PORTALS_MAX)] = ()
+    portal_group: Annotated[int, Field(ge=1, le=PORTAL_GROUP_MAX)] = FIRST_PORTAL_GROUP
     control: AddressSetting = Address(LOCAL_HOST, None)
     http: AddressSetting = Address(LOCAL_HOST, None)
     metrics: AddressSetting = Address(LOCAL_HOST, None)

@@ -67,29 +67,39 @@ class IscsiServer:
     async def drain(self, timeout_s: float) -> None:
         """Stop without losing an answer that was earned, within `timeout_s` seconds.
 
-        No new connection is accepted; initiators are asked to log out; after a grace period
-        nothing new is read; commands that were started end; then connections are closed.
+        No new connection is accepted, and those that are there are released.
         """
         for server in self._servers:
             server.close()
-        deadline_s = self.clock.monotonic() + timeout_s
-        grace_s = min(_LOGOUT_GRACE_S, timeout_s)
-        for protocol in list(self._connections):
-            protocol.request_logout(max(1, round(grace_s)))
-        await self._until(lambda: not self._connections, self.clock.monotonic() + grace_s)
-        for protocol in list(self._connections):
-            protocol.stop_reading()
-        await self._until(
-            lambda: not any(p.core.tasks_in_flight for p in self._connections), deadline_s
-        )
-        for protocol in list(self._connections):
-            protocol.announce_drop()
-        await self._until(lambda: not self._connections, deadline_s + 1)
-        for protocol in list(self._connections):
-            protocol.abort()
+        await self.release(timeout_s)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+    async def release(self, timeout_s: float, target: str | None = None) -> None:
+        """Part with the connections to a target node, by its iSCSI name, or with all, within
+        `timeout_s` seconds.
+
+        Initiators are asked to log out; after a grace period nothing new is read; commands that
+        were started end; then connections are closed.
+        """
+
+        def left() -> list[_IscsiProtocol]:
+            return [one for one in self._connections if target in (None, one.target)]
+
+        deadline_s = self.clock.monotonic() + timeout_s
+        grace_s = min(_LOGOUT_GRACE_S, timeout_s)
+        for protocol in left():
+            protocol.request_logout(max(1, round(grace_s)))
+        await self._until(lambda: not left(), self.clock.monotonic() + grace_s)
+        for protocol in left():
+            protocol.stop_reading()
+        await self._until(lambda: not any(p.core.tasks_in_flight for p in left()), deadline_s)
+        for protocol in left():
+            protocol.announce_drop()
+        await self._until(lambda: not left(), deadline_s + 1)
+        for protocol in left():
+            protocol.abort()
 
     @property
     def output_bytes_high(self) -> int:
@@ -156,6 +166,12 @@ class _IscsiProtocol(asyncio.BufferedProtocol):
         self._transport: asyncio.Transport
         self._nexus: Nexus
         self.core: Connection
+
+    @property
+    def target(self) -> str:
+        """The iSCSI name of the target node that its session is with; empty where there is none."""
+        session = self.core.session
+        return session.target.name if session is not None and session.target is not None else ""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Accepted: make the protocol engine."""

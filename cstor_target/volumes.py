@@ -46,12 +46,17 @@ class Volumes:
         revision: str,
         *,
         several: bool,
+        stands_by: bool = False,
         logins: LoginRules | None = None,
         limits: Limits | None = None,
     ) -> None:
         self.served: list[ServedVolume] = []
         self.several = several
         """Clones are served here, too, and what else the pools hold."""
+        self.stands_by = stands_by
+        """A volume is opened only when no other target serves it, and a target that takes one over
+        from this process does not end it.
+        """
         directory = Directory(self.served)
         if logins is not None:
             directory = Directory(self.served, logins.secrets.realm, logins.access.admits)
@@ -66,6 +71,7 @@ class Volumes:
         self._engines: dict[ServedVolume, Engine] = {}
         self._sinks: dict[ServedVolume, EventSink] = {}
         self._tasks: dict[ServedVolume, asyncio.Task[None]] = {}
+        self._addresses: dict[ServedVolume, Sequence[str]] = {}
         self._lost: set[str] = set()
         """UUIDs of volumes that another target has taken over: that one is left alone."""
         self._leaving: set[asyncio.Task[bool]] = set()
@@ -83,6 +89,9 @@ class Volumes:
         """Serve a volume from `start` on; without its UUID the replicas are asked for its name."""
         assert self._links is not None, "a volume is served once its replicas can be reached"
         instance = str(uuid.uuid4())
+        standby = None
+        if self.stands_by:
+            standby = replica_pb2.Standby(target_instance=instance, portal=self._portals[0].address)
 
         def events(kind: str, facts: dict[str, object]) -> None:
             self._events.add(volume.volume_name, kind, facts)
@@ -95,6 +104,7 @@ class Volumes:
             self._settings,
             instance,
             events,
+            standby,
         )
         volume = ServedVolume(
             name, engine, self.iscsi.sessions, events, self._portals, self._revision
@@ -102,6 +112,7 @@ class Volumes:
         self.served.append(volume)
         self._engines[volume] = engine
         self._sinks[volume] = events
+        self._addresses[volume] = addresses
         events("target_starting", {"instance": instance, "replicas": ", ".join(addresses)})
         engine.deletion.on_done = lambda: self._forget_soon(volume)
         engine.when_serving(self.iscsi.retry_held_logins)
@@ -132,7 +143,7 @@ class Volumes:
             volume = self.add(clone.name, [member.address for member in members], clone.volume_uuid)
             self.start(volume)
         deadline_s = self._clock.monotonic() + OPEN_S_MAX
-        while volume is not None and not volume.ready and self._clock.monotonic() < deadline_s:
+        while volume is not None and not volume.is_open and self._clock.monotonic() < deadline_s:
             await self._clock.sleep(0.02)
         return volume
 
@@ -145,7 +156,7 @@ class Volumes:
         try:
             while True:
                 await self._look_at_all(links)
-                if all(volume.ready for volume in self.served):
+                if all(volume.is_open for volume in self.served):
                     return
                 await self._clock.sleep(LOOK_AGAIN_S)
         finally:
@@ -167,6 +178,29 @@ class Volumes:
             if left:
                 await self._clock.sleep(LOOK_AGAIN_S)
         await self._forget_absent(found)
+
+    async def step_down(self, volume: ServedVolume) -> ServedVolume:
+        """Serve a volume no more, and stand by for it; logins wait until it stands by.
+
+        Returns what takes its place.
+        """
+        volume.stopping = True
+        volume.shut()
+        self._cancel_watch(volume)
+        engine, events = self._engines[volume], self._sinks[volume]
+        identity = engine.identity
+        known = [member.member.address for member in engine.report().members]
+        addresses = list(dict.fromkeys((*self._addresses[volume], *known)))
+        if not await engine.close():
+            events("stopped_unflushed", {})
+        self._forget(volume)
+        self.stands_by = True
+        again = self.add(
+            volume.volume_name, addresses, identity.volume_uuid if identity is not None else ""
+        )
+        again.moved_to = volume.moved_to
+        self.start(again)
+        return again
 
     async def close(self) -> bool:
         """Stop all; whether all that was acknowledged is known to be durable."""
@@ -223,6 +257,10 @@ class Volumes:
         """See a volume to its end here: the process ends with it, unless it has others."""
         engine = self._engines[volume]
         await asyncio.wait((engine.deposed, engine.failed), return_when=asyncio.FIRST_COMPLETED)
+        if self.stands_by and not engine.failed.done():
+            self._tasks.pop(volume)
+            await self.step_down(volume)
+            return
         if engine.failed.done() or len(self.served) == 1:
             if not self.ended.done():
                 self.ended.set_result(engine)
@@ -235,15 +273,18 @@ class Volumes:
         await self._forget(volume).close()
 
     async def _stop(self, volume: ServedVolume) -> bool:
-        task = self._tasks.pop(volume, None)
-        if task is not None:
-            task.cancel()
+        self._cancel_watch(volume)
         if volume not in self.served:
             return True
         return await self._forget(volume).close()
 
+    def _cancel_watch(self, volume: ServedVolume) -> None:
+        task = self._tasks.pop(volume, None)
+        if task is not None:
+            task.cancel()
+
     def _forget(self, volume: ServedVolume) -> Engine:
         """Nothing of it stays here, or each clone that is deleted would leave its backlog."""
         self.served.remove(volume)
-        del self._sinks[volume]
+        del self._sinks[volume], self._addresses[volume]
         return self._engines.pop(volume)

@@ -262,6 +262,11 @@ class ReplicaHost:
                 return replica_pb2.InquireResponse(replica=node.report())
         return replica_pb2.InquireResponse(replica=self._node_of(request.volume).report())
 
+    async def stand_by(self, request: replica_pb2.StandByRequest) -> replica_pb2.StandByResponse:
+        """Told by a target that stands by: whether another one may still serve."""
+        report = (await self.inquire(replica_pb2.InquireRequest(volume=request.volume))).replica
+        return self.nodes[report.identity.volume_uuid].lease.stand_by(request, report)
+
     async def promise(self, request: replica_pb2.PromiseRequest) -> replica_pb2.PromiseResponse:
         """Promise an epoch to a target instance; everything of lower epochs ends at once."""
         await self._open_again()
@@ -290,7 +295,8 @@ class ReplicaHost:
         fence = node.fence
         granted = (orders.epoch, orders.target_instance) == (fence.epoch, fence.instance)
         if granted:
-            node.lease.renew(orders.target_instance, request.duration_ms / 1000)
+            duration_s = request.duration_ms / 1000
+            node.lease.renew(orders.target_instance, duration_s, request.successor)
         total, available = self.space()
         return replica_pb2.LeaseResponse(
             granted=granted,
@@ -298,6 +304,7 @@ class ReplicaHost:
             pool_bytes=total,
             pool_available_bytes=max(0, available - self.reserved_bytes()),
             granted_bytes=node.granted_bytes(),
+            standbys=node.lease.standbys,
         )
 
     async def attest(self, request: replica_pb2.AttestRequest) -> replica_pb2.AttestResponse:

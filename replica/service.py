@@ -143,6 +143,7 @@ def replica_service(host: ReplicaHost) -> grpc.GenericRpcHandler:
             "Inquire": _unary(replica_pb2.InquireRequest, host.inquire),
             "Promise": _unary(replica_pb2.PromiseRequest, host.promise),
             "Lease": _unary(replica_pb2.LeaseRequest, host.lease),
+            "StandBy": _unary(replica_pb2.StandByRequest, host.stand_by),
             "Attest": _unary(replica_pb2.AttestRequest, host.attest),
             "MakeWhole": _unary(replica_pb2.MakeWholeRequest, host.make_whole),
             "CatchUp": _unary(replica_pb2.CatchUpRequest, host.catch_up),
@@ -172,6 +173,7 @@ def witness_service(host: WitnessHost) -> grpc.GenericRpcHandler:
         "Inquire": _unary(replica_pb2.InquireRequest, host.inquire),
         "Promise": _unary(replica_pb2.PromiseRequest, host.promise),
         "Lease": _unary(replica_pb2.LeaseRequest, host.lease),
+        "StandBy": _unary(replica_pb2.StandByRequest, host.stand_by),
         "Attest": _unary(replica_pb2.AttestRequest, host.attest),
     }
 

@@ -297,6 +297,11 @@ class WitnessHost:
                 return replica_pb2.InquireResponse(replica=node.report())
         return replica_pb2.InquireResponse(replica=self._node(request.volume).report())
 
+    async def stand_by(self, request: replica_pb2.StandByRequest) -> replica_pb2.StandByResponse:
+        """Told by a target that stands by: whether another one may still serve."""
+        report = (await self.inquire(replica_pb2.InquireRequest(volume=request.volume))).replica
+        return self.nodes[report.identity.volume_uuid].lease.stand_by(request, report)
+
     async def promise(self, request: replica_pb2.PromiseRequest) -> replica_pb2.PromiseResponse:
         """Promise an epoch to a target instance; it takes no words of lower epochs from then on."""
         await self._open_again()
@@ -329,8 +334,11 @@ class WitnessHost:
             raise OrderError(f"witness {node.file.replica_uuid} is not founded")
         granted = (orders.epoch, orders.target_instance) == (node.fence.epoch, node.fence.instance)
         if granted:
-            node.lease.renew(orders.target_instance, request.duration_ms / 1000)
-        return replica_pb2.LeaseResponse(granted=granted, promised_epoch=node.fence.epoch)
+            duration_s = request.duration_ms / 1000
+            node.lease.renew(orders.target_instance, duration_s, request.successor)
+        return replica_pb2.LeaseResponse(
+            granted=granted, promised_epoch=node.fence.epoch, standbys=node.lease.standbys
+        )
 
     async def attest(self, request: replica_pb2.AttestRequest) -> replica_pb2.AttestResponse:
         """Hold what the target says that the promise was given to; see `WitnessFile.attest`.

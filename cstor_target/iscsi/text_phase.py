@@ -20,7 +20,7 @@ from cstor_target.iscsi.negotiation import Negotiator
 from cstor_target.iscsi.sessions import Session
 from cstor_target.iscsi.text import Pair, TextCollector, decode, encode
 
-_EVERYWHERE = frozenset(("0.0.0.0", "[::]"))  # noqa: S104 - nothing is bound here
+EVERYWHERE = frozenset(("0.0.0.0", "[::]"))  # noqa: S104 - nothing is bound here
 _TRANSFER_TAG = 1
 """The Target Transfer Tag of the one exchange that may be under way."""
 
@@ -152,6 +152,6 @@ class TextPhase:
         if portal.group_tag == self._portal.group_tag:
             return self._portal.address
         host, _, port = portal.address.rpartition(":")
-        if host in _EVERYWHERE:
+        if host in EVERYWHERE:
             host = self._portal.address.rpartition(":")[0]
         return f"{host}:{port}"

@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Sequence
 
 from cstor_core.generated.cstor.v1 import volume_pb2
+from cstor_target.scsi import asymmetric_access, sanitize
 from cstor_target.scsi import geometry as limits
+from cstor_target.scsi.asymmetric_access import AccessState
 from cstor_target.scsi.cdb import (
     COMPARE_AND_WRITE,
     INQUIRY,
@@ -65,7 +67,6 @@ from cstor_target.scsi.reservations import (
     ReservationConflictError,
     Reservations,
 )
-from cstor_target.scsi.sanitize import in_the_way
 from cstor_target.scsi.sense import ScsiError, Sense, check_condition
 from cstor_target.scsi.task_order import TaskOrder
 from cstor_target.scsi.unit_attention import UnitAttentions
@@ -98,6 +99,7 @@ _OF_THE_MEDIUM = _WRITING | frozenset(
         *(SYNCHRONIZE_CACHE_10, SYNCHRONIZE_CACHE_16, READ_DEFECT_DATA_10, READ_DEFECT_DATA_12),
     )
 )
+_CHANGED_BY_ITSELF = 0x02  # STATUS CODE: by implicit asymmetric access behaviour (SPC-4, 6.37)
 _WITHOUT_UNMAP = tuple(one for one in COMMANDS if one.layout is not UNMAP)
 
 
@@ -105,9 +107,11 @@ class LogicalUnit:
     """A block device server."""
 
     __slots__ = (
+        "_is_hindered",
         "_is_reserved",
-        "_is_sanitizing",
         "_reserved_by",
+        "access_state",
+        "access_status",
         "atomic_blocks_max",
         "attentions",
         "block_bytes",
@@ -151,12 +155,17 @@ class LogicalUnit:
         self.sanitization = volume_pb2.Sanitization()
         """What SANITIZE has begun and not ended, or that it has failed."""
         self.sanitize_progress: Callable[[], float] = lambda: 0.0
-        self._is_sanitizing = False
+        self.access_state = AccessState.ACTIVE_OPTIMIZED
+        """Of all ports that the unit is reached through."""
+        self.access_status = 0
+        """STATUS CODE of its target port groups (SPC-4, 6.37)."""
+        self._is_hindered = False
+        """The ports do not serve the medium, or SANITIZE is under way or has failed."""
         self.software_write_protect = False
         """SWP of the control mode page, which initiators select (SPC-4, 7.5.8)."""
         self.attentions = UnitAttentions()
         self.doubt: Doubt | None = None
-        """Set before any nexus is there, where writes of before may be gone."""
+        """Where writes of before may be gone."""
         self.reservations = Reservations()
         """Of all that has its place in the order."""
         self._reserved_by: Hashable | None = None
@@ -196,8 +205,8 @@ class LogicalUnit:
             step = self._conflict(nexus, cdb)
             if step is not None:
                 return step
-        if self._is_sanitizing and operation_code not in _DESPITE_UNIT_ATTENTION:
-            step = in_the_way(self, cdb)
+        if self._is_hindered and operation_code not in _DESPITE_UNIT_ATTENTION:
+            step = self._hindrance(cdb)
             if step is not None:
                 return step
         if self.medium.is_ejected and operation_code in _OF_THE_MEDIUM:
@@ -211,7 +220,7 @@ class LogicalUnit:
 
     def is_usable(self, nexus: Hashable, access: Access) -> bool:
         """Whether a copy of a nexus may read or write here."""
-        if self.medium.is_ejected or self._is_sanitizing:
+        if self.medium.is_ejected or self._is_hindered:
             return False
         if not self._is_reserved:
             return True
@@ -288,6 +297,13 @@ class LogicalUnit:
             self.attentions.nexus_established(nexus, Sense.POWER_ON_OCCURRED)
             self.doubt.nexus_established(nexus)
 
+    def doubted(self, on_told: Callable[[], None]) -> None:
+        """Writes of before may be gone; see `Doubt`.  Called before any is served."""
+        self.doubt = Doubt(on_told)
+        self.attentions.establish(Sense.POWER_ON_OCCURRED)
+        for nexus in self.attentions.nexuses:
+            self.doubt.nexus_established(nexus)
+
     def nexus_lost(self, nexus: Hashable) -> None:
         """The session of an initiator has ended."""
         self.attentions.nexus_lost(nexus)
@@ -335,7 +351,31 @@ class LogicalUnit:
     def sanitization_changed(self, now: volume_pb2.Sanitization) -> None:
         """A SANITIZE has begun, has ended or has failed."""
         self.sanitization = now
-        self._is_sanitizing = now.state != volume_pb2.SANITIZATION_STATE_UNSPECIFIED
+        self._look_at_hindrances()
+
+    def access_changed(self, state: AccessState) -> None:
+        """The ports serve the medium from now on, or do not: every nexus is told of the end of a
+        transition (SPC-4, 5.15.2.3).
+        """
+        self.access_state, self.access_status = state, _CHANGED_BY_ITSELF
+        self._look_at_hindrances()
+        if state is not AccessState.TRANSITIONING:
+            self.attentions.establish(Sense.ASYMMETRIC_ACCESS_STATE_CHANGED)
+
+    @property
+    def _is_sanitizing(self) -> bool:
+        return self.sanitization.state != volume_pb2.SANITIZATION_STATE_UNSPECIFIED
+
+    def _look_at_hindrances(self) -> None:
+        is_served = self.access_state is AccessState.ACTIVE_OPTIMIZED
+        self._is_hindered = self._is_sanitizing or not is_served
+
+    def _hindrance(self, cdb: Buffer) -> Step | None:
+        """The end of a command that cannot be carried out now."""
+        step = asymmetric_access.in_the_way(self.access_state, cdb)
+        if step is None and self._is_sanitizing:
+            return sanitize.in_the_way(self, cdb)
+        return step
 
     def load(self, nexus: Hashable) -> None:
         """The medium is there again, which the other nexuses are told."""

@@ -12,6 +12,7 @@ from collections.abc import Hashable, Sequence
 from enum import IntEnum, IntFlag
 from typing import TYPE_CHECKING
 
+from cstor_target.scsi.asymmetric_access import SUPPORTED_STATES
 from cstor_target.scsi.cdb import (
     REPORT_LUNS,
     REPORT_SUPPORTED_OPERATION_CODES,
@@ -98,8 +99,6 @@ _PORT_GROUPS_EXTENDED_HEADER = struct.Struct(">BB2x")
 _EXTENDED_FORMAT = 0x10
 # State, supported states, TARGET PORT GROUP, STATUS CODE, TARGET PORT COUNT, and the one port.
 _PORT_GROUP_DESCRIPTOR = struct.Struct(">BBHxBxB2xH")
-_ACTIVE_OPTIMIZED = 0x0
-_ACTIVE_OPTIMIZED_SUPPORTED = 0x01
 
 
 def report_luns(
@@ -206,7 +205,7 @@ def report_supported_task_management_functions(
 def report_target_port_groups(
     unit: LogicalUnit, nexus: Hashable, cdb: Buffer, data_out: Sequence[Buffer]
 ) -> Step:
-    """REPORT TARGET PORT GROUPS: each port is a group of its own, active/optimized."""
+    """REPORT TARGET PORT GROUPS: each port of this target is a group of its own."""
     fields = REPORT_TARGET_PORT_GROUPS.parse(cdb)
     if fields.parameter_data_format == ParameterDataFormat.LENGTH_ONLY:
         header = b""
@@ -216,7 +215,7 @@ def report_target_port_groups(
         raise REPORT_TARGET_PORT_GROUPS.invalid_field("parameter_data_format")
     groups = b"".join(
         _PORT_GROUP_DESCRIPTOR.pack(
-            _ACTIVE_OPTIMIZED, _ACTIVE_OPTIMIZED_SUPPORTED, port, 0, 1, port
+            unit.access_state, SUPPORTED_STATES, port, unit.access_status, 1, port
         )
         for port in unit.target_ports
     )

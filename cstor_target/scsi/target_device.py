@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 
+from cstor_target.scsi.asymmetric_access import AccessState
 from cstor_target.scsi.cdb import INQUIRY, REPORT_LUNS, REQUEST_SENSE
 from cstor_target.scsi.device_commands import data_in
-from cstor_target.scsi.doubt import Doubt
 from cstor_target.scsi.geometry import Geometry
 from cstor_target.scsi.identity import Identity
 from cstor_target.scsi.inquiry import inquiry_of_absent_unit
@@ -81,8 +81,8 @@ class TargetDevice:
         self.unit.tasks_ended(nexus)
 
     def doubted(self, on_told: Callable[[], None]) -> None:
-        """Writes of before may be gone; called before any nexus is there.  See `Doubt`."""
-        self.unit.doubt = Doubt(on_told)
+        """Writes of before may be gone.  See `Doubt`."""
+        self.unit.doubted(on_told)
 
     def capacity_changed(self) -> None:
         """The volume has grown."""
@@ -91,6 +91,10 @@ class TargetDevice:
     def parameters_changed(self, parameters: Parameters) -> None:
         """Properties of the volume that initiators are told of have been set."""
         self.unit.parameters_changed(parameters)
+
+    def access_changed(self, state: AccessState) -> None:
+        """Its ports serve the medium from now on, or do not."""
+        self.unit.access_changed(state)
 
     def contents_changed(self) -> None:
         """The volume holds something else as a whole."""

@@ -15,10 +15,10 @@ from cstor_target.scsi.sense import Sense
 class UnitAttentions:
     """The conditions of one logical unit, by I_T nexus."""
 
-    __slots__ = ("_nexuses", "pending")
+    __slots__ = ("nexuses", "pending")
 
     def __init__(self) -> None:
-        self._nexuses: set[Hashable] = set()
+        self.nexuses: set[Hashable] = set()
         self.pending: dict[Hashable, list[Sense]] = {}
 
     def nexus_established(
@@ -27,28 +27,28 @@ class UnitAttentions:
         condition: Sense = Sense.POWER_ON_RESET_OR_BUS_DEVICE_RESET_OCCURRED,
     ) -> None:
         """A new nexus learns that the logical unit knows nothing of it from before."""
-        self._nexuses.add(nexus)
+        self.nexuses.add(nexus)
         self.pending[nexus] = [condition]
 
     def nexus_lost(self, nexus: Hashable) -> None:
         """Forget a nexus and whatever it was to be told."""
-        self._nexuses.discard(nexus)
+        self.nexuses.discard(nexus)
         self.pending.pop(nexus, None)
 
     def reset(self) -> None:
         """Hard reset or logical unit reset: every nexus is told, the one that asked as well."""
-        for nexus in self._nexuses:
+        for nexus in self.nexuses:
             self.pending[nexus] = [Sense.POWER_ON_RESET_OR_BUS_DEVICE_RESET_OCCURRED]
 
     def establish(self, condition: Sense, but: Hashable | None = None) -> None:
         """Every nexus `but` one is to be told `condition`, after what it is to be told already."""
-        for nexus in self._nexuses:
+        for nexus in self.nexuses:
             if nexus != but:
                 self._add(nexus, condition)
 
     def tell(self, nexus: Hashable, condition: Sense) -> None:
         """One nexus is to be told `condition`, if there is such a one."""
-        if nexus in self._nexuses:
+        if nexus in self.nexuses:
             self._add(nexus, condition)
 
     def take(self, nexus: Hashable) -> Sense | None:

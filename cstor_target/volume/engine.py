@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection, Sequence
 
-from cstor_core.clock import Clock, Timer
+from cstor_core.clock import Clock
 from cstor_core.errors import InputError, UnavailableError
 from cstor_core.generated.cstor.v1 import control_pb2, replica_pb2, volume_pb2
 from cstor_core.units import BLOCK_BYTES
@@ -49,11 +49,9 @@ from cstor_target.volume.roster import Roster
 from cstor_target.volume.sanitizing import Sanitizing
 from cstor_target.volume.scrubs import Scrubs
 from cstor_target.volume.settings import EngineSettings
+from cstor_target.volume.succession import Role, Succession
 from cstor_target.volume.tenure import Tenure
-
-_TICK_S = 1.0
-_STOOD_STILL_S = 3.0
-"""So long without a tick, and this process was paused: that does not count as waiting."""
+from cstor_target.volume.ticks import Ticks
 
 
 class Engine:
@@ -68,7 +66,9 @@ class Engine:
         settings: EngineSettings,
         instance: str,
         events: EventSink,
+        standby: replica_pb2.Standby | None = None,
     ) -> None:
+        """`standby` is what this target says of itself where it is to stand by at first."""
         self.counters = Counters()
         self._clock = clock
         self._settings = settings
@@ -92,23 +92,9 @@ class Engine:
         self._merger = self._placing.merger
         self._reads.read_alone = self._merger.read_alone
         self._placing.on_whole = self._reads.written_whole
-        repairs = Repairs(self.counters, events)
-        floor = settings.rebuild_floor_bytes_per_s
-        self._pacing = Pacing(self._roster, self.counters, clock, floor)
-        self._reads.on_bad = repairs.found_bad
         opener = Opener(volume, addresses, links, settings, instance, clock)
-        self._membership = Membership(
-            opener,
-            self._roster,
-            self._order,
-            self._reads,
-            self._lease,
-            clock,
-            settings,
-            events,
-            repairs,
-            self._pacing,
-        )
+        self.succession = Succession(opener, clock, events, standby)
+        self._membership = self._new_membership(opener)
         self.operations = self._operations(size)
         self.operations.on_used = self._use
         self._membership.on_open = self._opens
@@ -122,11 +108,30 @@ class Engine:
         self.scrubs.on_defect = self._membership.fail
         self.cloning = self._cloning(opener)
         self.sanitizing = self._sanitizing()
-        self._tick: Timer | None = None
-        self._lease_lapsed = False
-        self._ticked_s = clock.monotonic()
-        self._patient_until_s = float("-inf")
+        self._ticks = Ticks(
+            clock,
+            settings,
+            events,
+            *(self._order, self._reads, self._lease, self._gate, self._roster, self._room),
+            self.kick,
+        )
         self._roster.on_quorum = self._open_gate
+
+    def _new_membership(self, opener: Opener) -> Membership:
+        clock, settings, events = self._clock, self._settings, self._events
+        repairs = Repairs(self.counters, events)
+        self._reads.on_bad = repairs.found_bad
+        self._pacing = Pacing(
+            self._roster, self.counters, clock, settings.rebuild_floor_bytes_per_s
+        )
+        return Membership(
+            opener,
+            *(self._roster, self._order, self._reads, self._lease),
+            *(clock, settings, events),
+            repairs,
+            self._pacing,
+            self.succession,
+        )
 
     def _operations(self, size: Callable[[], int]) -> Operations:
         return Operations(
@@ -175,7 +180,7 @@ class Engine:
         self._membership.start()
         self._membership.when_serving(self.scrubs.begin)
         self._membership.when_serving(self.sanitizing.carry_on)
-        self._tick = self._clock.call_later(_TICK_S, self._ticked)
+        self._ticks.begin()
 
     async def close(self) -> bool:
         """Drain what is in flight for as long as commands may wait, flush, and hang up.
@@ -193,8 +198,7 @@ class Engine:
                 if self._clock.monotonic() > deadline_s or not self._roster.has_quorum:
                     break
                 await self._clock.sleep(0.01)
-        if self._tick is not None:
-            self._tick.cancel()
+        self._ticks.end()
         await self.scrubs.close()
         await self.sanitizing.close()
         await self._membership.close()
@@ -205,8 +209,10 @@ class Engine:
     @property
     def identity(self) -> volume_pb2.VolumeIdentity | None:
         """What the volume is; None until a replica has answered."""
-        tenure = self._membership.tenure
-        return tenure.identity if tenure is not None else None
+        tenure, seen = self._membership.tenure, self.succession.seen
+        if tenure is not None:
+            return tenure.identity
+        return seen.identity if seen is not None else None
 
     @property
     def serving(self) -> bool:
@@ -277,7 +283,9 @@ class Engine:
     @property
     def size_bytes(self) -> int:
         """The size now; 0 until a replica has answered."""
-        identity = self.identity
+        identity, seen = self.identity, self.succession.seen
+        if not self.operations.size_bytes and seen is not None:
+            return seen.size_bytes
         return self.operations.size_bytes or (identity.size_bytes if identity is not None else 0)
 
     @property
@@ -300,6 +308,10 @@ class Engine:
         report.sanitize_progress = self.sanitizing.progress
         if self.serving:
             report.properties.CopyFrom(self.operations.properties)
+        report.standbys.extend(self.succession.standbys)
+        if self.succession.role is Role.STANDBY:
+            report.status = control_pb2.VOLUME_STATUS_STANDBY
+            report.reason = self.succession.reason
         report.last_seq = self._order.last_seq
         report.completed_seq = self._order.completed_seq
         report.commands_waiting = len(self._gate.waiting)
@@ -449,38 +461,6 @@ class Engine:
             self._roster.drop_overrun()
         if not is_any_away:
             backlog.taken(taken_seq)
-
-    def _ticked(self) -> None:
-        """Once a second: end what has waited too long, and let laggards go."""
-        self._tick = self._clock.call_later(_TICK_S, self._ticked)
-        now_s = self._clock.monotonic()
-        if now_s - self._ticked_s > _STOOD_STILL_S:
-            self._patient_until_s = now_s + self._settings.write_timeout_s
-        self._ticked_s = now_s
-        if now_s >= self._patient_until_s:
-            self._expire(now_s - self._settings.write_timeout_s)
-        self._look_at_lease()
-        self._reads.drop_stuck(now_s - self._settings.read_retry_s)
-        self._roster.drop_laggards()
-        if self._room.is_tight:
-            self._order.ask_for_word()
-        self.kick()
-
-    def _expire(self, before_s: float) -> None:
-        """End with BUSY what has waited since before a moment."""
-        self._order.expire(before_s)
-        self._reads.expire(before_s)
-        self._lease.expire(before_s)
-        self._gate.expire(before_s)
-
-    def _look_at_lease(self) -> None:
-        """Say when it has lapsed while the volume is served, and when it holds again."""
-        is_lapsed = self.serving and not self._lease.holds
-        if is_lapsed and not self._lease_lapsed:
-            self._events("lease_lapsed", {})
-        elif self._lease_lapsed and self.serving and not is_lapsed:
-            self._events("lease_renewed", {})
-        self._lease_lapsed = is_lapsed
 
 
 def _later(done: Done) -> Done:

@@ -45,6 +45,9 @@ class ReplicaLink(Protocol):
     async def lease(self, request: replica_pb2.LeaseRequest) -> replica_pb2.LeaseResponse:
         """Ask for a lease, or give it back."""
 
+    async def stand_by(self, request: replica_pb2.StandByRequest) -> replica_pb2.StandByResponse:
+        """Say that this target stands by, and ask whether another one may still serve."""
+
     async def attest(self, request: replica_pb2.AttestRequest) -> replica_pb2.ReplicaReport:
         """Tell a witness what it is to hold."""
 

@@ -27,6 +27,7 @@ from cstor_target.volume.repairs import Repairs
 from cstor_target.volume.returning import Returning
 from cstor_target.volume.roster import Roster
 from cstor_target.volume.settings import EngineSettings
+from cstor_target.volume.succession import Succession
 from cstor_target.volume.tenure import Tenure
 from cstor_target.volume.witnessing import Witnessing
 
@@ -53,8 +54,10 @@ class Membership:
         events: EventSink,
         repairs: Repairs,
         pacing: Pacing,
+        succession: Succession,
     ) -> None:
         self._opener = opener
+        self._succession = succession
         self._roster = roster
         self._order = order
         self._reads = reads
@@ -109,6 +112,7 @@ class Membership:
             self._reads.remove(member, retry=False)
             member.leave()
         await self._give_back_lease()
+        await self._succession.close()
         for link in self._opener.links.values():
             await link.close()
 
@@ -157,6 +161,7 @@ class Membership:
 
     async def _open_until_done(self) -> None:
         while True:
+            await self._succession.until_vacant()
             try:
                 tenure = await self._open()
                 break
@@ -270,6 +275,7 @@ class Membership:
             await self._ask_for_lease(member, tenure)
             spent_s = self._clock.monotonic() - asked_s
             await self._clock.sleep(max(RENEW_S - spent_s, 0.05))
+        self._succession.heard(member.replica_uuid, ())
 
     async def _ask_for_lease(self, member: Member, tenure: Tenure) -> None:
         """Ask a member for a lease; where it has promised a later epoch, this target has ceased.
@@ -279,9 +285,11 @@ class Membership:
         if member.is_witness and tenure.is_out_of_date(member.replica_uuid):
             return
         asked_s = self._clock.monotonic()
+        request = tenure.lease_request(member.replica_uuid, LEASE_S, self._succession.successor)
         try:
-            answer = await member.link.lease(tenure.lease_request(member.replica_uuid, LEASE_S))
+            answer = await member.link.lease(request)
         except CstorError as error:
+            self._succession.heard(member.replica_uuid, ())
             has_failed = member.standing is Standing.FAILED  # which says more
             is_known = has_failed or not (self.tenure is tenure and self._roster.serving)
             if member.is_witness and not is_known:
@@ -293,6 +301,7 @@ class Membership:
         if answer.granted and member.told.held is not None and not is_given_up:
             self._roster.witness_there(member)
         self._roster.room.told(member, answer)
+        self._succession.heard(member.replica_uuid, answer.standbys)
         if answer.granted:
             self._lease.renewed(member.replica_uuid, asked_s)
         elif answer.promised_epoch > tenure.epoch:
@@ -307,7 +316,9 @@ class Membership:
         if tenure is None or self.deposed.done():
             return
         calls = [
-            member.link.lease(tenure.lease_request(member.replica_uuid, 0))
+            member.link.lease(
+                tenure.lease_request(member.replica_uuid, 0, self._succession.successor)
+            )
             for member in self._roster.members
             if member.replica_uuid
         ]
@@ -358,6 +369,7 @@ class Membership:
         self._events("open", {"epoch": tenure.epoch, "after_seq": end_seq})
         self._say_how_it_opened(tenure, loss_possible=opening.loss_possible)
         roster.serve()
+        self._succession.serves()
         for callback in self._when_serving:
             callback()
         self._when_serving.clear()

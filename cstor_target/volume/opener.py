@@ -12,7 +12,7 @@ acknowledged is with them.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Collection, Iterable
+from collections.abc import Awaitable, Collection, Iterable, Mapping
 from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
@@ -62,10 +62,10 @@ class Opener:
         instance: str,
         clock: Clock,
     ) -> None:
-        self._volume = volume
+        self.volume = volume
         self._make_link = links
         self._settings = settings
-        self._instance = instance
+        self.instance = instance
         self._put_off = partial(clock.call_later, settings.copying_held_s)
         self.links: dict[str, ReplicaLink] = {}
         self.given = [self.link_to(address) for address in dict.fromkeys(addresses)]
@@ -133,7 +133,7 @@ class Opener:
         epoch = next_epoch(list(reports.values()))
         identity = voting[0].identity
         return Tenure(
-            identity, configuration, epoch, self._instance, _NO_HISTORY, forced_from=before
+            identity, configuration, epoch, self.instance, _NO_HISTORY, forced_from=before
         )
 
     def _set_members(
@@ -203,7 +203,7 @@ class Opener:
         unable, self._unable = self._unable, frozenset()
         asked = [member for member in (*self.members, *self._others) if _votes(member)]
         self.not_asked = [member for member in asked if member.replica_uuid in unable]
-        answers = await self._all(
+        answers = await self.answers_to(
             {
                 member: member.link.promise(tenure.promise_request(member.replica_uuid))
                 for member in asked
@@ -249,7 +249,7 @@ class Opener:
         self._attempts += 1
         source = chosen.as_source
         through_seq = opening.history.end.last_seq
-        answers = await self._all(
+        answers = await self.answers_to(
             {
                 by_uuid[uuid]: by_uuid[uuid].link.catch_up(
                     replica_pb2.CatchUpRequest(
@@ -340,18 +340,18 @@ class Opener:
     async def _inquire(
         self, links: Iterable[ReplicaLink]
     ) -> dict[ReplicaLink, replica_pb2.ReplicaReport]:
-        return await self._all({link: self._asked(link) for link in links})
+        return await self.answers_to({link: self._asked(link) for link in links})
 
     async def _asked(self, link: ReplicaLink) -> replica_pb2.ReplicaReport:
         self._without.discard(link.address)
         try:
-            return await link.inquire(self._volume)
+            return await link.inquire(self.volume)
         except UnknownVolumeError:
             self._without.add(link.address)
             raise
 
-    async def _all(
-        self, calls: dict[Who, Awaitable[Answer]], timeout_s: float | None = None
+    async def answers_to(
+        self, calls: Mapping[Who, Awaitable[Answer]], timeout_s: float | None = None
     ) -> dict[Who, Answer]:
         """Make calls at once; the answers of those that succeed in time, in the order given."""
         limit_s = timeout_s or self._settings.inquiry_timeout_s

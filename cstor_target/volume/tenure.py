@@ -61,10 +61,14 @@ class Tenure:
             target_instance=self.instance,
         )
 
-    def lease_request(self, replica_uuid: str, duration_s: float) -> replica_pb2.LeaseRequest:
-        """The request for a lease of this length."""
+    def lease_request(
+        self, replica_uuid: str, duration_s: float, successor: str = ""
+    ) -> replica_pb2.LeaseRequest:
+        """The request for a lease of this length; `successor` is who stands by to follow soon."""
         return replica_pb2.LeaseRequest(
-            orders=self.orders(replica_uuid), duration_ms=int(duration_s * 1000)
+            orders=self.orders(replica_uuid),
+            duration_ms=int(duration_s * 1000),
+            successor=successor,
         )
 
     def attest_request(

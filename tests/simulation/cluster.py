@@ -69,9 +69,14 @@ def settings_of(seed: int) -> EngineSettings:
 class Target:
     """One process that serves the volume, or tries to."""
 
-    def __init__(self, name: str, cluster: Cluster, machine: Machine | None) -> None:
+    def __init__(
+        self, name: str, cluster: Cluster, machine: Machine | None, *, stands_by: bool = False
+    ) -> None:
         """`machine` is the one whose daemon is a part of the target's process, if any is."""
         self.name = name
+        self._standby = (
+            replica_pb2.Standby(target_instance=name, portal=name) if stands_by else None
+        )
         self.host: ReplicaHost | None = None
         self._machine = machine
         chance = random.Random(f"{cluster.seed} {name}")
@@ -111,6 +116,7 @@ class Target:
             cluster.settings,
             self.name,
             self._happened,
+            self._standby,
         )
         cluster.configurations.watch(self.engine, lambda: cluster.on_moment("change"))
         self.engine.start()
@@ -148,6 +154,8 @@ class Target:
         if name == "open" and tenure is not None:
             self._cluster.configurations.in_force(tenure.epoch, tenure.configuration, True)
             self._cluster.on_open(self, tenure.epoch, int(str(facts["after_seq"])) + 1)
+        if name == "taking_over":
+            self._cluster.on_takeover(self)
         self._cluster.happened(self.name, name, facts)
 
     async def _close(self) -> None:
@@ -210,6 +218,8 @@ class Cluster:
         self.events: Counter[str] = Counter()
         self.on_open: Callable[[Target, int, int], None] = lambda target, epoch, seq: None
         """Called when a target is about to serve, with its epoch and the seq of its record."""
+        self.on_takeover: Callable[[Target], None] = lambda target: None
+        """Called when a target that stood by is about to open the volume."""
         self.on_loss_said: Callable[[], None] = lambda: None
         """Called when a target says that something acknowledged may be gone."""
         self.forced = 0
@@ -397,9 +407,10 @@ class Cluster:
             assert machine.host is not None
             await machine.process.run(machine.host.found_replica(founding))
 
-    def start_target(self) -> Target:
-        """Another target process."""
-        return Target(f"target-{next(self._targets)}", self, self._machine_of_a_target())
+    def start_target(self, *, stands_by: bool = False) -> Target:
+        """Another target process, which opens the volume or stands by."""
+        name = f"target-{next(self._targets)}"
+        return Target(name, self, self._machine_of_a_target(), stands_by=stands_by)
 
     def _machine_of_a_target(self) -> Machine | None:
         """The one whose daemon is the next target's process, too; started where it is not up."""

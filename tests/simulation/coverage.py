@@ -67,6 +67,7 @@ BRANCHES = frozenset(
         *("opening: given up on the way", "return: backlog too short", "return: in order"),
         *("promise: given", "promise: refused", "promise: an earlier lease runs"),
         *("sanitize: done", "sanitize: gone on with"),
+        *("succession: takes over", "succession: left"),
         *("fence: refuses", "fence: ends what is under way"),
         *("lease: renewed", "lease: refused", "lease: given back", "lease: may have been given"),
         *("lease: lapsed when an answer came", "lease: held answer let go"),

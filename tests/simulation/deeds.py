@@ -24,6 +24,7 @@ from tests.simulation.oracle import NEVER
 from tests.simulation.sanitizing import Sanitizing
 from tests.simulation.scrubbing import Scrubbing
 from tests.simulation.snapshots import Snapshots
+from tests.simulation.standbys import Standbys
 
 Value = str | int | float
 Deed = tuple[str, tuple[Value, ...]]
@@ -49,6 +50,7 @@ class Deeds:
         self.moves = Moves(clients, self.changes, self.clones)
         self.scrubbing = Scrubbing(cluster, clients)
         self.sanitizing = Sanitizing(clients)
+        self.standbys = Standbys(clients)
         self.no_target_before_s = 0.0
         """Whoever runs the target starts none until then."""
         self.too_much = ""
@@ -63,7 +65,7 @@ class Deeds:
 
     def do(self, name: str, arguments: tuple[Value, ...]) -> str:
         """Do it; a few words on what was done, or nothing where it was not."""
-        deed: Callable[..., str] = getattr(self, name)
+        deed: Callable[..., str] = getattr(self if hasattr(self, name) else self.standbys, name)
         return deed(*arguments)
 
     def when_open(self, after_s: float, name: str, *arguments: Value) -> str:

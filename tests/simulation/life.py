@@ -41,7 +41,7 @@ NOT_FAULTS = frozenset(
     (
         *("start_replica", "heal_network", "join", "snapshot", "delete_snapshot", "grow"),
         *("add", "remove", "replace", "move", "swap", "revert", "force", "scrub"),
-        "sanitize",
+        *("sanitize", "leave", "kill_standby"),
         *("clone", "delete_clone", "kill_clone_target", "change_clone", "snapshot_clone"),
         *("delete_clone_snapshot", "revert_clone", "grow_clone"),
     )
@@ -138,6 +138,7 @@ class Life:
         broken = [
             *(broken + clients.broken + clients.registers.violations()),
             *(self._versions.broken + cluster.configurations.broken + self._rules.broken),
+            *self.deeds.standbys.broken,
             *self._loop.errors,
         ]
         return Result(
@@ -158,6 +159,9 @@ class Life:
         chooser = None if self._given is not None else Chooser(self.cluster, self.clients)
         for at_s, deed in chooser.orders() if chooser is not None else self._given or ():
             self._plan(at_s, deed)
+        if chooser is not None:
+            for at_s, deed in self.deeds.standbys.orders(FAULTS_S):
+                self._plan(at_s, deed)
         next_s = chooser.next_s() if chooser is not None else FAULTS_S
         while True:
             at_s = min(next_s, self._coming[0][0] if self._coming else FAULTS_S)
@@ -223,6 +227,7 @@ class Life:
         self.deeds.end()
         cluster.knows_all = True
         used = {machine.address for machine in cluster.used}
+        self.deeds.standbys.forget_lost(used)
         for target in list(self.clients.targets):
             if _is_lost(target, used):
                 self.clients.targets.remove(target)
@@ -284,8 +289,9 @@ class Life:
 
     async def _tend(self) -> None:
         """Whoever runs the target starts a new one when it has ended or was deposed."""
-        clients = self.clients
+        clients, standbys = self.clients, self.deeds.standbys
         while True:
+            standbys.tend()
             for target in list(clients.targets):
                 if _has_ended(target):
                     clients.targets.remove(target)
@@ -293,7 +299,8 @@ class Life:
                 for target in clients.targets:
                     target.kill()
                 clients.targets.clear()
-            if not clients.targets and self._loop.time() >= self.deeds.no_target_before_s:
+            is_late = self._loop.time() >= self.deeds.no_target_before_s
+            if not clients.targets and is_late and not standbys.waits:
                 clients.targets.append(self.cluster.start_target())
                 self.cluster.note(f"{clients.targets[0].name} is started")
             await asyncio.sleep(ENDED_S)

@@ -57,6 +57,9 @@ class SimulatedLink:
     async def lease(self, request: replica_pb2.LeaseRequest) -> replica_pb2.LeaseResponse:
         return await self._call(lambda host: host.lease(request))
 
+    async def stand_by(self, request: replica_pb2.StandByRequest) -> replica_pb2.StandByResponse:
+        return await self._call(lambda host: host.stand_by(request))
+
     async def attest(self, request: replica_pb2.AttestRequest) -> replica_pb2.ReplicaReport:
         return (await self._call(lambda host: host.attest(request))).replica
 

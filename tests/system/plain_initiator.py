@@ -22,6 +22,14 @@ ANSWER_S_MAX = 60.0
 """When an answer is given up; no promise of the product."""
 WRITE_10 = struct.Struct(">BBIBHB6x")
 OPCODE_WRITE_10 = 0x2A
+OPCODE_READ_10 = 0x28
+DATA_IN_STATUS = 0x01
+"""A Data-In PDU with the status of its command (11.7)."""
+FIXED_SENSE_BYTES_MIN = 16
+"""Of a response's data: two of the length, and 14 up to the qualifier (SPC-4, 4.5.3)."""
+NOP_OUT = bytes((Opcode.NOP_OUT | 0x40, 0x80, 0, 0, 0, 0, 0, 0))
+TRANSFER_TAG = slice(20, 24)
+RESERVED_TAG = b"\xff" * 4
 GOOD = 0
 BLOCK = b"\xa5" * 4096
 UNIT_ATTENTIONS_MAX = 4
@@ -36,6 +44,8 @@ class PlainInitiator:
         self._name = name
         self.connection = socket.create_connection(portal, timeout=ANSWER_S_MAX)
         self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.sense = b""
+        """Sense key, additional sense code and qualifier of the last command that had some."""
         self._cmd_sn = 1
         self._exp_stat_sn = 0
 
@@ -72,7 +82,7 @@ class PlainInitiator:
 
         Raises ConnectionError where the connection ends without one.
         """
-        answer = LOGIN_RESPONSE.parse(self._receive())
+        answer = LOGIN_RESPONSE.parse(self._receive()[0])
         self._exp_stat_sn = answer.stat_sn + 1 & 0xFFFFFFFF
         return LoginStatus(answer.status)
 
@@ -104,8 +114,51 @@ class PlainInitiator:
         )
         self._cmd_sn += 1
         self.connection.sendall(header + data + bytes(-len(data) % 4))
-        answer = SCSI_RESPONSE.parse(self._receive())
+        return self._status(*self._receive())
+
+    def read(self, offset: int, length: int) -> bytes:
+        """READ (10) of so many bytes; raises HarnessError where it does not end with GOOD."""
+        cdb = WRITE_10.pack(OPCODE_READ_10, 0, offset // SECTOR_BYTES, 0, length // SECTOR_BYTES, 0)
+        return self.receive(cdb, length)
+
+    def receive(self, cdb: bytes, length: int) -> bytes:
+        """A command that gives up to so many bytes; raises HarnessError where it does not end
+        with GOOD.
+        """
+        header = SCSI_COMMAND.build(
+            {
+                "final": True,
+                "read": True,
+                "initiator_task_tag": self._cmd_sn,
+                "expected_data_transfer_length": length,
+                "cmd_sn": self._cmd_sn,
+                "exp_stat_sn": self._exp_stat_sn,
+                "cdb": cdb.ljust(16, b"\0"),
+            }
+        )
+        self._cmd_sn += 1
+        self.connection.sendall(header)
+        gathered = b""
+        while True:
+            header, data = self._receive()
+            if header[0] != Opcode.DATA_IN:
+                status = self._status(header, data)
+            else:
+                gathered += data
+                if not header[1] & DATA_IN_STATUS:
+                    continue
+                self._exp_stat_sn = int.from_bytes(header[24:28]) + 1 & 0xFFFFFFFF
+                status = header[3]
+            if status != GOOD:
+                raise HarnessError(f"a command that reads ended with {status}, {self.sense.hex()}")
+            return gathered
+
+    def _status(self, header: bytes, data: bytes) -> int:
+        """The SCSI status of a response; its sense data are kept (11.4.7)."""
+        answer = SCSI_RESPONSE.parse(header)
         self._exp_stat_sn = answer.stat_sn + 1 & 0xFFFFFFFF
+        if len(data) > FIXED_SENSE_BYTES_MIN:
+            self.sense = bytes((data[4], data[14], data[15]))
         return int(answer.status)
 
     def write_until_good(self) -> None:
@@ -119,16 +172,24 @@ class PlainInitiator:
             if len(statuses) > UNIT_ATTENTIONS_MAX:
                 raise HarnessError(f"a write ended with the SCSI statuses {statuses}")
 
-    def _receive(self) -> bytes:
-        """The header of the next PDU; what comes with it is read, and not looked at.
+    def _receive(self) -> tuple[bytes, bytes]:
+        """The header of the next PDU that is no NOP-In, and its data.
 
-        A NOP-In that only tells how far the window is open is passed over (11.19).
+        A ping is answered; one that only tells how far the window is open is passed over (11.19).
+        Raises ConnectionError where the target asks for a logout, or says that it closes (11.9).
         """
         while True:
             header = self._exactly(HEADER_BYTES)
-            self._exactly(int.from_bytes(header[5:8]) + 3 & ~3)
-            if header[0] != Opcode.NOP_IN or header[16:24] != bytes.fromhex("ff" * 8):
-                return header
+            length = int.from_bytes(header[5:8])
+            data = self._exactly(length + 3 & ~3)[:length]
+            if header[0] == Opcode.ASYNCHRONOUS_MESSAGE:
+                raise ConnectionError("the target wants no more of this connection")
+            if header[0] != Opcode.NOP_IN:
+                return header, data
+            if header[TRANSFER_TAG] != RESERVED_TAG:
+                numbers = struct.pack(">II", self._cmd_sn, self._exp_stat_sn)
+                lun_and_tags = header[8:16] + RESERVED_TAG + header[TRANSFER_TAG]
+                self.connection.sendall(NOP_OUT + lun_and_tags + numbers + bytes(16))
 
     def _exactly(self, length: int) -> bytes:
         data = self.connection.recv(length, socket.MSG_WAITALL) if length else b""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 from uuid import UUID
 
 from cstor_core.errors import CstorError, RefusedError, UnavailableError
@@ -28,6 +28,7 @@ from tests.scenario.volume.scrubbed import repair_blocks, repair_rows, scrub_blo
 from tests.scenario.volume.virtual_time import VirtualClock
 from tests.scenario.volume.witnesses import Witness
 
+Answer = TypeVar("Answer")
 SALT = 0x5EED5A17
 VOLUME_BLOCKS = 1 << 16
 STALL_POLL_S = 0.01
@@ -113,6 +114,12 @@ class SimulatedLink:
         if not self.alive:
             await asyncio.sleep(SILENCE_S)
 
+    async def _there_and_back(self, ask: Callable[[], Answer]) -> Answer:
+        await self._travel()
+        answer = ask()
+        await self._travel()
+        return answer
+
     async def inquire(self, volume: str) -> replica_pb2.ReplicaReport:
         await self._travel()
         self.replica.check_reachable()
@@ -136,30 +143,26 @@ class SimulatedLink:
             await self._travel()
 
     async def clone(self, request: replica_pb2.CloneReplicaRequest) -> replica_pb2.ReplicaReport:
-        await self._travel()
-        self.replica.check_reachable()
-        report = self._cluster.clones.make(self.replica, request)
-        await self._travel()
-        return report
+        return await self._asked(lambda clones: clones.make(self.replica, request))
 
     async def found(self, request: replica_pb2.FoundReplicaRequest) -> replica_pb2.ReplicaReport:
+        return await self._asked(lambda clones: clones.found(self.address, request))
+
+    async def _asked(self, ask: Callable[[Clones], Answer]) -> Answer:
         await self._travel()
         self.replica.check_reachable()
-        report = self._cluster.clones.found(self.address, request)
+        answer = ask(self._cluster.clones)
         await self._travel()
-        return report
+        return answer
 
     async def promise(self, request: replica_pb2.PromiseRequest) -> replica_pb2.PromiseResponse:
-        await self._travel()
-        answer = self.replica.promise(request)
-        await self._travel()
-        return answer
+        return await self._there_and_back(lambda: self.replica.promise(request))
 
     async def lease(self, request: replica_pb2.LeaseRequest) -> replica_pb2.LeaseResponse:
-        await self._travel()
-        answer = self.replica.lease(request)
-        await self._travel()
-        return answer
+        return await self._there_and_back(lambda: self.replica.lease(request))
+
+    async def stand_by(self, request: replica_pb2.StandByRequest) -> replica_pb2.StandByResponse:
+        return await self._there_and_back(lambda: self.replica.stand_by(request))
 
     async def attest(self, request: replica_pb2.AttestRequest) -> replica_pb2.ReplicaReport:
         await self._travel()
@@ -186,11 +189,9 @@ class SimulatedLink:
     async def repair_blocks(
         self, request: replica_pb2.RepairBlocksRequest
     ) -> replica_pb2.RepairBlocksResponse:
-        await self._travel()
         repair = repair_rows if request.rows else repair_blocks
-        answer = repair(self.replica, request, self._cluster.at(request.source.address))
-        await self._travel()
-        return answer
+        source = self._cluster.at(request.source.address)
+        return await self._there_and_back(lambda: repair(self.replica, request, source))
 
     async def scrub_blocks(
         self, request: replica_pb2.ScrubBlocksRequest
@@ -386,10 +387,10 @@ class Cluster:
         identity = self.replicas[0].disk.identity
         return Disk(str(UUID(int=self._disks)), identity, volume_pb2.Configuration())
 
-    def start_target(self) -> Target:
-        """Start a new target instance over all replicas."""
+    def start_target(self, *, stands_by: bool = False) -> Target:
+        """Start a new target instance over all replicas, which opens the volume or stands by."""
         self._instances += 1
-        return Target(self, f"instance-{self._instances}")
+        return Target(self, f"instance-{self._instances}", stands_by)
 
     async def serving_target(self) -> Target:
         """A new target, once it serves."""
@@ -401,7 +402,7 @@ class Cluster:
 class Target:
     """One target instance, driven as the SCSI side drives it."""
 
-    def __init__(self, cluster: Cluster, instance: str) -> None:
+    def __init__(self, cluster: Cluster, instance: str, stands_by: bool) -> None:
         self._network = cluster.network
         self.instance = instance
         self._killed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -413,6 +414,7 @@ class Target:
             cluster.settings,
             instance,
             cluster.note_event,
+            replica_pb2.Standby(target_instance=instance, portal=instance) if stands_by else None,
         )
         self.engine.start()
 
@@ -461,8 +463,7 @@ class Target:
         membership = self.engine._membership
         for task in membership._tasks:
             task.cancel()
-        if self.engine._tick is not None:
-            self.engine._tick.cancel()
+        self.engine._ticks.end()
         scrubs = self.engine.scrubs
         for other in (scrubs._task, scrubs._by_the_clock, self.engine.sanitizing._task):
             if other is not None:

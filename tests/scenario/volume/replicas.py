@@ -34,7 +34,9 @@ from cstor_core.history import History, Reign
 from cstor_core.rows import ROW, UNMAP
 from cstor_core.units import BLOCK_BYTES
 from cstor_core.words import history_from, history_message
+from replica.leases import LeaseGiven
 from tests.scenario.volume.disks import Disk, Held, Version, copied_so_far
+from tests.scenario.volume.virtual_time import VirtualClock
 
 COPY_STEP_BLOCKS = 4
 COPY_STEP_S = 0.01
@@ -59,6 +61,7 @@ class Replica:
         self.asked: list[str] = []
         """What people have had it asked."""
         self.granted_bytes = 1 << 40
+        self.given = LeaseGiven(VirtualClock(), may_be_given=False)
         self.durable_seq = disk.applied_seq
         self.appending: AppendSession | None = None
         self.reading: set[ReadSession] = set()
@@ -149,15 +152,24 @@ class Replica:
         return replica_pb2.PromiseResponse(promised=True, replica=self.report())
 
     def lease(self, request: replica_pb2.LeaseRequest) -> replica_pb2.LeaseResponse:
-        """Given to whom it has promised itself to; how long it runs is not kept here."""
+        """Given to whom it has promised itself to; an opening is not told how long it runs."""
         disk, orders = self.disk, request.orders
         self.check_reachable(usable=True)
         promised = (disk.promised_epoch, disk.promised_instance)
+        granted = (orders.epoch, orders.target_instance) == promised
+        if granted:
+            self.given.renew(orders.target_instance, request.duration_ms / 1000, request.successor)
         return replica_pb2.LeaseResponse(
-            granted=(orders.epoch, orders.target_instance) == promised,
+            granted=granted,
+            standbys=self.given.standbys,
             promised_epoch=disk.promised_epoch,
             granted_bytes=self.granted_bytes,
         )
+
+    def stand_by(self, request: replica_pb2.StandByRequest) -> replica_pb2.StandByResponse:
+        """Remember who stands by, and tell it how things are."""
+        self.check_reachable()
+        return self.given.stand_by(request, self.report())
 
     def apply(self, entry: FrameEntry) -> None:
         """Apply the entries of a run, or an epoch's record, behind everything before."""

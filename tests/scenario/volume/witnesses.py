@@ -11,7 +11,9 @@ from cstor_core.errors import (
     UnavailableError,
 )
 from cstor_core.generated.cstor.v1 import replica_pb2, volume_pb2
+from replica.leases import LeaseGiven
 from tests.scenario.volume.disks import Disk
+from tests.scenario.volume.virtual_time import VirtualClock
 
 
 class Witness:
@@ -26,6 +28,7 @@ class Witness:
         self.failed = False
         self.full = False
         """Its daemon was started while its disk was full, and could not open what it has."""
+        self.given = LeaseGiven(VirtualClock(), may_be_given=False)
         self.position = (0, 0)
         self.mark = (0, 0, "")
         """Epoch, number, who is out of date."""
@@ -126,14 +129,23 @@ class Witness:
         return replica_pb2.PromiseResponse(promised=True, replica=self.report())
 
     def lease(self, request: replica_pb2.LeaseRequest) -> replica_pb2.LeaseResponse:
-        """Given to whom it has promised itself to; how long it runs is not kept here."""
+        """Given to whom it has promised itself to; an opening is not told how long it runs."""
         self.check_usable()
         orders, disk = request.orders, self.disk
         promised = (disk.promised_epoch, disk.promised_instance)
+        granted = (orders.epoch, orders.target_instance) == promised
+        if granted:
+            self.given.renew(orders.target_instance, request.duration_ms / 1000, request.successor)
         return replica_pb2.LeaseResponse(
-            granted=(orders.epoch, orders.target_instance) == promised,
+            granted=granted,
+            standbys=self.given.standbys,
             promised_epoch=disk.promised_epoch,
         )
+
+    def stand_by(self, request: replica_pb2.StandByRequest) -> replica_pb2.StandByResponse:
+        """Remember who stands by, and tell it how things are."""
+        self.check_usable()
+        return self.given.stand_by(request, self.report())
 
     def attest(self, request: replica_pb2.AttestRequest) -> replica_pb2.ReplicaReport:
         """Hold what the target says, unless it has said something later."""

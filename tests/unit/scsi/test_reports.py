@@ -120,7 +120,7 @@ def test_task_management_functions_are_those_of_iscsi() -> None:
 
 def test_the_one_port_is_active_and_optimized() -> None:
     layout = cdb.REPORT_TARGET_PORT_GROUPS
-    group = bytes([0x00, 0x01, 0, 1, 0, 0, 0, 1, 0, 0, 0, 1])
+    group = bytes([0x00, 0x85, 0, 1, 0, 0, 0, 1, 0, 0, 0, 1])
     disk = RamDisk()
     assert disk.good(layout.build(allocation_length=255)) == bytes([0, 0, 0, 12]) + group
     extended = disk.good(layout.build(parameter_data_format=1, allocation_length=255))

@@ -32,6 +32,8 @@ from cstor_target.volume.deletion import Deletion
 from cstor_target.volume.gate import Gate
 from cstor_target.volume.keeping import Keeping
 from cstor_target.volume.lease import Lease
+from cstor_target.volume.links import ReplicaLink
+from cstor_target.volume.opener import Opener
 from cstor_target.volume.operations import Operations
 from cstor_target.volume.order import Order
 from cstor_target.volume.questions import Questions
@@ -41,11 +43,22 @@ from cstor_target.volume.roster import Roster
 from cstor_target.volume.sanitizing import Sanitizing
 from cstor_target.volume.scrubs import Scrubs
 from cstor_target.volume.settings import EngineSettings
+from cstor_target.volume.succession import Succession
 from tests.unit.volume.hand_clock import HandClock
 
 UUID = "7a9b4f0e-7c1e-4a57-9d5e-6b8f5a1c2d3e"
 REPLICA = "11111111-2222-4333-8444-555555555555"
 IQN = "iqn.2016-09.com.openebs.cstor:vol1"
+
+
+IDENTITY = volume_pb2.VolumeIdentity(
+    volume_uuid=UUID,
+    name="vol1",
+    size_bytes=1 << 30,
+    logical_block_bytes=512,
+    physical_block_bytes=4096,
+    write_cache=True,
+)
 
 
 class StandInEngine:
@@ -54,11 +67,15 @@ class StandInEngine:
     def __init__(self) -> None:
         self.counters = Counters()
         self.identity: volume_pb2.VolumeIdentity | None = None
+        self.is_serving = True
+        """As soon as it is known what the volume is."""
+        self.size_bytes = 1 << 30
         self.status = control_pb2.VOLUME_STATUS_WAITING
         self.reason = "no replica answers"
         self.loss_possible = False
         self.operations = stand_in_operations()
         self.scrubs = stand_in_scrubs(self)
+        self.succession = stand_in_succession()
         self.sanitizing = stand_in_sanitizing(self)
         self.told = 0
         self.forced_with: list[str] = []
@@ -66,26 +83,15 @@ class StandInEngine:
         self._waiting: list[Callable[[], None]] = []
 
     @property
-    def size_bytes(self) -> int:
-        return 1 << 30
-
-    @property
     def serving(self) -> bool:
-        return self.identity is not None
+        return self.identity is not None and self.is_serving
 
     def when_serving(self, callback: Callable[[], None]) -> None:
         self._waiting.append(callback)
 
     def open(self) -> None:
         """The volume has opened, healthy, with one replica."""
-        self.identity = volume_pb2.VolumeIdentity(
-            volume_uuid=UUID,
-            name="vol1",
-            size_bytes=1 << 30,
-            logical_block_bytes=512,
-            physical_block_bytes=4096,
-            write_cache=True,
-        )
+        self.identity, self.is_serving = IDENTITY, True
         self.status = control_pb2.VOLUME_STATUS_HEALTHY
         self.reason = ""
         for callback in self._waiting:
@@ -226,6 +232,18 @@ def stand_in_operations() -> Operations:
         lambda again: False,
         lambda done: None,
     )
+
+
+def stand_in_succession() -> Succession:
+    """Of a target that never stood by."""
+    clock = HandClock()
+    opener = Opener("vol1", (), no_links, EngineSettings(), "instance", clock)
+    return Succession(opener, clock, lambda name, facts: None, None)
+
+
+def no_links(address: str) -> ReplicaLink:
+    """No replica can be reached."""
+    raise AssertionError(f"{address} is asked for")
 
 
 def stand_in_scrubs(engine: StandInEngine) -> Scrubs:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import pytest
 
 from cstor_core.errors import UnavailableError
+from cstor_core.generated.cstor.v1 import replica_pb2
 from cstor_target.scsi.requests import Outcome, Status
+from cstor_target.scsi.sense import Sense, check_condition
 from cstor_target.served_volume import Directory
-from tests.unit.target.standin import IQN, UUID, StandInEngine, served
+from cstor_target.volume.succession import Role
+from tests.unit.target.standin import IDENTITY, IQN, UUID, StandInEngine, served
 
 INQUIRY_OF_SERIAL_NUMBER = bytes((0x12, 1, 0x80, 0, 0xFF, 0, *bytes(10)))
 
@@ -91,3 +94,66 @@ async def test_who_takes_reservations_away_is_told_where_no_quorum_answers() -> 
     engine.open()
     with pytest.raises(UnavailableError, match="ask again"):
         await volume.clear_reservations()
+
+
+def stands_by(engine: StandInEngine, role: Role = Role.STANDBY) -> None:
+    """The engine has seen what the volume is, and does not serve it."""
+    engine.identity = IDENTITY
+    engine.is_serving = False
+    succession = engine.succession
+    succession.seen = replica_pb2.ReplicaReport(identity=IDENTITY, size_bytes=engine.size_bytes)
+    succession.role = role
+    succession.on_change()
+
+
+def test_who_logs_in_where_the_target_stands_by_sees_the_disk_and_no_medium() -> None:
+    engine = StandInEngine()
+    volume = served(engine)
+    stands_by(engine)
+    assert volume.ready
+    assert not volume.is_open
+    volume.device.nexus_established("nexus")
+    outcome = volume.device.start("nexus", 0, INQUIRY_OF_SERIAL_NUMBER, (), 255)
+    assert isinstance(outcome, Outcome)
+    assert UUID.encode() in b"".join(bytes(piece) for piece in outcome.data_in)
+    volume.device.unit.attentions.take("nexus")
+    assert volume.device.start("nexus", 0, bytes(16)) == check_condition(
+        Sense.TARGET_PORT_IN_STANDBY_STATE
+    )
+
+
+def test_logins_wait_while_the_target_takes_over() -> None:
+    engine = StandInEngine()
+    volume = served(engine)
+    stands_by(engine)
+    device = volume.device
+    device.nexus_established("nexus")
+    stands_by(engine, Role.TAKING_OVER)
+    assert not volume.ready
+    engine.succession.role = Role.SERVING
+    engine.loss_possible = True
+    engine.open()
+    assert volume.is_open
+    assert volume.device is device, "sessions go on with the disk that they have seen"
+    waiting = [device.unit.attentions.take("nexus") for _ in range(3)]
+    assert waiting == [
+        Sense.POWER_ON_RESET_OR_BUS_DEVICE_RESET_OCCURRED,
+        Sense.POWER_ON_OCCURRED,
+        Sense.ASYMMETRIC_ACCESS_STATE_CHANGED,
+    ]
+    assert device.start("nexus", 0, bytes(16)) == Outcome(Status.GOOD)
+    flush = device.start("nexus", 0, bytes((0x35, *bytes(15))))
+    assert isinstance(flush, Outcome)
+    assert flush.status is Status.CHECK_CONDITION, "a nexus of before is told of the doubt, too"
+
+
+def test_a_size_that_grew_is_seen_where_the_target_stands_by() -> None:
+    engine = StandInEngine()
+    volume = served(engine)
+    stands_by(engine)
+    volume.device.nexus_established("nexus")
+    volume.device.unit.attentions.take("nexus")
+    engine.size_bytes *= 2
+    stands_by(engine)
+    assert volume.device.unit.block_count == engine.size_bytes // 512
+    assert volume.device.unit.attentions.take("nexus") is Sense.CAPACITY_DATA_HAS_CHANGED

@@ -39,6 +39,10 @@ class _VolumeStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_VolumeSt
     VOLUME_STATUS_FULL: _VolumeStatus.ValueType  # 5
     """Fewer than a quorum of members have space."""
     VOLUME_STATUS_OFFLINE: _VolumeStatus.ValueType  # 6
+    VOLUME_STATUS_STANDBY: _VolumeStatus.ValueType  # 7
+    """This target stands by: another one serves the volume, or nobody does any more and this one
+    takes it over in a moment.
+    """
 
 class VolumeStatus(_VolumeStatus, metaclass=_VolumeStatusEnumTypeWrapper): ...
 
@@ -54,6 +58,10 @@ VOLUME_STATUS_WAITING: VolumeStatus.ValueType  # 4
 VOLUME_STATUS_FULL: VolumeStatus.ValueType  # 5
 """Fewer than a quorum of members have space."""
 VOLUME_STATUS_OFFLINE: VolumeStatus.ValueType  # 6
+VOLUME_STATUS_STANDBY: VolumeStatus.ValueType  # 7
+"""This target stands by: another one serves the volume, or nobody does any more and this one
+takes it over in a moment.
+"""
 Global___VolumeStatus: _TypeAlias = VolumeStatus  # noqa: Y015
 
 class _MemberStatus:
@@ -275,6 +283,7 @@ class VolumeReport(_message.Message):
     RESERVATION_FIELD_NUMBER: _builtins.int
     SANITIZATION_FIELD_NUMBER: _builtins.int
     SANITIZE_PROGRESS_FIELD_NUMBER: _builtins.int
+    STANDBYS_FIELD_NUMBER: _builtins.int
     size_bytes: _builtins.int
     status: Global___VolumeStatus.ValueType
     iqn: _builtins.str
@@ -319,6 +328,10 @@ class VolumeReport(_message.Message):
     def properties(self) -> _volume_pb2.VolumeProperties:
         """As they are used now; absent before the volume is open."""
 
+    @_builtins.property
+    def standbys(self) -> _containers.RepeatedCompositeFieldContainer[_replica_pb2.Standby]:
+        """Targets that stand by to take the volume over from this one."""
+
     def __init__(
         self,
         *,
@@ -347,10 +360,11 @@ class VolumeReport(_message.Message):
         reservation: _volume_pb2.ReservationType.ValueType = ...,
         sanitization: _volume_pb2.SanitizationState.ValueType = ...,
         sanitize_progress: _builtins.float = ...,
+        standbys: _abc.Iterable[_replica_pb2.Standby] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["identity", b"identity", "properties", b"properties", "scrub", b"scrub"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["awaited_addresses", b"awaited_addresses", "commands_waiting", b"commands_waiting", "completed_seq", b"completed_seq", "epoch", b"epoch", "identity", b"identity", "iqn", b"iqn", "last_seq", b"last_seq", "lease_left_ms", b"lease_left_ms", "loss_possible", b"loss_possible", "members", b"members", "one_copy", b"one_copy", "portal", b"portal", "properties", b"properties", "reason", b"reason", "rebuild_pace", b"rebuild_pace", "registrations", b"registrations", "reservation", b"reservation", "sanitization", b"sanitization", "sanitize_progress", b"sanitize_progress", "scrub", b"scrub", "sessions", b"sessions", "size_bytes", b"size_bytes", "snapshot_count", b"snapshot_count", "status", b"status", "waiting_ms", b"waiting_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["awaited_addresses", b"awaited_addresses", "commands_waiting", b"commands_waiting", "completed_seq", b"completed_seq", "epoch", b"epoch", "identity", b"identity", "iqn", b"iqn", "last_seq", b"last_seq", "lease_left_ms", b"lease_left_ms", "loss_possible", b"loss_possible", "members", b"members", "one_copy", b"one_copy", "portal", b"portal", "properties", b"properties", "reason", b"reason", "rebuild_pace", b"rebuild_pace", "registrations", b"registrations", "reservation", b"reservation", "sanitization", b"sanitization", "sanitize_progress", b"sanitize_progress", "scrub", b"scrub", "sessions", b"sessions", "size_bytes", b"size_bytes", "snapshot_count", b"snapshot_count", "standbys", b"standbys", "status", b"status", "waiting_ms", b"waiting_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2481,3 +2495,49 @@ class Event(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Event: _TypeAlias = Event  # noqa: Y015
+
+@_typing.final
+class DrainTargetRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUCCESSOR_FIELD_NUMBER: _builtins.int
+    REDIRECT_FIELD_NUMBER: _builtins.int
+    successor: _builtins.str
+    """Portal of the one that is to follow; empty: any."""
+    redirect: _builtins.bool
+    """Whoever logs in here from then on is sent to the successor's portal (RFC 7143, status 0101):
+    for initiators that know no other way there.
+    """
+    def __init__(
+        self,
+        *,
+        successor: _builtins.str = ...,
+        redirect: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["redirect", b"redirect", "successor", b"successor"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DrainTargetRequest: _TypeAlias = DrainTargetRequest  # noqa: Y015
+
+@_typing.final
+class DrainTargetResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUCCESSOR_FIELD_NUMBER: _builtins.int
+    successor: _builtins.str
+    """Portal of the one that follows."""
+    def __init__(
+        self,
+        *,
+        successor: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["successor", b"successor"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DrainTargetResponse: _TypeAlias = DrainTargetResponse  # noqa: Y015

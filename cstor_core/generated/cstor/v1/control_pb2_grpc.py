@@ -179,6 +179,11 @@ class ControlServiceStub:
                 request_serializer=cstor_dot_v1_dot_control__pb2.ListAccessRequest.SerializeToString,
                 response_deserializer=cstor_dot_v1_dot_control__pb2.ListAccessResponse.FromString,
                 _registered_method=True)
+        self.DrainTarget = channel.unary_unary(
+                '/cstor.v1.ControlService/DrainTarget',
+                request_serializer=cstor_dot_v1_dot_control__pb2.DrainTargetRequest.SerializeToString,
+                response_deserializer=cstor_dot_v1_dot_control__pb2.DrainTargetResponse.FromString,
+                _registered_method=True)
         self.RedirectLogins = channel.unary_unary(
                 '/cstor.v1.ControlService/RedirectLogins',
                 request_serializer=cstor_dot_v1_dot_control__pb2.RedirectLoginsRequest.SerializeToString,
@@ -423,6 +428,14 @@ class ControlServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DrainTarget(self, request, context):
+        """Leaves all volumes of this target to another one that stands by, and stands by itself from then
+        on; answered when that is done.  UNAVAILABLE where none stands by.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def RedirectLogins(self, request, context):
         """Has initiators log in somewhere else for now (RFC 7143, status 0101), or here again.
         """
@@ -619,6 +632,11 @@ def add_ControlServiceServicer_to_server(servicer, server):
                     servicer.ListAccess,
                     request_deserializer=cstor_dot_v1_dot_control__pb2.ListAccessRequest.FromString,
                     response_serializer=cstor_dot_v1_dot_control__pb2.ListAccessResponse.SerializeToString,
+            ),
+            'DrainTarget': grpc.unary_unary_rpc_method_handler(
+                    servicer.DrainTarget,
+                    request_deserializer=cstor_dot_v1_dot_control__pb2.DrainTargetRequest.FromString,
+                    response_serializer=cstor_dot_v1_dot_control__pb2.DrainTargetResponse.SerializeToString,
             ),
             'RedirectLogins': grpc.unary_unary_rpc_method_handler(
                     servicer.RedirectLogins,
@@ -1439,6 +1457,33 @@ class ControlService:
             '/cstor.v1.ControlService/ListAccess',
             cstor_dot_v1_dot_control__pb2.ListAccessRequest.SerializeToString,
             cstor_dot_v1_dot_control__pb2.ListAccessResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DrainTarget(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cstor.v1.ControlService/DrainTarget',
+            cstor_dot_v1_dot_control__pb2.DrainTargetRequest.SerializeToString,
+            cstor_dot_v1_dot_control__pb2.DrainTargetResponse.FromString,
             options,
             channel_credentials,
             insecure,

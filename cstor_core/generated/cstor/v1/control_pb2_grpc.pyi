@@ -96,6 +96,10 @@ class ControlServiceStub:
     """Takes that back; when nobody is left, nobody may."""
     ListAccess: _grpc.UnaryUnaryMultiCallable[_control_pb2.ListAccessRequest, _control_pb2.ListAccessResponse]
     """Where it is restricted, and to whom."""
+    DrainTarget: _grpc.UnaryUnaryMultiCallable[_control_pb2.DrainTargetRequest, _control_pb2.DrainTargetResponse]
+    """Leaves all volumes of this target to another one that stands by, and stands by itself from then
+    on; answered when that is done.  UNAVAILABLE where none stands by.
+    """
     RedirectLogins: _grpc.UnaryUnaryMultiCallable[_control_pb2.RedirectLoginsRequest, _control_pb2.RedirectLoginsResponse]
     """Has initiators log in somewhere else for now (RFC 7143, status 0101), or here again."""
     ListPools: _grpc.UnaryUnaryMultiCallable[_control_pb2.ListPoolsRequest, _control_pb2.ListPoolsResponse]
@@ -180,6 +184,10 @@ class ControlServiceAsyncStub(ControlServiceStub):
     """Takes that back; when nobody is left, nobody may."""
     ListAccess: _aio.UnaryUnaryMultiCallable[_control_pb2.ListAccessRequest, _control_pb2.ListAccessResponse]  # type: ignore[assignment]
     """Where it is restricted, and to whom."""
+    DrainTarget: _aio.UnaryUnaryMultiCallable[_control_pb2.DrainTargetRequest, _control_pb2.DrainTargetResponse]  # type: ignore[assignment]
+    """Leaves all volumes of this target to another one that stands by, and stands by itself from then
+    on; answered when that is done.  UNAVAILABLE where none stands by.
+    """
     RedirectLogins: _aio.UnaryUnaryMultiCallable[_control_pb2.RedirectLoginsRequest, _control_pb2.RedirectLoginsResponse]  # type: ignore[assignment]
     """Has initiators log in somewhere else for now (RFC 7143, status 0101), or here again."""
     ListPools: _aio.UnaryUnaryMultiCallable[_control_pb2.ListPoolsRequest, _control_pb2.ListPoolsResponse]  # type: ignore[assignment]
@@ -435,6 +443,16 @@ class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_control_pb2.ListAccessResponse, _abc.Awaitable[_control_pb2.ListAccessResponse]]:
         """Where it is restricted, and to whom."""
+
+    @_abc_1.abstractmethod
+    def DrainTarget(
+        self,
+        request: _control_pb2.DrainTargetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.DrainTargetResponse, _abc.Awaitable[_control_pb2.DrainTargetResponse]]:
+        """Leaves all volumes of this target to another one that stands by, and stands by itself from then
+        on; answered when that is done.  UNAVAILABLE where none stands by.
+        """
 
     @_abc_1.abstractmethod
     def RedirectLogins(

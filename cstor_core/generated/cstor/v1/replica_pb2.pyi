@@ -554,8 +554,13 @@ class LeaseRequest(_message.Message):
 
     ORDERS_FIELD_NUMBER: _builtins.int
     DURATION_MS_FIELD_NUMBER: _builtins.int
+    SUCCESSOR_FIELD_NUMBER: _builtins.int
     duration_ms: _builtins.int
     """From receipt on, by the member's clock; 0 gives the lease back."""
+    successor: _builtins.str
+    """The instance that stands by and to which this target is about to leave the volume, or leaves it
+    with this request; empty: none.
+    """
     @_builtins.property
     def orders(self) -> Global___Orders: ...
     def __init__(
@@ -563,10 +568,11 @@ class LeaseRequest(_message.Message):
         *,
         orders: Global___Orders | None = ...,
         duration_ms: _builtins.int = ...,
+        successor: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["orders", b"orders"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["duration_ms", b"duration_ms", "orders", b"orders"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["duration_ms", b"duration_ms", "orders", b"orders", "successor", b"successor"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -581,6 +587,7 @@ class LeaseResponse(_message.Message):
     POOL_BYTES_FIELD_NUMBER: _builtins.int
     POOL_AVAILABLE_BYTES_FIELD_NUMBER: _builtins.int
     GRANTED_BYTES_FIELD_NUMBER: _builtins.int
+    STANDBYS_FIELD_NUMBER: _builtins.int
     granted: _builtins.bool
     """False where the promise is another target's; the epoch says whether a later one's."""
     promised_epoch: _builtins.int
@@ -589,6 +596,10 @@ class LeaseResponse(_message.Message):
     pool_available_bytes: _builtins.int
     granted_bytes: _builtins.int
     """As in the acknowledgements of the append stream."""
+    @_builtins.property
+    def standbys(self) -> _containers.RepeatedCompositeFieldContainer[Global___Standby]:
+        """The targets that have said to this member, a short while ago, that they stand by."""
+
     def __init__(
         self,
         *,
@@ -597,14 +608,104 @@ class LeaseResponse(_message.Message):
         pool_bytes: _builtins.int = ...,
         pool_available_bytes: _builtins.int = ...,
         granted_bytes: _builtins.int = ...,
+        standbys: _abc.Iterable[Global___Standby] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["granted", b"granted", "granted_bytes", b"granted_bytes", "pool_available_bytes", b"pool_available_bytes", "pool_bytes", b"pool_bytes", "promised_epoch", b"promised_epoch"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["granted", b"granted", "granted_bytes", b"granted_bytes", "pool_available_bytes", b"pool_available_bytes", "pool_bytes", b"pool_bytes", "promised_epoch", b"promised_epoch", "standbys", b"standbys"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___LeaseResponse: _TypeAlias = LeaseResponse  # noqa: Y015
+
+@_typing.final
+class Standby(_message.Message):
+    """A target that serves no initiator, and takes the volume over when nobody else serves it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TARGET_INSTANCE_FIELD_NUMBER: _builtins.int
+    PORTAL_FIELD_NUMBER: _builtins.int
+    READY_FIELD_NUMBER: _builtins.int
+    target_instance: _builtins.str
+    portal: _builtins.str
+    """HOST:PORT where initiators log in to it."""
+    ready: _builtins.bool
+    """It knows that it is the successor."""
+    def __init__(
+        self,
+        *,
+        target_instance: _builtins.str = ...,
+        portal: _builtins.str = ...,
+        ready: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["portal", b"portal", "ready", b"ready", "target_instance", b"target_instance"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Standby: _TypeAlias = Standby  # noqa: Y015
+
+@_typing.final
+class StandByRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VOLUME_FIELD_NUMBER: _builtins.int
+    STANDBY_FIELD_NUMBER: _builtins.int
+    ENDS_FIELD_NUMBER: _builtins.int
+    volume: _builtins.str
+    """UUID or name of the volume."""
+    ends: _builtins.bool
+    """It stands by no more."""
+    @_builtins.property
+    def standby(self) -> Global___Standby: ...
+    def __init__(
+        self,
+        *,
+        volume: _builtins.str = ...,
+        standby: Global___Standby | None = ...,
+        ends: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["standby", b"standby"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ends", b"ends", "standby", b"standby", "volume", b"volume"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StandByRequest: _TypeAlias = StandByRequest  # noqa: Y015
+
+@_typing.final
+class StandByResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REPLICA_FIELD_NUMBER: _builtins.int
+    LEASE_LEFT_MS_FIELD_NUMBER: _builtins.int
+    VACANT_FIELD_NUMBER: _builtins.int
+    SUCCESSOR_FIELD_NUMBER: _builtins.int
+    lease_left_ms: _builtins.int
+    """How long a lease still runs that this member has given, or may have given, to another target."""
+    vacant: _builtins.bool
+    """None runs, and not because a target has kept silent: the last one gave it back."""
+    successor: _builtins.str
+    """The instance to which the target that serves is about to leave the volume, or has left it."""
+    @_builtins.property
+    def replica(self) -> Global___ReplicaReport: ...
+    def __init__(
+        self,
+        *,
+        replica: Global___ReplicaReport | None = ...,
+        lease_left_ms: _builtins.int = ...,
+        vacant: _builtins.bool = ...,
+        successor: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["replica", b"replica"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lease_left_ms", b"lease_left_ms", "replica", b"replica", "successor", b"successor", "vacant", b"vacant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StandByResponse: _TypeAlias = StandByResponse  # noqa: Y015
 
 @_typing.final
 class Orders(_message.Message):

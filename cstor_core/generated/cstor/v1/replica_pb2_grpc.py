@@ -75,6 +75,11 @@ class ReplicaServiceStub:
                 request_serializer=cstor_dot_v1_dot_replica__pb2.LeaseRequest.SerializeToString,
                 response_deserializer=cstor_dot_v1_dot_replica__pb2.LeaseResponse.FromString,
                 _registered_method=True)
+        self.StandBy = channel.unary_unary(
+                '/cstor.v1.ReplicaService/StandBy',
+                request_serializer=cstor_dot_v1_dot_replica__pb2.StandByRequest.SerializeToString,
+                response_deserializer=cstor_dot_v1_dot_replica__pb2.StandByResponse.FromString,
+                _registered_method=True)
         self.MakeWhole = channel.unary_unary(
                 '/cstor.v1.ReplicaService/MakeWhole',
                 request_serializer=cstor_dot_v1_dot_replica__pb2.MakeWholeRequest.SerializeToString,
@@ -222,6 +227,13 @@ class ReplicaServiceServicer:
 
     def Lease(self, request, context):
         """Lets the target that the promise was given to serve for a while, or takes that back.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StandBy(self, request, context):
+        """Told by a target that stands by; answers whether another one may still serve.  Without effect.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -395,6 +407,11 @@ def add_ReplicaServiceServicer_to_server(servicer, server):
                     servicer.Lease,
                     request_deserializer=cstor_dot_v1_dot_replica__pb2.LeaseRequest.FromString,
                     response_serializer=cstor_dot_v1_dot_replica__pb2.LeaseResponse.SerializeToString,
+            ),
+            'StandBy': grpc.unary_unary_rpc_method_handler(
+                    servicer.StandBy,
+                    request_deserializer=cstor_dot_v1_dot_replica__pb2.StandByRequest.FromString,
+                    response_serializer=cstor_dot_v1_dot_replica__pb2.StandByResponse.SerializeToString,
             ),
             'MakeWhole': grpc.unary_unary_rpc_method_handler(
                     servicer.MakeWhole,
@@ -703,6 +720,33 @@ class ReplicaService:
             '/cstor.v1.ReplicaService/Lease',
             cstor_dot_v1_dot_replica__pb2.LeaseRequest.SerializeToString,
             cstor_dot_v1_dot_replica__pb2.LeaseResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StandBy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cstor.v1.ReplicaService/StandBy',
+            cstor_dot_v1_dot_replica__pb2.StandByRequest.SerializeToString,
+            cstor_dot_v1_dot_replica__pb2.StandByResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -50,6 +50,8 @@ class ReplicaServiceStub:
     """A durable promise to one target instance, higher than ever before."""
     Lease: _grpc.UnaryUnaryMultiCallable[_replica_pb2.LeaseRequest, _replica_pb2.LeaseResponse]
     """Lets the target that the promise was given to serve for a while, or takes that back."""
+    StandBy: _grpc.UnaryUnaryMultiCallable[_replica_pb2.StandByRequest, _replica_pb2.StandByResponse]
+    """Told by a target that stands by; answers whether another one may still serve.  Without effect."""
     MakeWhole: _grpc.UnaryUnaryMultiCallable[_replica_pb2.MakeWholeRequest, _replica_pb2.MakeWholeResponse]
     """Told by a target that serves: the replica holds all that it ever acknowledged; it is short no
     longer.
@@ -109,6 +111,8 @@ class ReplicaServiceAsyncStub(ReplicaServiceStub):
     """A durable promise to one target instance, higher than ever before."""
     Lease: _aio.UnaryUnaryMultiCallable[_replica_pb2.LeaseRequest, _replica_pb2.LeaseResponse]  # type: ignore[assignment]
     """Lets the target that the promise was given to serve for a while, or takes that back."""
+    StandBy: _aio.UnaryUnaryMultiCallable[_replica_pb2.StandByRequest, _replica_pb2.StandByResponse]  # type: ignore[assignment]
+    """Told by a target that stands by; answers whether another one may still serve.  Without effect."""
     MakeWhole: _aio.UnaryUnaryMultiCallable[_replica_pb2.MakeWholeRequest, _replica_pb2.MakeWholeResponse]  # type: ignore[assignment]
     """Told by a target that serves: the replica holds all that it ever acknowledged; it is short no
     longer.
@@ -213,6 +217,14 @@ class ReplicaServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_replica_pb2.LeaseResponse, _abc.Awaitable[_replica_pb2.LeaseResponse]]:
         """Lets the target that the promise was given to serve for a while, or takes that back."""
+
+    @_abc_1.abstractmethod
+    def StandBy(
+        self,
+        request: _replica_pb2.StandByRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_replica_pb2.StandByResponse, _abc.Awaitable[_replica_pb2.StandByResponse]]:
+        """Told by a target that stands by; answers whether another one may still serve.  Without effect."""
 
     @_abc_1.abstractmethod
     def MakeWhole(

@@ -1,0 +1,121 @@
+"""Ports that do not serve the medium: what is answered through them, and what initiators hear."""
+
+from __future__ import annotations
+
+import pytest
+
+from cstor_core.generated.cstor.v1 import volume_pb2
+from cstor_target.scsi import cdb
+from cstor_target.scsi.asymmetric_access import AccessState
+from cstor_target.scsi.requests import Status
+from cstor_target.scsi.reservations import Access
+from cstor_target.scsi.sense import Sense
+from tests.unit.scsi.ram_disk import RamDisk, sense_of
+
+NEXUS, OTHER = "nexus", "other"
+STATE = slice(4, 5)
+STATUS_CODE = slice(9, 10)
+REFUSED = {
+    AccessState.STANDBY: Sense.TARGET_PORT_IN_STANDBY_STATE,
+    AccessState.TRANSITIONING: Sense.ASYMMETRIC_ACCESS_STATE_TRANSITION,
+}
+MEDIUM = {
+    "TEST UNIT READY": cdb.TEST_UNIT_READY.build(),
+    "READ (10)": cdb.READ_10.build(transfer_length=1),
+    "WRITE (16)": cdb.WRITE_16.build(transfer_length=1),
+    "SYNCHRONIZE CACHE (10)": cdb.SYNCHRONIZE_CACHE_10.build(),
+    "UNMAP": cdb.UNMAP.build(parameter_list_length=8),
+    "COMPARE AND WRITE": cdb.COMPARE_AND_WRITE.build(number_of_logical_blocks=1),
+    "GET LBA STATUS": cdb.GET_LBA_STATUS.build(allocation_length=24),
+    "SANITIZE": cdb.SANITIZE_BLOCK_ERASE.build(),
+}
+EVERYBODY = {
+    "INQUIRY": cdb.INQUIRY.build(allocation_length=36),
+    "REPORT LUNS": cdb.REPORT_LUNS.build(allocation_length=16),
+    "REQUEST SENSE": cdb.REQUEST_SENSE.build(allocation_length=18),
+    "REPORT TARGET PORT GROUPS": cdb.REPORT_TARGET_PORT_GROUPS.build(allocation_length=255),
+    "REPORT SUPPORTED OPERATION CODES": cdb.REPORT_SUPPORTED_OPERATION_CODES.build(
+        allocation_length=4096
+    ),
+    "MODE SENSE (10)": cdb.MODE_SENSE_10.build(page_code=0x3F, allocation_length=255),
+    "READ CAPACITY (10)": cdb.READ_CAPACITY_10.build(),
+    "READ CAPACITY (16)": cdb.READ_CAPACITY_16.build(allocation_length=32),
+}
+
+
+def disk_in(state: AccessState) -> RamDisk:
+    """A disk whose ports are in a state, about which its initiators have heard."""
+    disk = RamDisk()
+    for nexus in (NEXUS, OTHER):
+        disk.device.nexus_established(nexus)
+    disk.device.access_changed(state)
+    for nexus in (NEXUS, OTHER):
+        while disk.device.unit.attentions.take(nexus) is not None:
+            pass
+    return disk
+
+
+@pytest.mark.parametrize("state", REFUSED)
+@pytest.mark.parametrize("name", MEDIUM)
+def test_what_needs_the_medium_is_refused(state: AccessState, name: str) -> None:
+    disk = disk_in(state)
+    outcome = disk.run(MEDIUM[name], nexus=NEXUS)
+    assert outcome.status is Status.CHECK_CONDITION
+    assert sense_of(outcome) is REFUSED[state]
+    assert disk.asked == []
+
+
+@pytest.mark.parametrize("state", REFUSED)
+@pytest.mark.parametrize("name", EVERYBODY)
+def test_what_a_host_needs_to_know_the_path_is_answered(state: AccessState, name: str) -> None:
+    active, disk = disk_in(AccessState.ACTIVE_OPTIMIZED), disk_in(state)
+    outcome = disk.run(EVERYBODY[name], nexus=NEXUS)
+    assert outcome.status is Status.GOOD
+    if name != "REPORT TARGET PORT GROUPS":
+        assert outcome.data_in == active.run(EVERYBODY[name], nexus=NEXUS).data_in
+
+
+@pytest.mark.parametrize(
+    ("state", "descriptor"),
+    [
+        (AccessState.ACTIVE_OPTIMIZED, "00 85 0001 00 00 00 01 0000 0001"),
+        (AccessState.STANDBY, "02 85 0001 00 02 00 01 0000 0001"),
+        (AccessState.TRANSITIONING, "0f 85 0001 00 02 00 01 0000 0001"),
+    ],
+)
+def test_the_state_is_told_with_the_target_port_group(state: AccessState, descriptor: str) -> None:
+    disk = RamDisk()
+    if state is not AccessState.ACTIVE_OPTIMIZED:
+        disk.device.access_changed(state)
+    asked = cdb.REPORT_TARGET_PORT_GROUPS.build(allocation_length=255)
+    told = b"".join(bytes(piece) for piece in disk.run(asked).data_in)
+    assert told == bytes.fromhex("0000000c" + descriptor)
+
+
+def test_each_nexus_hears_of_the_end_of_a_transition_and_not_of_its_begin() -> None:
+    disk = disk_in(AccessState.STANDBY)
+    disk.device.access_changed(AccessState.TRANSITIONING)
+    refused = disk.run(cdb.TEST_UNIT_READY.build(), nexus=NEXUS)
+    assert sense_of(refused) is Sense.ASYMMETRIC_ACCESS_STATE_TRANSITION
+    disk.device.access_changed(AccessState.ACTIVE_OPTIMIZED)
+    for nexus in (NEXUS, OTHER):
+        told = disk.run(cdb.TEST_UNIT_READY.build(), nexus=nexus)
+        assert sense_of(told) is Sense.ASYMMETRIC_ACCESS_STATE_CHANGED
+        assert disk.run(cdb.TEST_UNIT_READY.build(), nexus=nexus).status is Status.GOOD
+
+
+def test_a_sanitization_is_still_in_the_way_when_the_ports_are_active() -> None:
+    disk = disk_in(AccessState.STANDBY)
+    under_way = volume_pb2.Sanitization(state=volume_pb2.SANITIZATION_STATE_UNDER_WAY)
+    disk.device.unit.sanitization_changed(under_way)
+    disk.device.unit.access_changed(AccessState.ACTIVE_OPTIMIZED)
+    disk.run(cdb.TEST_UNIT_READY.build(), nexus=NEXUS)
+    refused = disk.run(cdb.TEST_UNIT_READY.build(), nexus=NEXUS)
+    assert sense_of(refused) is Sense.SANITIZE_IN_PROGRESS
+    disk.device.unit.sanitization_changed(volume_pb2.Sanitization())
+    assert disk.run(cdb.TEST_UNIT_READY.build(), nexus=NEXUS).status is Status.GOOD
+
+
+def test_no_copy_reads_or_writes_through_such_a_port() -> None:
+    disk = disk_in(AccessState.STANDBY)
+    assert not disk.device.unit.is_usable(NEXUS, Access.READ)
