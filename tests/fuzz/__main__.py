@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import os
 import resource
 import sys
 import tempfile
@@ -74,6 +75,9 @@ def main() -> None:
         from tests.fuzz.harnesses import HARNESSES  # noqa: PLC0415
 
     with tempfile.TemporaryDirectory() as found:
+        if fuzzer := os.fork():
+            # libFuzzer ends its process at once, and would leave the directory behind.
+            sys.exit(os.waitstatus_to_exitcode(os.waitpid(fuzzer, 0)[1]))
         arguments = [
             sys.argv[0],
             f"-runs={chosen.runs}",

@@ -7,10 +7,12 @@ defect of the target.  The first bytes choose how the rest is used, so that the 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
+from uuid import UUID
 
 from cstor_core.checksums import crc32c
+from cstor_core.generated.cstor.v1 import volume_pb2
 from cstor_target.iscsi.chap import Credential, Realm
 from cstor_target.iscsi.connection import Phase
 from cstor_target.iscsi.constants import (
@@ -24,12 +26,16 @@ from cstor_target.iscsi.constants import (
 from cstor_target.iscsi.events import Event
 from cstor_target.iscsi.limits import Limits
 from cstor_target.nexus import Nexus
+from cstor_target.scsi.extended_copy import FindPeer, Peer
+from cstor_target.scsi.geometry import Geometry
+from cstor_target.scsi.identity import Identity
 from cstor_target.scsi.parameters import Parameters
 from cstor_target.scsi.requests import Status
-from cstor_target.volume.backing import Buffer, Done, Failure, ReadDone
+from cstor_target.scsi.target_device import TargetDevice
+from cstor_target.volume.backing import Buffer, Change, Done, Failure, MappingDone, ReadDone
 from tests.unit.iscsi.heard import Heard, Said
 from tests.unit.iscsi.test_nexus import SIZE, Directory, Served, SlowVolume
-from tests.unit.iscsi.trace import INITIATOR, Initiator, Process
+from tests.unit.iscsi.trace import INITIATOR, TARGET, Initiator, Process
 from tests.unit.scsi.ram_disk import RamDisk, sense_of
 
 SMALL = Limits(
@@ -46,7 +52,9 @@ SMALL = Limits(
 """So small that an input of a few kilobytes reaches each of them."""
 SECRET = b"of the host: 12 bytes"
 CHALLENGE = bytes(range(16))
-FIRST_CMD_SN = 100
+VOLUME_UUIDS = (UUID(int=7), UUID(int=8))
+"""Of the volume that is logged in to, and of another one that a copy may name."""
+OTHER_TARGET = TARGET + "-other"
 
 
 class CheckedVolume(SlowVolume):
@@ -71,13 +79,49 @@ class CheckedVolume(SlowVolume):
         assert all(0 < length <= SIZE - offset for offset, length in extents)
         super().unmap(extents, durable, done)
 
+    def update(self, offset: int, length: int, change: Change, durable: bool, done: Done) -> None:
+        assert 0 < length <= SIZE - offset
+        super().update(offset, length, change, durable, done)
+
+    def mapping(self, offset: int, length: int, stretches_max: int, done: MappingDone) -> None:
+        assert 0 < length <= SIZE - offset
+        super().mapping(offset, length, stretches_max, done)
+
+
+def device_of(name: str, volume_uuid: UUID) -> TargetDevice:
+    """What is behind a target node."""
+    return TargetDevice(Identity(volume_uuid, name), Geometry(lambda: SIZE))
+
+
+def peer_of(device: TargetDevice) -> FindPeer:
+    """A look-up that knows the unit of this device, whoever asks."""
+    unit = device.unit
+
+    def find(nexus: Hashable, designator: bytes) -> Peer | None:
+        return Peer(unit, nexus) if designator == unit.identity.naa else None
+
+    return find
+
 
 @dataclass
 class Node(Directory):
-    """A directory whose secrets are no surprise, so that an input can have the right proof."""
+    """A directory whose secrets are no surprise, so that an input can have the right proof; its
+    second target node cannot be logged in to, but a copy may name it.
+    """
 
     served: Served = field(default_factory=lambda: Served(volume=CheckedVolume()))
     secrets: Realm | None = None
+
+    def __post_init__(self) -> None:
+        one, other = VOLUME_UUIDS
+        self.served.device = device_of(TARGET, one)
+        self.other = Served(
+            OTHER_TARGET, volume=self.served.volume, device=device_of(OTHER_TARGET, other)
+        )
+        self.served.device.unit.find_peer = peer_of(self.other.device)
+
+    def find(self, name: str) -> Served | None:
+        return self.other if name == OTHER_TARGET else super().find(name)
 
     def realm(self, name: str) -> Realm | None:  # type: ignore[override]
         return self.secrets
@@ -319,6 +363,7 @@ def end(process: Process, node: Node, *hosts: Host) -> None:
 
 LUNS = (0, 0x4000 << 48, 1 << 48, (1 << 64) - 1)
 NEXUSES = (f"{INITIATOR},i,0x800000000001", f"{INITIATOR}-b,i,0x800000000002")
+RAM_BYTES = 64 * 1024
 COMMAND_HEAD = 20
 """One command of an input: what is done, the CDB, and two bytes that say how much data follows."""
 
@@ -327,33 +372,47 @@ def commands(data: bytes) -> None:
     """Commands by the SCSI device, one after the other, with what each leaves behind.  Of the first
     byte of each: the nexus, the LUN, whether the volume fails, and whether something happens first.
     """
-    disk = RamDisk(64 * 1024)
+    disk, other = (RamDisk(RAM_BYTES, volume_uuid=uuid) for uuid in VOLUME_UUIDS)
+    disk.device.unit.find_peer = peer_of(other.device)
+    disk.peers[other.device.unit] = other
     for nexus in NEXUSES:
         disk.device.nexus_established(nexus)
     while len(data) >= COMMAND_HEAD:
         choice, cdb, size = data[0], data[1:17], int.from_bytes(data[18:20])
         data_out, data = data[20 : 20 + size], data[20 + size :]
-        disk.failure = (None, None, Failure.BUSY, Failure.MEDIUM_ERROR)[choice >> 3 & 3]
-        disk.asked.clear()
+        failure = (None, None, Failure.BUSY, Failure.MEDIUM_ERROR)[choice >> 3 & 3]
+        for one in (disk, other):
+            one.failure = failure
+            one.asked.clear()
         happen(disk, choice >> 5)
         cut = len(data_out) // 2
         outcome = disk.run(
             cdb, [data_out[:cut], data_out[cut:]], NEXUSES[choice & 1], LUNS[choice >> 1 & 3]
         )
-        assert len(disk.held) == 64 * 1024
+        assert len(disk.held) == len(other.held) == RAM_BYTES
         if outcome.status is Status.CHECK_CONDITION:
             sense_of(outcome)
             assert not outcome.data_in
         else:
             assert outcome.status in (Status.GOOD, Status.BUSY, Status.RESERVATION_CONFLICT)
             assert outcome.sense == b""
-        assert sum(map(len, outcome.data_in)) <= 64 * 1024
+        assert sum(map(len, outcome.data_in)) <= RAM_BYTES
+
+
+SANITIZATIONS = (
+    volume_pb2.Sanitization(state=volume_pb2.SANITIZATION_STATE_UNDER_WAY),
+    volume_pb2.Sanitization(state=volume_pb2.SANITIZATION_STATE_FAILED),
+    volume_pb2.Sanitization(),
+)
+"""One has begun, has failed, is over."""
 
 
 def happen(disk: RamDisk, what: int) -> None:
     """Something else happens to the device first, or mostly nothing."""
     device = disk.device
     match what:
+        case 1 | 2 | 3:
+            device.unit.sanitization_changed(SANITIZATIONS[what - 1])
         case 5:
             device.reset()
         case 6:

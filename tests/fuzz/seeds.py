@@ -2,8 +2,9 @@
 
 libiscsi's tools and QEMU's initiator log in to a target in this process and work on its volume.
 What each connection receives is cut into the inputs of the harnesses: the login, the PDUs behind it
-and the commands in them.  What needs CHAP or a gap in CmdSN is made of the words of the unit tests.
-`python -m tests.fuzz.minimise` keeps of these what finds a way of its own.
+and the commands in them.  What needs CHAP, a gap in CmdSN, tasks in an order, a failure or a second
+logical unit is made of the words of the unit tests.  `python -m tests.fuzz.minimise`
+keeps of these what finds a way of its own.
 """
 
 from __future__ import annotations
@@ -12,16 +13,37 @@ import asyncio
 import hashlib
 import shutil
 import socket
-from collections.abc import Iterable
+import struct
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 from cstor_core.clock import SystemClock
 from cstor_target.iscsi import pdu
 from cstor_target.iscsi.connection import Connection, Phase
 from cstor_target.iscsi.constants import OPCODE_MASK, Opcode, TaskManagementFunction
 from cstor_target.iscsi.events import Event
+from cstor_target.scsi.cdb import (
+    GET_LBA_STATUS,
+    LOG_SENSE,
+    REQUEST_SENSE,
+    SANITIZE_BLOCK_ERASE,
+    SANITIZE_EXIT_FAILURE_MODE,
+    SANITIZE_OVERWRITE,
+    TEST_UNIT_READY,
+)
+from cstor_target.scsi.cdb_copy import COPY_STATUS, EXTENDED_COPY, OPERATING_PARAMETERS
+from cstor_target.scsi.identity import Identity
 from cstor_target.transport import IscsiServer
 from tests.fuzz.__main__ import CORPUS, INPUT_BYTES_MAX
-from tests.fuzz.harnesses import CHALLENGE, NUMBERED, SECRET, CheckedVolume, pdus_of
+from tests.fuzz.harnesses import (
+    CHALLENGE,
+    NUMBERED,
+    SECRET,
+    VOLUME_UUIDS,
+    CheckedVolume,
+    pdus_of,
+)
 from tests.unit.iscsi.test_nexus import Directory, Served, read_10, write_10
 from tests.unit.iscsi.trace import INITIATOR, TARGET, Initiator, Process
 
@@ -29,6 +51,7 @@ CONFORMANCE = (
     *("Inquiry", "ModeSense6", "Read10", "Write10", "Unmap", "WriteSame16", "CompareAndWrite"),
     *("PrinReadKeys", "ProutRegister", "ReportSupportedOpcodes", "Verify10", "OrWrite", "Reserve6"),
     *("iSCSIcmdsn", "iSCSIdatasn", "iSCSITMF", "iSCSIResiduals", "GetLBAStatus", "StartStopUnit"),
+    *("ExtendedCopy", "ReceiveCopyResults", "Sanitize"),
 )
 """Suites of libiscsi's conformance tests."""
 
@@ -206,6 +229,121 @@ def conversations() -> Iterable[bytes]:
     yield words.stream
 
 
+SECOND_NEXUS, FAILS_BUSY, FAILS_BADLY = 0x01, 0x10, 0x18
+BEGUN, FAILED, OVER = 0x20, 0x40, 0x60
+"""Of the first byte of a command: who, how the volume fails, what becomes of a sanitization."""
+
+
+@dataclass(frozen=True)
+class Seed:
+    """A command of an input."""
+
+    cdb: bytes
+    data: bytes = b""
+    choice: int = 0
+
+    def encode(self) -> bytes:
+        """As the harness of the commands has it."""
+        cdb = self.cdb.ljust(16, b"\0")
+        return bytes((self.choice,)) + cdb + b"\0" + len(self.data).to_bytes(2) + self.data
+
+
+def copy_of(usage: int, *segments: tuple[int, int, int, int, int, int], inline: int = 0) -> Seed:
+    """EXTENDED COPY between the two units; of each segment its flags, source, destination, number
+    of blocks, and where these are."""
+    targets = b""
+    for volume_uuid in VOLUME_UUIDS:
+        naa = Identity(volume_uuid, TARGET).naa
+        targets += struct.pack(">BB2xBBxB20s4x", 0xE4, 0, 1, 3, len(naa), naa)
+    described = b"".join(
+        struct.pack(">BBHHH2xHQQ", 2, flags, 24, *between) for flags, *between in segments
+    )
+    head = struct.pack(">BBH4xII", 7, usage << 3, len(targets), len(described), inline)
+    parameters = head + targets + described
+    return Seed(EXTENDED_COPY.build(parameter_list_length=len(parameters)), parameters)
+
+
+def rare_commands() -> Iterable[Sequence[Seed]]:
+    """Commands that those programs do not send, or not between two units, or after no failure."""
+    ready = Seed(TEST_UNIT_READY.build())
+    awake = (ready, replace(ready, choice=SECOND_NEXUS))
+    asked = [Seed(COPY_STATUS.build(list_identifier=7, allocation_length=64))] * 2
+    parameters = Seed(OPERATING_PARAMETERS.build(list_identifier=0, allocation_length=255))
+    written = Seed(write_10(0, 1), bytes(range(256)) * 2)
+    inside, across, back = (0, 0, 0, 8, 0, 16), (2, 0, 1, 100, 0, 16), (0, 1, 0, 8, 0, 120)
+    yield (*awake, written, parameters, copy_of(0, inside), *asked)
+    yield (*awake, written, copy_of(0, across, back, inside), *asked)
+    yield (*awake, copy_of(3, across), *asked, copy_of(2, (0, 0, 2, 1, 0, 0)), *asked)
+    yield (*awake, replace(copy_of(0, inside, across), choice=FAILS_BADLY), *asked)
+    yield (*awake, replace(copy_of(0, inside), choice=FAILS_BUSY), copy_of(0, inline=4))
+    yield (*awake, copy_of(0, (0, 0, 1, 1, 1 << 40, 0)), *asked, copy_of(0, *[inside] * 65))
+    erase = Seed(SANITIZE_BLOCK_ERASE.build(immed=1, ause=1))
+    pattern = struct.pack(">BxH", 0x82, 2) + b"\xa7\x01"
+    over = Seed(SANITIZE_OVERWRITE.build(parameter_list_length=len(pattern)), pattern)
+    left = Seed(SANITIZE_EXIT_FAILURE_MODE.build())
+    sense = Seed(REQUEST_SENSE.build(allocation_length=252))
+    yield (*awake, erase, over, replace(ready, choice=BEGUN), sense, over, written)
+    yield (*awake, replace(ready, choice=FAILED), erase, left, sense, replace(ready, choice=OVER))
+    yield (*awake, *(replace(one, choice=FAILS_BADLY) for one in (erase, over, left)))
+    for page in (0x00, 0x19, 0x2F, 0x01):
+        yield (*awake, Seed(LOG_SENSE.build(pc=1, page_code=page, allocation_length=512)))
+    yield (*awake, Seed(LOG_SENSE.build(pc=1, page_code=0x19, parameter_pointer=1)))
+    for block in (0, 3, 127, 1 << 40):
+        cdb = GET_LBA_STATUS.build(starting_logical_block_address=block, allocation_length=64)
+        yield (*awake, written, Seed(cdb), replace(Seed(cdb), choice=FAILS_BUSY))
+
+
+READ: dict[str, Any] = {
+    "final": True,
+    "read": True,
+    "expected_data_transfer_length": 512,
+    "cdb": read_10(0, 1) + bytes(6),
+}
+READY: dict[str, Any] = {"final": True, "cdb": bytes(16)}
+
+
+def in_order() -> Iterable[bytes]:
+    """Tasks of all attributes among one another, and copies that take steps meanwhile."""
+    words = Words()
+    words.numbered(pdu.SCSI_COMMAND, **READY)
+    for attribute in (1, 2, 1, 3, 2, 2, 0, 4, 3):
+        words.numbered(pdu.SCSI_COMMAND, **READ, attr=attribute)
+        words.write(512, bytes(512), cdb=write_10(0, 1) + bytes(6), attr=attribute)
+    yield words.stream
+    words = Words()
+    words.numbered(pdu.SCSI_COMMAND, **READY)
+    words.write(2048, initiator_task_tag=4, cdb=write_10(0, 4) + bytes(6), attr=2)
+    words.numbered(pdu.SCSI_COMMAND, **READ, attr=3)
+    words.numbered(pdu.SCSI_COMMAND, **READ, attr=1)
+    words.numbered(pdu.TASK_MANAGEMENT_REQUEST, function=1, referenced_task_tag=4, ref_cmd_sn=100)
+    words.numbered(pdu.SCSI_COMMAND, **READ, attr=2)
+    yield words.stream
+    for seeds in rare_commands():
+        words = Words()
+        for attribute, seed in enumerate(seeds):
+            if seed.data:
+                words.write(
+                    len(seed.data), seed.data, cdb=seed.cdb.ljust(16, b"\0"), attr=attribute % 4
+                )
+            else:
+                fields = {**READ, "cdb": seed.cdb.ljust(16, b"\0"), "attr": attribute % 4}
+                words.numbered(pdu.SCSI_COMMAND, **fields)
+        yield words.stream
+
+
+def keep_rare() -> None:
+    """What is made of words, and not recorded."""
+    for seeds in rare_commands():
+        keep("commands", b"".join(seed.encode() for seed in seeds))
+    for stream in chap_logins():
+        for mode in (1, 3, 7):
+            keep("login", bytes((mode, 0)) + stream)
+    for stream in (*conversations(), *in_order()):
+        for mode in (*range(8), 0x10 | 1, 0x20 | 3, 0x40 | 4):
+            for endings in (1, 3, 6, 9):
+                keep("full_feature", bytes((mode | NUMBERED, endings)) + stream)
+
+
 def main() -> None:
     """Make the corpus anew."""
     shutil.rmtree(CORPUS, ignore_errors=True)
@@ -216,13 +354,7 @@ def main() -> None:
         keep("login", b"\0\0" + bytes(login)[: INPUT_BYTES_MAX - 2])
         keep_full_feature(bytes(full_feature[:STREAM_BYTES_MAX]))
         keep_commands(bytes(full_feature[:STREAM_BYTES_MAX]))
-    for stream in chap_logins():
-        for mode in (1, 3, 7):
-            keep("login", bytes((mode, 0)) + stream)
-    for stream in conversations():
-        for mode in (*range(8), 0x10 | 1, 0x20 | 3, 0x40 | 4):
-            for endings in (1, 3, 6, 9):
-                keep("full_feature", bytes((mode | NUMBERED, endings)) + stream)
+    keep_rare()
     for path in sorted(CORPUS.iterdir()):
         print(path.name, len(list(path.iterdir())))
 
