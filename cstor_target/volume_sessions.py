@@ -76,7 +76,7 @@ class VolumeSessions:
             self._table.drop(session)
 
     def abort_tasks(self, registrant: Registrant) -> None:
-        """Drop the answers of all tasks of one I_T nexus (SPC-4, 5.9.11.5)."""
+        """Drop the answers of all tasks of one I_T nexus (SPC-4 r36f, 5.13.11)."""
         for session in self._all():
             nexus = session.initiator_port, session.portal_group_tag
             if nexus == registrant and session.connection is not None:

@@ -1,4 +1,4 @@
-"""The CDBs of EXTENDED COPY (LID1) and RECEIVE COPY RESULTS (SPC-4, 6.4 and 6.24)."""
+"""The CDBs of EXTENDED COPY (LID1) and RECEIVE COPY RESULTS (SPC-4, 6.5, 6.22, 6.25)."""
 
 from __future__ import annotations
 

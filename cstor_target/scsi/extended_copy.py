@@ -1,4 +1,4 @@
-"""EXTENDED COPY (LID1) and what is told of it (SPC-4, 6.4, 6.18 and 6.24; 7.8.17 for VPD page 8Fh).
+"""EXTENDED COPY (LID1) and what is told of it (SPC-4, 6.5, 6.22, 6.25; 7.8.17 for VPD page 8Fh).
 
 Blocks are copied from one logical unit to another, or within one: segment descriptor 02h, with
 both named by identification descriptors E4h.  A unit can be named that the initiator is logged in

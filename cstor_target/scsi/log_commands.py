@@ -47,7 +47,7 @@ _PARAMETER_HEADER = struct.Struct(">HBB")
 _BINARY_LIST = 0x03
 _ACCESS_STATISTICS_CODE, _IDLE_TIME_CODE, _TIME_INTERVAL_CODE = 0x0001, 0x0002, 0x0003
 # Read and write commands, logical blocks received and transmitted, intervals of reads and of
-# writes, and the two weighted numbers, which are not counted; nor is idle time (SPC-4, 7.3.8).
+# writes, and the two weighted numbers, which are not counted; nor is idle time (SPC-4, 7.3.6).
 _ACCESS_STATISTICS = struct.Struct(">6Q16x")
 _IDLE_TIME_UNKNOWN = bytes(8)
 _TIME_INTERVAL = struct.Struct(">iI")

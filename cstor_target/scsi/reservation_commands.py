@@ -288,7 +288,7 @@ def _invalid_parameter(byte: int) -> ScsiError:
 def reserve(unit: LogicalUnit, nexus: Hashable, cdb: Buffer, data_out: Sequence[Buffer]) -> Step:
     """RESERVE (6) and (10): of the whole unit, for this nexus.
 
-    Somebody who has a persistent reservation, or shares in one, need not reserve (SPC-4, 5.9.3).
+    Who has a persistent reservation, or shares in one, need not reserve (SPC-4 r36f, 5.13.3).
     """
     held = unit.reservations
     if held.keys:

@@ -1,4 +1,4 @@
-"""Who has registered with a logical unit and who has reserved it (SPC-4, 5.9).
+"""Who has registered with a logical unit and who has reserved it (SPC-4 r36f, 5.13).
 
 The state and its changes, and nothing else: which command asks for a change, and how the volume
 keeps it, is not known here.  A change that is not allowed changes nothing.  Whoever is to be told
@@ -82,8 +82,8 @@ _WRITE_EXCLUSIVE = frozenset((0x1, 0x5, 0x7))
 
 
 class Access(IntEnum):
-    """What a command does, for a reservation that somebody else holds (SPC-4, table 71; SBC-3,
-    table 13).
+    """What a command does, for a reservation that somebody else holds (SPC-4 r36f, table 65;
+    SBC-3, table 13).
     """
 
     ANY = 0
@@ -160,7 +160,7 @@ class Reservations:
     def conflicts_with_reserve(self, registrant: Registrant) -> bool:
         """Whether RESERVE and RELEASE end with RESERVATION CONFLICT, where anybody has registered.
 
-        They do nothing for whoever has or shares in a reservation (SPC-4, 5.9.3).
+        They do nothing for whoever has or shares in a reservation (SPC-4 r36f, 5.13.3).
         """
         if self.holds(registrant):
             return False

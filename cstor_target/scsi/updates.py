@@ -1,6 +1,6 @@
 """Commands that no other command may come between: ORWRITE (16), COMPARE AND WRITE, WRITE ATOMIC.
 
-SBC-3, 5.2 and 5.7; SBC-4 for WRITE ATOMIC (16).  Each is one entry of the volume's order: all of it
+SBC-3, 5.2 and 5.5; SBC-4 for WRITE ATOMIC (16).  Each is one entry of the volume's order: all of it
 is there or nothing, after a failover and for every read as well.  What the first two need of the
 medium is read by the volume, which lets nobody else change it before they have written.
 """

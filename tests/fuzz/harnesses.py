@@ -218,7 +218,7 @@ def login_responses(heard: Heard, said: bytes) -> list[Said]:
     answers = []
     while said[:1] == bytes((Opcode.LOGIN_RESPONSE,)):
         size = BHS_BYTES + (int.from_bytes(said[5:8]) + 3 & ~3)
-        # A login has no window: CmdSN is what its last request says (11.12.9).
+        # A login has no window: CmdSN is what its last request says (11.12.8).
         heard.exp_cmd_sn, heard.max_cmd_sn = (
             int.from_bytes(said[28:32]),
             int.from_bytes(said[32:36]),

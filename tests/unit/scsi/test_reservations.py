@@ -55,7 +55,7 @@ def test_a_reservation_is_kept_and_read_back_as_it_was(kind: ReservationType) ->
 
 @each_type
 def test_who_may_do_what_beside_a_reservation(kind: ReservationType) -> None:
-    """SPC-4, table 71; SBC-3, table 13."""
+    """SPC-4 r36f, table 65; SBC-3, table 13."""
     made = held(A, B, kind=kind)
     for access in Access:
         assert not made.conflicts(A, access), "the holder's own"
