@@ -220,10 +220,14 @@ class ServedVolume:
         known = {self.volume_name, self._wanted, self.name}
         return name_or_uuid in known | ({identity.volume_uuid} if identity is not None else set())
 
+    @property
+    def has_name(self) -> bool:
+        """Whether its name is known: where it was asked for by UUID, a replica has to say it."""
+        return self.engine.identity is not None or not is_uuid(self._wanted)
+
     def may_become(self, iscsi_name: str) -> bool:
         """Whether this volume, once it is known, may turn out to have that iSCSI name."""
-        unknown = self.engine.identity is None and is_uuid(self._wanted)
-        return unknown and iscsi_name.startswith(IQN_PREFIX)
+        return not self.has_name and iscsi_name.startswith(IQN_PREFIX)
 
     async def clear_reservations(self) -> volume_pb2.Reservations:
         """Take all registrations and the reservation away; they as they were.
@@ -375,5 +379,7 @@ class Directory:
         return secrets.token_bytes(count)
 
     def targets(self) -> Iterable[ServedVolume]:
-        """All of them, in the order in which SendTargets names them."""
-        return self._volumes
+        """Those that have a name, in the order in which SendTargets tells it: an initiator keeps
+        what it is told, and would log in for ever to a node that is called otherwise later.
+        """
+        return [volume for volume in self._volumes if volume.has_name]

@@ -62,4 +62,4 @@ class TargetDirectory(Protocol):
         """So many bytes that nobody can guess, for challenges."""
 
     def targets(self) -> Iterable[Target]:
-        """All of them, in the order in which SendTargets names them."""
+        """Those whose names are known, in the order in which SendTargets tells them."""

@@ -67,6 +67,15 @@ def test_volume_asked_for_by_uuid_holds_logins_until_it_says_its_name() -> None:
     assert directory.find(f"iqn.2016-09.com.openebs.cstor:{UUID}") is None
 
 
+def test_volume_is_not_discovered_before_its_name_is_known() -> None:
+    engine = StandInEngine()
+    by_uuid, by_name = served(engine, UUID), served(StandInEngine(), "other")
+    directory = Directory([by_uuid, by_name])
+    assert directory.targets() == [by_name]
+    engine.open()
+    assert directory.targets() == [by_uuid, by_name]
+
+
 def test_iscsi_name_is_in_lower_case() -> None:
     assert served(StandInEngine(), "Vol1").name == IQN
 
