@@ -114,6 +114,62 @@ ip route del blackhole ${1%:*}/32
 dmsetup remove --noudevsync paths
 echo "one path was lost, and nothing else"
 """
+# udev's rules are not in the guest: this one says of a disk what those of sg3-utils do.
+RESERVED_OVER_TWO_PATHS = r"""
+set -eu
+iscsiadm -m node -T $IQN -p $1 -l >/out/second.txt 2>&1
+mkdir -p /run/udev/rules.d /etc/multipath
+rule='SUBSYSTEM=="block", KERNEL=="sd*", ENV{ID_SERIAL}="$attr{device/wwid}"'
+echo "$rule, ENV{ID_WWN}=\"\$attr{device/wwid}\"" >/run/udev/rules.d/60-disks.rules
+/lib/systemd/systemd-udevd --daemon
+udevadm trigger --subsystem-match=block
+udevadm settle
+modprobe dm-multipath
+modprobe dm-round-robin
+cat >/etc/multipath.conf <<'end'
+defaults {
+    find_multipaths no
+    path_grouping_policy multibus
+    path_selector "round-robin 0"
+    detect_prio no
+    reservation_key 0x11
+}
+end
+export DM_DISABLE_UDEV=1
+multipathd -d >/out/multipathd.txt 2>&1 &
+for i in $(seq 100); do
+    map=$(dmsetup ls --target multipath | cut -f1)
+    [ "$(dmsetup status $map 2>/dev/null | grep -o "8:[0-9]* A" | wc -l)" = 2 ] && break
+    sleep 0.1
+done
+map=/dev/mapper/$map
+keys() { sg_persist -i -k $1 | grep -c "^ *0x11$"; }
+mpathpersist --out --register --param-sark=0x11 $map
+mpathpersist --in --read-keys $map
+mpathpersist --out --reserve --param-rk=0x11 --prout-type=5 $map
+mpathpersist --in --read-reservation $map | tee /tmp/reservation
+grep -i "write exclusive, registrants only" /tmp/reservation
+mpathpersist --in --read-full-status $map | tee /tmp/full
+[ $(grep -ic "key = *0x11" /tmp/full) = 2 ]
+for disk in /sys/class/iscsi_session/session*/device/target*/*/block/*; do
+    [ $(keys /dev/${disk##*/}) = 2 ]
+    sg_persist -i -s /dev/${disk##*/} | grep -i "relative port" >/tmp/ports.${disk##*/}
+done
+cat /tmp/ports.*
+[ $(cat /tmp/ports.* | grep -c "0x1$") = 2 ]
+[ $(cat /tmp/ports.* | grep -c "0x2$") = 2 ]
+head -c 65536 /dev/urandom >/tmp/new
+dd if=/tmp/new of=$map bs=4096 oflag=direct conv=notrunc status=none
+dd if=$map bs=4096 count=16 iflag=direct status=none | cmp - /tmp/new
+mpathpersist --out --release --param-rk=0x11 --prout-type=5 $map
+mpathpersist --out --clear --param-rk=0x11 $map
+for disk in /sys/class/iscsi_session/session*/device/target*/*/block/*; do
+    sg_turs /dev/${disk##*/} || true  # whoever did not ask for it is told of it first
+    sg_persist -i -k /dev/${disk##*/} | grep -i "no registered reservation keys"
+done
+multipathd shutdown
+echo "reserved over both paths"
+"""
 PATIENCE = (
     "node.session.timeo.replacement_timeout = 5",
     "node.conn[0].timeo.noop_out_interval = 2",
@@ -199,3 +255,10 @@ def test_the_loss_of_one_of_two_paths_is_not_noticed(two_paths: Cluster, tmp_pat
     outcome = run_guest(job, tmp_path)
     assert outcome.status == 0, show(outcome, tmp_path)
     assert "one path was lost, and nothing else" in outcome.output
+
+
+def test_a_reservation_is_made_over_both_of_two_paths(two_paths: Cluster, tmp_path: Path) -> None:
+    job = Job(RESERVED_OVER_TWO_PATHS, two_paths.iqn, two_paths.portal, arguments=(SECOND_PORTAL,))
+    outcome = run_guest(job, tmp_path)
+    assert outcome.status == 0, show(outcome, tmp_path)
+    assert "reserved over both paths" in outcome.output

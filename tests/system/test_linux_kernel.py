@@ -122,7 +122,7 @@ SECRETS = {"host-a": "secretofthehost1", "the-volume": "secretofthevolume"}
 
 def show(outcome: Outcome, out: Path) -> str:
     """What a failed assertion should say: the script's output and the kernel's messages."""
-    files = [out / name for name in ("fio.txt", "iscsid.txt", "dmesg.txt")]
+    files = [out / name for name in ("fio.txt", "multipathd.txt", "iscsid.txt", "dmesg.txt")]
     parts = [
         f"--- {file.name}\n{file.read_text(errors='replace')[-2000:]}"
         for file in files

@@ -21,6 +21,7 @@ GUEST_PACKAGES = (
     "e2fsprogs",
     "sg3-utils",
     "iproute2",
+    "multipath-tools",
 )
 """What the guest's root is made of, with everything that these depend on."""
 
