@@ -233,6 +233,8 @@ class Rebuild:
                 if sum(len(some.blocks) for some in lacking) >= pace.gathered_blocks:
                     await self._copy_blocks(peer, copies, _in_order(lacking))
                     lacking.clear()
+            elif message.run.table:
+                await self._take(peer, message.run)
             if message.history.reigns:
                 source_history = history_from(message.history)
             self._count()
@@ -241,6 +243,15 @@ class Rebuild:
         if source_history is None:
             raise peer.unavailable("its answer ended before its last message")
         return source_history
+
+    async def _take(self, peer: Peer, run: volume_pb2.Run) -> None:
+        """Copy what came with its data: a source of an earlier release knows of no rows alone."""
+        try:
+            await self._node.store.keep_up(is_hurried=not self._node.pace.bytes_per_s)
+            self._copy_in(RunView(memoryview(run.table), memoryview(run.data)))
+        except (CorruptError, ProtocolError) as error:
+            raise blame(self._node, peer, error) from error
+        await self._node.pace.spend(len(run.data))
 
     async def _copy_blocks(self, peer: Peer, copies: Copies, blocks: Blocks) -> None:
         """Copy these blocks, in this order."""
