@@ -90,6 +90,11 @@ class Connection:
             grpc.StatusCode.DEADLINE_EXCEEDED,
         ):
             said = f"does not answer ({error.details()})"
+        elif not is_ours and code is grpc.StatusCode.UNIMPLEMENTED:
+            said = (
+                "knows no such call: it is of an earlier release than this command; replace it by "
+                f"one of this release ({error.details()})"
+            )
         else:
             said = f"says: {error.details()}"
         return ERRORS.get(code, CstorError)(f"{self._daemon} at {self.address} {said}")

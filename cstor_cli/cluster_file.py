@@ -21,7 +21,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -149,7 +149,7 @@ def replica_name(index: int) -> str:
 def load(home: Home) -> ClusterFile:
     """Read `cstor.json`.
 
-    Raises InputError where there is none or its format is another, CorruptError where it cannot
+    Raises InputError where there is none or another version wrote it, CorruptError where it cannot
     be understood.
     """
     try:
@@ -166,7 +166,7 @@ def load(home: Home) -> ClusterFile:
         ) from error
     except OSError as error:
         raise InputError(f"{home.file} cannot be read: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CorruptError(f"{home.file} is damaged: {error!r}") from error
 
 
@@ -176,10 +176,7 @@ def save(home: Home, cluster: ClusterFile) -> None:
     Raises OSError, with the old file in place.
     """
     new = home.path / NEW_FILE_NAME
-    fields = asdict(cluster)
-    if not cluster.other_portals:
-        del fields["other_portals"]  # which earlier versions do not know
-    text = json.dumps({"format": FORMAT, **fields}, indent=2) + "\n"
+    text = json.dumps({"format": FORMAT, **_to_document(cluster)}, indent=2) + "\n"
     try:
         with new.open("w") as file:
             file.write(text)
@@ -233,8 +230,34 @@ def _opened(path: Path) -> Iterator[int]:
         os.close(directory)
 
 
+def _to_document(what: ClusterFile | ReplicaPlace) -> dict[str, Any]:
+    """All fields but those that have their defaults, which an earlier release may not know."""
+    document = {}
+    for field in fields(what):
+        value = getattr(what, field.name)
+        if value != field.default:
+            document[field.name] = value
+    if isinstance(what, ClusterFile):
+        document["replicas"] = [_to_document(place) for place in what.replicas]
+    return document
+
+
 def _from_document(document: dict[str, Any]) -> ClusterFile:
-    fields = {name: value for name, value in document.items() if name != "format"}
-    fields["replicas"] = tuple(ReplicaPlace(**replica) for replica in document["replicas"])
-    fields["other_portals"] = tuple(document.get("other_portals", ()))
-    return ClusterFile(**fields)
+    known = _known(document, ClusterFile, "format")
+    known["replicas"] = tuple(
+        ReplicaPlace(**_known(replica, ReplicaPlace)) for replica in document["replicas"]
+    )
+    known["other_portals"] = tuple(document.get("other_portals", ()))
+    return ClusterFile(**known)
+
+
+def _known(document: dict[str, Any], kind: type[ClusterFile | ReplicaPlace], *more: str) -> Any:
+    """The fields of such a value.  Raises InputError where there are others."""
+    names = {field.name for field in fields(kind)}
+    strange = sorted(document.keys() - names - {*more})
+    if strange:
+        raise InputError(
+            f"{FILE_NAME} says something that this version of cStor does not know "
+            f"({', '.join(strange)}): use the version that wrote it"
+        )
+    return {name: value for name, value in document.items() if name in names}

@@ -188,9 +188,7 @@ def _print_standing(volume: dict[str, Any]) -> None:
     """Under what the target serves a volume and what keeps it waiting, if there is a target."""
     if "epoch" not in volume:
         return
-    left_s = volume["lease_left_s"]
-    lease = f"its lease runs for {left_s:.1f} s more" if left_s else "no lease: no read is answered"
-    console.print(f"  epoch {volume['epoch']}, {lease}", markup=False)
+    console.print(f"  epoch {volume['epoch']}, {_lease(volume['lease_left_s'])}", markup=False)
     if volume["waiting_s"]:
         awaited = ", ".join(volume["awaited"]) or "its replicas"
         console.print(
@@ -204,6 +202,12 @@ def _print_standing(volume: dict[str, Any]) -> None:
         console.print(f"  {LOSS_POSSIBLE}", markup=False)
     if volume["scrub"]:
         console.print(f"  {_scrubbed(volume['scrub'])}", markup=False)
+
+
+def _lease(left_s: float | None) -> str:
+    if left_s is None:
+        return "and nothing of its lease: the target is of an earlier release"
+    return f"its lease runs for {left_s:.1f} s more" if left_s else "no lease: no read is answered"
 
 
 def _scrubbed(scrub: dict[str, Any]) -> str:

@@ -247,15 +247,20 @@ def _volume(cluster: ClusterFile, report: control_pb2.VolumeReport | None) -> Do
 
 
 def _standing(report: control_pb2.VolumeReport) -> Document:
-    """What only the target knows: under what it serves the volume, or what keeps it waiting."""
+    """What only the target knows: under what it serves the volume, or what keeps it waiting.
+
+    One of an earlier release tells neither how fast replicas copy nor of its lease.
+    """
+    tells_all = report.rebuild_pace != control_pb2.REBUILD_PACE_UNSPECIFIED
+    pace = _word(control_pb2.RebuildPace.Name(report.rebuild_pace), "REBUILD_PACE_")
     return {
         "epoch": report.epoch,
         "waiting_s": report.waiting_ms / 1000,
         "awaited": list(report.awaited_addresses),
         "commands_waiting": report.commands_waiting,
-        "lease_left_s": report.lease_left_ms / 1000,
+        "lease_left_s": report.lease_left_ms / 1000 if tells_all else None,
         "loss_possible": report.loss_possible,
-        "rebuild_pace": _word(control_pb2.RebuildPace.Name(report.rebuild_pace), "REBUILD_PACE_"),
+        "rebuild_pace": pace if tells_all else None,
         "scrub": scrub_document(report.scrub) if report.HasField("scrub") else None,
         "one_copy": report.one_copy,
     }

@@ -40,7 +40,40 @@ def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["cstor.json"]
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 1}', '{"format": 1, "replicas": 3}'])
+def test_what_is_as_it_always_was_is_not_said(tmp_path: Path) -> None:
+    home = Home.at(tmp_path)
+    save(home, CLUSTER)
+    (place,) = json.loads(home.file.read_text())["replicas"]
+    assert place.keys() == {"uuid", "address", "metrics"}
+    witness = replace(CLUSTER.replicas[0], witness=True)
+    save(home, replace(CLUSTER, replicas=(*CLUSTER.replicas, witness)))
+    assert load(home).replicas[1].witness
+
+
+@pytest.mark.parametrize("where", ["volume", "replica"])
+def test_a_file_of_a_later_version_is_refused_with_what_is_not_known(
+    tmp_path: Path, where: str
+) -> None:
+    home = Home.at(tmp_path)
+    save(home, CLUSTER)
+    document = json.loads(home.file.read_text())
+    (document if where == "volume" else document["replicas"][0])["colour"] = "blue"
+    home.file.write_text(json.dumps(document))
+    with pytest.raises(InputError, match=r"does not know \(colour\): use the version that wrote"):
+        load(home)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"format": 1}',
+        '{"format": 1, "replicas": 3}',
+        '{"format": 1, "replicas": [3]}',
+    ],
+)
 def test_a_damaged_file_is_an_error_that_names_it(tmp_path: Path, text: str) -> None:
     home = Home.at(tmp_path)
     home.file.write_text(text)

@@ -38,7 +38,7 @@ def report(**fields: object) -> control_pb2.VolumeReport:
         status=control_pb2.VOLUME_STATUS_HEALTHY,
         epoch=4,
         members=[member],
-        **fields,  # type: ignore[arg-type]
+        **{"rebuild_pace": control_pb2.REBUILD_PACE_GENTLE, **fields},  # type: ignore[arg-type]
     )
 
 
@@ -54,6 +54,16 @@ def test_volume_that_serves_says_under_what(capsys: pytest.CaptureFixture[str]) 
     assert "  node-a:7778 in-sync\n" in said
     assert "waiting" not in said
     assert "LOSS" not in said
+
+
+def test_nothing_is_made_up_of_what_a_target_of_an_earlier_release_does_not_tell(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    silent = report(rebuild_pace=control_pb2.REBUILD_PACE_UNSPECIFIED)
+    document = volume_document(silent)
+    assert (document["lease_left_s"], document["rebuild_pace"]) == (None, None)
+    said = printed(silent, capsys)
+    assert "  epoch 4, and nothing of its lease: the target is of an earlier release\n" in said
 
 
 def test_volume_that_waits_says_how_long_and_for_whom(capsys: pytest.CaptureFixture[str]) -> None:
