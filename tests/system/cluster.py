@@ -79,11 +79,13 @@ class Cluster:
         self._size = size
         self._options = options
         self._report_url: str | None = None
+        self.command = cstor_command()
+        """What starts, stops and asks; one of another release has daemons of its own."""
 
     def up_command(self) -> list[str]:
         """The command that founds the volume, and later starts what is missing of it."""
         return [
-            cstor_command(),
+            self.command,
             "up",
             f"--dir={self.directory}",
             f"--size={self._size}",
@@ -103,14 +105,14 @@ class Cluster:
 
     def stop(self) -> None:
         """Run `cstor down`; raises HarnessError when it fails or leaves a daemon behind."""
-        check([cstor_command(), "down", f"--dir={self.directory}"], timeout_s=COMMAND_S_MAX)
+        check([self.command, "down", f"--dir={self.directory}"], timeout_s=COMMAND_S_MAX)
         left = self.daemons()
         if left:
             raise HarnessError(f"cstor down left these behind: {left}")
 
     def status(self) -> Status:
         """What `cstor status` says now."""
-        command = [cstor_command(), "status", f"--dir={self.directory}", "--output", "json"]
+        command = [self.command, "status", f"--dir={self.directory}", "--output", "json"]
         # Its exit status may follow the volume's health, and the logs on stderr are not JSON.
         answer = subprocess.run(
             command, capture_output=True, text=True, timeout=COMMAND_S_MAX, check=False
@@ -119,7 +121,7 @@ class Cluster:
 
     def events(self) -> list[dict[str, Any]]:
         """What `cstor events` tells of the target that runs now, oldest first."""
-        command = [cstor_command(), "events", f"--dir={self.directory}", "--output", "json"]
+        command = [self.command, "events", f"--dir={self.directory}", "--output", "json"]
         return [json.loads(line) for line in check(command, timeout_s=COMMAND_S_MAX).splitlines()]
 
     def wait_for_event(
@@ -143,7 +145,7 @@ class Cluster:
     def compare(self) -> subprocess.CompletedProcess[str]:
         """Run `cstor volume compare`: 0 equal, 1 with the blocks that differ, 3 not all read."""
         return run(
-            [cstor_command(), "volume", "compare", f"--dir={self.directory}"],
+            [self.command, "volume", "compare", f"--dir={self.directory}"],
             timeout_s=COMMAND_S_MAX,
         )
 

@@ -1,0 +1,1 @@
+"""Today's release beside an earlier one: pools, streams and the control API, in both directions."""
