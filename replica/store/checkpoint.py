@@ -28,6 +28,7 @@ from replica.store.block_map import BlockMap
 from replica.store.envelope import (
     ENVELOPE_BYTES,
     ENVELOPE_HEAD_BYTES,
+    FORMAT,
     fresh_path,
     parsed,
     sealed,
@@ -60,6 +61,10 @@ MAP_HEAD = Struct(
     "places" / PrefixedArray(Int32ul, PLACES_OF_FILE),
 )
 _PIECE_BYTES = 1 << 20
+
+FORMAT_OF_OPERATIONS = 2
+"""As format 1, of a replica whose standing the releases that know only that would lose a part of.
+They refuse it; without anything of the kind they can still be gone back to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +124,16 @@ class Moment:
         content = operations.message().SerializeToString()
         return Moment(self.head, {**self.fields, "operations": content})
 
+    def _is_late(self) -> bool:
+        """Whether ordered operations, changes of members, doubts or a witness are to be kept."""
+        operations = self._operations()
+        members = volume_pb2.Configuration.FromString(self.fields["configuration"]).members
+        return (
+            operations.last_seq > 0
+            or operations.loss_possible
+            or any(member.witness for member in members)
+        )
+
     def _operations(self) -> Operations:
         return Operations.parsed(self.fields["operations"], "a checkpoint")
 
@@ -133,7 +148,8 @@ class Moment:
                 for file, table in tables
             ],
         }
-        content = sealed(MAP_MAGIC, MAP_HEAD.build({**self.fields, **more}))
+        payload = MAP_HEAD.build({**self.fields, **more})
+        content = sealed(MAP_MAGIC, payload, FORMAT_OF_OPERATIONS if self._is_late() else FORMAT)
         return b"".join([content, *(table for _, table in tables)])
 
 
@@ -180,7 +196,9 @@ def load(
     what = str(path)
     file = filesystem.open(path, read_only=True)
     try:
-        payload, offset = unsealed(_envelope_of(file), MAP_MAGIC, what, exact=False)
+        payload, offset = unsealed(
+            _envelope_of(file), MAP_MAGIC, what, exact=False, latest=FORMAT_OF_OPERATIONS
+        )
         found = parsed(MAP_HEAD, payload, what)
         tables = file.pread(file.size() - offset, offset)
     finally:

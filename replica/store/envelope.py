@@ -32,30 +32,33 @@ ENVELOPE_BYTES = ENVELOPE_HEAD_BYTES + 4
 """Of an empty payload."""
 
 
-def sealed(magic: bytes, payload: bytes) -> bytes:
+def sealed(magic: bytes, payload: bytes, format_version: int = FORMAT) -> bytes:
     """The envelope of `payload`."""
     content: bytes = ENVELOPE.build(
-        {"magic": magic, "format": FORMAT, "payload": payload, "checksum": 0}
+        {"magic": magic, "format": format_version, "payload": payload, "checksum": 0}
     )
     body = content[:-4]
     return body + crc32c(body).to_bytes(4, "little")
 
 
-def unsealed(content: bytes, magic: bytes, what: str, *, exact: bool = True) -> tuple[bytes, int]:
+def unsealed(
+    content: bytes, magic: bytes, what: str, *, exact: bool = True, latest: int = FORMAT
+) -> tuple[bytes, int]:
     """The payload of an envelope and the length of the whole; more may follow unless `exact`.
 
-    Raises CorruptError where it is not what was written, InputError where another release wrote
-    it.  `what` names the file for a person.
+    Raises CorruptError where it is not what was written, InputError where its format is later than
+    the `latest` of that file.  `what` names the file for a person.
     """
     try:
         found = ENVELOPE.parse(content)
     except ConstructError as error:
         if content[:MAGIC_BYTES] == magic:
-            _check_format(int.from_bytes(content[MAGIC_BYTES : MAGIC_BYTES + 4], "little"), what)
+            found_format = int.from_bytes(content[MAGIC_BYTES : MAGIC_BYTES + 4], "little")
+            _check_format(found_format, latest, what)
         raise CorruptError(f"{what} is damaged: it ends too early") from error
     if found.magic != magic:
         raise CorruptError(f"{what} is damaged or not ours: it does not begin with its mark")
-    _check_format(found.format, what)
+    _check_format(found.format, latest, what)
     length = ENVELOPE_BYTES + len(found.payload)
     if crc32c(content[: length - 4]) != found.checksum or (exact and length != len(content)):
         raise CorruptError(f"{what} is damaged: its checksum does not match")
@@ -71,10 +74,10 @@ def parsed(form: Construct, payload: bytes, what: str) -> Any:
         raise CorruptError(f"{what} cannot be read: {error}") from error
 
 
-def _check_format(found: int, what: str) -> None:
-    if found != FORMAT:
+def _check_format(found: int, latest: int, what: str) -> None:
+    if not FORMAT <= found <= latest:
         raise InputError(
-            f"{what} is of format {found} and this release reads format {FORMAT}: "
+            f"{what} is of format {found} and this release reads format {latest}: "
             "use the release that wrote it, or another directory"
         )
 
