@@ -83,7 +83,9 @@ class Engine:
             self._reads, self._order, self._lease, self.counters, settings.read_cache_bytes, size
         )
         self._room = Room(self._order, events, settings.tight_bytes)
-        self._roster = Roster(clock, settings, events, self._order, self._reads, self._room)
+        self._roster = Roster(
+            clock, settings, events, self._order, self._reads, self._room, self.counters
+        )
         self._gate = Gate(clock, lambda: self._roster.has_quorum)
         read_blocks = self._cached_reads.read_blocks
         self._placing = Placing(

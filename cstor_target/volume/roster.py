@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from cstor_core.clock import Clock
 from cstor_core.errors import CstorError, NoSpaceError, UnavailableError
 from cstor_core.generated.cstor.v1 import control_pb2, volume_pb2
+from cstor_target.volume.counters import Counters
 from cstor_target.volume.events import EventSink
 from cstor_target.volume.lease import Group
 from cstor_target.volume.members import Member, Standing
@@ -36,7 +37,9 @@ class Roster:
         order: Order,
         reads: Reads,
         room: Room,
+        counters: Counters,
     ) -> None:
+        self._counters = counters
         self._clock = clock
         self._settings = settings
         self._events = events
@@ -159,6 +162,7 @@ class Roster:
             member.leave()
             raise UnavailableError(f"replica {member.name} is no member any more")
         member.found_full = 0
+        self._counters.rebuilds_done += member.progress.is_on_its_way
         member.progress.end()
         if member.is_learner:
             member.is_caught_up = True
@@ -175,6 +179,7 @@ class Roster:
     def lost(self, member: Member, error: CstorError) -> None:
         """A member's stream has ended: it counts no more, until it is brought back."""
         member.leave()
+        self._counters.rebuilds_failed += member.progress.is_on_its_way
         member.progress.end()
         member.standing = Standing.FULL if isinstance(error, NoSpaceError) else Standing.OFFLINE
         member.reason, member.error = str(error), error

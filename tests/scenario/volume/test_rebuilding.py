@@ -49,6 +49,27 @@ def test_rebuild_says_how_far_it_is_how_fast_and_how_long() -> None:
     play(scenario())
 
 
+def test_rebuilds_are_counted_by_how_they_have_ended() -> None:
+    async def scenario() -> None:
+        cluster = Cluster(tail_entries_max=5, settings=SMALL)
+        target = await one_was_away(cluster)
+        counters = target.engine.counters
+        await until(lambda: target.member(1).rebuild_blocks_done > BLOCKS // 4)
+        assert (counters.rebuilds_done, counters.rebuilds_failed) == (0, 0)
+        cluster.replicas[1].kill()
+        await until(lambda: counters.rebuilds_failed > 0)
+        cluster.replicas[1].restart()
+        await target.healthy()
+        assert (counters.rebuilds_done, counters.rebuilds_failed) == (1, 1)
+        cluster.replicas[2].kill()
+        await until(lambda: target.member(2).status == control_pb2.MEMBER_STATUS_OFFLINE)
+        cluster.replicas[2].restart()
+        await target.healthy()  # in order: that is no rebuild
+        assert (counters.rebuilds_done, counters.rebuilds_failed) == (1, 1)
+
+    play(scenario())
+
+
 def test_member_that_waits_for_its_next_try_is_tried_at_once_when_somebody_asks() -> None:
     async def scenario() -> None:
         cluster = Cluster(settings=EngineSettings(retry_s=30.0))

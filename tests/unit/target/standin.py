@@ -252,7 +252,7 @@ def stand_in_scrubs(engine: StandInEngine) -> Scrubs:
     order = Order(clock, lambda message: None, 1 << 20, 1 << 20)
     reads = Reads(clock, order, Lease(clock), engine.counters)
     room = Room(order, lambda name, facts: None, settings.tight_bytes)
-    roster = Roster(clock, settings, lambda name, facts: None, order, reads, room)
+    roster = Roster(clock, settings, lambda name, facts: None, order, reads, room, engine.counters)
     return Scrubs(
         roster,
         order,
