@@ -305,6 +305,8 @@ class ReplicaHost:
             pool_available_bytes=max(0, available - self.reserved_bytes()),
             granted_bytes=node.granted_bytes(),
             standbys=node.lease.standbys,
+            used_bytes=node.store.used_bytes,
+            logical_bytes=node.store.logical_bytes,
         )
 
     async def attest(self, request: replica_pb2.AttestRequest) -> replica_pb2.AttestResponse:

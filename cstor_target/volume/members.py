@@ -64,6 +64,8 @@ class Member:
         """What its pool still takes of this volume, by its last answer."""
         self.pool_used = 0.0
         """Of its pool, from 0 to 1."""
+        self.used_bytes = self.logical_bytes = 0
+        """What it uses of its pool, and of that the data of the volume itself, as it said last."""
         self.warned_at = 0.0
         """The part of its pool from which on was warned the last time."""
         self.found_nobody = 0
@@ -174,4 +176,6 @@ class Member:
             reason="" if self.standing in (Standing.IN_SYNC, Standing.WITNESS) else self.reason,
             short=self.report is not None and self.report.short,
             pool_used_percent=int(100 * self.pool_used),
+            used_bytes=self.used_bytes,
+            logical_bytes=self.logical_bytes,
         )

@@ -73,6 +73,7 @@ class Room:
         """
         if answer.granted_bytes < self._tight_bytes <= member.granted_bytes:
             self._order.ask_for_word()
+        member.used_bytes, member.logical_bytes = answer.used_bytes, answer.logical_bytes
         if not answer.pool_bytes:
             return
         used = member.pool_used = 1 - answer.pool_available_bytes / answer.pool_bytes

@@ -119,6 +119,13 @@ def test_member_that_grants_little_of_late_is_asked_where_it_stands(pools: Pools
     assert not pools.room.is_tight
 
 
+def test_member_says_what_it_uses(pools: Pools) -> None:
+    member = pools.members[0]
+    pools.room.told(member, replica_pb2.LeaseResponse(used_bytes=12288, logical_bytes=8192))
+    said = member.describe(0.0)
+    assert (said.used_bytes, said.logical_bytes) == (12288, 8192)
+
+
 def test_member_that_says_nothing_of_its_pool_warns_of_nothing(pools: Pools) -> None:
     pools.room.told(pools.members[0], replica_pb2.LeaseResponse())
     assert pools.heard == []

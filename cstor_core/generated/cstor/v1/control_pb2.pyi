@@ -184,6 +184,8 @@ class MemberReport(_message.Message):
     REBUILD_BYTES_COPIED_FIELD_NUMBER: _builtins.int
     REBUILD_BYTES_PER_S_FIELD_NUMBER: _builtins.int
     REBUILD_LEFT_MS_FIELD_NUMBER: _builtins.int
+    USED_BYTES_FIELD_NUMBER: _builtins.int
+    LOGICAL_BYTES_FIELD_NUMBER: _builtins.int
     status: Global___MemberStatus.ValueType
     applied_seq: _builtins.int
     durable_seq: _builtins.int
@@ -203,6 +205,11 @@ class MemberReport(_message.Message):
     rebuild_bytes_per_s: _builtins.int
     rebuild_left_ms: _builtins.int
     """How long that will take if it goes on so; 0 where nobody can say."""
+    used_bytes: _builtins.int
+    """What it uses of its pool, and of that the data of the volume itself, without snapshots, as of
+    its last checkpoint; as it said last.
+    """
+    logical_bytes: _builtins.int
     @_builtins.property
     def member(self) -> _volume_pb2.Member: ...
     def __init__(
@@ -220,10 +227,12 @@ class MemberReport(_message.Message):
         rebuild_bytes_copied: _builtins.int = ...,
         rebuild_bytes_per_s: _builtins.int = ...,
         rebuild_left_ms: _builtins.int = ...,
+        used_bytes: _builtins.int = ...,
+        logical_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["member", b"member"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_seq", b"applied_seq", "durable_seq", b"durable_seq", "member", b"member", "pool_used_percent", b"pool_used_percent", "reason", b"reason", "rebuild_blocks_done", b"rebuild_blocks_done", "rebuild_blocks_total", b"rebuild_blocks_total", "rebuild_bytes_copied", b"rebuild_bytes_copied", "rebuild_bytes_per_s", b"rebuild_bytes_per_s", "rebuild_left_ms", b"rebuild_left_ms", "short", b"short", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_seq", b"applied_seq", "durable_seq", b"durable_seq", "logical_bytes", b"logical_bytes", "member", b"member", "pool_used_percent", b"pool_used_percent", "reason", b"reason", "rebuild_blocks_done", b"rebuild_blocks_done", "rebuild_blocks_total", b"rebuild_blocks_total", "rebuild_bytes_copied", b"rebuild_bytes_copied", "rebuild_bytes_per_s", b"rebuild_bytes_per_s", "rebuild_left_ms", b"rebuild_left_ms", "short", b"short", "status", b"status", "used_bytes", b"used_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -588,6 +588,8 @@ class LeaseResponse(_message.Message):
     POOL_AVAILABLE_BYTES_FIELD_NUMBER: _builtins.int
     GRANTED_BYTES_FIELD_NUMBER: _builtins.int
     STANDBYS_FIELD_NUMBER: _builtins.int
+    USED_BYTES_FIELD_NUMBER: _builtins.int
+    LOGICAL_BYTES_FIELD_NUMBER: _builtins.int
     granted: _builtins.bool
     """False where the promise is another target's; the epoch says whether a later one's."""
     promised_epoch: _builtins.int
@@ -596,6 +598,11 @@ class LeaseResponse(_message.Message):
     pool_available_bytes: _builtins.int
     granted_bytes: _builtins.int
     """As in the acknowledgements of the append stream."""
+    used_bytes: _builtins.int
+    """What the replica uses of its pool, and of that the data of the volume itself, without
+    snapshots, as of its last checkpoint.
+    """
+    logical_bytes: _builtins.int
     @_builtins.property
     def standbys(self) -> _containers.RepeatedCompositeFieldContainer[Global___Standby]:
         """The targets that have said to this member, a short while ago, that they stand by."""
@@ -609,10 +616,12 @@ class LeaseResponse(_message.Message):
         pool_available_bytes: _builtins.int = ...,
         granted_bytes: _builtins.int = ...,
         standbys: _abc.Iterable[Global___Standby] | None = ...,
+        used_bytes: _builtins.int = ...,
+        logical_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["granted", b"granted", "granted_bytes", b"granted_bytes", "pool_available_bytes", b"pool_available_bytes", "pool_bytes", b"pool_bytes", "promised_epoch", b"promised_epoch", "standbys", b"standbys"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["granted", b"granted", "granted_bytes", b"granted_bytes", "logical_bytes", b"logical_bytes", "pool_available_bytes", b"pool_available_bytes", "pool_bytes", b"pool_bytes", "promised_epoch", b"promised_epoch", "standbys", b"standbys", "used_bytes", b"used_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
