@@ -3,9 +3,24 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 FLUSH_BOUNDS_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 2.5)
+STORE_BOUNDS_S = (
+    0.00001,
+    0.000025,
+    0.00005,
+    0.0001,
+    0.00025,
+    0.0005,
+    0.001,
+    0.005,
+    0.025,
+    0.1,
+    1.0,
+)
 
 
 @dataclass(slots=True)
@@ -52,8 +67,29 @@ class Counters:
     medium_errors: int = 0
     rebuilds_started: int = 0
     rebuilds_completed: int = 0
+    rebuilds_failed: int = 0
     rebuild_blocks_total: int = 0
     rebuild_blocks_done: int = 0
     rebuild_bytes: int = 0
     rebuild_metadata_bytes: int = 0
     flushes: Histogram = field(default_factory=lambda: Histogram(FLUSH_BOUNDS_S))
+    appends: Histogram = field(default_factory=lambda: Histogram(STORE_BOUNDS_S))
+    """Of the messages that brought entries."""
+    answers: Histogram = field(default_factory=lambda: Histogram(STORE_BOUNDS_S))
+    """Of the messages with answers to reads, and of the reads that the disk answered."""
+
+    @contextmanager
+    def rebuild(self) -> Iterator[None]:
+        """Count a rebuild, or a step of one, by how it ends."""
+        self.rebuilds_started += 1
+        try:
+            yield
+        except BaseException:
+            self.rebuilds_failed += 1
+            raise
+        self.rebuilds_completed += 1
+
+    @property
+    def is_rebuilding(self) -> bool:
+        """Whether one is under way."""
+        return self.rebuilds_started > self.rebuilds_completed + self.rebuilds_failed

@@ -137,8 +137,7 @@ class Rebuild:
         Raises UnavailableError where the source does not give what it should, EndedError where the
         append stream broke or another order took this one's place, and FencedError.
         """
-        job = self._node.start_job(self._request.orders.epoch, self._work())
-        self._node.counters.rebuilds_started += 1
+        job = self._node.start_job(self._request.orders.epoch, self._counted())
         try:
             while not job.task.done():
                 await asyncio.wait((job.task,), timeout=PROGRESS_S)
@@ -153,6 +152,10 @@ class Rebuild:
         copy = replica_pb2.RebuildResponse()
         copy.CopyFrom(self._progress)
         return copy
+
+    async def _counted(self) -> None:
+        with self._node.counters.rebuild():
+            await self._work()
 
     async def _work(self) -> None:
         node, store = self._node, self._node.store
@@ -176,7 +179,6 @@ class Rebuild:
         session.rebuilt()
         self._progress.complete = True
         self._progress.applied_seq = store.applied_seq
-        node.counters.rebuilds_completed += 1
         node.log.info(
             "rebuild_complete",
             blocks=self._progress.blocks_done,

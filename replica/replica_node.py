@@ -87,6 +87,7 @@ class ReplicaNode:
         self.counters = Counters()
         self.pace = Pace(clock)
         self.append_session: AppendSession | None = None
+        self.read_sessions: set[ReadSession] = set()
         self.parked: dict[ReadSession, None] = {}
         self.log = log.bind(volume=store.identity.name, replica=store.replica_uuid)
         self._job: Job[None] | None = None
@@ -233,6 +234,10 @@ class ReplicaNode:
         self.fence.leave(job)
         if self._job is job:
             self._job = None
+
+    def reads_in_flight(self) -> int:
+        """The reads of all targets that have not been answered."""
+        return sum(session.in_flight for session in self.read_sessions)
 
     def state(self) -> replica_pb2.ReplicaState.ValueType:
         """One word for what the replica is."""

@@ -159,12 +159,14 @@ class AppendSession:
         if node is None:
             node = self._open(frame.opening)
         node.counters.append_requests += 1
+        started_s = node.clock.monotonic()
         for entry in frame.entries:
             seq = self._check_order(node, entry)
             node.apply(entry)
             if not self.first_seq:
                 self.first_seq = seq
         if frame.entries:
+            node.counters.appends.observe(node.clock.monotonic() - started_s)
             node.applied()
         if frame.completed_seq:
             node.store.completed(frame.completed_seq)
@@ -270,6 +272,20 @@ class ReadSession:
         node = self._node
         if node is None or not (self._ready or self._refused or self._found or self._failed):
             return None
+        started_s = node.clock.monotonic()
+        answer = self._answer(node)
+        if answer is not None:
+            node.counters.answers.observe(node.clock.monotonic() - started_s)
+        return answer
+
+    @property
+    def in_flight(self) -> int:
+        """Questions that have not been answered."""
+        here = len(self._ready) + len(self._refused) + len(self._parked) + len(self._missed)
+        return here + len(self._reading) + len(self._found) + len(self._failed)
+
+    def _answer(self, node: ReplicaNode) -> Buffer | None:
+        """The message with what is ready now."""
         long_blocks = node.store.long_read_blocks
         while self._ready and self._ready[0][3] >= long_blocks and node.serves_reads(self.epoch):
             answer = self._long_answer(node, self._ready.popleft())
@@ -320,6 +336,7 @@ class ReadSession:
             self._error = EndedError("the read stream has ended")
         if self._node is not None:
             self._node.fence.leave(self)
+            self._node.read_sessions.discard(self)
             self._node.parked.pop(self, None)
         for task in self._reading.values():
             task.cancel()
@@ -344,6 +361,7 @@ class ReadSession:
             self._node = node
             self._blocks = node.size_blocks()
             node.fence.enter(self)
+            node.read_sessions.add(self)
         node.counters.read_requests += 1
         waiting = len(self._ready) + len(self._missed) + len(self._found) + len(self._refused)
         if waiting + len(frame.questions) // QUESTION.size > QUESTIONS_MAX:
@@ -425,9 +443,11 @@ class ReadSession:
             )
 
     async def _read_off_loop(self, node: ReplicaNode, question: Question) -> None:
+        started_s = node.clock.monotonic()
         try:
             table, pieces = await node.store.read_off_loop(question[2], question[3])
             self._found.append((question, table, pieces))
+            node.counters.answers.observe(node.clock.monotonic() - started_s)
         except CorruptError:
             self._failed.append(question)
         finally:

@@ -75,8 +75,9 @@ class Staging:
             self._progress.blocks_total = node.size_blocks()
             peer = Peer(node.dialler, self._request.source)
             try:
-                async with store.stage(self._history) as stage:
-                    await self._fetch(peer, stage)
+                with node.counters.rebuild():
+                    async with store.stage(self._history) as stage:
+                        await self._fetch(peer, stage)
             except (CorruptError, ProtocolError) as error:
                 raise blame(node, peer, error) from error
             finally:
@@ -107,6 +108,8 @@ class Staging:
             self._node.counters.rebuild_bytes += len(run.data)
             if run.table:
                 progress.blocks_done = max(progress.blocks_done, stage.reached_block + 1)
+            self._node.counters.rebuild_blocks_total = progress.blocks_total
+            self._node.counters.rebuild_blocks_done = progress.blocks_done
             last = message
             await self._node.pace.spend(len(run.data))
         if last is None or not last.HasField("operations"):

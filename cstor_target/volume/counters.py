@@ -27,6 +27,8 @@ class Histogram:
 class Counters:
     """Since the start of the target; bytes and commands as the initiator sees them."""
 
+    opened_unix_s: float = 0.0
+    """When the volume was opened here, in seconds since 1970; 0 before that."""
     reads: int = 0
     writes: int = 0
     unmaps: int = 0
@@ -50,11 +52,14 @@ class Counters:
     scrub_mismatches: int = 0
     scrub_repaired: int = 0
     scrub_unrepaired: int = 0
+    scrub_finished_unix_s: float = 0.0
+    """When the last one came to its end; 0 where none has."""
     rebuilds_done: int = 0
     rebuilds_failed: int = 0
     read_latency: Histogram = field(default_factory=Histogram)
     write_latency: Histogram = field(default_factory=Histogram)
     flush_latency: Histogram = field(default_factory=Histogram)
+    lease_latency: Histogram = field(default_factory=Histogram)
     took_s: deque[float] = field(default_factory=lambda: deque(maxlen=1024))
     """How long the last reads and writes took, since somebody looked."""
 

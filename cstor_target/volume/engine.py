@@ -76,7 +76,7 @@ class Engine:
         self._order = Order(
             clock, self._broadcast, settings.batch_bytes_max, settings.backlog_bytes_max
         )
-        self._lease = Lease(clock)
+        self._lease = Lease(clock, self.counters.lease_latency)
         self._reads = Reads(clock, self._order, self._lease, self.counters)
         size: Callable[[], int] = lambda: self.size_bytes // BLOCK_BYTES  # noqa: E731
         self._cached_reads = CachedReads(
@@ -426,6 +426,7 @@ class Engine:
 
     def _opens(self, tenure: Tenure, report: replica_pb2.ReplicaReport) -> None:
         """A member that holds the volume's history has said this; commands come next."""
+        self.counters.opened_unix_s = self._clock.wall()
         self.operations.begin(tenure, report)
         self.sanitizing.opens()
 

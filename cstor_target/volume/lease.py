@@ -15,6 +15,7 @@ from collections.abc import Iterable, Sequence
 from cstor_core.clock import Clock
 from cstor_core.limits import LEASE_S
 from cstor_target.volume.backing import Done, Failure
+from cstor_target.volume.counters import Histogram
 
 RENEW_S = 1.0
 MARGIN = 0.2
@@ -28,8 +29,10 @@ Group = tuple[Sequence[str], int]
 class Lease:
     """Of one target over one volume; times are of the target's clock."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, latency: Histogram) -> None:
+        """How long a member took to give one is counted in `latency`."""
         self._clock = clock
+        self._latency = latency
         self._groups: Sequence[Group] = ()
         self._asked_s: dict[str, float] = {}
         self._waiting: deque[tuple[float, Done]] = deque()
@@ -68,6 +71,7 @@ class Lease:
     def renewed(self, member: str, asked_s: float) -> None:
         """A member has given one that was asked for at this time."""
         if asked_s > self._asked_s.get(member, float("inf")):
+            self._latency.observe(self._clock.monotonic() - asked_s)
             self._asked_s[member] = asked_s
             self._since_s = self._since()
             while self._waiting and self._waiting[0][0] <= self._since_s:

@@ -66,6 +66,11 @@ class Scrubs:
         self._started_unix_s = self._ended_unix_s = 0.0
 
     @property
+    def every_s(self) -> float:
+        """So long after the end of one the next one begins by itself; 0 for never."""
+        return self._settings.scrub_every_s
+
+    @property
     def is_running(self) -> bool:
         """Whether one is under way."""
         return self._state == RUNNING
@@ -113,7 +118,7 @@ class Scrubs:
 
     def begin(self) -> None:
         """The volume is open: begin to look at the clock, if that is wanted."""
-        if self._settings.scrub_every_s:
+        if self.every_s:
             self._by_the_clock = asyncio.ensure_future(self._when_it_is_time())
             self._by_the_clock.add_done_callback(self._ended_unexpectedly)
 
@@ -177,6 +182,7 @@ class Scrubs:
             self._end(control_pb2.SCRUB_STATE_FAILED, str(error))
         else:
             self._counters.scrubs_finished += 1
+            self._counters.scrub_finished_unix_s = self._clock.wall()
             self._end(control_pb2.SCRUB_STATE_FINISHED, "")
 
     def _end(self, state: State.ValueType, reason: str) -> None:
@@ -202,7 +208,7 @@ class Scrubs:
             )
 
     async def _when_it_is_time(self) -> None:
-        every_s = self._settings.scrub_every_s
+        every_s = self.every_s
         due_s = self._clock.monotonic() + min(every_s, FIRST_AFTER_S)
         while self._roster.serving:
             await self._clock.sleep(max(due_s - self._clock.monotonic(), 0.0))

@@ -42,6 +42,13 @@ def test_one_acknowledgement_stands_for_all_that_came(stream: AppendStream) -> N
     assert stream.answer() is None
 
 
+def test_messages_with_entries_are_timed(world: World, stream: AppendStream) -> None:
+    appends = world.nodes[0].counters.appends
+    before = sum(appends.counts)
+    stream.write(1, 2, 5).write(1, 3, 6, 7)
+    assert sum(appends.counts) == before + 2
+
+
 async def test_a_flush_is_acknowledged_twice_and_appends_go_on_meanwhile(
     world: World, stream: AppendStream
 ) -> None:

@@ -60,6 +60,12 @@ async def begin(world: World, epoch: int = 1) -> None:
     await pulls.begin_rebuild(world.nodes[1], request)
 
 
+def ended_rebuilds(world: World) -> tuple[int, int, int]:
+    """How many have begun, were completed and have failed."""
+    counters = world.nodes[1].counters
+    return counters.rebuilds_started, counters.rebuilds_completed, counters.rebuilds_failed
+
+
 async def test_catching_up_fetches_the_missing_entries_in_order(world: World) -> None:
     await pulls.catch_up(world.nodes[1], catch_up_request(6))
     assert world.stores[1].table == world.stores[0].table
@@ -120,6 +126,7 @@ async def test_a_rebuild_copies_what_is_missing_while_new_entries_come(world: Wo
     assert world.stores[1].table == world.stores[0].table
     assert world.stores[1].history == world.stores[0].history
     assert not world.stores[1].rebuilding
+    assert ended_rebuilds(world) == (1, 1, 0)
     stream.write(1, 8, 3)  # now as a complete member
     answer = stream.answer()
     assert answer is not None
@@ -220,9 +227,11 @@ async def test_a_rebuild_ends_when_its_stream_breaks(world: World) -> None:
     running = asyncio.create_task(rebuild(world, rebuild_request([(1, 6)])))
     await turns(50)
     stream.session.end()
+    assert ended_rebuilds(world) == (1, 0, 0)
     with pytest.raises(EndedError, match="stream"):
         await running
     assert world.stores[1].rebuilding
+    assert ended_rebuilds(world) == (1, 0, 1)
 
 
 async def test_a_rebuild_ends_with_a_higher_promise(world: World) -> None:

@@ -7,6 +7,7 @@ import pytest
 from cstor_core.errors import ProtocolError
 from cstor_core.frames import ANSWER
 from cstor_core.generated.cstor.v1 import stream_pb2
+from replica.counters import Histogram
 from replica.sessions import PARKED_MAX, PARKED_S_MAX, QUESTIONS_MAX
 from tests.unit.replica.worlds import AppendStream, ReadStream, World, block_data, until
 
@@ -115,6 +116,23 @@ async def test_what_misses_the_page_cache_is_answered_later_and_holds_up_nothing
     assert answers(response) == [(1, 1, GOOD)]
     assert response is not None
     assert response.data == block_data(5, 2)
+
+
+async def test_reads_are_in_flight_until_they_are_answered_and_their_time_is_counted(
+    world: World, read: ReadStream
+) -> None:
+    node = world.nodes[0]
+    node.counters.answers = Histogram(node.counters.answers.bounds_s)
+    world.stores[0].missing = {5}
+    read.ask((1, 0, 5, 1), (2, 0, 6, 1), (3, 99, 6, 1))
+    assert [session.in_flight for session in node.read_sessions] == [3]
+    assert answers(read.answer()) == [(2, 1, GOOD)]
+    assert [session.in_flight for session in node.read_sessions] == [2]
+    await until(lambda: bool(read.wakes))
+    assert answers(read.answer()) == [(1, 1, GOOD)]
+    assert sum(node.counters.answers.counts) == 3
+    read.session.end()
+    assert not node.read_sessions
 
 
 async def test_a_block_that_cannot_be_read_is_a_medium_error(

@@ -94,6 +94,7 @@ class StandInEngine:
         self.identity, self.is_serving = IDENTITY, True
         self.status = control_pb2.VOLUME_STATUS_HEALTHY
         self.reason = ""
+        self.counters.opened_unix_s = 1000.0
         for callback in self._waiting:
             callback()
 
@@ -109,6 +110,8 @@ class StandInEngine:
             rebuild_bytes_copied=4096,
             rebuild_bytes_per_s=2048,
             rebuild_left_ms=1500,
+            used_bytes=3 << 28,
+            logical_bytes=1 << 29,
         )
         return control_pb2.VolumeReport(
             identity=self.identity,
@@ -250,7 +253,7 @@ def stand_in_scrubs(engine: StandInEngine) -> Scrubs:
     """Scrubs of a volume that is not open."""
     clock, settings = HandClock(), EngineSettings()
     order = Order(clock, lambda message: None, 1 << 20, 1 << 20)
-    reads = Reads(clock, order, Lease(clock), engine.counters)
+    reads = Reads(clock, order, Lease(clock, engine.counters.lease_latency), engine.counters)
     room = Room(order, lambda name, facts: None, settings.tight_bytes)
     roster = Roster(clock, settings, lambda name, facts: None, order, reads, room, engine.counters)
     return Scrubs(

@@ -29,7 +29,7 @@ class Reading:
         self.order = Order(self.clock, lambda _: None, 1 << 20, 1 << 20)
         self.order.start(3, 10, SALT)
         self.counters = Counters()
-        self.lease = Lease(self.clock)
+        self.lease = Lease(self.clock, self.counters.lease_latency)
         self.lease.begin("ab", 1)
         self.lease.renewed("a", 1e6)
         self.reads = Reads(self.clock, self.order, self.lease, self.counters)

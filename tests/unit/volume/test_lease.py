@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from cstor_core.limits import LEASE_S
 from cstor_target.volume.backing import Failure
+from cstor_target.volume.counters import Histogram
 from cstor_target.volume.lease import Lease
 from tests.unit.volume.hand_clock import HandClock
 
@@ -13,7 +14,7 @@ HELD_S = LEASE_S * 0.8
 def lease_of(members: str, quorum: int) -> tuple[Lease, HandClock]:
     clock = HandClock()
     clock.now_s = 100.0
-    lease = Lease(clock)
+    lease = Lease(clock, Histogram())
     lease.begin(members, quorum)
     return lease, clock
 
@@ -40,6 +41,16 @@ def test_it_counts_from_when_a_member_was_asked_and_never_goes_back() -> None:
     assert lease.until_s == 100.0 + HELD_S
     lease.renewed("a", 99.0)
     assert lease.until_s == 100.0 + HELD_S
+
+
+def test_how_long_members_take_to_give_it_is_counted() -> None:
+    clock, latency = HandClock(), Histogram()
+    lease = Lease(clock, latency)
+    lease.begin("a", 1)
+    clock.now_s = 102.0
+    lease.renewed("a", 100.0)
+    lease.renewed("x", 101.0)
+    assert (sum(latency.counts), latency.sum_s) == (1, 2.0)
 
 
 def test_a_member_counts_once_and_a_stranger_not_at_all() -> None:
