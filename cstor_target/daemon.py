@@ -243,7 +243,11 @@ class TargetDaemon:
         http = await serve_pages(listeners.http, pages(self._volumes.served, self._version))
         stack.callback(http.close)
         registry = CollectorRegistry(auto_describe=False)
-        registry.register(TargetCollector(self._volumes.served, self._iscsi.counters, self._events))
+        registry.register(
+            TargetCollector(
+                self._volumes.served, self._iscsi.counters, self._events, self._clock.wall
+            )
+        )
         ProcessCollector(registry=registry)
         metrics = await start_metrics(listeners.metrics, registry)
         stack.callback(metrics.close)

@@ -62,6 +62,11 @@ class EventLog:
         self._wake()
         log.log(severity.log_level, name, volume=volume, sentence=sentence, **told, exc_info=error)
 
+    def forget(self, volume: str) -> None:
+        """A volume is served here no more: how many events it had is not told any longer."""
+        for key in [key for key in self.counts if key[0] == volume]:
+            del self.counts[key]
+
     def close(self) -> None:
         """The process ends: whoever follows is told so, after the events that there are."""
         self._closed = True

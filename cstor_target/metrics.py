@@ -24,8 +24,9 @@ from cstor_core.units import BLOCK_BYTES
 from cstor_target.event_log import EventLog
 from cstor_target.events import KINDS
 from cstor_target.iscsi.counters import Counters as IscsiCounters
+from cstor_target.openebs_metrics import openebs_families
 from cstor_target.reporting import member_word, volume_word
-from cstor_target.served_volume import SERVING_STATUSES, ServedVolume
+from cstor_target.served_volume import SERVING_STATUSES, ServedVolume, VolumeEngine
 from cstor_target.volume.counters import Histogram
 
 VOLUME_COUNTERS = {
@@ -59,6 +60,7 @@ LATENCIES = {
     "read_latency": "Time from a READ to its data",
     "write_latency": "Time from a WRITE or UNMAP to its acknowledgement by a quorum",
     "flush_latency": "Time from a SYNCHRONIZE CACHE to stable storage on a quorum",
+    "lease_latency": "Time from asking a replica for the lease to its answer",
 }
 REPLICA_LABELS = ("volume", "replica", "address")
 
@@ -69,8 +71,14 @@ class TargetCollector(Collector):
     """The metrics of all volumes of a process, of its iSCSI side and of its events."""
 
     def __init__(
-        self, volumes: Sequence[ServedVolume], iscsi: IscsiCounters, events: EventLog
+        self,
+        volumes: Sequence[ServedVolume],
+        iscsi: IscsiCounters,
+        events: EventLog,
+        wall_s: Callable[[], float],
     ) -> None:
+        """`wall_s` gives seconds since 1970."""
+        self._wall_s = wall_s
         self._volumes = volumes
         self._iscsi = iscsi
         self._events = events
@@ -90,6 +98,8 @@ class TargetCollector(Collector):
             words = f"iSCSI: {field.name.replace('_', ' ')}"
             yield CounterMetricFamily(name, words, value=getattr(self._iscsi, field.name))
         yield self._happened()
+        seen = [(report, volume.engine.counters) for volume, report in reports]
+        yield from openebs_families(seen, self._iscsi, self._wall_s())
 
     def _happened(self) -> Metric:
         """How often each event has happened: also those that have not yet, so that rates begin."""
@@ -108,25 +118,18 @@ class TargetCollector(Collector):
             for name, counters in named:
                 counter.add_metric([name], getattr(counters, attribute))
             yield counter
-        in_flight = GaugeMetricFamily(
-            "cstor_volume_in_flight", "Commands not answered yet", labels=["volume"]
-        )
-        for name, counters in named:
-            in_flight.add_metric([name], counters.in_flight)
-        yield in_flight
-        cached = GaugeMetricFamily(
-            "cstor_volume_read_cache_bytes", "Data in the read cache", labels=["volume"]
-        )
-        for volume in self._volumes:
-            cached.add_metric([volume.volume_name], volume.engine.cached_bytes)
-        yield cached
+        for gauge in _ENGINE_GAUGES:
+            family = GaugeMetricFamily(f"cstor_volume_{gauge.name}", gauge.words, labels=["volume"])
+            for volume in self._volumes:
+                family.add_metric([volume.volume_name], gauge.value(volume.engine))
+            yield family
         for attribute, words in LATENCIES.items():
-            family = HistogramMetricFamily(
+            histogram = HistogramMetricFamily(
                 f"cstor_volume_{attribute}_seconds", words, labels=["volume"]
             )
             for name, counters in named:
-                _add_histogram(family, [name], getattr(counters, attribute))
-            yield family
+                _add_histogram(histogram, [name], getattr(counters, attribute))
+            yield histogram
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +149,36 @@ def _quorum(report: control_pb2.VolumeReport) -> int:
     return copies // 2 + 1 if copies else 0
 
 
+def _losses_tolerated(report: control_pb2.VolumeReport) -> int:
+    """How many more members may be lost before commands wait; below 0 they do."""
+    copies = [member.status for member in report.members if not member.member.witness]
+    in_sync = copies.count(control_pb2.MEMBER_STATUS_IN_SYNC)
+    if len(copies) == len(report.members):
+        return in_sync - _quorum(report)
+    if report.one_copy or in_sync < len(copies):
+        return in_sync - _quorum(report)
+    return int(any(member.status == control_pb2.MEMBER_STATUS_WITNESS for member in report.members))
+
+
+_ENGINE_GAUGES: tuple[_Gauge[VolumeEngine], ...] = (
+    _Gauge("in_flight", "Commands not answered yet", lambda engine: engine.counters.in_flight),
+    _Gauge("read_cache_bytes", "Data in the read cache", lambda engine: engine.cached_bytes),
+    _Gauge(
+        "opened_timestamp_seconds",
+        "When this target opened the volume; 0 before that",
+        lambda engine: engine.counters.opened_unix_s,
+    ),
+    _Gauge(
+        "scrub_finished_timestamp_seconds",
+        "When the last scrub since the start of the target came to its end; 0 where none has",
+        lambda engine: engine.counters.scrub_finished_unix_s,
+    ),
+    _Gauge(
+        "scrub_interval_seconds",
+        "So long after the end of a scrub the next one begins by itself; 0 for never",
+        lambda engine: engine.scrubs.every_s,
+    ),
+)
 _VOLUME_GAUGES: tuple[_Gauge[control_pb2.VolumeReport], ...] = (
     _Gauge("size_bytes", "Size of the volume", lambda report: report.size_bytes),
     _Gauge("snapshots", "Snapshots of the volume", lambda report: report.snapshot_count),
@@ -210,6 +243,11 @@ _VOLUME_GAUGES: tuple[_Gauge[control_pb2.VolumeReport], ...] = (
         "quorum",
         "Members that must be in sync to serve",
         _quorum,
+    ),
+    _Gauge(
+        "losses_tolerated",
+        "Members that may yet be lost before commands wait; -1 and less while they wait",
+        _losses_tolerated,
     ),
     _Gauge(
         "one_copy",
@@ -282,6 +320,16 @@ _REPLICA_GAUGES: tuple[_Gauge[control_pb2.MemberReport], ...] = (
         "pool_used_ratio",
         "Part of its pool that is used, as it said last",
         lambda member: member.pool_used_percent / 100,
+    ),
+    _Gauge(
+        "used_bytes",
+        "Space that it uses of its pool, as it said last",
+        lambda member: member.used_bytes,
+    ),
+    _Gauge(
+        "logical_bytes",
+        "Of that, data of the volume itself, as of its last checkpoint",
+        lambda member: member.logical_bytes,
     ),
     _Gauge("applied_seq", "Last entry applied", lambda member: member.applied_seq),
     _Gauge("durable_seq", "Last entry on stable storage", lambda member: member.durable_seq),

@@ -193,7 +193,7 @@ class Volumes:
         addresses = list(dict.fromkeys((*self._addresses[volume], *known)))
         if not await engine.close():
             events("stopped_unflushed", {})
-        self._forget(volume)
+        self._take_out(volume)
         self.stands_by = True
         again = self.add(
             volume.volume_name, addresses, identity.volume_uuid if identity is not None else ""
@@ -285,6 +285,10 @@ class Volumes:
 
     def _forget(self, volume: ServedVolume) -> Engine:
         """Nothing of it stays here, or each clone that is deleted would leave its backlog."""
+        self._events.forget(volume.volume_name)
+        return self._take_out(volume)
+
+    def _take_out(self, volume: ServedVolume) -> Engine:
         self.served.remove(volume)
         del self._sinks[volume], self._addresses[volume]
         return self._engines.pop(volume)

@@ -10,7 +10,9 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from cstor_core.generated.cstor.v1 import replica_pb2
+from replica.counters import Counters, Histogram
 from replica.host import ReplicaHost
+from replica.openebs_metrics import openebs_families
 from replica.replica_node import ReplicaNode
 from replica.witness_host import WitnessHost, WitnessNode
 
@@ -41,8 +43,9 @@ _COUNTERS: tuple[tuple[str, str, Number], ...] = (
     ("reads_off_loop", "Reads that the page cache missed.", lambda n: n.counters.reads_off_loop),
     ("checksum_errors", "Blocks that arrived damaged.", lambda n: n.counters.checksum_errors),
     ("medium_errors", "Reads that the disk failed.", lambda n: n.counters.medium_errors),
-    ("rebuilds_started", "Rebuilds begun.", lambda n: n.counters.rebuilds_started),
-    ("rebuilds_completed", "Rebuilds completed.", lambda n: n.counters.rebuilds_completed),
+    ("rebuilds_started", "Rebuilds and their steps begun.", lambda n: n.counters.rebuilds_started),
+    ("rebuilds_completed", "Of these, completed.", lambda n: n.counters.rebuilds_completed),
+    ("rebuilds_failed", "Of these, broken off.", lambda n: n.counters.rebuilds_failed),
     ("rebuild_bytes", "Data copied from peers.", lambda n: n.counters.rebuild_bytes),
     (
         "rebuild_metadata_bytes",
@@ -52,6 +55,9 @@ _COUNTERS: tuple[tuple[str, str, Number], ...] = (
 )  # fmt: skip
 
 _GAUGES: tuple[tuple[str, str, Number], ...] = (
+    ("reads_in_flight", "Reads that have not been answered.", ReplicaNode.reads_in_flight),
+    ("connected", "1 while a target sends it entries.", lambda n: n.append_session is not None),
+    ("short", "1 while it may lack what it had not flushed.", lambda n: n.store.short),
     ("applied_seq", "Last entry applied.", lambda n: n.store.applied_seq),
     ("durable_seq", "Last entry on stable storage.", lambda n: n.store.durable_seq),
     ("promised_epoch", "Highest epoch promised.", lambda n: n.fence.epoch),
@@ -66,11 +72,26 @@ _GAUGES: tuple[tuple[str, str, Number], ...] = (
         "What of the journal an opening or the tail needs.",
         lambda n: n.store.journal_used_bytes,
     ),
+    (
+        "checkpoint_failing",
+        "1 while the last checkpoint could not be made.",
+        lambda n: bool(n.store.checkpoint_error),
+    ),
     ("rebuild_blocks", "Blocks of the latest rebuild.", lambda n: n.counters.rebuild_blocks_total),
     (
         "rebuild_blocks_done",
         "Of these, compared or copied.",
         lambda n: n.counters.rebuild_blocks_done,
+    ),
+)
+
+_HISTOGRAMS: tuple[tuple[str, str, Callable[[Counters], Histogram]], ...] = (
+    ("flush_seconds", "How long flushes took.", lambda c: c.flushes),
+    ("append_seconds", "How long messages of entries took to be applied.", lambda c: c.appends),
+    (
+        "answer_seconds",
+        "How long messages with answers to reads took, and reads that the page cache missed.",
+        lambda c: c.answers,
     ),
 )
 
@@ -96,8 +117,14 @@ class ReplicaCollector(Collector):
                 gauge.add_metric(label, number(node))
             yield gauge
         yield self._states(nodes)
-        yield self._flushes(nodes)
+        for name, text, histogram in _HISTOGRAMS:
+            family = HistogramMetricFamily(f"cstor_replica_{name}", text, labels=LABELS)
+            for node, label in zip(nodes, labels, strict=True):
+                found = histogram(node.counters)
+                family.add_metric(label, found.cumulative(), found.sum_s)
+            yield family
         yield from self._pool()
+        yield from openebs_families(self._host)
 
     def _states(self, nodes: list[ReplicaNode]) -> Metric:
         gauge = GaugeMetricFamily(
@@ -109,16 +136,6 @@ class ReplicaCollector(Collector):
                 label = (node.store.identity.name, node.store.replica_uuid, word)
                 gauge.add_metric(label, float(state == value))
         return gauge
-
-    def _flushes(self, nodes: list[ReplicaNode]) -> Metric:
-        histogram = HistogramMetricFamily(
-            "cstor_replica_flush_seconds", "How long flushes took.", labels=LABELS
-        )
-        for node in nodes:
-            flushes = node.counters.flushes
-            label = (node.store.identity.name, node.store.replica_uuid)
-            histogram.add_metric(label, flushes.cumulative(), flushes.sum_s)
-        return histogram
 
     def _pool(self) -> Iterator[Metric]:
         total, available = self._host.space()

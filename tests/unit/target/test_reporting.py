@@ -24,7 +24,8 @@ def scraped(
 ) -> dict[tuple[str, ...], float]:
     """Every sample as (name, label values in order of label name…) → value."""
     registry = CollectorRegistry()
-    registry.register(TargetCollector([served(engine)], iscsi, events or EventLog(HandClock())))
+    events = events or EventLog(HandClock())
+    registry.register(TargetCollector([served(engine)], iscsi, events, lambda: 2000.0))
     text = generate_latest(registry).decode()
     return {
         (sample.name, *(value for _, value in sorted(sample.labels.items()))): sample.value
