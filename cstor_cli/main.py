@@ -15,6 +15,7 @@ import typer
 
 from cstor_cli.access import app as access_app
 from cstor_cli.addresses import parse_address
+from cstor_cli.certs import app as certs_app
 from cstor_cli.chap import app as chap_app
 from cstor_cli.clones import clone
 from cstor_cli.cluster_file import Home
@@ -79,6 +80,7 @@ app.add_typer(session_app, name="session")
 app.add_typer(reservation_app, name="reservation")
 app.add_typer(access_app, name="access")
 app.add_typer(chap_app, name="chap")
+app.add_typer(certs_app, name="certs")
 app.add_typer(pool_app, name="pool")
 app.add_typer(target_app, name="target")
 
