@@ -7,9 +7,11 @@ from typing import Protocol, Self, TypeVar
 
 import grpc
 
-from cstor_core.calls import ERROR_NAME_KEY, ERRORS
+from cstor_cli.secured import reached_at
+from cstor_core.calls import ERROR_NAME_KEY, ERRORS, unmarked
 from cstor_core.dialling import MESSAGE_BYTES_MAX
 from cstor_core.errors import CstorError
+from cstor_core.secure.roles import Role
 
 OPTIONS = (
     ("grpc.use_local_subchannel_pool", 1),
@@ -41,12 +43,16 @@ Answer = TypeVar("Answer", bound=Message)
 class Connection:
     """A connection to one daemon; it connects when it is first used."""
 
-    def __init__(self, address: str, service: str, daemon: str) -> None:
-        """`service` is the gRPC service, `daemon` what a person calls who answers there."""
+    def __init__(self, address: str, service: str, daemon: str, role: Role) -> None:
+        """`service` is the gRPC service, `daemon` what a person calls who answers there, and
+        `role` what its certificate has to say that it is.
+
+        Raises InputError where there is to be TLS and our own certificate cannot be used.
+        """
         self.address = address
         self._service = service
         self._daemon = daemon
-        self._channel = grpc.insecure_channel(address, options=OPTIONS)
+        self._channel = grpc.insecure_channel(reached_at(address, role), options=OPTIONS)
 
     def ask(self, method: str, question: Message, answer: type[Answer], timeout_s: float) -> Answer:
         """One question, one answer.  Raises the CstorError that the daemon's status stands for."""
@@ -89,7 +95,7 @@ class Connection:
             grpc.StatusCode.UNAVAILABLE,
             grpc.StatusCode.DEADLINE_EXCEEDED,
         ):
-            said = f"does not answer ({error.details()})"
+            said = f"does not answer ({unmarked(error.details() or code.name)})"
         elif not is_ours and code is grpc.StatusCode.UNIMPLEMENTED:
             said = (
                 "knows no such call: it is of an earlier release than this command; replace it by "

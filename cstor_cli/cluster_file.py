@@ -25,6 +25,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from cstor_cli.secured import stay_local
 from cstor_core.errors import CorruptError, InputError, UnavailableError
 
 FORMAT = 1
@@ -90,7 +91,10 @@ class Home:
 
     @classmethod
     def at(cls, directory: Path) -> Home:
-        """The home at a path that may be relative and need not exist."""
+        """The home at a path that may be relative and need not exist; from now on its daemons
+        are spoken to.
+        """
+        stay_local()
         return cls(directory.expanduser().resolve())
 
     @property

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from cstor_cli.calls import Connection
 from cstor_core.errors import InputError
 from cstor_core.generated.cstor.v1 import control_pb2, volume_pb2
+from cstor_core.secure.roles import Role
 
 ASK_S_MAX = 3.0
 OPERATION_S_MAX = 30.0
@@ -34,7 +35,9 @@ class ControlClient:
     """A target's control service.  Every call may raise a CstorError."""
 
     def __init__(self, address: str) -> None:
-        self._connection = Connection(address, "cstor.v1.ControlService", "the target's control")
+        self._connection = Connection(
+            address, "cstor.v1.ControlService", "the target's control", Role.TARGET
+        )
 
     def named(self, volume: str) -> str:
         """The volume that is meant: the target's only one where none is named.

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
+from cstor_cli import secured
 from cstor_cli.access import app as access_app
 from cstor_cli.addresses import parse_address
 from cstor_cli.certs import app as certs_app
@@ -103,7 +104,17 @@ ReplicasOption = Annotated[
 @app.callback(invoke_without_command=True)
 def _root(
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    tls: Annotated[
+        Path | None,
+        typer.Option(
+            "--tls",
+            envvar="CSTOR_TLS",
+            help="Directory with an operator's tls.crt, tls.key and ca.crt (cstor certs issue), to "
+            "reach daemons over TLS. What cstor up runs is reached without.",
+        ),
+    ] = None,
 ) -> None:
+    secured.use(tls)
     if version:
         typer.echo(importlib.metadata.version("cstor"))
         raise typer.Exit

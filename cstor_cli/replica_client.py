@@ -7,6 +7,7 @@ from typing import Protocol
 
 from cstor_cli.calls import Connection
 from cstor_core.generated.cstor.v1 import replica_pb2, volume_pb2
+from cstor_core.secure.roles import Role
 
 ASK_S_MAX = 3.0
 CHANGE_S_MAX = 30.0
@@ -47,7 +48,9 @@ class GrpcReplicaClient:
 
     def __init__(self, address: str) -> None:
         self.address = address
-        self._connection = Connection(address, "cstor.v1.ReplicaService", "the replica daemon")
+        self._connection = Connection(
+            address, "cstor.v1.ReplicaService", "the replica daemon", Role.REPLICA
+        )
 
     def describe_pool(self) -> replica_pb2.DescribePoolResponse:
         return self._connection.ask(

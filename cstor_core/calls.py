@@ -7,6 +7,7 @@ target reigns is only ever concluded from the answer to a promise.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable
 from typing import TypeVar
 
@@ -17,6 +18,7 @@ from cstor_core.errors import (
     AlreadyExistsError,
     CorruptError,
     CstorError,
+    ForbiddenError,
     InputError,
     NoSpaceError,
     RefusedError,
@@ -42,11 +44,24 @@ ERRORS: dict[grpc.StatusCode, type[CstorError]] = {
     grpc.StatusCode.NOT_FOUND: UnknownVolumeError,
     grpc.StatusCode.RESOURCE_EXHAUSTED: NoSpaceError,
     grpc.StatusCode.DATA_LOSS: CorruptError,
+    grpc.StatusCode.PERMISSION_DENIED: ForbiddenError,
 }
 """What a status means to whoever called; any other is a plain CstorError."""
 
 
+_MARKED = re.compile(r"Debug Text: <(.*?)>[)]", re.DOTALL)
 _CODES: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
+
+
+def marked(sentence: str) -> str:
+    """The text of a GOAWAY that says why a connection was not made: gRPC repeats it in errors."""
+    return f"<{sentence}>"
+
+
+def unmarked(sentence: str) -> str:
+    """The sentence of an error without what gRPC has put around one that was marked."""
+    found = _MARKED.search(sentence)
+    return sentence if found is None else found[1]
 
 
 def error_of(error: grpc.aio.AioRpcError, address: str) -> CstorError:
@@ -71,7 +86,9 @@ def error_of_status(
             f"version ({said})"
         )
     if not named:
-        return UnavailableError(f"the connection to the daemon at {address} failed: {said}")
+        return UnavailableError(
+            f"the connection to the daemon at {address} failed: {unmarked(said)}"
+        )
     return ERRORS.get(code, CstorError)(said)
 
 

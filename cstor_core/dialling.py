@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import socket
+import ssl
+from collections.abc import Callable
 from typing import Protocol
 
 import grpc.aio
@@ -87,22 +89,38 @@ class TcpConnector:
 
     async def connect(self, address: str, protocol: asyncio.BaseProtocol) -> None:
         """As `Connector.connect`."""
-        host, port = parse_address(address)
-        loop = asyncio.get_running_loop()
-        making = asyncio.ensure_future(loop.create_connection(lambda: protocol, host, port or 0))
-        try:
-            # Cancelled itself, uvloop would close the connection and never tell its protocol.
-            async with asyncio.timeout(CONNECT_S_MAX):
-                transport, _ = await asyncio.shield(making)
-        except TimeoutError as error:
-            making.add_done_callback(_hang_up)
-            raise OSError(f"nobody answered for {CONNECT_S_MAX} s") from error
-        except asyncio.CancelledError:
-            making.add_done_callback(_hang_up)
-            raise
-        connection: socket.socket | None = transport.get_extra_info("socket")
-        if connection is not None:
-            tune(connection)
+        await connect_tcp(address, lambda: protocol)
+
+
+async def connect_tcp(
+    address: str,
+    make: Callable[[], asyncio.BaseProtocol],
+    context: ssl.SSLContext | None = None,
+) -> None:
+    """Connect to HOST:PORT, over TLS where there is a context, which then also has to believe that
+    the host is the one that is named.
+
+    Raises OSError where nobody answers; ssl.SSLError where the peer is not to be believed.
+    """
+    host, port = parse_address(address)
+    loop = asyncio.get_running_loop()
+    name = host if context is not None else None
+    making = asyncio.ensure_future(
+        loop.create_connection(make, host, port or 0, ssl=context, server_hostname=name)
+    )
+    try:
+        # Cancelled itself, uvloop would close the connection and never tell its protocol.
+        async with asyncio.timeout(CONNECT_S_MAX):
+            transport, _ = await asyncio.shield(making)
+    except TimeoutError as error:
+        making.add_done_callback(_hang_up)
+        raise OSError(f"nobody answered for {CONNECT_S_MAX} s") from error
+    except asyncio.CancelledError:
+        making.add_done_callback(_hang_up)
+        raise
+    connection: socket.socket | None = transport.get_extra_info("socket")
+    if connection is not None:
+        tune(connection)
 
 
 def _hang_up(making: asyncio.Future[tuple[asyncio.Transport, asyncio.BaseProtocol]]) -> None:

@@ -48,6 +48,12 @@ class RefusedError(CstorError):
     status = grpc.StatusCode.FAILED_PRECONDITION
 
 
+class ForbiddenError(CstorError):
+    """The peer's certificate does not give it the right to what it asks for."""
+
+    status = grpc.StatusCode.PERMISSION_DENIED
+
+
 class UnknownVolumeError(CstorError):
     """The pool holds no replica of the named volume."""
 

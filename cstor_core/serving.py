@@ -114,9 +114,9 @@ def port_of(listener: socket.socket) -> int:
     return int(listener.getsockname()[1])
 
 
-def grpc_server() -> grpc.aio.Server:
+def grpc_server(*interceptors: grpc.aio.ServerInterceptor) -> grpc.aio.Server:
     """A gRPC server with the options that both daemons need; handlers and ports are added to it."""
-    return grpc.aio.server(options=SERVER_OPTIONS)
+    return grpc.aio.server(interceptors=interceptors, options=SERVER_OPTIONS)
 
 
 def listen_grpc(server: grpc.aio.Server, address: Address, default_port: int) -> int:

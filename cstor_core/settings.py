@@ -6,13 +6,14 @@ default.  A wrong one is an InputError whose sentence names the setting; nothing
 
 from __future__ import annotations
 
+import ipaddress
 import tomllib
 from collections.abc import Callable, Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, TypeVar
+from typing import Annotated, Any, ClassVar, NamedTuple, Self, TypeVar
 
-from pydantic import BeforeValidator, ValidationError
+from pydantic import AfterValidator, BeforeValidator, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
@@ -49,6 +50,14 @@ class Address(NamedTuple):
 def join_address(host: str, port: int) -> str:
     """HOST:PORT, with the brackets that an IPv6 host needs."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches a host; of a name, only `localhost` is known to be so."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def parse_address(text: str) -> Address:
@@ -110,6 +119,27 @@ class DaemonSettings(BaseSettings):
     log_file: Path | None = None
     ready_file: Path | None = None
     data_stream: DataStream = DataStream.FAST
+    tls: Annotated[Path, AfterValidator(Path.absolute)] | None = None
+    """A directory with tls.crt, tls.key and ca.crt."""
+    insecure_network: bool = False
+
+    UNGUARDED: ClassVar[tuple[str, ...]] = ()
+    """The settings of ports that show and obey whoever reaches them, where there is no TLS."""
+
+    @model_validator(mode="after")
+    def _within_reason(self) -> Self:
+        """Nothing that is not guarded is open to a network by accident."""
+        if self.tls is not None or self.insecure_network:
+            return self
+        for name in self.UNGUARDED:
+            host = getattr(self, name).host
+            if not is_loopback(host):
+                raise ValueError(
+                    f"{name} would be open to the network at {host}, and whoever reaches it could "
+                    "do everything: give certificates (--tls DIR), keep it on 127.0.0.1, or say "
+                    "--insecure-network where nobody else can reach that network"
+                )
+        return self
 
     @classmethod
     def settings_customise_sources(

@@ -14,22 +14,22 @@ import os
 import socket
 from contextlib import AsyncExitStack
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from prometheus_client import CollectorRegistry, ProcessCollector
 
 from cstor_core.clock import SystemClock
-from cstor_core.dialling import GrpcDialler, TcpConnector
 from cstor_core.errors import InputError
 from cstor_core.files import OsFilesystem
 from cstor_core.generated.cstor.v1 import control_pb2_grpc
+from cstor_core.secure.metrics import TlsCollector
+from cstor_core.secure.opening import open_tls, watching, ways_to
+from cstor_core.secure.roles import Role
 from cstor_core.serving import (
     Health,
     bind_port,
-    grpc_server,
     install_signal_handlers,
-    listen_grpc,
     port_of,
     serve_pages,
     start_metrics,
@@ -37,6 +37,7 @@ from cstor_core.serving import (
 )
 from cstor_core.settings import Address, DataStream, join_address
 from cstor_core.streams.client import fast_streams
+from cstor_core.streams.grpc_port import GrpcPort
 from cstor_target import access, chap_secrets
 from cstor_target.access import AccessRules
 from cstor_target.chap_secrets import ChapSecrets
@@ -61,6 +62,9 @@ from cstor_target.volume.links import LinkFactory
 from cstor_target.volumes import Volumes
 from replica.daemon import ReplicaPorts, open_host
 
+if TYPE_CHECKING:
+    from cstor_core.secure.credentials import Tls
+
 EXIT_STOPPED = 0
 EXIT_FAILED = 1
 EXIT_DEPOSED = 3
@@ -83,6 +87,7 @@ class Listeners:
         status: StatusWatch,
         logins: LoginRules,
         handover: Handover,
+        tls: Tls | None,
     ) -> None:
         """Raises InputError where a port that was set is taken, or a host is not of this machine;
         then none of them is held."""
@@ -91,14 +96,12 @@ class Listeners:
             self.iscsi, self.portals = self._bind_portals(settings)
             self.http, self.http_address = self._bind(settings.http, HTTP_PORT)
             self.metrics, self.metrics_address = self._bind(settings.metrics, METRICS_PORT)
-            self.control = grpc_server()
+            self.control = GrpcPort(settings.control, CONTROL_PORT, tls, SystemClock())
             control_pb2_grpc.add_ControlServiceServicer_to_server(
                 ControlServicer(volumes.served, events, status, logins, volumes, handover),
-                self.control,
+                self.control.server,
             )
-            self.health = Health(self.control, (SERVICE_NAME,))
-            port = listen_grpc(self.control, settings.control, CONTROL_PORT)
-            self.control_address = join_address(settings.control.host, port)
+            self.health = Health(self.control.server, (SERVICE_NAME,))
         except InputError:
             self.close()
             raise
@@ -151,6 +154,7 @@ class TargetDaemon:
         )
         self._iscsi = self._volumes.iscsi
         self._handover = Handover(self._volumes, self._clock)
+        self._tls: Tls | None = None
         self._facts: dict[str, object] = {"pid": os.getpid()}
         self._flushed = True
 
@@ -164,9 +168,12 @@ class TargetDaemon:
         if self._settings.ready_file is not None:
             self._settings.ready_file.unlink(missing_ok=True)
         async with AsyncExitStack() as stack:
+            roles = (Role.TARGET, *([Role.REPLICA] if self._settings.pool is not None else []))
+            self._tls = open_tls(self._settings.tls, self._clock, *roles)
+            stack.callback(watching(self._tls))
             listeners = Listeners(
                 *(self._settings, self._volumes, self._events, self._status, self._logins),
-                self._handover,
+                *(self._handover, self._tls),
             )
             stack.callback(listeners.close)
             self._take_directory(stack)
@@ -213,18 +220,15 @@ class TargetDaemon:
     async def _links(self, stack: AsyncExitStack) -> LinkFactory:
         """How replicas are reached; with a pool, its host is opened and answers, too."""
         settings = self._settings
-        streams = (
-            fast_streams(TcpConnector(), self._clock)
-            if settings.data_stream is DataStream.FAST
-            else None
-        )
-        others = grpc_links(GrpcDialler(), streams)
+        dialler, connector = ways_to(Role.REPLICA, self._tls, self._clock)
+        is_fast = settings.data_stream is DataStream.FAST
+        others = grpc_links(dialler, fast_streams(connector, self._clock) if is_fast else None)
         if settings.pool is None:
             return others
-        host = await open_host(settings.pool.absolute())
+        host = await open_host(settings.pool.absolute(), tls=self._tls)
         stack.push_async_callback(host.close)
         ports = ReplicaPorts(
-            host, settings.replica_grpc, settings.replica_metrics, settings.data_stream
+            host, settings.replica_grpc, settings.replica_metrics, settings.data_stream, self._tls
         )
         await ports.start()
         stack.push_async_callback(ports.stop)
@@ -249,6 +253,8 @@ class TargetDaemon:
             )
         )
         ProcessCollector(registry=registry)
+        if self._tls is not None:
+            registry.register(TlsCollector(self._tls))
         metrics = await start_metrics(listeners.metrics, registry)
         stack.callback(metrics.close)
         await listeners.control.start()
@@ -263,7 +269,7 @@ class TargetDaemon:
         self._facts |= {
             "portal": first,
             "also_portals": others,
-            "control": listeners.control_address,
+            "control": listeners.control.address,
             "http": listeners.http_address,
             "metrics": listeners.metrics_address,
         }

@@ -155,6 +155,20 @@ def serve(
             "library (grpc); the same on the wire, and the replicas need not agree."
         ),
     ] = None,
+    tls: Annotated[
+        Path | None,
+        typer.Option(
+            help="Directory with tls.crt, tls.key and ca.crt (cstor certs issue): the control port "
+            "is for operators with certificates, and replicas are reached over TLS."
+        ),
+    ] = None,
+    insecure_network: Annotated[
+        bool | None,
+        typer.Option(
+            "--insecure-network",
+            help="Without --tls: let all ports be reached from a network, by whoever is there.",
+        ),
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file with settings.")] = None,
 ) -> None:
     """Read the settings and run the daemon until it ends; exits with its code."""

@@ -1,8 +1,8 @@
 """The settings of the target daemon: flags, environment (`CSTOR_TARGET_…`) and a TOML file.
 
 Ports are those of `docs/operations.md`.  Every address is of this machine alone unless the user
-says otherwise: operators are not authenticated, and initiators only where somebody has set
-who may log in, so nothing is open to a network by default.
+says otherwise: operators are authenticated where there are certificates, initiators where somebody
+has set who may log in, so nothing is open to a network by default.
 """
 
 from __future__ import annotations
@@ -89,6 +89,8 @@ class TargetSettings(DaemonSettings):
     model_config = SettingsConfigDict(
         env_prefix="CSTOR_TARGET_", extra="forbid", env_ignore_empty=True
     )
+
+    UNGUARDED = ("control", "http", "metrics", "replica_grpc", "replica_metrics")
 
     state_dir: Path
     volume: str = Field(min_length=1, max_length=200)

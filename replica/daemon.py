@@ -9,31 +9,32 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 import uuid
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import grpc.aio
 import structlog
 
 from cstor_core.clock import Clock, SystemClock
-from cstor_core.dialling import GrpcDialler, TcpConnector
 from cstor_core.errors import CorruptError, InputError, UnavailableError
 from cstor_core.files import OsFilesystem
 from cstor_core.message_stream import MessageStream, OnClosed, OnMessage
+from cstor_core.secure.metrics import TlsCollector
+from cstor_core.secure.opening import open_tls, watching, ways_to
+from cstor_core.secure.roles import Role
 from cstor_core.serving import (
     Health,
     bind_port,
-    grpc_server,
     install_signal_handlers,
-    listen_grpc,
     port_of,
     start_metrics,
     write_ready_file,
 )
 from cstor_core.settings import Address, DataStream, join_address
 from cstor_core.streams.client import ClientStream
-from cstor_core.streams.front_door import FrontDoor
+from cstor_core.streams.grpc_port import GrpcPort
 from replica.host import ReplicaHost
 from replica.metrics import replica_registry, witness_registry
 from replica.peers import SERVICE
@@ -43,6 +44,9 @@ from replica.store.limits import StoreLimits
 from replica.store.pool import MARKS
 from replica.stream_calls import STREAM_PATHS, stream_calls
 from replica.witness_host import WitnessHost
+
+if TYPE_CHECKING:
+    from cstor_core.secure.credentials import Tls
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 STREAMS_END_S = 0.5
@@ -54,10 +58,9 @@ log = structlog.get_logger()
 class PeerConnections:
     """Connections to other daemons: gRPC's, and streams that speak its format themselves."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, tls: Tls | None = None) -> None:
         self._clock = clock
-        self._channels = GrpcDialler()
-        self._connector = TcpConnector()
+        self._channels, self._connector = ways_to(Role.REPLICA, tls, clock)
 
     def channel(self, address: str) -> grpc.aio.Channel:
         """As `Dialler.channel`."""
@@ -71,7 +74,10 @@ class PeerConnections:
 
 
 async def open_host(
-    pool: Path, marks: Path | None = None, limits: StoreLimits = _LIMITS
+    pool: Path,
+    marks: Path | None = None,
+    limits: StoreLimits = _LIMITS,
+    tls: Tls | None = None,
 ) -> ReplicaHost:
     """A host on the machine's own files, clock and network; `pool` is an absolute path.
 
@@ -85,7 +91,7 @@ async def open_host(
             OsFilesystem(),
             pool,
             clock=clock,
-            dialler=PeerConnections(clock),
+            dialler=PeerConnections(clock, tls),
             new_uuid=lambda: str(uuid.uuid4()),
             boot_id=boot_id(),
             limits=limits,
@@ -122,75 +128,50 @@ class ReplicaPorts:
         listen: Address,
         metrics: Address,
         data_stream: DataStream = DataStream.FAST,
+        tls: Tls | None = None,
     ) -> None:
         """Bind both ports; nothing is answered yet.  Raises InputError where one is taken."""
         self._host = host
-        self._server: grpc.aio.Server = grpc_server()
-        self._server.add_generic_rpc_handlers((replica_service(host),))
-        self._health = Health(self._server, (SERVICE,))
+        self._registry = replica_registry(host)
+        if tls is not None:
+            self._registry.register(TlsCollector(tls))
         self._metrics_listener = bind_port(metrics, METRICS_PORT)
         self._metrics: asyncio.AbstractServer | None = None
-        self._listener: socket.socket | None = None
-        self._door: FrontDoor | None = None
         try:
-            if data_stream is DataStream.FAST:
-                self._listener = bind_port(listen, LISTEN_PORT)
-                port = port_of(self._listener)
-                self._door = self._front_door()
-            else:
-                port = listen_grpc(self._server, listen, LISTEN_PORT)
+            self._port = GrpcPort(
+                listen,
+                LISTEN_PORT,
+                tls,
+                SystemClock(),
+                aliases=host.aliases,
+                streams=partial(stream_calls, host),
+                paths=STREAM_PATHS if data_stream is DataStream.FAST else (),
+                count_error=host.count_stream_error,
+            )
         except BaseException:
             self._metrics_listener.close()
             raise
-        self.grpc = join_address(listen.host, port)
+        server = self._port.server
+        server.add_generic_rpc_handlers((replica_service(host, self._port.gate),))
+        self._health = Health(server, (SERVICE,))
+        self.grpc = self._port.address
         self.metrics = join_address(metrics.host, port_of(self._metrics_listener))
 
     async def start(self) -> None:
         """Answer."""
-        await self._server.start()
-        if self._door is not None and self._listener is not None:
-            await self._door.serve(self._listener)
-        self._metrics = await start_metrics(self._metrics_listener, replica_registry(self._host))
+        await self._port.start()
+        self._metrics = await start_metrics(self._metrics_listener, self._registry)
         await self._health.set(True)
         log.info("replica_serving", grpc=self.grpc, metrics=self.metrics)
 
     async def stop(self) -> None:
         """Refuse what is new, and end the streams."""
         await self._health.set(False)
-        stopped = asyncio.get_running_loop().create_task(self._server.stop(STREAMS_END_S))
         self._host.close_streams(UnavailableError("the replica daemon is stopping"))
-        if self._door is not None:
-            await self._door.stop(STREAMS_END_S)
-        await stopped
+        await self._port.stop(STREAMS_END_S)
         if self._metrics is not None:
             self._metrics.close()
             await self._metrics.wait_closed()
-
-    def _front_door(self) -> FrontDoor:
-        """Who answers at the port: the data streams here, all else at a private socket."""
-        name = f"cstor-replica-{os.getpid()}-{uuid.uuid4()}"
-        if not self._server.add_insecure_port(f"unix-abstract:{name}"):
-            raise InputError(f"cannot listen on the private socket {name}")
-
-        async def backend(protocol: asyncio.BaseProtocol) -> None:
-            loop = asyncio.get_running_loop()
-            connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            try:
-                connection.setblocking(False)
-                # By hand: uvloop's own connecting takes such a name for an empty one.
-                await loop.sock_connect(connection, f"\0{name}")
-                await loop.create_unix_connection(lambda: protocol, sock=connection)
-            except BaseException:
-                connection.close()
-                raise
-
-        return FrontDoor(
-            stream_calls(self._host),
-            STREAM_PATHS,
-            backend,
-            SystemClock(),
-            self._host.count_stream_error,
-        )
 
 
 async def serve(settings: ReplicaSettings) -> None:
@@ -202,11 +183,13 @@ async def serve(settings: ReplicaSettings) -> None:
     install_signal_handlers(stop.set)
     if settings.ready_file is not None:
         settings.ready_file.unlink(missing_ok=True)
+    tls = open_tls(settings.tls, SystemClock(), Role.REPLICA)
     check_ports(settings.listen, settings.metrics)
     limits = StoreLimits(map_cache_bytes=settings.map_cache)
-    host = await open_host(settings.pool, settings.marks, limits)
+    host = await open_host(settings.pool, settings.marks, limits, tls)
+    stop_watching = watching(tls)
     try:
-        ports = ReplicaPorts(host, settings.listen, settings.metrics, settings.data_stream)
+        ports = ReplicaPorts(host, settings.listen, settings.metrics, settings.data_stream, tls)
         await ports.start()
         if settings.ready_file is not None:
             write_ready_file(
@@ -222,6 +205,7 @@ async def serve(settings: ReplicaSettings) -> None:
         log.info("replica_stopping")
         await ports.stop()
     finally:
+        stop_watching()
         await host.close()
         if settings.ready_file is not None:
             settings.ready_file.unlink(missing_ok=True)
@@ -237,6 +221,7 @@ async def serve_witness(settings: ReplicaSettings) -> None:
     install_signal_handlers(stop.set)
     if settings.ready_file is not None:
         settings.ready_file.unlink(missing_ok=True)
+    tls = open_tls(settings.tls, SystemClock(), Role.REPLICA)
     check_ports(settings.listen, settings.metrics)
     try:
         host = await WitnessHost.open(
@@ -249,25 +234,26 @@ async def serve_witness(settings: ReplicaSettings) -> None:
         )
     except CorruptError as error:
         raise InputError(f"{error}: take the directory away, or name another") from error
+    stop_watching = watching(tls)
+    registry = witness_registry(host)
+    if tls is not None:
+        registry.register(TlsCollector(tls))
     try:
-        server = grpc_server()
-        server.add_generic_rpc_handlers((witness_service(host),))
-        health = Health(server, (SERVICE,))
+        port = GrpcPort(settings.listen, LISTEN_PORT, tls, SystemClock(), aliases=host.aliases)
+        port.server.add_generic_rpc_handlers((witness_service(host),))
+        health = Health(port.server, (SERVICE,))
         metrics_listener = bind_port(settings.metrics, METRICS_PORT)
-        address = join_address(
-            settings.listen.host, listen_grpc(server, settings.listen, LISTEN_PORT)
-        )
         metrics_address = join_address(settings.metrics.host, port_of(metrics_listener))
-        await server.start()
-        metrics = await start_metrics(metrics_listener, witness_registry(host))
+        await port.start()
+        metrics = await start_metrics(metrics_listener, registry)
         await health.set(True)
-        log.info("witness_serving", grpc=address, metrics=metrics_address)
+        log.info("witness_serving", grpc=port.address, metrics=metrics_address)
         if settings.ready_file is not None:
             write_ready_file(
                 settings.ready_file,
                 {
                     "pid": os.getpid(),
-                    "grpc": address,
+                    "grpc": port.address,
                     "metrics": metrics_address,
                     "pool_uuid": host.uuid,
                 },
@@ -275,10 +261,11 @@ async def serve_witness(settings: ReplicaSettings) -> None:
         await stop.wait()
         log.info("witness_stopping")
         await health.set(False)
-        await server.stop(STREAMS_END_S)
+        await port.stop(STREAMS_END_S)
         metrics.close()
         await metrics.wait_closed()
     finally:
+        stop_watching()
         await host.close()
         if settings.ready_file is not None:
             settings.ready_file.unlink(missing_ok=True)

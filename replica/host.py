@@ -20,10 +20,11 @@ from cstor_core.errors import CorruptError, CstorError, InputError, UnknownVolum
 from cstor_core.files import Filesystem
 from cstor_core.generated.cstor.v1 import replica_pb2, volume_pb2
 from cstor_core.lasting import Lasting
+from cstor_core.secure.gate import Permit, permit_all
 from replica import pulls, repairs, scrubs, sources, staging
 from replica.copies import CopiesSession
 from replica.errors import OrderError
-from replica.identities import check_identity, check_promise
+from replica.identities import check_identity, check_promise, names_of
 from replica.pool_space import PoolSpace
 from replica.replica_node import ReplicaNode
 from replica.sessions import AppendSession, Closed, ReadSession, Wake
@@ -124,17 +125,27 @@ class ReplicaHost:
         node.check_identity(volume_uuid, replica_uuid)
         return node
 
-    def append_session(self, wake: Wake, closed: Closed) -> AppendSession:
+    def aliases(self, volume: str) -> frozenset[str]:
+        """All names of a volume in the pool; see `names_of`."""
+        if volume in self.failed:
+            return frozenset({volume})
+        return names_of(volume, [node.report() for node in self.nodes.values()])
+
+    def append_session(
+        self, wake: Wake, closed: Closed, permit: Permit = permit_all
+    ) -> AppendSession:
         """A session for a new append stream."""
-        return AppendSession(self.node, wake, closed)
+        return AppendSession(self._permitted(permit), wake, closed)
 
-    def read_session(self, wake: Wake, closed: Closed) -> ReadSession:
+    def read_session(self, wake: Wake, closed: Closed, permit: Permit = permit_all) -> ReadSession:
         """A session for a new read stream."""
-        return ReadSession(self.node, wake, closed)
+        return ReadSession(self._permitted(permit), wake, closed)
 
-    def copies_session(self, wake: Wake, closed: Closed) -> CopiesSession:
+    def copies_session(
+        self, wake: Wake, closed: Closed, permit: Permit = permit_all
+    ) -> CopiesSession:
         """A session for a new stream of copies."""
-        return CopiesSession(self.node, wake, closed)
+        return CopiesSession(self._permitted(permit), wake, closed)
 
     def count_stream_error(self, error: CstorError) -> None:
         """Count why a stream was closed, by the name of the error."""
@@ -447,6 +458,15 @@ class ReplicaHost:
         node = ReplicaNode(store, self._clock, self._dialler, granted)
         self.nodes[volume_uuid] = node
         return node
+
+    def _permitted(self, permit: Permit) -> Callable[[str, str], ReplicaNode]:
+        """Finds a replica, for somebody who may have to do with its volume."""
+
+        def find(volume_uuid: str, replica_uuid: str) -> ReplicaNode:
+            permit(volume_uuid)
+            return self.node(volume_uuid, replica_uuid)
+
+        return find
 
     def _ordered(self, orders: replica_pb2.Orders) -> ReplicaNode:
         return self.node(orders.volume_uuid, orders.replica_uuid)

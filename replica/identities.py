@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Collection
 
 from cstor_core.errors import InputError
 from cstor_core.generated.cstor.v1 import replica_pb2, volume_pb2
@@ -28,6 +29,23 @@ def check_identity(identity: volume_pb2.VolumeIdentity) -> None:
             f"a volume of {identity.size_bytes} bytes cannot be: "
             f"write a multiple of {BLOCK_BYTES} up to {SIZE_BYTES_MAX}"
         )
+
+
+def names_of(volume: str, reports: Collection[replica_pb2.ReplicaReport]) -> frozenset[str]:
+    """All names of a volume that a daemon has, of which one is given: UUID and name.
+
+    A clone that was never opened has its parent's, too: it is made, founded and taken away by that
+    one's target.
+    """
+    found = frozenset[str]()
+    for report in reports:
+        identity, origin = report.identity, report.origin
+        if volume and volume in (identity.volume_uuid, identity.name):
+            found |= {identity.volume_uuid, identity.name}
+            reigns = report.history.reigns
+            if origin.volume_uuid and not (reigns and reigns[-1].last_seq > origin.snapshot_seq):
+                found |= {origin.volume_uuid} | names_of(origin.volume_uuid, reports)
+    return found
 
 
 def check_promise(request: replica_pb2.PromiseRequest) -> None:

@@ -45,8 +45,7 @@ ListenOption = Annotated[
     str | None,
     typer.Option(
         help="Where targets and peers reach this daemon (gRPC), HOST:PORT. Without a port: "
-        f"{LISTEN_PORT}, or the next free one. Nothing protects this port: keep it in a "
-        "network of its own.",
+        f"{LISTEN_PORT}, or the next free one. Beyond 127.0.0.1 it needs --tls.",
     ),
 ]
 MetricsOption = Annotated[
@@ -93,6 +92,20 @@ DataStreamOption = Annotated[
         "library (grpc). Both speak the same on the wire."
     ),
 ]
+TlsOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="A directory with tls.crt, tls.key and ca.crt (cstor certs issue): whoever connects "
+        "to the gRPC port has to show a certificate, and what he may do is in it.",
+    ),
+]
+InsecureNetworkOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--insecure-network",
+        help="Without --tls: let the ports be reached from a network, by whoever is there.",
+    ),
+]
 ConfigOption = Annotated[
     Path | None,
     typer.Option(help="A TOML file with these settings, in the words of the flags."),
@@ -113,6 +126,8 @@ def replica(
     log_level: LogLevelOption = None,
     ready_file: ReadyFileOption = None,
     data_stream: DataStreamOption = None,
+    tls: TlsOption = None,
+    insecure_network: InsecureNetworkOption = None,
     config: ConfigOption = None,
 ) -> None:
     """Serve the replicas in one pool directory, or with --witness what it witnesses.
@@ -138,6 +153,8 @@ def replica(
                 "log_level": log_level,
                 "ready_file": ready_file,
                 "data_stream": data_stream,
+                "tls": tls,
+                "insecure_network": insecure_network,
             },
             config,
         )

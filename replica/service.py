@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from typing import Any, NoReturn, Protocol, TypeVar, cast
 
 import grpc
@@ -17,6 +18,7 @@ from google.protobuf.message import Message
 
 from cstor_core.errors import CstorError, RefusedError
 from cstor_core.generated.cstor.v1 import replica_pb2
+from cstor_core.secure.gate import Caller, Gate, Permit, permit_all
 from cstor_core.serving import ErrorContext, abort
 from replica.host import ReplicaHost
 from replica.peers import SERVICE
@@ -38,6 +40,10 @@ class StreamContext(ErrorContext, Protocol):
 
     async def write(self, message: bytes) -> None:
         """Send a message; only one call at a time."""
+
+
+class _CalledContext(StreamContext, Caller, Protocol):
+    """One that also says who calls."""
 
 
 class SessionStream:
@@ -117,17 +123,27 @@ class SessionStream:
             self._task.cancel()
 
 
-def replica_service(host: ReplicaHost) -> grpc.GenericRpcHandler:
-    """All calls of the service, for a server to which it is added."""
+def replica_service(host: ReplicaHost, gate: Gate | None = None) -> grpc.GenericRpcHandler:
+    """All calls of the service, for a server to which it is added, behind the gate if there is
+    one.
+    """
 
-    async def append(_requests: object, context: StreamContext) -> None:
-        await SessionStream(context, host.append_session, host.count_stream_error).run()
+    def permit(context: _CalledContext, call: str) -> Permit:
+        if gate is None:
+            return permit_all
+        return gate.permit(gate.caller(context), f"/{SERVICE}/{call}")
 
-    async def read(_requests: object, context: StreamContext) -> None:
-        await SessionStream(context, host.read_session, host.count_stream_error).run()
+    async def append(_requests: object, context: _CalledContext) -> None:
+        make = partial(host.append_session, permit=permit(context, "Append"))
+        await SessionStream(context, make, host.count_stream_error).run()
 
-    async def pull_copies(_requests: object, context: StreamContext) -> None:
-        await SessionStream(context, host.copies_session, host.count_stream_error).run()
+    async def read(_requests: object, context: _CalledContext) -> None:
+        make = partial(host.read_session, permit=permit(context, "Read"))
+        await SessionStream(context, make, host.count_stream_error).run()
+
+    async def pull_copies(_requests: object, context: _CalledContext) -> None:
+        make = partial(host.copies_session, permit=permit(context, "PullCopies"))
+        await SessionStream(context, make, host.count_stream_error).run()
 
     return grpc.method_handlers_generic_handler(
         SERVICE,

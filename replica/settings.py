@@ -15,7 +15,7 @@ from replica.store.limits import StoreLimits
 LISTEN_PORT = 7778
 METRICS_PORT = 9501
 HOST = "127.0.0.1"
-"""There is no access control on these ports: only the machine itself reaches them by default."""
+"""Only the machine itself reaches these ports by default."""
 
 
 MAP_CACHE_BYTES_MIN = MIB
@@ -25,6 +25,8 @@ class ReplicaSettings(DaemonSettings):
     """What one replica daemon needs to know."""
 
     model_config = SettingsConfigDict(env_prefix="CSTOR_REPLICA_")
+
+    UNGUARDED = ("listen", "metrics")
 
     pool: Annotated[Path, AfterValidator(Path.absolute)]
     witness: bool = False

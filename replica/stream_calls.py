@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
+from typing import Protocol
 
 from cstor_core.calls import ERROR_NAME_KEY
-from cstor_core.errors import CstorError
+from cstor_core.errors import CstorError, ForbiddenError
 from cstor_core.http2.fields import (
     CallEnd,
     Fields,
@@ -22,6 +24,8 @@ from cstor_core.http2.fields import (
 )
 from cstor_core.http2.stream import Buffer, Stream
 from cstor_core.http2.wire import StreamError
+from cstor_core.secure.gate import Gate
+from cstor_core.secure.roles import Identity
 from replica.copies import COPIES_PATH
 from replica.host import ReplicaHost
 from replica.peers import SERVICE
@@ -98,19 +102,68 @@ class SessionCall:
             self._over = True
             self._session.end()
             self._count_error(error)
-            end = CallEnd(int(error.status.value[0]), str(error))
-            self._stream.finish(trailer_fields(end, ((ERROR_NAME_KEY, type(error).__name__),)))
+            self._stream.finish(_trailers_of(error))
 
 
-def stream_calls(host: ReplicaHost) -> Callable[[Stream, Fields], SessionCall]:
-    """What accepts the calls of these paths for a host."""
-    sessions: dict[str, MakeSession] = {
+class RefusedCall:
+    """A call that the caller may not make."""
+
+    def __init__(self, stream: Stream, error: CstorError) -> None:
+        """Answer with the error, and nothing else."""
+        stream.respond(response_fields())
+        stream.finish(_trailers_of(error))
+
+    def headed(self, fields: Fields) -> None:
+        """Nothing is heard."""
+
+    def message(self, message: Buffer) -> None:
+        """Nothing is heard."""
+
+    def ended(self) -> None:
+        """Nothing is heard."""
+
+    def flow(self) -> None:
+        """Nothing is said."""
+
+    def lost(self, error: CstorError) -> None:
+        """Nobody misses it."""
+
+
+class AcceptSession(Protocol):
+    """Makes what serves a call of these paths."""
+
+    def __call__(
+        self, stream: Stream, fields: Fields, caller: Identity | None = None
+    ) -> SessionCall | RefusedCall:
+        """As `Accept`; of a caller where callers are known."""
+
+
+def _trailers_of(error: CstorError) -> Fields:
+    end = CallEnd(int(error.status.value[0]), str(error))
+    return trailer_fields(end, ((ERROR_NAME_KEY, type(error).__name__),))
+
+
+def stream_calls(host: ReplicaHost, gate: Gate | None = None) -> AcceptSession:
+    """What accepts the calls of these paths for a host; where there is a gate, who calls is asked
+    what it may do.
+    """
+    sessions: dict[str, Callable[..., Session]] = {
         APPEND_PATH: host.append_session,
         READ_PATH: host.read_session,
         COPIES_PATH: host.copies_session,
     }
 
-    def accept(stream: Stream, fields: Fields) -> SessionCall:
-        return SessionCall(stream, sessions[request_path(fields)], host.count_stream_error)
+    def accept(
+        stream: Stream, fields: Fields, caller: Identity | None = None
+    ) -> SessionCall | RefusedCall:
+        path = request_path(fields)
+        make = sessions[path]
+        if gate is not None and caller is not None:
+            try:
+                make = partial(make, permit=gate.permit(caller, path))
+            except ForbiddenError as error:
+                host.count_stream_error(error)
+                return RefusedCall(stream, error)
+        return SessionCall(stream, make, host.count_stream_error)
 
     return accept

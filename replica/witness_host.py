@@ -25,7 +25,7 @@ from cstor_core.errors import (
 from cstor_core.files import File, Filesystem
 from cstor_core.generated.cstor.v1 import replica_pb2, volume_pb2
 from replica.errors import OrderError
-from replica.identities import check_identity, check_promise
+from replica.identities import check_identity, check_promise, names_of
 from replica.leases import LeaseGiven
 from replica.promises import Fence
 from replica.store.envelope import parsed, read_file, replace_file, sealed, unsealed
@@ -288,6 +288,12 @@ class WitnessHost:
         await node.file.found(request.configuration)
         node.log.info("witness_founded")
         return replica_pb2.FoundReplicaResponse(replica=node.report())
+
+    def aliases(self, volume: str) -> frozenset[str]:
+        """All names of a volume that is witnessed here; see `names_of`."""
+        if volume in self.failed:
+            return frozenset({volume})
+        return names_of(volume, [node.report() for node in self.nodes.values()])
 
     async def inquire(self, request: replica_pb2.InquireRequest) -> replica_pb2.InquireResponse:
         """What it says of itself, by name or UUID of the volume."""

@@ -11,18 +11,22 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Awaitable, Callable, Container
-from typing import cast
+from collections.abc import Callable, Container
+from functools import partial
+from typing import Protocol, cast
 
 from cstor_core.clock import Clock, Timer
 from cstor_core.errors import CstorError, UnavailableError
 from cstor_core.http2 import wire
-from cstor_core.http2.connection import Accept, Connection
+from cstor_core.http2.connection import Connection
 from cstor_core.http2.fields import Fields, request_path
 from cstor_core.http2.first_request import FirstRequest
 from cstor_core.http2.limits import LIMITS, Limits
 from cstor_core.http2.stream import Handler, Stream
 from cstor_core.http2.wire import ErrorCode, Http2Error, StreamError
+from cstor_core.secure.connections import TlsListener
+from cstor_core.secure.gate import Gate
+from cstor_core.secure.roles import Identity
 from cstor_core.streams.endpoint import Endpoint
 from cstor_core.streams.splice import Splice
 from cstor_core.tcp import tune
@@ -35,8 +39,20 @@ GREETING_S_MAX = 5.0
 FIRST_CALL_S_MAX = 1.5
 """Less than what it takes a client to miss the answer to its first PING."""
 
-Backend = Callable[[asyncio.BaseProtocol], Awaitable[None]]
-"""Connects a protocol to gRPC's server.  Raises OSError."""
+Caller = Identity | None
+"""Who has shown a certificate; nobody does where there is no TLS."""
+AcceptCaller = Callable[[Stream, Fields, Caller], Handler]
+"""As `Accept`, of a caller."""
+
+
+class Backend(Protocol):
+    """gRPC's server."""
+
+    async def __call__(self, protocol: asyncio.BaseProtocol, name: str) -> None:
+        """Connect the protocol to it, from a socket of this name, or of none where it is empty.
+
+        Raises OSError.
+        """
 
 
 class FrontDoor:
@@ -44,26 +60,40 @@ class FrontDoor:
 
     def __init__(
         self,
-        accept: Accept,
+        accept: AcceptCaller,
         paths: Container[str],
         backend: Backend,
         clock: Clock,
         count_error: Callable[[CstorError], None],
         limits: Limits = LIMITS,
+        gate: Gate | None = None,
     ) -> None:
-        """`accept` gets the calls of these paths; errors of connections are counted."""
+        """`accept` gets the calls of these paths; errors of connections are counted.
+
+        With a gate all speak TLS, and it knows who is behind which connection to gRPC's server.
+        """
+        self.gate = gate
         self.backend = backend
         self.clock = clock
         self.count_error = count_error
         self.limits = limits
         self._accept = accept
         self._paths = paths
-        self._server: asyncio.Server | None = None
+        self._server: asyncio.Server | TlsListener | None = None
         self._closers: dict[object, Callable[[], None]] = {}
         self._endpoints: set[Endpoint] = set()
 
     async def serve(self, listener: socket.socket) -> None:
         """Begin to accept on a socket that listens."""
+        if self.gate is not None:
+            self._server = TlsListener(
+                listener,
+                self.gate.tls,
+                lambda caller: _Visitor(self, caller),
+                self.clock,
+                CONNECTIONS_MAX,
+            )
+            return
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(lambda: _Visitor(self), sock=listener, backlog=128)
 
@@ -98,12 +128,12 @@ class FrontDoor:
         """Whether a call of this path is a data stream."""
         return path in self._paths
 
-    def endpoint(self) -> Endpoint | None:
+    def endpoint(self, caller: Caller) -> Endpoint | None:
         """A server's end for a connection that begins with a data stream; None: too many."""
         if len(self._endpoints) >= DATA_CONNECTIONS_MAX:
             self.count_error(UnavailableError("too many data streams"))
             return None
-        connection = Connection(self._accepted, self.limits)
+        connection = Connection(partial(self._accepted, caller), self.limits)
 
         def lost() -> None:
             self._endpoints.discard(endpoint)
@@ -122,10 +152,10 @@ class FrontDoor:
         self._closers[endpoint] = endpoint.abort
         return endpoint
 
-    def _accepted(self, stream: Stream, fields: Fields) -> Handler:
+    def _accepted(self, caller: Caller, stream: Stream, fields: Fields) -> Handler:
         if not self.serves(request_path(fields)):
             raise StreamError(ErrorCode.REFUSED_STREAM, "a data connection carries data streams")
-        return self._accept(stream, fields)
+        return self._accept(stream, fields, caller)
 
     async def _until(self, holds: Callable[[], bool], timeout_s: float) -> None:
         deadline_s = self.clock.monotonic() + timeout_s
@@ -139,8 +169,9 @@ class FrontDoor:
 class _Visitor(asyncio.BufferedProtocol):
     """A connection of which nobody knows yet what it wants."""
 
-    def __init__(self, door: FrontDoor) -> None:
+    def __init__(self, door: FrontDoor, caller: Caller = None) -> None:
         self._door = door
+        self._caller = caller
         self._transport: asyncio.Transport
         self._first = FirstRequest(door.limits)
         self._view = memoryview(bytearray(16 * KIB))
@@ -205,7 +236,7 @@ class _Visitor(asyncio.BufferedProtocol):
     def _serve(self) -> None:
         """It is a data stream."""
         self._leave()
-        endpoint = self._door.endpoint()
+        endpoint = self._door.endpoint(self._caller)
         if endpoint is None:
             self._transport.abort()
             return
@@ -223,11 +254,19 @@ class _Visitor(asyncio.BufferedProtocol):
         """It is for gRPC's server."""
         self._leave()
         door = self._door
-        splice = Splice(self._transport, door.clock, on_lost=lambda: door.left(splice))
+        gate, caller = door.gate, self._caller
+        name = gate.enter(caller) if gate is not None and caller is not None else ""
+
+        def lost() -> None:
+            door.left(splice)
+            if gate is not None:
+                gate.leave(name)
+
+        splice = Splice(self._transport, door.clock, on_lost=lost, greeted=True)
         if door.entered(splice, splice.close):
-            splice.start(door.backend, bytes(self._first.received))
+            splice.start(partial(door.backend, name=name), bytes(self._first.received))
         else:
-            self._transport.abort()
+            splice.close()
 
     def _leave(self) -> None:
         self._door.left(self)

@@ -21,8 +21,12 @@ CLOSING_S_MAX = 5.0
 class _Side(asyncio.BufferedProtocol):
     """One of the two connections."""
 
-    def __init__(self, on_lost: Callable[[], None]) -> None:
+    def __init__(self, on_lost: Callable[[BaseException | None], None]) -> None:
         self.transport: asyncio.Transport | None = None
+        self.heard = False
+        self.early: bytes | None = None
+        """What came before it could be passed on, while that is so: a transport that has just been
+        made goes on reading though it is paused."""
         self.other: _Side
         self.filter: AckFilter | None = None
         self._on_lost = on_lost
@@ -38,10 +42,14 @@ class _Side(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         """Pass on what came."""
+        self.heard = True
         self.pass_on(bytes(self._view[:nbytes]))
 
     def pass_on(self, data: bytes) -> None:
         """Give bytes of this side to the other one."""
+        if self.early is not None:
+            self.early += data
+            return
         if self.filter is not None:
             data = self.filter.passed(data)
             if self.filter.done:
@@ -66,24 +74,36 @@ class _Side(asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """This side is gone; whoever still refers to it keeps no buffer for it."""
         self._view = memoryview(b"")
-        self._on_lost()
+        self._on_lost(exc)
 
 
 class Splice:
     """A client's connection, joined to another one."""
 
     def __init__(
-        self, transport: asyncio.Transport, clock: Clock, on_lost: Callable[[], None]
+        self,
+        transport: asyncio.Transport,
+        clock: Clock,
+        on_lost: Callable[[], None],
+        *,
+        greeted: bool = False,
+        farewell: Callable[[BaseException], bytes] | None = None,
     ) -> None:
-        """Take the client's transport over; nothing more is read from it before `start`."""
+        """Take the client's transport over; nothing more is read from it before `start`.
+
+        `greeted`: the client was sent SETTINGS, which it acknowledges.  `farewell` makes what a
+        client is told whose connection to the server fails before anything has come from there.
+        """
         self._on_lost = on_lost
+        self._farewell = farewell
         self._clock = clock
         self._ended = False
-        self._client = _Side(self.close)
-        self._server = _Side(self.close)
+        self._client = _Side(lambda _: self.close())
+        self._server = _Side(self._failed)
         self._client.other, self._server.other = self._server, self._client
-        self._client.filter = AckFilter()
+        self._client.filter = AckFilter() if greeted else None
         self._client.transport = transport
+        self._client.early = b""
         self._connecting: asyncio.Task[None] | None = None
         transport.pause_reading()
         transport.set_protocol(self._client)
@@ -107,6 +127,15 @@ class Splice:
         self._clock.call_later(CLOSING_S_MAX, self._abort)
         self._on_lost()
 
+    def _failed(self, error: BaseException | None) -> None:
+        """The server's side is gone."""
+        client, farewell = self._client.transport, self._farewell
+        if error is None or client is None or farewell is None:
+            pass
+        elif not self._server.heard and not self._ended:
+            client.write(farewell(error))
+        self.close()
+
     def _abort(self) -> None:
         for side in (self._client, self._server):
             if side.transport is not None:
@@ -117,10 +146,11 @@ class Splice:
     ) -> None:
         try:
             await backend(self._server)
-        except OSError:
-            self.close()  # gRPC's server is gone: so is the daemon, soon
+        except OSError as error:  # of gRPC's server: it is gone, and so is the daemon, soon
+            self._failed(error)
             return
-        self._client.pass_on(received)
+        early, self._client.early = self._client.early or b"", None
+        self._client.pass_on(received + early)
         client = self._client.transport
         if client is not None and not client.is_closing():
             client.resume_reading()

@@ -206,5 +206,5 @@ class _Seen:
         self._closed(error)
 
 
-async def _no_backend(_protocol: asyncio.BaseProtocol) -> Any:
+async def _no_backend(protocol: asyncio.BaseProtocol, name: str) -> Any:
     raise OSError("no server of gRPC's is here")

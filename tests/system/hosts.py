@@ -196,7 +196,8 @@ class DaemonByHand:
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,
-                env=inherited | settings.variables(prefix),
+                # Nobody else is in the network of a test.
+                env={f"{prefix}INSECURE_NETWORK": "true"} | inherited | settings.variables(prefix),
             )
 
     @property

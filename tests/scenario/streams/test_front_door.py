@@ -64,7 +64,7 @@ class House:
         self.listener = bind_port(Address(HOST, 0), 0)
         self.address = f"{HOST}:{port_of(self.listener)}"
         self.door = FrontDoor(
-            lambda stream, _: SessionCall(stream, Echo, self.errors.append),
+            lambda stream, _, __: SessionCall(stream, Echo, self.errors.append),
             (PATH,),
             self._backend,
             SystemClock(),
@@ -88,7 +88,7 @@ class House:
         self.joined.append((reader, writer))
         self.arrived.set()
 
-    async def _backend(self, protocol: asyncio.BaseProtocol) -> None:
+    async def _backend(self, protocol: asyncio.BaseProtocol, name: str) -> None:
         port = self._server.sockets[0].getsockname()[1]
         await asyncio.get_running_loop().create_connection(lambda: protocol, HOST, port)
 

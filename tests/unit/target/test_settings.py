@@ -82,3 +82,17 @@ def test_scrubs_are_off_unless_they_are_wanted() -> None:
 def test_connections_that_have_not_logged_in_are_bounded_as_set() -> None:
     assert load().limits == Limits()
     assert load(logins_per_address=7).limits.logins_per_address_max == 7
+
+
+@pytest.mark.parametrize("port", ["control", "http", "metrics", "replica_grpc", "replica_metrics"])
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.7", "node-a.example", "[::]:9"])
+def test_nothing_unguarded_is_open_to_a_network_without_a_word(port: str, host: str) -> None:
+    with pytest.raises(InputError, match=rf"{port} would be open .*--tls .*--insecure-network"):
+        load(**{port: host})
+    assert load(**{port: host}, insecure_network=True).insecure_network
+    assert load(**{port: host}, tls="certificates").tls == Path("certificates").absolute()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9:1", "::1", "localhost:7777"])
+def test_what_only_this_machine_reaches_needs_no_word(host: str) -> None:
+    assert load(control=host).tls is None
