@@ -12,13 +12,14 @@ import typer
 import uvloop
 
 from cstor_core.errors import CstorError, InputError
+from cstor_core.health import health_command
 from cstor_core.logs import LogFormat, LogLevel, configure_logs
 from cstor_core.memory import settle_in
 from cstor_core.open_files import allow_open_files
-from cstor_core.settings import DataStream, load_settings
-from cstor_target.daemon import EXIT_FAILED, TargetDaemon
-from cstor_target.settings import TargetSettings
+from cstor_core.settings import Address, DataStream, load_settings
+from cstor_target.settings import CONTROL_PORT, ControlSettings, TargetSettings
 
+EXIT_FAILED = 1
 EXIT_INPUT = 2
 HELP = """Serve one replicated volume over iSCSI.
 
@@ -34,6 +35,9 @@ log and the ready file say which; one that is set and taken is an error.
 Exit codes: 0 stopped by SIGTERM or SIGINT, everything flushed; 1 an error that the log explains;
 2 a setting, port or directory that cannot be used, nothing touched; 3 another target has taken
 the volume over.
+
+cstor-target health asks a target that runs how it is, for probes (--help says more); a directory of
+that name is served as ./health.
 """
 
 application = typer.Typer(
@@ -185,6 +189,8 @@ def serve(
 
 def run(settings: TargetSettings) -> int:
     """Run the daemon; returns its exit code."""
+    from cstor_target.daemon import TargetDaemon
+
     daemon = TargetDaemon(settings)
     settle_in()
     allow_open_files()
@@ -200,6 +206,15 @@ def run(settings: TargetSettings) -> int:
         return EXIT_INPUT if isinstance(error, InputError) else EXIT_FAILED
 
 
+def _listening(config: Path | None) -> Address:
+    return load_settings(ControlSettings, {}, config).control
+
+
 def main() -> None:
     """The console script."""
-    application(prog_name="cstor-target")
+    if sys.argv[1:2] == ["health"]:
+        health_command("cstor-target", CONTROL_PORT, _listening)(
+            sys.argv[2:], prog_name="cstor-target health"
+        )
+    else:
+        application(prog_name="cstor-target")

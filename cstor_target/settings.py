@@ -83,6 +83,14 @@ def _portals(value: object) -> object:
 Portals = Annotated[tuple[Address, ...], NoDecode, BeforeValidator(_portals)]
 
 
+class ControlSettings(DaemonSettings):
+    """Of the settings of a target those that say where it is asked; others may be there."""
+
+    model_config = SettingsConfigDict(env_prefix="CSTOR_TARGET_", extra="ignore")
+
+    control: AddressSetting = Address(LOCAL_HOST, None)
+
+
 class TargetSettings(DaemonSettings):
     """What `cstor-target` can be told; see `docs/operations.md`."""
 

@@ -1,7 +1,8 @@
 """The command `cstor-replica`: the daemon, and what one does with a pool that it does not serve.
 
 `cstor-replica DIR` serves; `cstor-replica check DIR` and `cstor-replica show DIR` look at a pool
-that is stopped (a directory of such a name is served as `./check`).
+that is stopped; `cstor-replica health` asks a daemon that runs how it is, for probes (a directory
+of such a name is served as `./check`).
 
 Exit codes of the daemon: 0 after a clean stop, 1 when something broke, 2 when a setting, a port
 or the directory cannot be used (nothing was touched then).
@@ -18,14 +19,17 @@ import typer
 import uvloop
 
 from cstor_core.errors import CstorError, InputError
+from cstor_core.health import health_command
 from cstor_core.logs import LogFormat, LogLevel, configure_logs
 from cstor_core.memory import settle_in
-from cstor_core.settings import DataStream, load_settings
-from replica.daemon import serve, serve_witness
-from replica.settings import LISTEN_PORT, METRICS_PORT, ReplicaSettings
-from replica.tools import TOOLS, tools
+from cstor_core.settings import Address, DataStream, load_settings
+from replica.settings import LISTEN_PORT, METRICS_PORT, ListenSettings, ReplicaSettings
 
-ELSE = "With a stopped pool: cstor-replica check DIR, cstor-replica show DIR (--help says more)."
+ELSE = (
+    "With a stopped pool: cstor-replica check DIR, cstor-replica show DIR; with a daemon that "
+    "runs: cstor-replica health (--help says more)."
+)
+TOOLS = ("check", "show")
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -137,6 +141,8 @@ def replica(
 
     SIGTERM and SIGINT stop cleanly: everything is flushed, and the exit code is 0.
     """
+    from replica.daemon import serve, serve_witness
+
     settings: ReplicaSettings | None = None
     try:
         settings = load_settings(
@@ -168,9 +174,19 @@ def replica(
         raise typer.Exit(2 if isinstance(error, InputError) else 1) from error
 
 
+def _listening(config: Path | None) -> Address:
+    return load_settings(ListenSettings, {}, config).listen
+
+
 def main() -> None:
     """The entry of the console script."""
-    if sys.argv[1:2] and sys.argv[1] in TOOLS:
+    if sys.argv[1:2] == ["health"]:
+        health_command("cstor-replica", LISTEN_PORT, _listening)(
+            sys.argv[2:], prog_name="cstor-replica health"
+        )
+    elif sys.argv[1:2] and sys.argv[1] in TOOLS:
+        from replica.tools import tools
+
         tools()
     else:
         app()

@@ -21,6 +21,14 @@ HOST = "127.0.0.1"
 MAP_CACHE_BYTES_MIN = MIB
 
 
+class ListenSettings(DaemonSettings):
+    """Of the settings of a daemon those that say where it is asked; others may be there."""
+
+    model_config = SettingsConfigDict(env_prefix="CSTOR_REPLICA_", extra="ignore")
+
+    listen: AddressSetting = Address(HOST, None)
+
+
 class ReplicaSettings(DaemonSettings):
     """What one replica daemon needs to know."""
 

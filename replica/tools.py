@@ -28,8 +28,6 @@ from replica.store.kept_look import KeptLook
 from replica.store.look import PoolLook, ReplicaLook, look_at_pool
 from replica.store.repair import repair
 
-TOOLS = ("check", "show")
-
 tools = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
