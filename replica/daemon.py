@@ -8,6 +8,7 @@ flushed and checkpointed, and the pool is marked so.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import uuid
 from functools import partial
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from cstor_core.secure.credentials import Tls
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+LIFE_NAME = "life"
 STREAMS_END_S = 0.5
 _LIMITS = StoreLimits()
 
@@ -81,7 +83,7 @@ async def open_host(
 ) -> ReplicaHost:
     """A host on the machine's own files, clock and network; `pool` is an absolute path.
 
-    `marks` is a directory that lives as long as the boot; /run/cstor where that can be written.
+    `marks` is a directory that lives no longer than the boot; /run/cstor where that can be written.
 
     Raises InputError where the directory cannot be used.
     """
@@ -93,7 +95,7 @@ async def open_host(
             clock=clock,
             dialler=PeerConnections(clock, tls),
             new_uuid=lambda: str(uuid.uuid4()),
-            boot_id=boot_id(),
+            boot_id=boot_id(marks),
             limits=limits,
             marks=marks or default_marks(),
         )
@@ -107,9 +109,34 @@ def check_ports(listen: Address, metrics: Address) -> None:
         bind_port(address, default_port).close()
 
 
-def boot_id() -> str:
-    """The name of this boot of the machine; every boot has another."""
-    return BOOT_ID.read_text(encoding="ascii").strip()
+def boot_id(marks: Path | None = None) -> str:
+    """The name of this boot of the machine; every boot has another.
+
+    A directory of marks that somebody chose may end before the boot does, as a pod's own: what was
+    marked there is forgotten then, so that its end is one of the boot, too.  Raises InputError
+    where it cannot be used.
+    """
+    machine = BOOT_ID.read_text(encoding="ascii").strip()
+    if marks is None:
+        return machine
+    return str(uuid.uuid5(uuid.UUID(machine), _life_of(marks)))
+
+
+def _life_of(marks: Path) -> str:
+    """A name that is the directory's as long as it exists; given to it where it has none yet."""
+    name = marks / LIFE_NAME
+    drafted = marks / f".{LIFE_NAME}.{os.getpid()}"
+    try:
+        marks.mkdir(parents=True, exist_ok=True)
+        drafted.write_text(str(uuid.uuid4()), encoding="ascii")
+        with contextlib.suppress(FileExistsError):
+            name.hardlink_to(drafted)
+        drafted.unlink()
+        return name.read_text(encoding="ascii")
+    except OSError as error:
+        raise InputError(
+            f"the directory of marks {marks} cannot be used: {error.strerror}"
+        ) from error
 
 
 def default_marks() -> Path:
@@ -229,7 +256,7 @@ async def serve_witness(settings: ReplicaSettings) -> None:
             settings.pool,
             clock=SystemClock(),
             new_uuid=lambda: str(uuid.uuid4()),
-            boot_id=boot_id(),
+            boot_id=boot_id(settings.marks),
             marks=settings.marks or default_marks(),
         )
     except CorruptError as error:

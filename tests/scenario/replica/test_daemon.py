@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import signal
 import socket
 import subprocess
@@ -129,6 +130,33 @@ async def test_a_kill_loses_nothing_that_was_acknowledged(tmp_path: Path) -> Non
         expected = b"".join(block_data(block, last[block]) for block in sorted(last))
         assert bytes(answers.data) == expected
         await client.close()
+    finally:
+        daemon.process.kill()
+        daemon.process.wait()
+
+
+async def test_the_end_of_the_directory_of_marks_is_one_of_the_boot(tmp_path: Path) -> None:
+    """A pod's own directory of marks ends with the pod: what it may have said is not known then."""
+    pool, marks = tmp_path / "pool", tmp_path / "marks"
+    flags = (*ANY, "--marks", str(marks))
+    daemon = Daemon(pool, *flags)
+    try:
+        client = Client((await daemon.ready())["grpc"])
+        await found([client])
+        await client.close()
+        for is_kept, number in (
+            (True, signal.SIGKILL),
+            (False, signal.SIGTERM),
+            (False, signal.SIGKILL),
+        ):
+            daemon.end(number)
+            if not is_kept:
+                shutil.rmtree(marks)
+            daemon = Daemon(pool, *flags)
+            client = Client((await daemon.ready())["grpc"])
+            is_short = not is_kept and number is signal.SIGKILL
+            assert (await client.inquire()).short is is_short
+            await client.close()
     finally:
         daemon.process.kill()
         daemon.process.wait()
