@@ -114,7 +114,12 @@ class Listeners:
         bound = [self._bind(address, ISCSI_PORT) for address in named]
         first = settings.portal_group
         tags = range(first, first + len(bound))
-        portals = [Portal(address, tag) for (_, address), tag in zip(bound, tags, strict=True)]
+        advertised = [str(address) for address in settings.advertise]
+        advertised += [""] * (len(bound) - len(advertised))
+        portals = [
+            Portal(address, tag, instead)
+            for (_, address), tag, instead in zip(bound, tags, advertised, strict=True)
+        ]
         return [listener for listener, _ in bound], tuple(portals)
 
     def _bind(self, address: Address, default_port: int) -> tuple[socket.socket, str]:

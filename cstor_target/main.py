@@ -98,6 +98,13 @@ def serve(
             "Targets of one volume need different ones."
         ),
     ] = None,
+    advertise: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="HOST:PORT that discovery names instead of --portal, where initiators reach it "
+            "under another address; then of each --also-portal.",
+        ),
+    ] = None,
     control: Annotated[
         str | None, typer.Option(help="HOST:PORT for gRPC control; default 127.0.0.1, port 7777.")
     ] = None,

@@ -110,6 +110,8 @@ class TargetSettings(DaemonSettings):
     portal: AddressSetting = Address(LOCAL_HOST, None)
     also_portal: Annotated[Portals, Field(max_length=ALSO_PORTALS_MAX)] = ()
     portal_group: Annotated[int, Field(ge=1, le=PORTAL_GROUP_MAX)] = FIRST_PORTAL_GROUP
+    advertise: Portals = ()
+    """Of the portals, in their order, what discovery names in their place."""
     control: AddressSetting = Address(LOCAL_HOST, None)
     http: AddressSetting = Address(LOCAL_HOST, None)
     metrics: AddressSetting = Address(LOCAL_HOST, None)
@@ -128,6 +130,11 @@ class TargetSettings(DaemonSettings):
         if not self.replica and self.pool is None:
             raise ValueError(
                 "no replica is named: give --replica HOST:PORT for each daemon, or --pool DIR"
+            )
+        if len(self.advertise) > 1 + len(self.also_portal):
+            raise ValueError(
+                f"{len(self.advertise)} addresses are to be advertised, and the portals are "
+                f"{1 + len(self.also_portal)}: name one for each at most"
             )
         return self
 

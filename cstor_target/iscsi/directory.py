@@ -21,6 +21,8 @@ class Portal:
 
     address: str
     group_tag: int = FIRST_PORTAL_GROUP
+    advertised: str = ""
+    """HOST:PORT that discovery names instead, where initiators reach it under another address."""
 
 
 class Target(Protocol):

@@ -149,6 +149,8 @@ class TextPhase:
 
     def _reachable(self, portal: Portal) -> str:
         """HOST:PORT of a portal: of one that listens on all addresses, that which was reached."""
+        if portal.advertised:
+            return portal.advertised
         if portal.group_tag == self._portal.group_tag:
             return self._portal.address
         host, _, port = portal.address.rpartition(":")

@@ -72,6 +72,17 @@ def test_send_targets_names_all_portals_of_the_process_as_they_are_reached() -> 
         ]
 
 
+def test_send_targets_names_what_is_advertised_and_not_what_was_reached() -> None:
+    """Behind a Service the address that was reached is a pod's, and ends with it."""
+    portals = (Portal("0.0.0.0:3260", 1, "volume.example:3260"), Portal("0.0.0.0:3261", 2))
+    initiator = Process(StandInDirectory(all_portals=portals)).connect(Portal("10.1.2.3:3260", 1))
+    initiator.discover()
+    assert ask(initiator, SendTargets=TARGET).data.split(b"\0")[1:-1] == [
+        b"TargetAddress=volume.example:3260,1",
+        b"TargetAddress=10.1.2.3:3261,2",
+    ]
+
+
 def test_send_targets_by_name() -> None:
     initiator = discovery()
     assert ask(initiator, SendTargets=TARGET).keys["TargetName"] == TARGET

@@ -54,6 +54,8 @@ def test_environment_alone_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"replica": []}, "no replica is named"),
         ({"replica": ["127.0.0.1"]}, "names no port"),
         ({"replica": ["a:1", "a:1"]}, "given twice"),
+        ({"advertise": ["a:1", "b:1"]}, "2 addresses are to be advertised, and the portals are 1"),
+        ({"advertise": ["a"]}, "names no port"),
         ({"volume": ""}, "volume"),
         ({"volume": None}, "volume"),
         ({"portal": "nowhere:port"}, "portal"),
