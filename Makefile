@@ -10,7 +10,7 @@ DEVELOPMENT := $(VENV)/.installed-development
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help run setup setup-dev test unit long system simulate mutants fuzz conformance bench bench-curves bench-growth bench-failure bench-fio bench-rebuild bench-store soak proto lint types lock wheel clean
+.PHONY: help run setup setup-dev test unit long system simulate mutants fuzz conformance bench bench-curves bench-growth bench-failure bench-fio bench-rebuild bench-store soak nemesis proto lint types lock wheel clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -85,6 +85,10 @@ SEED ?= 1
 soak: setup-dev  ## a volume under load and faults for MINUTES=60, from a SEED=1
 	@tools/system-packages test
 	@$(BIN)/python -m benchmarks.soak --minutes $(MINUTES) --seed $(SEED)
+
+nemesis: setup-dev  ## hosts, networks, disks and clocks fail for MINUTES=60, from a SEED=1; takes root
+	@tools/system-packages test
+	@$(BIN)/python -m tests.nemesis --minutes $(MINUTES) --seed $(SEED)
 
 bench-store: setup-dev  ## the store alone: writes its figures to benchmarks/results
 	@for name in store large snapshots map_shapes; do \

@@ -163,11 +163,18 @@ class DaemonByHand:
     """A `cstor-target` or `cstor-replica` on a host, from its start to its end."""
 
     def __init__(
-        self, role: str, host: Host, scratch: Path, directory: Path | None, settings: Settings
+        self,
+        role: str,
+        host: Host,
+        scratch: Path,
+        directory: Path | None,
+        settings: Settings,
+        program: Sequence[str | Path] = (),
     ) -> None:
         """Start it; `directory` is its argument, if it is not among the settings.
 
-        Its ready file, TOML file and standard error lie in `scratch`.
+        `program` is what to start in the place of the role's command.  Its ready file, TOML file
+        and standard error lie in `scratch`.
         """
         self.host = host
         # A number, since there may be one after the other on a host.
@@ -176,8 +183,8 @@ class DaemonByHand:
         self._ready_file = scratch / f"{self.name}.ready"
         config = scratch / f"{self.name}.toml"
         config.write_text(settings.toml())
-        program_path = Path(sys.executable).parent / role
-        words = [program_path, *([directory] if directory is not None else [])]
+        command = program or [Path(sys.executable).parent / role]
+        words = [*command, *([directory] if directory is not None else [])]
         prefix = role.upper().replace("-", "_") + "_"
         inherited = {
             name: value

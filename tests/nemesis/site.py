@@ -1,0 +1,242 @@
+"""The hosts of a volume: who runs where, what it says of itself, and what is done when it ends.
+
+Three hosts have a replica each, on a small disk of its own; two are for targets; one has the
+initiators, and is where an operator sits.  Whoever watches over the site is here as well: a daemon
+that has ended is started again, and a target that does not serve is replaced by one on the other
+host.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.nemesis.clocks import Skew
+from tests.nemesis.plan import REPLICAS
+from tests.system.cluster import IN_SYNC, IQN_PREFIX
+from tests.system.hosts import DaemonByHand, Host, Settings, end_all, network, tail_of
+from tests.system.tools import HarnessError, check, cstor_command, program
+
+MIB = 1024 * 1024
+VOLUME = "nemesis"
+REPLICA_HOSTS = tuple(f"replica-{number}" for number in range(REPLICAS))
+TARGET_HOSTS = ("target-a", "target-b")
+INITIATOR = "initiator"
+REPLICA_PORT, CONTROL_PORT, HTTP_PORT = 7778, 7777, 6060
+EXIT_DEPOSED = 3
+NOTICE_S = 2.0
+"""After so long whoever watches sees that a target does not serve."""
+WHOLE_S_MAX = 90.0
+POLL_S = 0.3
+
+
+@dataclass(frozen=True, slots=True)
+class Topology:
+    """What the site is like."""
+
+    volume_bytes: int = 64 * MIB
+    disk_bytes: int = 512 * MIB
+
+
+class Site:
+    """All of it; `site` makes one that is up."""
+
+    def __init__(self, hosts: dict[str, Host], scratch: Path, topology: Topology) -> None:
+        self.hosts = hosts
+        self.scratch = scratch
+        self.topology = topology
+        self.initiator = hosts[INITIATOR]
+        self.replicas: list[DaemonByHand] = []
+        self.targets: dict[str, DaemonByHand] = {}
+        """By host; without those that are known to have ended."""
+        self.active = TARGET_HOSTS[1]
+        """The host of the target that was started last."""
+        for name in (*REPLICA_HOSTS, *TARGET_HOSTS):
+            Skew().keep(self.clock_of(name))
+
+    @property
+    def target(self) -> DaemonByHand:
+        """The target that was started last."""
+        return self.targets[self.active]
+
+    @property
+    def target_host(self) -> Host:
+        """Its host."""
+        return self.hosts[self.active]
+
+    @property
+    def iqn(self) -> str:
+        """The volume, for initiators."""
+        return IQN_PREFIX + VOLUME
+
+    @property
+    def addresses(self) -> list[str]:
+        """Of the replica daemons."""
+        return [f"{self.hosts[name].address}:{REPLICA_PORT}" for name in REPLICA_HOSTS]
+
+    def clock_of(self, host: str) -> Path:
+        """The file that says how the clock of a host runs."""
+        return self.scratch / f"clock-of-{host}"
+
+    def disk_of(self, host: str) -> Path:
+        """Where the disk of a replica's host is mounted."""
+        return self.scratch / f"disk-of-{host}"
+
+    def start_replica(self, number: int) -> DaemonByHand:
+        """Start the daemon of a replica's host, and wait until it serves."""
+        host = self.hosts[REPLICA_HOSTS[number]]
+        flags = {
+            "listen": f"{host.address}:{REPLICA_PORT}",
+            "metrics": host.address,
+            "marks": str(self.scratch / f"marks-of-{host.name}"),
+        }
+        daemon = self._start("cstor-replica", host, self.disk_of(host.name) / "pool", flags)
+        self.replicas[number : number + 1] = [daemon]
+        daemon.wait_until_ready()
+        return daemon
+
+    def start_target(self) -> DaemonByHand:
+        """Start a target on the host that had none last, and wait until it listens."""
+        self.active = next(name for name in TARGET_HOSTS if name != self.active)
+        host = self.target_host
+        flags = {
+            **dict.fromkeys(("portal", "control", "http", "metrics"), host.address),
+            "volume": VOLUME,
+            "replica": self.addresses,
+        }
+        state = self.scratch / f"state-of-{host.name}"
+        daemon = self._start("cstor-target", host, state, flags)
+        self.targets[host.name] = daemon
+        daemon.wait_until_ready()
+        return daemon
+
+    def _start(self, role: str, host: Host, directory: Path, flags: dict[str, Any]) -> DaemonByHand:
+        clock: list[str | Path] = [
+            sys.executable,
+            "-m",
+            "tests.nemesis.clocks",
+            self.clock_of(host.name),
+            role,
+        ]
+        settings = Settings(flags=flags | {"log_format": "json"})
+        return DaemonByHand(role, host, self.scratch, directory, settings, clock)
+
+    def found(self) -> None:
+        """Make the volume, and have it served."""
+        for number in range(REPLICAS):
+            self.start_replica(number)
+        named = [f"--replica={address}" for address in self.addresses]
+        size = f"--size={self.topology.volume_bytes}"
+        self.initiator.check(cstor_command(), "volume", "create", VOLUME, size, *named)
+        self.start_target()
+        self.wait_until_whole()
+
+    def status(self) -> dict[str, Any] | None:
+        """What the target says of its volume; None where it says nothing."""
+        url = f"http://{self.target_host.address}:{HTTP_PORT}/status"
+        answer = self.initiator.run(program("curl"), "--silent", "--max-time", "2", url)
+        if answer.returncode != 0:
+            return None
+        volume: dict[str, Any] = json.loads(answer.stdout)["volumes"][0]
+        return volume
+
+    def wait_until_whole(self) -> None:
+        """Wait until the volume is healthy and all replicas are in sync.
+
+        Raises HarnessError with what was said last when that takes more than WHOLE_S_MAX.
+        """
+        deadline_s = time.monotonic() + WHOLE_S_MAX
+        while True:
+            volume = self.status()
+            if volume is not None and _is_whole(volume):
+                return
+            if time.monotonic() > deadline_s:
+                raise HarnessError(f"not whole after {WHOLE_S_MAX} s: {volume}\n{self.logs()}")
+            time.sleep(POLL_S)
+
+    def mend(self, killed: set[str]) -> list[str]:
+        """Start what has ended; the daemons that ended though they should not, in words.
+
+        `killed` are the hosts whose daemons were killed.
+        """
+        problems = []
+        for number, replica in enumerate(self.replicas):
+            if not replica.runs:
+                if replica.host.name not in killed:
+                    problems.append(f"{replica.name} has ended:\n{tail_of(replica.stderr)}")
+                self.start_replica(number)
+        for host, target in list(self.targets.items()):
+            if host == self.active and target.runs:
+                continue
+            del self.targets[host]
+            if host in killed:
+                target.kill()
+            elif (code := target.wait()) != EXIT_DEPOSED:
+                problems.append(f"{target.name} ended with {code}:\n{tail_of(target.stderr)}")
+        if not self.targets:
+            self.start_target()
+        return problems
+
+    def compare(self) -> str:
+        """Why the replicas are not equal; empty where they are."""
+        named = [f"--replica={address}" for address in self.addresses]
+        command = (cstor_command(), "volume", "compare", f"--volume={VOLUME}", *named)
+        answer = self.initiator.run(*command)
+        return "" if answer.returncode == 0 else answer.stdout
+
+    def stop(self) -> list[str]:
+        """End all daemons as one should, and look at the pools; what is wrong with them."""
+        problems = []
+        for daemon in (*self.targets.values(), *self.replicas):
+            if (code := daemon.terminate()) != 0:
+                problems.append(f"{daemon.name} ended with {code}:\n{tail_of(daemon.stderr)}")
+        for host in REPLICA_HOSTS:
+            command = Path(cstor_command()).with_name("cstor-replica")
+            answer = self.initiator.run(command, "check", self.disk_of(host) / "pool")
+            if answer.returncode != 0:
+                problems.append(f"the pool of {host}: {answer.stdout}")
+        return problems
+
+    def logs(self) -> str:
+        """The ends of the logs of all daemons that run, for a report."""
+        daemons = (*self.targets.values(), *self.replicas)
+        return "\n".join(tail_of(daemon.stderr) for daemon in daemons)
+
+
+def _is_whole(volume: dict[str, Any]) -> bool:
+    statuses = {replica["status"] for replica in volume["replicas"]}
+    return volume["status"] == "healthy" and statuses == {IN_SYNC}
+
+
+@contextlib.contextmanager
+def site(scratch: Path, topology: Topology) -> Iterator[Site]:
+    """A site that is up, and gone at the end; everything that is kept lies in `scratch`.
+
+    Raises HarnessError where this machine cannot have it.
+    """
+    with contextlib.ExitStack() as stack:
+        hosts = stack.enter_context(network(*REPLICA_HOSTS, *TARGET_HOSTS, INITIATOR))
+        made = Site(hosts, scratch, topology)
+        for host in REPLICA_HOSTS:
+            stack.enter_context(_disk(made.disk_of(host), topology.disk_bytes))
+        stack.callback(lambda: end_all([*made.targets.values(), *made.replicas]))
+        made.found()
+        yield made
+
+
+@contextlib.contextmanager
+def _disk(directory: Path, size_bytes: int) -> Iterator[None]:
+    """A file system of a size of its own, in memory."""
+    directory.mkdir()
+    options = f"size={size_bytes}"
+    check([program("mount"), "-t", "tmpfs", "-o", options, "tmpfs", str(directory)])
+    try:
+        yield
+    finally:
+        check([program("umount"), str(directory)])
