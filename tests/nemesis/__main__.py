@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -50,6 +51,7 @@ def main(arguments: list[str]) -> int:
     if not found["is_good"]:
         print(f"Logs and journals are in {scratch}", file=sys.stderr)
         return 1
+    shutil.rmtree(scratch)
     return 0
 
 

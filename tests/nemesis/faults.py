@@ -30,6 +30,7 @@ RESET_S = 1.2
 FILL_PIECE_BYTES = 1024 * 1024
 PAGE_BYTES = 4096
 FILL_S = 0.2
+FELT_S_MAX = 30.0
 
 Hurt = Callable[[Site, Fault], AbstractContextManager[None]]
 
@@ -44,6 +45,7 @@ def killed(fault: Fault, target_host: str) -> set[str]:
     return {
         Kind.KILL_REPLICA: {REPLICA_HOSTS[fault.replica]},
         Kind.KILL_TARGET: {target_host},
+        Kind.KILL_BOTH: {target_host, REPLICA_HOSTS[fault.replica]},
         Kind.KILL_ALL: {target_host, *REPLICA_HOSTS},
     }.get(fault.kind, set())
 
@@ -61,6 +63,12 @@ def _kill_replica(site: Site, fault: Fault) -> Iterator[None]:
 @contextlib.contextmanager
 def _kill_target(site: Site, fault: Fault) -> Iterator[None]:
     site.target.kill()
+    yield
+
+
+@contextlib.contextmanager
+def _kill_both(site: Site, fault: Fault) -> Iterator[None]:
+    kill([site.target.pid, _replica(site, fault).pid])
     yield
 
 
@@ -116,17 +124,28 @@ def _delay(site: Site, fault: Fault) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _fill(site: Site, fault: Fault) -> Iterator[None]:
-    """Another program takes all of a disk, and whatever is freed on it meanwhile."""
+    """Another program takes all of a disk, while a snapshot keeps what is written over."""
     filler = site.disk_of(REPLICA_HOSTS[fault.replica]) / "filler"
+    name = f"fault-{fault.number}"
     with filler.open("wb") as file:
         try:
             until_s = time.monotonic() + FILL_S
             while time.monotonic() < until_s:
                 _take_all(file.fileno())
                 time.sleep(FILL_S / 10)
+            site.command("snapshot", "create", name)
+            _until_felt(site)
             yield
         finally:
             filler.unlink()
+            site.command("snapshot", "delete", name, "--yes")
+
+
+def _until_felt(site: Site) -> None:
+    """Until a replica does not count any more: what had been freed in its files is used first."""
+    until_s = time.monotonic() + FELT_S_MAX
+    while time.monotonic() < until_s and site.is_whole():
+        time.sleep(FILL_S)
 
 
 def _take_all(descriptor: int) -> None:
@@ -167,6 +186,13 @@ HURTS: dict[Kind, Hurt] = {
     Kind.CUT_TARGET: _dropped(lambda site, fault: switch.both(site.target_host)),
     Kind.DEAFEN_TARGET: _dropped(lambda site, fault: [(None, site.target_host)]),
     Kind.MUTE_TARGET: _dropped(lambda site, fault: [(site.target_host, None)]),
+    Kind.REPLACE_TARGET: lambda site, fault: contextlib.nullcontext(),
+    Kind.KILL_BOTH: _kill_both,
+    Kind.ISOLATE_TARGET: _dropped(
+        lambda site, fault: [
+            way for host in REPLICA_HOSTS for way in switch.both(site.hosts[host], site.target_host)
+        ]
+    ),
     Kind.SKEW_CLOCKS: _skew,
     Kind.KILL_ALL: _kill_all,
     Kind.CUT_QUORUM: _dropped(

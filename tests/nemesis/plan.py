@@ -35,6 +35,9 @@ class Kind(StrEnum):
     CUT_TARGET = "target cut off"
     DEAFEN_TARGET = "target deaf"
     MUTE_TARGET = "target mute"
+    REPLACE_TARGET = "target replaced"
+    KILL_BOTH = "target and a replica killed"
+    ISOLATE_TARGET = "target parted from the replicas"
     SKEW_CLOCKS = "clocks skewed"
     KILL_ALL = "all killed"
     CUT_QUORUM = "two replicas cut off"
@@ -55,10 +58,11 @@ class Kind(StrEnum):
         return self in _TAKES_TARGET
 
 
-_HURT = {Kind.KILL_ALL: 3, Kind.CUT_QUORUM: 2}
+_HURT = {Kind.KILL_ALL: 3, Kind.CUT_QUORUM: 2, Kind.KILL_BOTH: 1}
 _TAKES_TARGET = (
     *(Kind.KILL_TARGET, Kind.STOP_TARGET, Kind.CUT_TARGET),
-    *(Kind.DEAFEN_TARGET, Kind.MUTE_TARGET),
+    *(Kind.DEAFEN_TARGET, Kind.MUTE_TARGET, Kind.ISOLATE_TARGET),
+    *(Kind.REPLACE_TARGET, Kind.KILL_BOTH),
 )
 
 

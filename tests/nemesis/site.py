@@ -137,6 +137,11 @@ class Site:
         self.start_target()
         self.wait_until_whole()
 
+    def command(self, *words: str) -> None:
+        """A command of an operator for the volume.  Raises HarnessError where it fails."""
+        control = f"--control={self.target_host.address}:{CONTROL_PORT}"
+        self.initiator.check(cstor_command(), *words, control, f"--volume={VOLUME}")
+
     def status(self) -> dict[str, Any] | None:
         """What the target says of its volume; None where it says nothing."""
         url = f"http://{self.target_host.address}:{HTTP_PORT}/status"
@@ -152,13 +157,19 @@ class Site:
         Raises HarnessError with what was said last when that takes more than WHOLE_S_MAX.
         """
         deadline_s = time.monotonic() + WHOLE_S_MAX
-        while True:
-            volume = self.status()
-            if volume is not None and _is_whole(volume):
-                return
+        while not self.is_whole():
             if time.monotonic() > deadline_s:
-                raise HarnessError(f"not whole after {WHOLE_S_MAX} s: {volume}\n{self.logs()}")
+                said = json.dumps(self.status())
+                raise HarnessError(f"not whole after {WHOLE_S_MAX} s: {said}\n{self.logs()}")
             time.sleep(POLL_S)
+
+    def is_whole(self) -> bool:
+        """Whether the target calls the volume healthy and all replicas in sync."""
+        volume = self.status()
+        if volume is None:
+            return False
+        statuses = {replica["status"] for replica in volume["replicas"]}
+        return volume["status"] == "healthy" and statuses == {IN_SYNC}
 
     def mend(self, killed: set[str]) -> list[str]:
         """Start what has ended; the daemons that ended though they should not, in words.
@@ -207,11 +218,6 @@ class Site:
         """The ends of the logs of all daemons that run, for a report."""
         daemons = (*self.targets.values(), *self.replicas)
         return "\n".join(tail_of(daemon.stderr) for daemon in daemons)
-
-
-def _is_whole(volume: dict[str, Any]) -> bool:
-    statuses = {replica["status"] for replica in volume["replicas"]}
-    return volume["status"] == "healthy" and statuses == {IN_SYNC}
 
 
 @contextlib.contextmanager
