@@ -85,6 +85,8 @@ class Succession:
         """The instance to which this target is about to leave the volume."""
         self._heard: dict[str, Sequence[replica_pb2.Standby]] = {}
         """Who stands by, as each member has said last."""
+        self._vacant_since_s: float | None = None
+        self._is_taking_over = False
         self._is_anothers = False
         """The volume was left to another one, which is given the time to open it."""
         self._known: dict[str, str] = {}
@@ -132,21 +134,27 @@ class Succession:
         standby = self._standby
         if standby is None:
             return
-        self._take(Role.STANDBY)
-        vacant_since_s: float | None = None
         while True:
             state = await self._look(standby)
             now_s = self._clock.monotonic()
             if state is Vacancy.SERVED:
-                vacant_since_s = None
-            elif vacant_since_s is None:
-                vacant_since_s = now_s
-            if vacant_since_s is not None and now_s - vacant_since_s >= self._patience_s(state):
-                self._events("taking_over", {"reason": state.value})
-                self._take(Role.TAKING_OVER)
+                self._vacant_since_s = None
+            elif self._vacant_since_s is None:
+                self._vacant_since_s = now_s
+            since_s = self._vacant_since_s
+            if since_s is not None and now_s - since_s >= self._patience_s(state):
+                self._take_over(state)
                 return
-            self._take(Role.TAKING_OVER if standby.ready else Role.STANDBY)
-            await self._clock.sleep(LOOK_CLOSELY_S if standby.ready else LOOK_S)
+            is_next = standby.ready or (since_s is not None and self._is_taking_over)
+            self._take(Role.TAKING_OVER if is_next else Role.STANDBY)
+            await self._clock.sleep(LOOK_CLOSELY_S if is_next else LOOK_S)
+
+    def _take_over(self, state: Vacancy) -> None:
+        """Nobody serves it: that is said once, however many attempts an opening takes."""
+        if not self._is_taking_over:
+            self._is_taking_over = True
+            self._events("taking_over", {"reason": state.value})
+        self._take(Role.TAKING_OVER)
 
     def _patience_s(self, state: Vacancy) -> float:
         """For how long nobody has to be seen to serve the volume."""
@@ -197,6 +205,7 @@ class Succession:
         self._is_anothers = bool(named) and not standby.ready
         state = vacancy(len(members), told)
         if state is Vacancy.SERVED:
+            self._is_taking_over = False
             self._say(state.value)
         return state
 
