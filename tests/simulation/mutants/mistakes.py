@@ -16,6 +16,7 @@ from tests.simulation.mutants import (
     scrubbing,
     serving,
     streaming,
+    succession,
     witness,
 )
 from tests.simulation.mutants.planting import Mistake
@@ -36,6 +37,7 @@ MISTAKES: dict[str, Mistake] = {
         *cloning.MISTAKES,
         *scrubbing.MISTAKES,
         *streaming.MISTAKES,
+        *succession.MISTAKES,
         *witness.MISTAKES,
     )
 }
