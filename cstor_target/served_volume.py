@@ -345,6 +345,7 @@ class ServedVolume:
             device.parameters_changed(self._parameters())
             self._look_at_capacity(device)
             device.access_changed(AccessState.ACTIVE_OPTIMIZED)
+            self.redirect("")
         self._device = device
 
 

@@ -7,15 +7,15 @@ import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from cstor_target.iscsi.constants import LoginStatus
-from tests.system.cluster import IQN_PREFIX, Cluster
+from tests.system.cluster import IQN_PREFIX
+from tests.system.pair import Pair, portals_of, served_by_two
 from tests.system.plain_initiator import GOOD, PlainInitiator
 from tests.system.processes import kill
-from tests.system.tools import HarnessError, check, cstor_command, free_port, run
+from tests.system.tools import HarnessError, cstor_command, run
 
 pytestmark = pytest.mark.system
 
@@ -25,42 +25,6 @@ BLOCKS = 64
 TEST_UNIT_READY = bytes(6)
 IN_STANDBY = bytes.fromhex("02 04 0b")
 UNIT_ATTENTION = 0x06
-
-
-class Pair(Cluster):
-    """A volume with two targets."""
-
-    def __init__(self, directory: Path, port: int) -> None:
-        super().__init__(directory, port, size="64MiB", options=["--targets", "2"])
-
-    def document(self) -> dict[str, Any]:
-        """What `cstor status` says."""
-        return self.status().document
-
-    def wait_until_served_by(self, name: str) -> None:
-        """Wait until that target serves; raises HarnessError after WAIT_S_MAX."""
-        deadline = time.monotonic() + WAIT_S_MAX
-        while True:
-            document = self.document()
-            if document["status"] == "healthy" and document["target"]["name"] == name:
-                return
-            if time.monotonic() > deadline:
-                raise HarnessError(f"{name} does not serve: {document}\n{self.logs()}")
-            time.sleep(0.1)
-
-    def wait_for_standby(self) -> None:
-        """Wait until the target that serves knows of the other one."""
-        deadline = time.monotonic() + WAIT_S_MAX
-        command = [cstor_command(), "volume", "show", "test", f"--dir={self.directory}", "-o"]
-        while '"standbys": []' in (said := check([*command, "json"], timeout_s=WAIT_S_MAX)):
-            if time.monotonic() > deadline:
-                raise HarnessError(f"nobody stands by: {said}")
-            time.sleep(0.1)
-
-    def drain(self, *flags: str) -> str:
-        """Run `cstor target drain`; what it says."""
-        command = [cstor_command(), "target", "drain", f"--dir={self.directory}", *flags]
-        return check(command, timeout_s=WAIT_S_MAX)
 
 
 class TwoPaths:
@@ -115,14 +79,8 @@ class TwoPaths:
 @pytest.fixture
 def pair(tmp_path: Path) -> Iterator[Pair]:
     """Two targets over three replicas; stopped in the end."""
-    pair = Pair(tmp_path / "volume", free_port())
-    pair.start()
-    try:
-        pair.wait_until_served_by("target")
-        pair.wait_for_standby()
+    with served_by_two(tmp_path / "volume") as pair:
         yield pair
-    finally:
-        pair.stop()
 
 
 @pytest.fixture
@@ -133,13 +91,6 @@ def paths(pair: Pair) -> Iterator[TwoPaths]:
         paths.write(block, block + 1)
     yield paths
     paths.close()
-
-
-def portals_of(pair: Pair) -> list[tuple[str, int]]:
-    """Of the target that serves first, then of the other one."""
-    document = pair.document()
-    texts = [document["target"]["portal"], *(one["portal"] for one in document["standbys"])]
-    return [(host, int(port)) for host, _, port in (text.rpartition(":") for text in texts)]
 
 
 def write_more(paths: TwoPaths, first_stamp: int) -> None:
