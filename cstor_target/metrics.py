@@ -184,6 +184,11 @@ _VOLUME_GAUGES: tuple[_Gauge[control_pb2.VolumeReport], ...] = (
     _Gauge("snapshots", "Snapshots of the volume", lambda report: report.snapshot_count),
     _Gauge("sessions", "iSCSI sessions", lambda report: len(report.sessions)),
     _Gauge(
+        "standbys",
+        "Targets that stand by to take the volume over from this one",
+        lambda report: len(report.standbys),
+    ),
+    _Gauge(
         "registrations",
         "Initiator ports that have registered for persistent reservations",
         lambda report: report.registrations,
