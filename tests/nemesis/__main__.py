@@ -12,6 +12,7 @@ from pathlib import Path
 from tests.nemesis import report
 from tests.nemesis.plan import Kind
 from tests.nemesis.run import Plan, run
+from tests.nemesis.site import Topology
 from tests.system.tools import HarnessError
 
 
@@ -26,6 +27,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         choices=[kind.name.lower() for kind in Kind],
         help="only these kinds; repeat it for more",
     )
+    parser.add_argument("--one-target", action="store_true", help="no second one stands by")
     parser.add_argument("--dir", type=Path, default=Path(tempfile.gettempdir()))
     parser.add_argument("--results", type=Path, help="where nemesis.json and nemesis.md go")
     return parser.parse_args(arguments)
@@ -36,8 +38,9 @@ def main(arguments: list[str]) -> int:
     options = parse(arguments)
     kinds = [Kind[name.upper()] for name in options.kind or ()] or list(Kind)
     scratch = Path(tempfile.mkdtemp(prefix="nemesis.", dir=options.dir))
+    topology = Topology(standby=not options.one_target)
     try:
-        outcome = run(Plan(options.seed, options.minutes, kinds), scratch)
+        outcome = run(Plan(options.seed, options.minutes, kinds, topology=topology), scratch)
     except HarnessError as error:
         print(f"nemesis: {error}\nLogs and journals are in {scratch}", file=sys.stderr)
         return 2

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
-from tests.nemesis.paths import Path, PathLostError, TryAgainError, open_path
+from tests.nemesis.paths import AGAIN_S, Path, PathLostError, TryAgainError, open_path
 from tests.rfc7143.wire import read_10, write_10
 from tests.system.stamps import BLOCK_BYTES
 
@@ -17,7 +17,6 @@ SECTOR_BYTES = 512
 SECTORS = BLOCK_BYTES // SECTOR_BYTES
 ROUND_S = 0.25
 """From one look at all portals to the next."""
-AGAIN_S = 0.1
 
 
 class PathsDisk:

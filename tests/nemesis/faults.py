@@ -46,7 +46,7 @@ def killed(fault: Fault, target_host: str) -> set[str]:
         Kind.KILL_REPLICA: {REPLICA_HOSTS[fault.replica]},
         Kind.KILL_TARGET: {target_host},
         Kind.KILL_BOTH: {target_host, REPLICA_HOSTS[fault.replica]},
-        Kind.KILL_ALL: {target_host, *REPLICA_HOSTS},
+        Kind.KILL_ALL: {*TARGET_HOSTS, *REPLICA_HOSTS},
     }.get(fault.kind, set())
 
 
@@ -74,7 +74,13 @@ def _kill_both(site: Site, fault: Fault) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _kill_all(site: Site, fault: Fault) -> Iterator[None]:
-    kill(daemon.pid for daemon in (site.target, *site.replicas))
+    kill(daemon.pid for daemon in (*site.targets.values(), *site.replicas))
+    yield
+
+
+@contextlib.contextmanager
+def _drain(site: Site, fault: Fault) -> Iterator[None]:
+    site.drain()
     yield
 
 
@@ -186,7 +192,7 @@ HURTS: dict[Kind, Hurt] = {
     Kind.CUT_TARGET: _dropped(lambda site, fault: switch.both(site.target_host)),
     Kind.DEAFEN_TARGET: _dropped(lambda site, fault: [(None, site.target_host)]),
     Kind.MUTE_TARGET: _dropped(lambda site, fault: [(site.target_host, None)]),
-    Kind.REPLACE_TARGET: lambda site, fault: contextlib.nullcontext(),
+    Kind.DRAIN_TARGET: _drain,
     Kind.KILL_BOTH: _kill_both,
     Kind.ISOLATE_TARGET: _dropped(
         lambda site, fault: [

@@ -16,9 +16,11 @@ from tests.rfc7143.wire import RESERVED, TEST_UNIT_READY, Op, Pdu
 
 GOOD, CHECK_CONDITION, BUSY, TASK_SET_FULL = 0x00, 0x02, 0x08, 0x28
 NOT_READY, UNIT_ATTENTION = 2, 6
+TRANSITION = (NOT_READY, 0x04, 0x0A)
 PING_S, SILENCE_S = 2.0, 5.0
 """A ping is sent after so long; a target that says nothing at all for so long is gone."""
 CONNECT_S = 3.0
+AGAIN_S = 0.1
 COMMAND_S = 30.0
 """As Linux' SCSI layer: then a command is given up, and with it its path."""
 
@@ -139,6 +141,8 @@ class Path:
             command.answer.set_exception(RefusedError(f"status {pdu.status:#x}"))
         elif pdu.sense[0] == UNIT_ATTENTION:
             command.answer.set_exception(TryAgainError(f"unit attention {pdu.sense}"))
+        elif pdu.sense == TRANSITION:
+            command.answer.set_exception(TryAgainError("the target is about to serve"))
         elif pdu.sense[0] == NOT_READY:
             self.close(f"not ready: {pdu.sense}")
         else:
@@ -169,6 +173,7 @@ async def open_path(
                 with contextlib.suppress(TryAgainError):
                     await path.ask(TEST_UNIT_READY)
                     return path
+                await asyncio.sleep(AGAIN_S)
     except (OSError, EOFError, AssertionError, RefusedError, PathLostError) as error:
         # A login that is refused is an assertion of the initiator's; TimeoutError an OSError.
         if path is not None:

@@ -15,6 +15,7 @@ from random import Random
 REPLICAS = 3
 QUORUM = REPLICAS // 2 + 1
 SHORT_S, LONG_S = (0.5, 2.0, 5.0, 12.0), (7.0, 9.0, 12.0)
+ISOLATED_S = (12.0, 25.0)
 
 
 class Kind(StrEnum):
@@ -35,7 +36,7 @@ class Kind(StrEnum):
     CUT_TARGET = "target cut off"
     DEAFEN_TARGET = "target deaf"
     MUTE_TARGET = "target mute"
-    REPLACE_TARGET = "target replaced"
+    DRAIN_TARGET = "target drained"
     KILL_BOTH = "target and a replica killed"
     ISOLATE_TARGET = "target parted from the replicas"
     SKEW_CLOCKS = "clocks skewed"
@@ -62,7 +63,7 @@ _HURT = {Kind.KILL_ALL: 3, Kind.CUT_QUORUM: 2, Kind.KILL_BOTH: 1}
 _TAKES_TARGET = (
     *(Kind.KILL_TARGET, Kind.STOP_TARGET, Kind.CUT_TARGET),
     *(Kind.DEAFEN_TARGET, Kind.MUTE_TARGET, Kind.ISOLATE_TARGET),
-    *(Kind.REPLACE_TARGET, Kind.KILL_BOTH),
+    Kind.KILL_BOTH,
 )
 
 
@@ -81,18 +82,25 @@ class Fault:
     """For what else is by chance: delays, rates, clocks."""
 
 
+def _lasts_s(kind: Kind) -> tuple[float, ...]:
+    """How long it may last: what takes the target must be there until the other one serves."""
+    if kind is Kind.ISOLATE_TARGET:
+        # Nothing but the old target can tell initiators of it.
+        return ISOLATED_S
+    return LONG_S if kind.takes_target or kind is Kind.FILL_REPLICA else SHORT_S
+
+
 def faults(seed: int, kinds: Sequence[Kind] = tuple(Kind)) -> Iterator[Fault]:
     """All faults of a seed, round after round, without an end."""
     random = Random(seed)
     number = 0
     while True:
         for kind in random.sample(kinds, len(kinds)):
-            lasts = LONG_S if kind.takes_target or kind is Kind.FILL_REPLICA else SHORT_S
             yield Fault(
                 number,
                 kind,
                 random.randrange(REPLICAS),
-                random.choice(lasts),
+                random.choice(_lasts_s(kind)),
                 random.uniform(0.2, 1.5),
                 random.getrandbits(32),
             )

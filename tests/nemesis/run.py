@@ -151,15 +151,15 @@ def strike(site: Site, fault: Fault, outcome: Outcome) -> None:
     struck = Struck(fault, time.monotonic())
     outcome.struck.append(struck)
     with hurt(site, fault):
-        if fault.kind.takes_target:
+        if fault.kind.takes_target and not site.topology.standby:
             time.sleep(NOTICE_S)
-            site.start_target()
+            site.replace_target()
         time.sleep(fault.lasts_s)
         volume = site.status()
         struck.seen = volume["status"] if volume is not None else ""
     outcome.problems += site.mend(doomed)
     struck.healed_s = time.monotonic()
-    site.wait_until_whole()
+    outcome.problems += site.wait_until_whole(doomed)
     struck.whole_s = time.monotonic()
     with (site.scratch / "faults.jsonl").open("a") as journal:
         journal.write(json.dumps(asdict(struck)) + "\n")
@@ -210,10 +210,8 @@ def _read_all(site: Site, workers: list[Worker], outcome: Outcome) -> None:
             portal = answer["portal"]
             outcome.reads[portal] = outcome.reads.get(portal, 0) + answer["blocks"]
             outcome.problems += [one for one in answer["problems"] if one not in outcome.problems]
-        if (code := site.target.terminate()) != 0:
-            outcome.problems.append(f"the target ended with {code}: {tail_of(site.target.stderr)}")
-        del site.targets[site.active]
-        site.start_target()
+        site.drain()
+        outcome.problems += site.wait_until_whole(set())
 
 
 def _ask(workers: list[Worker], word: str) -> list[dict[str, Any]]:

@@ -29,6 +29,8 @@ REPLICA_HOSTS = tuple(f"replica-{number}" for number in range(REPLICAS))
 TARGET_HOSTS = ("target-a", "target-b")
 INITIATOR = "initiator"
 REPLICA_PORT, CONTROL_PORT, HTTP_PORT = 7778, 7777, 6060
+STANDS_BY = "standby"
+STANDBY = {True: ("--standby",), False: ()}
 EXIT_DEPOSED = 3
 NOTICE_S = 2.0
 """After so long whoever watches sees that a target does not serve."""
@@ -42,6 +44,8 @@ class Topology:
 
     volume_bytes: int = 64 * MIB
     disk_bytes: int = 512 * MIB
+    standby: bool = True
+    """A second target stands by; without it whoever watches starts one where none serves."""
 
 
 class Site:
@@ -55,20 +59,25 @@ class Site:
         self.replicas: list[DaemonByHand] = []
         self.targets: dict[str, DaemonByHand] = {}
         """By host; without those that are known to have ended."""
-        self.active = TARGET_HOSTS[1]
-        """The host of the target that was started last."""
+        self.active = TARGET_HOSTS[0]
+        """The host of the target that serves, as far as is known."""
         for name in (*REPLICA_HOSTS, *TARGET_HOSTS):
             Skew().keep(self.clock_of(name))
 
     @property
     def target(self) -> DaemonByHand:
-        """The target that was started last."""
+        """The target that serves, as far as is known."""
         return self.targets[self.active]
 
     @property
     def target_host(self) -> Host:
         """Its host."""
         return self.hosts[self.active]
+
+    @property
+    def other(self) -> str:
+        """The host for targets that is not that one."""
+        return next(name for name in TARGET_HOSTS if name != self.active)
 
     @property
     def iqn(self) -> str:
@@ -101,31 +110,51 @@ class Site:
         daemon.wait_until_ready()
         return daemon
 
-    def start_target(self) -> DaemonByHand:
-        """Start a target on the host that had none last, and wait until it listens."""
-        self.active = next(name for name in TARGET_HOSTS if name != self.active)
-        host = self.target_host
+    def start_target(self, name: str) -> DaemonByHand:
+        """Start a target on a host, and wait until it listens."""
+        host = self.hosts[name]
         flags = {
             **dict.fromkeys(("portal", "control", "http", "metrics"), host.address),
+            "portal_group": str(1 + TARGET_HOSTS.index(name)),
             "volume": VOLUME,
             "replica": self.addresses,
         }
-        state = self.scratch / f"state-of-{host.name}"
-        daemon = self._start("cstor-target", host, state, flags)
-        self.targets[host.name] = daemon
+        state = self.scratch / f"state-of-{name}"
+        daemon = self._start("cstor-target", host, state, flags, *STANDBY[self.topology.standby])
+        self.targets[name] = daemon
         daemon.wait_until_ready()
         return daemon
 
-    def _start(self, role: str, host: Host, directory: Path, flags: dict[str, Any]) -> DaemonByHand:
-        clock: list[str | Path] = [
-            sys.executable,
+    def replace_target(self) -> None:
+        """Start a target on the other host, whatever has become of the one that served."""
+        self.active = self.other
+        self.start_target(self.active)
+
+    def drain(self) -> None:
+        """Move the volume to the other host, as one does on purpose.
+
+        Raises HarnessError where that fails.
+        """
+        if self.topology.standby:
+            control = f"--target={self.target_host.address}:{CONTROL_PORT}"
+            self.initiator.check(cstor_command(), "target", "drain", control)
+            return
+        if (code := self.targets.pop(self.active).terminate()) != 0:
+            raise HarnessError(f"the target on {self.active} ended with {code}")
+        self.replace_target()
+
+    def _start(
+        self, role: str, host: Host, directory: Path, flags: dict[str, Any], *words: str
+    ) -> DaemonByHand:
+        clock: tuple[str | Path, ...] = (
             "-m",
             "tests.nemesis.clocks",
             self.clock_of(host.name),
             role,
-        ]
+        )
         settings = Settings(flags=flags | {"log_format": "json"})
-        return DaemonByHand(role, host, self.scratch, directory, settings, clock)
+        program = [sys.executable, *clock, *words]
+        return DaemonByHand(role, host, self.scratch, directory, settings, program)
 
     def found(self) -> None:
         """Make the volume, and have it served."""
@@ -134,8 +163,8 @@ class Site:
         named = [f"--replica={address}" for address in self.addresses]
         size = f"--size={self.topology.volume_bytes}"
         self.initiator.check(cstor_command(), "volume", "create", VOLUME, size, *named)
-        self.start_target()
-        self.wait_until_whole()
+        self.start_target(self.active)
+        self.wait_until_whole(set())
 
     def command(self, *words: str) -> None:
         """A command of an operator for the volume.  Raises HarnessError where it fails."""
@@ -143,33 +172,47 @@ class Site:
         self.initiator.check(cstor_command(), *words, control, f"--volume={VOLUME}")
 
     def status(self) -> dict[str, Any] | None:
-        """What the target says of its volume; None where it says nothing."""
-        url = f"http://{self.target_host.address}:{HTTP_PORT}/status"
-        answer = self.initiator.run(program("curl"), "--silent", "--max-time", "2", url)
-        if answer.returncode != 0:
+        """What the target that serves says of its volume; None where none says anything."""
+        said = {host: volume for host in self.targets if (volume := self._status_of(host))}
+        serving = {host: one for host, one in said.items() if one["status"] != STANDS_BY}
+        if not serving:
             return None
-        volume: dict[str, Any] = json.loads(answer.stdout)["volumes"][0]
-        return volume
+        # One that was away may not know yet that it has been followed.
+        self.active = max(serving, key=lambda host: int(serving[host]["epoch"]))
+        return serving[self.active]
 
-    def wait_until_whole(self) -> None:
-        """Wait until the volume is healthy and all replicas are in sync.
+    def _status_of(self, host: str) -> dict[str, Any] | None:
+        url = f"http://{self.hosts[host].address}:{HTTP_PORT}/status"
+        answer = self.initiator.run(program("curl"), "--silent", "--max-time", "2", url)
+        volumes = json.loads(answer.stdout)["volumes"] if answer.returncode == 0 else []
+        return volumes[0] if volumes else None
+
+    def wait_until_whole(self, killed: set[str]) -> list[str]:
+        """Wait until all is as it was in the beginning; what was amiss on the way, as `mend`.
 
         Raises HarnessError with what was said last when that takes more than WHOLE_S_MAX.
         """
         deadline_s = time.monotonic() + WHOLE_S_MAX
+        problems = self.mend(killed)
         while not self.is_whole():
             if time.monotonic() > deadline_s:
                 said = json.dumps(self.status())
                 raise HarnessError(f"not whole after {WHOLE_S_MAX} s: {said}\n{self.logs()}")
             time.sleep(POLL_S)
+            problems += self.mend(killed)
+        return problems
 
     def is_whole(self) -> bool:
-        """Whether the target calls the volume healthy and all replicas in sync."""
+        """Whether the volume is healthy, all replicas are in sync, and other targets stand by."""
         volume = self.status()
         if volume is None:
             return False
         statuses = {replica["status"] for replica in volume["replicas"]}
-        return volume["status"] == "healthy" and statuses == {IN_SYNC}
+        others = [self._status_of(host) for host in self.targets if host != self.active]
+        stand_by = all(one is not None and one["status"] == STANDS_BY for one in others)
+        count = len(TARGET_HOSTS) if self.topology.standby else 1
+        is_all_there = stand_by and len(self.targets) == count
+        return volume["status"] == "healthy" and statuses == {IN_SYNC} and is_all_there
 
     def mend(self, killed: set[str]) -> list[str]:
         """Start what has ended; the daemons that ended though they should not, in words.
@@ -183,15 +226,16 @@ class Site:
                     problems.append(f"{replica.name} has ended:\n{tail_of(replica.stderr)}")
                 self.start_replica(number)
         for host, target in list(self.targets.items()):
-            if host == self.active and target.runs:
-                continue
-            del self.targets[host]
-            if host in killed:
-                target.kill()
-            elif (code := target.wait()) != EXIT_DEPOSED:
-                problems.append(f"{target.name} ended with {code}:\n{tail_of(target.stderr)}")
-        if not self.targets:
-            self.start_target()
+            if not target.runs:
+                del self.targets[host]
+                if host not in killed and (code := target.wait()) != EXIT_DEPOSED:
+                    problems.append(f"{target.name} ended with {code}:\n{tail_of(target.stderr)}")
+        if self.topology.standby:
+            for host in TARGET_HOSTS:
+                if host not in self.targets:
+                    self.start_target(host)
+        elif not self.targets:
+            self.replace_target()
         return problems
 
     def compare(self) -> str:
