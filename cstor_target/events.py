@@ -93,6 +93,11 @@ KINDS: dict[str, Kind] = {
         "the target with the portal {portal} stands by no more: if this one fails, nobody takes "
         "the volume over until another one is started",
     ),
+    "let_go": Kind(
+        Severity.ERROR,
+        "this target has had no lease for so long that the one with the portal {portal}, which "
+        "stood by, may serve the volume: it stands by now, and initiators have to log in anew",
+    ),
     "leaving": Kind(
         Severity.INFO,
         "the volume is left to the target with the portal {portal}, which stands by",

@@ -116,6 +116,7 @@ class Engine:
             events,
             *(self._order, self._reads, self._lease, self._gate, self._roster, self._room),
             self.kick,
+            self._membership.let_go,
         )
         self._roster.on_quorum = self._open_gate
 

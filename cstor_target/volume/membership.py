@@ -275,7 +275,7 @@ class Membership:
             await self._ask_for_lease(member, tenure)
             spent_s = self._clock.monotonic() - asked_s
             await self._clock.sleep(max(RENEW_S - spent_s, 0.05))
-        self._succession.heard(member.replica_uuid, ())
+        self._succession.silent(member.replica_uuid)
 
     async def _ask_for_lease(self, member: Member, tenure: Tenure) -> None:
         """Ask a member for a lease; where it has promised a later epoch, this target has ceased.
@@ -289,7 +289,7 @@ class Membership:
         try:
             answer = await member.link.lease(request)
         except CstorError as error:
-            self._succession.heard(member.replica_uuid, ())
+            self._succession.silent(member.replica_uuid)
             has_failed = member.standing is Standing.FAILED  # which says more
             is_known = has_failed or not (self.tenure is tenure and self._roster.serving)
             if member.is_witness and not is_known:
@@ -460,11 +460,26 @@ class Membership:
             if roster.is_hopeless:
                 self._give_up_opening()
 
+    def let_go(self) -> None:
+        """The lease ran out long ago: where another target stood by, it may serve by now.
+
+        This one may be the only one that cannot reach the members, and nobody else tells the
+        initiators that it still has.
+        """
+        portal = self._succession.may_be_followed_by
+        if portal and not self.deposed.done():
+            self._events("let_go", {"portal": portal})
+            self._end(f"no quorum of replicas has renewed the lease, and {portal} stood by")
+
     def _depose(self, sentence: str) -> None:
         """Another target reigns: nothing is served from now on."""
-        self._roster.stop(sentence)
         if not self.deposed.done():
             self._events("deposed", {"reason": sentence})
+        self._end(sentence)
+
+    def _end(self, sentence: str) -> None:
+        self._roster.stop(sentence)
+        if not self.deposed.done():
             self.deposed.set_result(sentence)
 
 

@@ -89,11 +89,21 @@ class Succession:
         self._is_taking_over = False
         self._is_anothers = False
         """The volume was left to another one, which is given the time to open it."""
+        self._follower = ""
+        """The portal of who stood by when members last said so."""
         self._known: dict[str, str] = {}
         """Portals of those of whom an event has told, by instance."""
 
     def heard(self, replica_uuid: str, standbys: Sequence[replica_pb2.Standby]) -> None:
-        """A member has said who stands by; it says nobody where it does not answer."""
+        """A member has said who stands by."""
+        self._note(replica_uuid, standbys)
+        self._follower = next((standby.portal for standby in self.standbys), "")
+
+    def silent(self, replica_uuid: str) -> None:
+        """A member does not answer, or is none any more: what it has said counts no longer."""
+        self._note(replica_uuid, ())
+
+    def _note(self, replica_uuid: str, standbys: Sequence[replica_pb2.Standby]) -> None:
         own = self._opener.instance
         self._heard[replica_uuid] = [one for one in standbys if one.target_instance != own]
         now = {standby.target_instance: standby.portal for standby in self.standbys}
@@ -123,6 +133,15 @@ class Succession:
         """The one that was to follow does not know in time: nothing of that."""
         self.successor = ""
         self._events("not_left", {})
+
+    @property
+    def may_be_followed_by(self) -> str:
+        """The portal of the target that may serve by now, where this one has no lease any more.
+
+        Empty where nobody stood by when members last answered, and where this target would not
+        stand by itself.
+        """
+        return self._follower if self._standby is not None else ""
 
     @property
     def is_successor_ready(self) -> bool:

@@ -15,6 +15,9 @@ from cstor_target.volume.roster import Roster
 from cstor_target.volume.settings import EngineSettings
 
 _TICK_S = 1.0
+_FOLLOWED_S = 2.5
+"""So long after a lease has run out another target that stood by may serve: it has run out for
+members as well by then, and has been seen to for `SILENT_S`."""
 _STOOD_STILL_S = 3.0
 """So long without a tick, and this process was paused: that does not count as waiting."""
 
@@ -34,6 +37,7 @@ class Ticks:
         roster: Roster,
         room: Room,
         kick: Callable[[], None],
+        let_go: Callable[[], None],
     ) -> None:
         self._clock = clock
         self._settings = settings
@@ -45,8 +49,10 @@ class Ticks:
         self._roster = roster
         self._room = room
         self._kick = kick
+        self._let_go = let_go
         self._next: Timer | None = None
-        self._lease_lapsed = False
+        self._lapsed_s: float | None = None
+        """When it was first seen that the lease has lapsed, while it has."""
         self._ticked_s = clock.monotonic()
         self._patient_until_s = float("-inf")
 
@@ -83,10 +89,16 @@ class Ticks:
         self._gate.expire(before_s)
 
     def _look_at_lease(self) -> None:
-        """Say when it has lapsed while the volume is served, and when it holds again."""
+        """Say when it has lapsed while the volume is served, and when it holds again; let the
+        volume go where it does not.
+        """
         is_lapsed = self._roster.serving and not self._lease.holds
-        if is_lapsed and not self._lease_lapsed:
+        if not is_lapsed:
+            if self._lapsed_s is not None and self._roster.serving:
+                self._events("lease_renewed", {})
+            self._lapsed_s = None
+        elif self._lapsed_s is None:
             self._events("lease_lapsed", {})
-        elif self._lease_lapsed and self._roster.serving and not is_lapsed:
-            self._events("lease_renewed", {})
-        self._lease_lapsed = is_lapsed
+            self._lapsed_s = self._ticked_s
+        elif self._ticked_s - self._lapsed_s >= _FOLLOWED_S:
+            self._let_go()

@@ -67,6 +67,83 @@ def test_one_that_is_killed_is_followed_when_its_lease_has_run_out(replicas: int
     play(scenario())
 
 
+async def equals(cluster: Cluster) -> tuple[Target, Target]:
+    """The same, but the one that serves has stood by before and would again."""
+    target = cluster.start_target(stands_by=True)
+    await until(lambda: target.engine.serving)
+    assert await target.write(0, block_of(1)) is None
+    standby = cluster.start_target(stands_by=True)
+    await until(lambda: bool(target.engine.report().standbys))
+    return target, standby
+
+
+@pytest.mark.parametrize("replicas", [1, 2, 3, 5])
+def test_one_that_reaches_no_replica_lets_the_volume_go_when_the_other_one_may_serve(
+    replicas: int,
+) -> None:
+    async def scenario() -> None:
+        cluster = Cluster(replicas)
+        target, standby = await equals(cluster)
+        loop = asyncio.get_running_loop()
+        cluster.network.dead.add(target.instance)
+        parted_s = loop.time()
+        waiting = target.write(BLOCK_BYTES, block_of(2))
+        await until(target.engine.deposed.done)
+        assert standby.engine.serving, "it has had the time to take over"
+        assert loop.time() - parted_s < LEASE_S + SILENT_S + 2 * LOOK_S + 2 * ENOUGH_S
+        assert not target.engine.serving
+        assert not waiting.done(), "its fate is the other one's to tell"
+        assert ("let_go", {"portal": "instance-2"}) in cluster.events
+        assert "deposed" not in names(cluster)
+
+    play(scenario())
+
+
+def test_one_that_reaches_no_replica_keeps_the_volume_where_nobody_else_can_have_it() -> None:
+    async def scenario() -> None:
+        cluster = Cluster()
+        target, standby = await equals(cluster)
+        standby.kill()
+        await until(lambda: not target.engine.report().standbys)
+        for replica in cluster.replicas[:2]:
+            replica.kill()
+        await asyncio.sleep(60)
+        for replica in cluster.replicas[:2]:
+            replica.restart()
+        await target.healthy()
+        assert await target.read(0, BLOCK_BYTES) == block_of(1)
+
+    play(scenario())
+
+
+def test_one_that_would_not_stand_by_keeps_the_volume() -> None:
+    async def scenario() -> None:
+        cluster = Cluster()
+        target, _ = await pair(cluster)
+        await until(lambda: bool(target.engine.report().standbys))
+        cluster.network.dead.add(target.instance)
+        await asyncio.sleep(60)
+        assert "let_go" not in names(cluster)
+
+    play(scenario())
+
+
+def test_where_all_replicas_were_away_one_of_two_serves_again() -> None:
+    async def scenario() -> None:
+        cluster = Cluster()
+        target, standby = await equals(cluster)
+        for replica in cluster.replicas:
+            replica.kill()
+        await until(target.engine.deposed.done)
+        assert not standby.engine.serving
+        for replica in cluster.replicas:
+            replica.restart()
+        await until(lambda: standby.engine.serving)
+        assert await standby.read(0, BLOCK_BYTES) == block_of(1)
+
+    play(scenario())
+
+
 def test_one_that_gives_its_lease_back_is_followed_at_once() -> None:
     async def scenario() -> None:
         cluster = Cluster()
