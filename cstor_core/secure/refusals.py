@@ -51,7 +51,7 @@ def reason_of(error: BaseException) -> Reason:
             return Reason.EXPIRED
         return Reason.WRONG_ADDRESS if error.verify_code in _WRONG_NAME else Reason.WRONG_AUTHORITY
     if isinstance(error, ssl.SSLError):
-        return _BY_SSL_REASON.get(error.reason or "", Reason.HANDSHAKE)
+        return _BY_SSL_REASON.get(getattr(error, "reason", ""), Reason.HANDSHAKE)
     return Reason.HANDSHAKE
 
 

@@ -11,7 +11,7 @@ import grpc
 import grpc.aio
 
 from cstor_core.checksums import block_checksum
-from cstor_core.dialling import GrpcDialler
+from cstor_core.dialling import Dialler, GrpcDialler
 from cstor_core.frames import (
     FORMAT,
     QUESTION,
@@ -23,6 +23,7 @@ from cstor_core.frames import (
 from cstor_core.generated.cstor.v1 import replica_pb2, stream_pb2, volume_pb2
 from cstor_core.generated.cstor.v1.replica_pb2_grpc import ReplicaServiceStub
 from cstor_core.rows import ROW
+from cstor_core.secure.credentials import Tls
 from cstor_core.settings import Address, DataStream
 from cstor_core.units import BLOCK_BYTES, MIB
 from replica.daemon import ReplicaPorts, open_host
@@ -30,6 +31,7 @@ from replica.host import ReplicaHost
 
 SALT = 0xC0FFEE
 INSTANCE = "target-a"
+_PLAIN = GrpcDialler()
 IDENTITY = volume_pb2.VolumeIdentity(
     volume_uuid="3a0c1e0c-0000-4000-8000-000000000001",
     name="vol",
@@ -43,12 +45,13 @@ IDENTITY = volume_pb2.VolumeIdentity(
 
 @asynccontextmanager
 async def hosted(
-    pool: Path, data_stream: DataStream = DataStream.FAST
+    pool: Path, data_stream: DataStream = DataStream.FAST, tls: Tls | None = None
 ) -> AsyncIterator[tuple[ReplicaHost, ReplicaPorts]]:
     """A daemon in this process, on ports of the system's choice."""
-    host = await open_host(pool)
+    host = await open_host(pool, tls=tls)
     try:
-        ports = ReplicaPorts(host, Address("127.0.0.1", 0), Address("127.0.0.1", 0), data_stream)
+        any_port = Address("127.0.0.1", 0)
+        ports = ReplicaPorts(host, any_port, any_port, data_stream, tls)
         await ports.start()
         try:
             yield host, ports
@@ -61,10 +64,10 @@ async def hosted(
 class Client:
     """Calls to one daemon; the replica's UUID is known once it was created or asked for."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, dialler: Dialler = _PLAIN) -> None:
         self.address = address
         self.replica_uuid = ""
-        self.channel: grpc.aio.Channel = GrpcDialler().channel(address)
+        self.channel: grpc.aio.Channel = dialler.channel(address)
         self.stub: Any = ReplicaServiceStub(self.channel)
 
     async def create(self) -> None:
