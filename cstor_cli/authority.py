@@ -37,6 +37,8 @@ SLOW_CLOCK = timedelta(minutes=5)
 class Wanted:
     """What a certificate is to say of its holder."""
 
+    called: str
+    """The common name, for people alone."""
     names: tuple[tuple[Role, str], ...]
     addresses: tuple[str, ...]
     days: int
@@ -98,13 +100,12 @@ def issue(authority: Authority, wanted: Wanted, out: Path, now: datetime) -> Non
             f"{authority.certificate.not_valid_after_utc.isoformat()}: issue for fewer --days, or "
             "make a new authority"
         )
-    role, name = wanted.names[0]
     issuer = authority.certificate.subject
     purposes = [ExtendedKeyUsageOID.CLIENT_AUTH]
     if wanted.addresses:
         purposes.append(ExtendedKeyUsageOID.SERVER_AUTH)
     builder = (
-        _begun(_name(f"{role} {name}"), issuer, key, now, end)
+        _begun(_name(wanted.called), issuer, key, now, end)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(signs_certificates=False), critical=True)
         .add_extension(x509.ExtendedKeyUsage(purposes), critical=False)

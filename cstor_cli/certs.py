@@ -110,8 +110,8 @@ def issue_certificate(
     for each in names:
         role_uri(*each)
     addresses = () if role is Role.OPERATOR else tuple(address) or LOOPBACK
-    now = datetime.now(UTC)
-    issue(read_authority(authority), Wanted(tuple(names), addresses, days), out, now)
+    wanted = Wanted(f"{role} {name}", tuple(names), addresses, days)
+    issue(read_authority(authority), wanted, out, datetime.now(UTC))
     held = holder_of(read_files(out))
     typer.echo(f"{out} is {held.identity} until {local_time(held.not_after.timestamp())}")
 

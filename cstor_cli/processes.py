@@ -53,6 +53,10 @@ def scan(home: Home) -> dict[str, Daemon]:
     return found
 
 
+_NOT_FOR_IT = ("CSTOR_TARGET_TLS", "CSTOR_REPLICA_TLS")
+"""What is asked of it goes over loopback alone, in plain text."""
+
+
 def is_running(daemon: Daemon) -> bool:
     """Whether it still runs; one that ended and was not waited for does not."""
     return _started_ticks(daemon.pid) == daemon.started_ticks
@@ -77,6 +81,7 @@ def start(command: Sequence[str], output: Path) -> subprocess.Popen[bytes]:
                 stderr=file,
                 start_new_session=True,
                 cwd="/",
+                env={name: value for name, value in os.environ.items() if name not in _NOT_FOR_IT},
             )
     except OSError as error:
         raise CstorError(f"{command[0]} could not be started: {error.strerror}") from error

@@ -119,7 +119,9 @@ class TlsConnector:
 
         def admit(peer: Identity) -> asyncio.BaseProtocol:
             if not peer.has((self._role,)):
-                raise ForbiddenError(f"there is {peer or 'nobody we know'}, and no {self._role}")
+                raise ForbiddenError(
+                    f"there is {str(peer) or 'nobody we know'}, and no {self._role}"
+                )
             return protocol
 
         admission = _Admission(admit)

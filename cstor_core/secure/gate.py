@@ -84,7 +84,7 @@ class Gate:
             raise self._forbidden(
                 Reason.WRONG_ROLE,
                 caller,
-                f"{path} is not for {caller or 'nobody we know'}: it is for the role {needed}",
+                f"{path} is not for {str(caller) or 'nobody we know'}: it is for the role {needed}",
             )
         return rule
 

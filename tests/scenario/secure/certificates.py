@@ -30,7 +30,7 @@ class Certificates:
         """A directory with a certificate of these roles, as it was issued so long ago."""
         now = datetime.now(UTC) - timedelta(days=age_days)
         directory = self.directory / out
-        issue(self.authority, Wanted(names, addresses, DAYS), directory, now)
+        issue(self.authority, Wanted(out, names, addresses, DAYS), directory, now)
         return directory
 
     def replica(self, name: str = "a") -> Path:

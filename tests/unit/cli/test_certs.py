@@ -141,7 +141,7 @@ def test_what_is_wrong_with_a_directory_is_said(authority: Path, tmp_path: Path)
 
 def test_a_certificate_out_of_its_time_is_a_problem(authority: Path, tmp_path: Path) -> None:
     held = read_authority(authority)
-    wanted = Wanted(((Role.REPLICA, "a"),), ("localhost",), 30)
+    wanted = Wanted("a", ((Role.REPLICA, "a"),), ("localhost",), 30)
     now = datetime.now(UTC)
     for days, sentence in ((-60, "has expired"), (60, "is not valid before")):
         issue(held, wanted, tmp_path / "out", now + timedelta(days=days))
