@@ -10,7 +10,7 @@ DEVELOPMENT := $(VENV)/.installed-development
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help run setup setup-dev test unit long system simulate mutants fuzz conformance bench bench-curves bench-growth bench-failure bench-fio bench-rebuild bench-store soak nemesis proto lint types lock wheel clean
+.PHONY: help run setup setup-dev test unit long system simulate mutants fuzz conformance bench bench-curves bench-growth bench-failure bench-fio bench-rebuild bench-store soak nemesis proto lint types lock site wheel clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -108,6 +108,9 @@ types: setup-dev  ## mypy --strict
 
 lock: setup-dev  ## choose versions anew: requirements.lock and requirements-dev.lock
 	@PATH="$(abspath $(BIN)):$$PATH" tools/lock
+
+site: setup-dev  ## build the documentation as a site: build/site
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
 
 wheel: setup-dev  ## build dist/*.whl
 	@$(BIN)/python -m build --wheel --no-isolation

@@ -15,7 +15,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PRODUCT = ("cstor_core", "cstor_target", "replica", "cstor_cli")
-OTHERS = ("proto", "benchmarks", "tests")
+OTHERS = ("proto", "reference", "benchmarks", "tests")
 GENERATED = ROOT / "cstor_core" / "generated"
 
 MODULE_LINES_MAX = 500
