@@ -10,7 +10,7 @@ DEVELOPMENT := $(VENV)/.installed-development
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help run setup setup-dev test unit long system simulate mutants fuzz conformance bench bench-curves bench-growth bench-failure bench-fio bench-rebuild bench-store soak nemesis proto lint types lock site wheel clean
+.PHONY: help run setup setup-dev test unit long system simulate mutants fuzz conformance bench bench-curves bench-growth bench-failure bench-fio bench-rebuild bench-store soak nemesis proto lint types lock site wheel image clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -31,6 +31,7 @@ unit: setup-dev  ## the tests that need no system package
 
 long: setup-dev  ## all tests, also those that take long
 	@tools/system-packages test
+	@tools/system-packages image
 	@$(BIN)/python -m pytest
 
 system: setup-dev  ## only the tests that drive the finished product from outside
@@ -114,6 +115,9 @@ site: setup-dev  ## build the documentation as a site: build/site
 
 wheel: setup-dev  ## build dist/*.whl
 	@$(BIN)/python -m build --wheel --no-isolation
+
+image: wheel  ## build the container image: ARCH=amd64|arm64 BASE=IMAGE|FILE|debootstrap ENGINE=buildah
+	@deploy/container/build "$$(ls -t dist/*.whl | head -n 1)"
 
 clean:  ## remove what was built and cached; .venv and ./cstor-data stay
 	@rm -rf dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis
