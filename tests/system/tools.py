@@ -36,6 +36,9 @@ PACKAGE_OF = {
     "fio": "fio",
     "strace": "strace",
     "tshark": "tshark",
+    "kubectl": "kubernetes-client",
+    "systemd-analyze": "systemd",
+    "podman": "podman runc",
 }
 """The Debian package that brings each program."""
 
