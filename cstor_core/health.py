@@ -1,8 +1,9 @@
 """Asking a daemon how it is: `cstor-target health` and `cstor-replica health`, for probes.
 
 It asks the gRPC health service (grpc.health.v1) with the settings that the daemon itself is started
-with, so that a probe within a container needs no argument.  Alive is a daemon that answers; ready
-is one that says SERVING.  It imports little: a probe is a new process every few seconds.
+with, so that a probe within a container needs no argument; over TLS it shows the daemon's own
+certificate, and expects to be shown the same.  Alive is a daemon that answers; ready is one that
+says SERVING.  It imports little: a probe is a new process every few seconds.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import sys
 from collections.abc import Callable
 from enum import IntEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import grpc
 import typer
@@ -43,15 +44,28 @@ ReadyOption = Annotated[
 TimeoutOption = Annotated[
     float, typer.Option("--timeout-s", min=0.1, help="Seconds to wait for the answer.")
 ]
+TlsOption = Annotated[
+    Path | None,
+    typer.Option("--tls", help="The daemon's certificates; else as the daemon is set to use."),
+]
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", help="The daemon's TOML file with settings.")
 ]
 
 
-def health_command(
-    daemon: str, default_port: int, listening: Callable[[Path | None], Address]
-) -> typer.Typer:
-    """The command `DAEMON health`; `listening` reads from the settings where the daemon listens.
+class Reached(NamedTuple):
+    """Where a daemon listens, and the directory of its certificates, if it has one."""
+
+    address: Address
+    tls: Path | None
+
+
+FindSettings = Callable[[dict[str, object], Path | None], Reached]
+"""Reads, from flags and the file of settings, how a daemon of this machine is reached."""
+
+
+def health_command(daemon: str, default_port: int, find: FindSettings) -> typer.Typer:
+    """The command `DAEMON health`.
 
     Its exit codes are those of `HealthCode`: 0 well, 1 not, with a sentence, 2 wrong input.
     """
@@ -63,6 +77,7 @@ def health_command(
         address: AddressOption = None,
         ready: ReadyOption = True,
         timeout_s: TimeoutOption = ANSWER_S_MAX,
+        tls: TlsOption = None,
         config: ConfigOption = None,
     ) -> None:
         """Ask a daemon that runs here, or at --address, how it is: a probe for init systems.
@@ -70,8 +85,9 @@ def health_command(
         Exit codes: 0 it is well, 1 it is not, 2 a setting is wrong.
         """
         try:
-            where = parse_address(address) if address is not None else listening(config)
-            said = check_health(reached_at(where, default_port), timeout_s, ready=ready)
+            found = find({"tls": tls}, config)
+            where = parse_address(address) if address is not None else found.address
+            said = check_health(reached_at(where, default_port), found.tls, timeout_s, ready=ready)
         except CstorError as error:
             print(f"{daemon}: {error}", file=sys.stderr)  # noqa: T201 - said to a person
             is_input = isinstance(error, InputError)
@@ -87,12 +103,14 @@ def reached_at(listening: Address, default_port: int) -> str:
     return join_address(host, listening.port or default_port)
 
 
-def check_health(address: str, timeout_s: float, *, ready: bool) -> str:
-    """Ask the daemon at HOST:PORT, and return a word for how it is.
+def check_health(address: str, tls: Path | None, timeout_s: float, *, ready: bool) -> str:
+    """Ask the daemon at HOST:PORT, over TLS where there is a directory of its certificates, and
+    return a word for how it is.
 
-    Raises UnavailableError where it does not answer, or is not ready and was asked for that.
+    Raises UnavailableError where it does not answer, or is not ready and was asked for that;
+    InputError where the certificates cannot be used.
     """
-    with grpc.insecure_channel(address) as channel:
+    with _channel(address, tls) as channel:
         stub: Any = health_pb2_grpc.HealthStub(channel)
         try:
             answer = stub.Check(health_pb2.HealthCheckRequest(), timeout=timeout_s)
@@ -103,6 +121,24 @@ def check_health(address: str, timeout_s: float, *, ready: bool) -> str:
     if ready:
         raise UnavailableError(f"{address} is alive, and does not serve yet: its log says why")
     return "alive"
+
+
+def _channel(address: str, tls: Path | None) -> grpc.Channel:
+    if tls is None:
+        return grpc.insecure_channel(address)
+    # Reading certificates takes a large library.
+    from cstor_core.secure.certificates import holder_of, read_files
+
+    files = read_files(tls)
+    names = holder_of(files).addresses
+    if not names:
+        raise InputError(f"the certificate in {tls} is for no address: issue it with --address")
+    credentials = grpc.ssl_channel_credentials(files.authorities, files.key, files.certificate)
+    # The daemon is reached at an address of the machine, which its certificate need not be for.
+    name = names[0].replace("*", "any", 1)
+    return grpc.secure_channel(
+        address, credentials, options=(("grpc.ssl_target_name_override", name),)
+    )
 
 
 def _reason(error: grpc.RpcError) -> str:

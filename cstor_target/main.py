@@ -12,11 +12,11 @@ import typer
 import uvloop
 
 from cstor_core.errors import CstorError, InputError
-from cstor_core.health import health_command
+from cstor_core.health import Reached, health_command
 from cstor_core.logs import LogFormat, LogLevel, configure_logs
 from cstor_core.memory import settle_in
 from cstor_core.open_files import allow_open_files
-from cstor_core.settings import Address, DataStream, load_settings
+from cstor_core.settings import DataStream, load_settings
 from cstor_target.settings import CONTROL_PORT, ControlSettings, TargetSettings
 
 EXIT_FAILED = 1
@@ -213,14 +213,15 @@ def run(settings: TargetSettings) -> int:
         return EXIT_INPUT if isinstance(error, InputError) else EXIT_FAILED
 
 
-def _listening(config: Path | None) -> Address:
-    return load_settings(ControlSettings, {}, config).control
+def _reached(flags: dict[str, object], config: Path | None) -> Reached:
+    settings = load_settings(ControlSettings, flags, config)
+    return Reached(settings.control, settings.tls)
 
 
 def main() -> None:
     """The console script."""
     if sys.argv[1:2] == ["health"]:
-        health_command("cstor-target", CONTROL_PORT, _listening)(
+        health_command("cstor-target", CONTROL_PORT, _reached)(
             sys.argv[2:], prog_name="cstor-target health"
         )
     else:

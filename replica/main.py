@@ -19,10 +19,10 @@ import typer
 import uvloop
 
 from cstor_core.errors import CstorError, InputError
-from cstor_core.health import health_command
+from cstor_core.health import Reached, health_command
 from cstor_core.logs import LogFormat, LogLevel, configure_logs
 from cstor_core.memory import settle_in
-from cstor_core.settings import Address, DataStream, load_settings
+from cstor_core.settings import DataStream, load_settings
 from replica.settings import LISTEN_PORT, METRICS_PORT, ListenSettings, ReplicaSettings
 
 ELSE = (
@@ -174,14 +174,15 @@ def replica(
         raise typer.Exit(2 if isinstance(error, InputError) else 1) from error
 
 
-def _listening(config: Path | None) -> Address:
-    return load_settings(ListenSettings, {}, config).listen
+def _reached(flags: dict[str, object], config: Path | None) -> Reached:
+    settings = load_settings(ListenSettings, flags, config)
+    return Reached(settings.listen, settings.tls)
 
 
 def main() -> None:
     """The entry of the console script."""
     if sys.argv[1:2] == ["health"]:
-        health_command("cstor-replica", LISTEN_PORT, _listening)(
+        health_command("cstor-replica", LISTEN_PORT, _reached)(
             sys.argv[2:], prog_name="cstor-replica health"
         )
     elif sys.argv[1:2] and sys.argv[1] in TOOLS:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from cstor_core.secure.roles import Role
+from tests.scenario.secure.certificates import Certificates
 from tests.scenario.target.daemon import NOBODY, WAIT_S, Target, get, local_ports, until
 
 COMMANDS = {
@@ -58,6 +60,22 @@ def test_a_target_that_serves_and_its_replica_are_ready(tmp_path: Path) -> None:
         subprocess.run([sys.executable, "-c", code, *create], check=True, timeout=WAIT_S)
         until(lambda: get(facts["http"], "/readyz")[0] == 200)
         until(lambda: health("cstor-target", "--address", facts["control"]) == (0, "ready\n"))
+
+
+def test_a_daemon_with_certificates_is_asked_with_its_own(tmp_path: Path) -> None:
+    """Which are for the name that others know it by, and not for the address that is asked."""
+    names = [(Role.TARGET, "vol1")]
+    own = Certificates(tmp_path).issue("own", *names, addresses=("*.volumes.example",))
+    others = Certificates(tmp_path, "others").issue("target", *names)
+    with Target(tmp_path, "--replica", NOBODY, "--tls", str(own), *local_ports()) as target:
+        setting = {"CSTOR_TARGET_CONTROL": target.ready()["control"]}
+        assert health("cstor-target", "--live", CSTOR_TARGET_TLS=str(own), **setting)[0] == 0
+        assert health("cstor-target", "--live", f"--tls={own}", **setting)[0] == 0
+        assert health("cstor-target", "--live", CSTOR_TARGET_TLS=str(others), **setting)[0] == 1
+        assert health("cstor-target", "--live", **setting)[0] == 1
+        code, said = health("cstor-target", "--live", CSTOR_TARGET_TLS=str(tmp_path), **setting)
+        assert code == 2
+        assert "tls.crt" in said
 
 
 @pytest.mark.parametrize("command", COMMANDS)

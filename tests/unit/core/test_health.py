@@ -32,7 +32,7 @@ async def daemon(*, serving: bool) -> AsyncIterator[str]:
 
 
 async def ask(address: str, *, ready: bool) -> str:
-    return await asyncio.to_thread(check_health, address, ANSWER_S_MAX, ready=ready)
+    return await asyncio.to_thread(check_health, address, None, ANSWER_S_MAX, ready=ready)
 
 
 async def test_a_daemon_that_serves_is_ready_and_alive() -> None:
