@@ -13,16 +13,17 @@ import asyncio
 import os
 import socket
 from contextlib import AsyncExitStack
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 import structlog
 from prometheus_client import CollectorRegistry, ProcessCollector
 
 from cstor_core.clock import SystemClock
+from cstor_core.daemon_facts import SERVICE as FACTS
+from cstor_core.daemon_facts import DaemonFacts, product_version, told
 from cstor_core.errors import InputError
 from cstor_core.files import OsFilesystem
-from cstor_core.generated.cstor.v1 import control_pb2_grpc
+from cstor_core.generated.cstor.v1 import control_pb2_grpc, daemon_pb2
 from cstor_core.secure.metrics import TlsCollector
 from cstor_core.secure.opening import open_tls, watching, ways_to
 from cstor_core.secure.roles import Role
@@ -88,6 +89,7 @@ class Listeners:
         logins: LoginRules,
         handover: Handover,
         tls: Tls | None,
+        about: DaemonFacts,
     ) -> None:
         """Raises InputError where a port that was set is taken, or a host is not of this machine;
         then none of them is held."""
@@ -101,7 +103,8 @@ class Listeners:
                 ControlServicer(volumes.served, events, status, logins, volumes, handover),
                 self.control.server,
             )
-            self.health = Health(self.control.server, (SERVICE_NAME,))
+            about.add_to(self.control.server)
+            self.health = Health(self.control.server, (SERVICE_NAME, FACTS))
         except InputError:
             self.close()
             raise
@@ -140,6 +143,7 @@ class TargetDaemon:
         self._settings = settings
         self._clock = SystemClock()
         self._version = product_version()
+        self._about = DaemonFacts(daemon_pb2.DAEMON_ROLE_TARGET, self._clock, told(settings))
         self._events = EventLog(self._clock)
         self._status = StatusWatch(self._clock)
         directory = settings.state_dir.absolute()
@@ -178,7 +182,7 @@ class TargetDaemon:
             stack.callback(watching(self._tls))
             listeners = Listeners(
                 *(self._settings, self._volumes, self._events, self._status, self._logins),
-                *(self._handover, self._tls),
+                *(self._handover, self._tls, self._about),
             )
             stack.callback(listeners.close)
             self._take_directory(stack)
@@ -233,7 +237,8 @@ class TargetDaemon:
         host = await open_host(settings.pool.absolute(), tls=self._tls)
         stack.push_async_callback(host.close)
         ports = ReplicaPorts(
-            host, settings.replica_grpc, settings.replica_metrics, settings.data_stream, self._tls
+            *(host, settings.replica_grpc, settings.replica_metrics, settings.data_stream),
+            *(self._tls, told(settings)),
         )
         await ports.start()
         stack.push_async_callback(ports.stop)
@@ -281,6 +286,13 @@ class TargetDaemon:
         if (ready_file := self._settings.ready_file) is not None:
             write_ready_file(ready_file, self._facts)
             stack.callback(ready_file.unlink, missing_ok=True)
+        self._about.begin(
+            grpc=listeners.control.address,
+            portal=first,
+            http=listeners.http_address,
+            metrics=listeners.metrics_address,
+        )
+        stack.callback(self._about.close)
         log.info("target_listening", **_without_pid(self._facts))
 
     async def _tell_health(self, health: Health) -> None:
@@ -311,14 +323,6 @@ class TargetDaemon:
         self._happened("target_stopping", {})
         await self._iscsi.drain(DRAIN_S)
         return EXIT_STOPPED
-
-
-def product_version() -> str:
-    """The version that is installed."""
-    try:
-        return version("cstor")
-    except PackageNotFoundError:
-        return "0"
 
 
 def _without_pid(facts: dict[str, object]) -> dict[str, object]:

@@ -19,8 +19,11 @@ import grpc.aio
 import structlog
 
 from cstor_core.clock import Clock, SystemClock
+from cstor_core.daemon_facts import NO_SETTINGS, DaemonFacts, Settings, told
+from cstor_core.daemon_facts import SERVICE as FACTS
 from cstor_core.errors import CorruptError, InputError, UnavailableError
 from cstor_core.files import OsFilesystem
+from cstor_core.generated.cstor.v1 import daemon_pb2
 from cstor_core.message_stream import MessageStream, OnClosed, OnMessage
 from cstor_core.secure.metrics import TlsCollector
 from cstor_core.secure.opening import open_tls, watching, ways_to
@@ -156,8 +159,12 @@ class ReplicaPorts:
         metrics: Address,
         data_stream: DataStream = DataStream.FAST,
         tls: Tls | None = None,
+        settings: Settings = NO_SETTINGS,
     ) -> None:
-        """Bind both ports; nothing is answered yet.  Raises InputError where one is taken."""
+        """Bind both ports; nothing is answered yet.  Raises InputError where one is taken.
+
+        `settings` is what operators may be told of the process.
+        """
         self._host = host
         self._registry = replica_registry(host)
         if tls is not None:
@@ -180,7 +187,9 @@ class ReplicaPorts:
             raise
         server = self._port.server
         server.add_generic_rpc_handlers((replica_service(host, self._port.gate),))
-        self._health = Health(server, (SERVICE,))
+        self._about = DaemonFacts(daemon_pb2.DAEMON_ROLE_REPLICA, SystemClock(), settings)
+        self._about.add_to(server)
+        self._health = Health(server, (SERVICE, FACTS))
         self.grpc = self._port.address
         self.metrics = join_address(metrics.host, port_of(self._metrics_listener))
 
@@ -188,11 +197,13 @@ class ReplicaPorts:
         """Answer."""
         await self._port.start()
         self._metrics = await start_metrics(self._metrics_listener, self._registry)
+        self._about.begin(grpc=self.grpc, metrics=self.metrics)
         await self._health.set(True)
         log.info("replica_serving", grpc=self.grpc, metrics=self.metrics)
 
     async def stop(self) -> None:
         """Refuse what is new, and end the streams."""
+        self._about.close()
         await self._health.set(False)
         self._host.close_streams(UnavailableError("the replica daemon is stopping"))
         await self._port.stop(STREAMS_END_S)
@@ -216,7 +227,9 @@ async def serve(settings: ReplicaSettings) -> None:
     host = await open_host(settings.pool, settings.marks, limits, tls)
     stop_watching = watching(tls)
     try:
-        ports = ReplicaPorts(host, settings.listen, settings.metrics, settings.data_stream, tls)
+        ports = ReplicaPorts(
+            *(host, settings.listen, settings.metrics, settings.data_stream, tls), told(settings)
+        )
         await ports.start()
         if settings.ready_file is not None:
             write_ready_file(
@@ -268,11 +281,14 @@ async def serve_witness(settings: ReplicaSettings) -> None:
     try:
         port = GrpcPort(settings.listen, LISTEN_PORT, tls, SystemClock(), aliases=host.aliases)
         port.server.add_generic_rpc_handlers((witness_service(host),))
-        health = Health(port.server, (SERVICE,))
+        about = DaemonFacts(daemon_pb2.DAEMON_ROLE_WITNESS, SystemClock(), told(settings))
+        about.add_to(port.server)
+        health = Health(port.server, (SERVICE, FACTS))
         metrics_listener = bind_port(settings.metrics, METRICS_PORT)
         metrics_address = join_address(settings.metrics.host, port_of(metrics_listener))
         await port.start()
         metrics = await start_metrics(metrics_listener, registry)
+        about.begin(grpc=port.address, metrics=metrics_address)
         await health.set(True)
         log.info("witness_serving", grpc=port.address, metrics=metrics_address)
         if settings.ready_file is not None:
@@ -287,6 +303,7 @@ async def serve_witness(settings: ReplicaSettings) -> None:
             )
         await stop.wait()
         log.info("witness_stopping")
+        about.close()
         await health.set(False)
         await port.stop(STREAMS_END_S)
         metrics.close()

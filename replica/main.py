@@ -22,6 +22,7 @@ from cstor_core.errors import CstorError, InputError
 from cstor_core.health import Reached, health_command
 from cstor_core.logs import LogFormat, LogLevel, configure_logs
 from cstor_core.memory import settle_in
+from cstor_core.open_files import allow_open_files
 from cstor_core.settings import DataStream, load_settings
 from replica.settings import LISTEN_PORT, METRICS_PORT, ListenSettings, ReplicaSettings
 
@@ -166,6 +167,7 @@ def replica(
         )
         configure_logs(settings.log_format, settings.log_level, settings.log_file)
         settle_in()
+        allow_open_files()
         uvloop.run(serve_witness(settings) if settings.witness else serve(settings))
     except CstorError as error:
         structlog.get_logger().error("replica_ended", reason=str(error))

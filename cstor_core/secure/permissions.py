@@ -17,6 +17,7 @@ from cstor_core.secure.roles import Role
 
 REPLICA_SERVICE = "cstor.v1.ReplicaService"
 CONTROL_SERVICE = "cstor.v1.ControlService"
+DAEMON_SERVICE = "cstor.v1.DaemonService"
 _EVERYBODY = frozenset(Role)
 _OPERATOR = frozenset({Role.OPERATOR})
 _TARGET = frozenset({Role.TARGET})
@@ -91,6 +92,7 @@ _ANYBODYS_CALLS = (
 RULES: Mapping[str, Rule] = {
     **{f"/{REPLICA_SERVICE}/{call}": rule for call, rule in _REPLICA_CALLS.items()},
     **{f"/{CONTROL_SERVICE}/{call}": Rule(_OPERATOR) for call in _CONTROL_CALLS},
+    f"/{DAEMON_SERVICE}/DescribeDaemon": Rule(_OPERATOR),
     **{call: Rule(_EVERYBODY) for call in _ANYBODYS_CALLS},
 }
 """By the path of a call; nobody may make one that is not here."""
