@@ -20,6 +20,7 @@ from cstor_cli.certs import app as certs_app
 from cstor_cli.chap import app as chap_app
 from cstor_cli.clones import clone
 from cstor_cli.cluster_file import Home
+from cstor_cli.doctor.command import doctor
 from cstor_cli.down import bring_down
 from cstor_cli.events import as_text, finder, target_of
 from cstor_cli.events import watch as watch_events
@@ -75,6 +76,7 @@ app.add_typer(volume_app, name="volume")
 volume_app.command("scrub")(scrub)
 volume_app.command("recover")(recover)
 app.command()(clone)
+app.command()(doctor)
 app.add_typer(snapshot_app, name="snapshot")
 app.add_typer(replica_app, name="replica")
 app.add_typer(session_app, name="session")

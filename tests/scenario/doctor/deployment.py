@@ -1,0 +1,184 @@
+"""Deployments of real daemons on this machine, and what `cstor doctor` says of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from tests.scenario.target.daemon import ANY_PORT, WAIT_S, get, until
+from tests.scenario.target.test_forced import CSTOR, cstor
+
+LOCAL = "127.0.0.1"
+REPLICA = "from replica.main import main; main()"
+TARGET = "from cstor_target.main import main; main()"
+
+
+class Process:
+    """A daemon: `code` is what Python runs, `environment` goes beside that of the test."""
+
+    def __init__(
+        self,
+        directory: Path,
+        name: str,
+        code: str,
+        words: Sequence[str],
+        environment: Mapping[str, str] | None = None,
+        shell: str = "",
+    ) -> None:
+        """With `shell` these words of it come before the daemon takes the shell's place."""
+        self.ready_file = directory / f"{name}.json"
+        self.log = directory / f"{name}.log"
+        self.ready_file.unlink(missing_ok=True)
+        command = [sys.executable, "-c", code, *words, "--ready-file", str(self.ready_file)]
+        if shell:
+            command = ["sh", "-c", f'{shell}; exec "$@"', "sh", *command]
+        with self.log.open("ab") as output:
+            self.process = subprocess.Popen(
+                command,
+                stdout=output,
+                stderr=output,
+                env={**os.environ, **(environment or {})},
+            )
+
+    def facts(self) -> dict[str, str]:
+        """The ready file, once it is there."""
+        until(self.ready_file.exists, self._check)
+        facts: dict[str, str] = json.loads(self.ready_file.read_text())
+        return facts
+
+    def end(self, number: signal.Signals = signal.SIGKILL) -> None:
+        """End it, and wait until it has."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGCONT)
+            self.process.send_signal(number)
+        self.process.wait(WAIT_S)
+
+    def _check(self) -> None:
+        assert self.process.poll() is None, self.log.read_text()
+
+
+class Deployment:
+    """Replica daemons, a target where one was started, and the volumes that were made."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.replicas: dict[str, Process] = {}
+        """By the name of the pool."""
+        self.addresses: dict[str, str] = {}
+        self.targets: list[Process] = []
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._stack.close()
+
+    def start_replica(
+        self,
+        name: str,
+        *flags: str,
+        pool: Path | None = None,
+        host: str = LOCAL,
+        code: str = REPLICA,
+        environment: Mapping[str, str] | None = None,
+        shell: str = "",
+    ) -> Process:
+        """Start the daemon of a pool, at the address that it had if it was there before."""
+        listen = self.addresses.get(name, f"{host}:0")
+        words = (str(pool or self.directory / name), "--listen", listen, "--metrics", ANY_PORT)
+        process = Process(
+            self.directory, name, code, (*words, *flags), environment=environment, shell=shell
+        )
+        self._stack.callback(process.end)
+        self.replicas[name] = process
+        return process
+
+    def started(self, *names: str) -> list[str]:
+        """The addresses of daemons that were started, once they answer."""
+        for name in names:
+            self.addresses[name] = self.replicas[name].facts()["grpc"]
+        return [self.addresses[name] for name in names]
+
+    def start_target(
+        self,
+        volume: str,
+        replicas: Sequence[str],
+        *flags: str,
+        code: str = TARGET,
+        environment: Mapping[str, str] | None = None,
+        shell: str = "",
+    ) -> Process:
+        """Start a target, and wait until it listens."""
+        name = f"target-{len(self.targets)}"
+        words = [str(self.directory / name), "--volume", volume]
+        words += [word for address in replicas for word in ("--replica", address)]
+        ports = ("portal", "control", "http", "metrics")
+        words += [word for port in ports for word in (f"--{port}", ANY_PORT)]
+        process = Process(self.directory, name, code, (*words, *flags), environment, shell)
+        self._stack.callback(process.end)
+        self.targets.append(process)
+        process.facts()
+        return process
+
+    def in_sync(self, target: Process | None = None) -> None:
+        """Wait until all members of all volumes count."""
+        http = (target or self.targets[-1]).facts()["http"]
+
+        def settled() -> bool:
+            volumes = json.loads(get(http, "/status")[1])["volumes"]
+            return all(volume["status"] == "healthy" for volume in volumes)
+
+        until(settled)
+
+    def create(self, name: str, replicas: Sequence[str], *words: str) -> None:
+        """Found a volume."""
+        members = [word for address in replicas for word in ("--replica", address)]
+        cstor("volume", "create", name, "--size", "64MiB", *members, *words)
+
+    @property
+    def control(self) -> tuple[str, str]:
+        """Flags for the command to find the target that was started last."""
+        return "--target", self.targets[-1].facts()["control"]
+
+    def doctor(self, *words: str) -> dict[str, Any]:
+        """What the doctor says of the target that was started last, or of what is named."""
+        return doctor(*(words or self.control))
+
+
+def doctor(*words: str) -> dict[str, Any]:
+    """The document of `cstor doctor`, whose exit code fits it."""
+    ended = subprocess.run(
+        [*CSTOR, "doctor", "--output", "json", *words],
+        capture_output=True,
+        text=True,
+        timeout=2 * WAIT_S,
+        check=False,
+    )
+    assert ended.returncode in (0, 1), ended.stderr
+    said: dict[str, Any] = json.loads(ended.stdout)
+    assert ended.returncode == (0 if said["is_well"] else 1)
+    return said
+
+
+def found(said: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The checks that have found something, and what with."""
+    return [(finding["check"], finding["name"]) for finding in said["findings"]]
+
+
+def replica_words(addresses: Sequence[str]) -> list[str]:
+    """Flags that name replica daemons."""
+    return [word for address in addresses for word in ("--replica", address)]
