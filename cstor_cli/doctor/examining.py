@@ -14,7 +14,6 @@ CHECKS: tuple[Check, ...] = (
     volume_checks.targets,
     volume_checks.states,
     member_checks.members,
-    member_checks.moved,
     member_checks.same_node,
     volume_checks.addresses,
     volume_checks.space,

@@ -43,13 +43,13 @@ def _member(volume: VolumeSeen, member: MemberSeen) -> Iterator[Finding]:
             *(volume, member, "wrong_address", Severity.ERROR),
             f"its address does not lead to a replica daemon: {there.daemon.reason}",
             "look whether name and port are right, and the name is known on all hosts; where its "
-            f"daemon has another address, cstor replica move {member.uuid} HOST:PORT",
+            f"daemon has another address, cstor replica move {member.uuid} --address HOST:PORT",
         )
     elif member.own is not None and member.own_address != member.address:
         yield _about(
             *(volume, member, "wrong_address", Severity.ERROR),
             f"it is not there: its daemon answers at {member.own_address}",
-            f"cstor replica move {member.uuid} {member.own_address}",
+            f"cstor replica move {member.uuid} --address {member.own_address}",
         )
     elif there.daemon.reason:
         if member.report is not None and _counts(member):
@@ -117,21 +117,6 @@ def _configuration(volume: VolumeSeen, member: MemberSeen) -> Iterator[Finding]:
         "start the target where none runs: it brings the replica up to date; do not force the "
         "volume open with this replica alone",
     )
-
-
-def moved(picture: Picture) -> Iterator[Finding]:
-    """Members that the target has found elsewhere than where the configuration says."""
-    for volume in volumes(picture):
-        stored = {each.replica_uuid: each.address for each in volume.configuration.members}
-        for member in volume.members:
-            address = stored.get(member.uuid, member.address)
-            if member.report is not None and address != member.address:
-                yield _about(
-                    *(volume, member, "wrong_address", Severity.WARNING),
-                    f"the volume's configuration has it at {address}: the target has found it here "
-                    "among the addresses that it was started with",
-                    f"cstor replica move {member.uuid} {member.address}",
-                )
 
 
 def same_node(picture: Picture) -> Iterator[Finding]:

@@ -34,9 +34,11 @@ def targets(picture: Picture) -> Iterator[Finding]:
 
 def addresses(picture: Picture) -> Iterator[Finding]:
     """Addresses that a target was given, and that lead to no member of its volumes."""
-    members = [member for volume in volumes(picture) for member in volume.members]
-    known = {member.address for member in members}
-    uuids = {member.uuid for member in members if member.uuid}
+    known: set[str] = set()
+    uuids: set[str] = set()
+    for volume in volumes(picture):
+        known |= {each.address for each in (*volume.members, *volume.configuration.members)}
+        uuids |= {member.uuid for member in volume.members if member.uuid}
     for target in picture.targets:
         for address in filter(None, target.setting("replica").split(",")):
             pool = picture.pools.get(address)

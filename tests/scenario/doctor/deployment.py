@@ -13,6 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from cstor_cli.doctor.examining import examine
+from cstor_cli.doctor.gathering import Wanted, gather
 from tests.scenario.target.daemon import ANY_PORT, WAIT_S, get, until
 from tests.scenario.target.test_forced import CSTOR, cstor
 
@@ -31,18 +33,16 @@ class Process:
         code: str,
         words: Sequence[str],
         environment: Mapping[str, str] | None = None,
-        shell: str = "",
+        prefix: Sequence[str] = (),
     ) -> None:
-        """With `shell` these words of it come before the daemon takes the shell's place."""
+        """`prefix` are words of a command that becomes the daemon in the end."""
         self.ready_file = directory / f"{name}.json"
         self.log = directory / f"{name}.log"
         self.ready_file.unlink(missing_ok=True)
-        command = [sys.executable, "-c", code, *words, "--ready-file", str(self.ready_file)]
-        if shell:
-            command = ["sh", "-c", f'{shell}; exec "$@"', "sh", *command]
+        command = [*prefix, sys.executable, "-c", code, *words]
         with self.log.open("ab") as output:
             self.process = subprocess.Popen(
-                command,
+                [*command, "--ready-file", str(self.ready_file)],
                 stdout=output,
                 stderr=output,
                 env={**os.environ, **(environment or {})},
@@ -95,14 +95,12 @@ class Deployment:
         host: str = LOCAL,
         code: str = REPLICA,
         environment: Mapping[str, str] | None = None,
-        shell: str = "",
+        prefix: Sequence[str] = (),
     ) -> Process:
         """Start the daemon of a pool, at the address that it had if it was there before."""
         listen = self.addresses.get(name, f"{host}:0")
         words = (str(pool or self.directory / name), "--listen", listen, "--metrics", ANY_PORT)
-        process = Process(
-            self.directory, name, code, (*words, *flags), environment=environment, shell=shell
-        )
+        process = Process(self.directory, name, code, (*words, *flags), environment, prefix)
         self._stack.callback(process.end)
         self.replicas[name] = process
         return process
@@ -118,9 +116,7 @@ class Deployment:
         volume: str,
         replicas: Sequence[str],
         *flags: str,
-        code: str = TARGET,
-        environment: Mapping[str, str] | None = None,
-        shell: str = "",
+        prefix: Sequence[str] = (),
     ) -> Process:
         """Start a target, and wait until it listens."""
         name = f"target-{len(self.targets)}"
@@ -128,7 +124,7 @@ class Deployment:
         words += [word for address in replicas for word in ("--replica", address)]
         ports = ("portal", "control", "http", "metrics")
         words += [word for port in ports for word in (f"--{port}", ANY_PORT)]
-        process = Process(self.directory, name, code, (*words, *flags), environment, shell)
+        process = Process(self.directory, name, TARGET, (*words, *flags), prefix=prefix)
         self._stack.callback(process.end)
         self.targets.append(process)
         process.facts()
@@ -154,15 +150,22 @@ class Deployment:
         """Flags for the command to find the target that was started last."""
         return "--target", self.targets[-1].facts()["control"]
 
-    def doctor(self, *words: str) -> dict[str, Any]:
-        """What the doctor says of the target that was started last, or of what is named."""
-        return doctor(*(words or self.control))
+    def looked(self, **wanted: Any) -> list[tuple[str, str]]:
+        """What is found by way of the target that was started last, and what is named."""
+        return looked(targets=[self.control[1]], **wanted)
+
+
+def looked(**wanted: Any) -> list[tuple[str, str]]:
+    """The checks that find something, and what with; fields are those of `Wanted`."""
+    # This machine may have an initiator of its own.
+    picture = gather(Wanted(**{"root": Path("/nowhere"), **wanted}))
+    return [(finding.check, finding.name) for finding in examine(picture)]
 
 
 def doctor(*words: str) -> dict[str, Any]:
     """The document of `cstor doctor`, whose exit code fits it."""
     ended = subprocess.run(
-        [*CSTOR, "doctor", "--output", "json", *words],
+        [*CSTOR, "doctor", "--output", "json", "--initiator-root", "/nowhere", *words],
         capture_output=True,
         text=True,
         timeout=2 * WAIT_S,
@@ -172,13 +175,3 @@ def doctor(*words: str) -> dict[str, Any]:
     said: dict[str, Any] = json.loads(ended.stdout)
     assert ended.returncode == (0 if said["is_well"] else 1)
     return said
-
-
-def found(said: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The checks that have found something, and what with."""
-    return [(finding["check"], finding["name"]) for finding in said["findings"]]
-
-
-def replica_words(addresses: Sequence[str]) -> list[str]:
-    """Flags that name replica daemons."""
-    return [word for address in addresses for word in ("--replica", address)]
