@@ -14,6 +14,7 @@ CHECKS: tuple[Check, ...] = (
     volume_checks.targets,
     volume_checks.states,
     member_checks.members,
+    member_checks.unclaimed,
     member_checks.same_node,
     volume_checks.addresses,
     volume_checks.space,

@@ -119,6 +119,23 @@ def _configuration(volume: VolumeSeen, member: MemberSeen) -> Iterator[Finding]:
     )
 
 
+def unclaimed(picture: Picture) -> Iterator[Finding]:
+    """Daemons that were named and do not answer, while nobody knows what they have."""
+    claimed = {address for volume in volumes(picture) for address in volume.addresses}
+    if claimed:  # else no other check speaks of what the targets were told
+        for target in picture.targets:
+            claimed.update(target.setting("replica").split(","))
+    for address, pool in picture.pools.items():
+        if pool.daemon.reason and address not in claimed:
+            is_wrong = pool.daemon.is_other or _is_unknown_name(pool.daemon.reason)
+            yield Finding(
+                "wrong_address" if is_wrong else "replica_dead",
+                *(Severity.ERROR, Kind.REPLICA, address),
+                f"it does not answer, and nobody else knows what it has: {pool.daemon.reason}",
+                "start its daemon, or name it no more where it is gone",
+            )
+
+
 def same_node(picture: Picture) -> Iterator[Finding]:
     """Members that would be lost together.  A volume whose addresses are all of one machine, as
     those of `cstor up`, is meant to be there.

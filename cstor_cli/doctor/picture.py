@@ -157,6 +157,12 @@ class VolumeSeen:
     members: Sequence[MemberSeen]
 
     @property
+    def addresses(self) -> set[str]:
+        """Where its members are, and where the configuration says that they are."""
+        stored = {member.address for member in self.configuration.members}
+        return stored | {member.address for member in self.members}
+
+    @property
     def is_serving(self) -> bool:
         """Whether initiators can use it, as far as anybody knows."""
         return self.report is not None and self.report.status in SERVING

@@ -37,7 +37,7 @@ def addresses(picture: Picture) -> Iterator[Finding]:
     known: set[str] = set()
     uuids: set[str] = set()
     for volume in volumes(picture):
-        known |= {each.address for each in (*volume.members, *volume.configuration.members)}
+        known |= volume.addresses
         uuids |= {member.uuid for member in volume.members if member.uuid}
     for target in picture.targets:
         for address in filter(None, target.setting("replica").split(",")):

@@ -39,3 +39,9 @@ def booted_anew(directory: Path) -> str:
     boot.write_text("another boot\n")
     patch = f"daemon.BOOT_ID = pathlib.Path({str(boot)!r})"
     return f"import pathlib; from replica import daemon; {patch}; {REPLICA}"
+
+
+OLDER = (
+    f"from cstor_core.daemon_facts import DaemonFacts as D; D.add_to = lambda *_: None; {REPLICA}"
+)
+"""Code of a replica daemon of before it could say what it is."""

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from tests.scenario.doctor.conftest import POOLS
-from tests.scenario.doctor.deployment import ANY_PORT, Deployment, Process, doctor, looked
-from tests.scenario.doctor.faults import booted_anew, on_its_own_disk
-from tests.scenario.target.daemon import NOBODY, get, until
+from tests.scenario.doctor.deployment import Deployment, Process, doctor, looked
+from tests.scenario.doctor.faults import OLDER, booted_anew, on_its_own_disk
+from tests.scenario.target.daemon import ANY_PORT, NOBODY, get, until
 from tests.scenario.target.test_forced import cstor
 from tests.scenario.target.test_snapshot_diff import write
 
@@ -209,3 +209,16 @@ def test_a_target_that_may_open_few_files(deployment: Deployment) -> None:
     target = deployment.start_target("vol1", addresses, prefix=few)
     deployment.in_sync()
     assert deployment.looked() == [("open_files", target.facts()["control"])]
+
+
+def test_a_daemon_that_cannot_say_yet_what_it_is(deployment: Deployment) -> None:
+    deployment.start_replica(A)
+    deployment.start_replica(B)
+    deployment.start_replica(C, code=OLDER)
+    addresses = deployment.started(*POOLS)
+    deployment.create("vol1", addresses)
+    deployment.start_target("vol1", addresses)
+    deployment.in_sync()
+    said = doctor(*deployment.control)
+    assert [finding["check"] for finding in said["findings"]] == ["versions_apart"]
+    assert any(addresses[2] in sentence for sentence in said["unseen"])

@@ -83,6 +83,12 @@ def told(**changes: object) -> Picture:
     return replace(healthy(), targets=(target(changed),))
 
 
+def opening() -> control_pb2.VolumeReport:
+    """A volume of which nothing is known yet but its name."""
+    identity = volume_pb2.VolumeIdentity(name="vol1")
+    return control_pb2.VolumeReport(identity=identity, status=control_pb2.VOLUME_STATUS_WAITING)
+
+
 def elsewhere() -> Picture:
     """The daemon of a member was started at another address that is known."""
     picture = with_status(silent(healthy(), 1, REFUSED), 1, OFFLINE)
@@ -105,6 +111,19 @@ def on_one_machine(*numbers: int) -> Picture:
 FAULTS: list[tuple[str, Picture, list[tuple[str, str]]]] = [
     ("dead", with_status(silent(healthy(), 1, REFUSED), 1, OFFLINE), [("replica_dead", B)]),
     ("dead, nobody serves", without_target(silent(healthy(), 1, REFUSED)), [("replica_dead", B)]),
+    (
+        "all are dead",
+        without_target(silent(silent(silent(healthy(), 0, REFUSED), 1, REFUSED), 2, UNKNOWN)),
+        [("replica_dead", REPLICAS[0]), ("replica_dead", B), ("wrong_address", REPLICAS[2])],
+    ),
+    (
+        "the target was told of nobody who answers",
+        replace(
+            silent(silent(silent(healthy(), 0, REFUSED), 1, REFUSED), 2, REFUSED),
+            targets=(target(opening()),),
+        ),
+        [("volume_waiting", "vol1"), *(("replica_dead", address) for address in REPLICAS)],
+    ),
     ("cut off from here", silent(healthy(), 1, REFUSED), [("replica_unreachable", B)]),
     ("cut off from the target", with_status(healthy(), 1, OFFLINE), [("replica_away", B)]),
     (
