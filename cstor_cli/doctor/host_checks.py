@@ -108,12 +108,10 @@ def _minors_apart(found: Sequence[str]) -> int:
 
 def open_files(picture: Picture) -> Iterator[Finding]:
     """Daemons that may have few files open, or have nearly as many as they may."""
-    seen: set[tuple[str, int]] = set()
     for daemon in picture.daemons:
         facts = daemon.facts
-        if facts is None or (facts.boot_id, facts.pid) in seen:
-            continue  # a target with a pool of its own is one process
-        seen.add((facts.boot_id, facts.pid))
+        if facts is None or _is_in_a_target(facts):
+            continue
         least = OPEN_FILES_MIN.get(facts.role, 0)
         if facts.open_files_max >= least and (
             facts.open_files < OPEN_FILES_PART * facts.open_files_max
@@ -126,6 +124,11 @@ def open_files(picture: Picture) -> Iterator[Finding]:
             f"raise its limit to {max(least, 2 * facts.open_files)} or more (LimitNOFILE= of its "
             "systemd unit, ulimit -n -H, the container's nofile), and start it again",
         )
+
+
+def _is_in_a_target(facts: daemon_pb2.DescribeDaemonResponse) -> bool:
+    """Whether it is a replica in the process of a target, and has the settings of that."""
+    return facts.role == daemon_pb2.DAEMON_ROLE_REPLICA and "state_dir" in facts.settings
 
 
 def certificates(picture: Picture) -> Iterator[Finding]:

@@ -37,7 +37,8 @@ def _member(volume: VolumeSeen, member: MemberSeen) -> Iterator[Finding]:
     there = member.pool
     if there is None:
         if not _counts(member):
-            yield _dead(volume, member, member.report.reason if member.report is not None else "")
+            told = member.report.reason if member.report is not None else ""
+            yield _dead(volume, member, told or "nobody could ask it from here")
     elif there.daemon.is_other or _is_unknown_name(there.daemon.reason):
         yield _about(
             *(volume, member, "wrong_address", Severity.ERROR),
@@ -86,7 +87,7 @@ def _standing(
     elif status in COMING or own.state == replica_pb2.REPLICA_STATE_REBUILDING:
         yield _about(
             *(volume, member, "replica_rebuilding", Severity.WARNING),
-            "it is being rebuilt: until then there is one copy less",
+            "it is on its way to be in sync, and does not count before",
             "wait for it: cstor replica rebuild --watch shows how far it is",
         )
     elif status == control_pb2.MEMBER_STATUS_OFFLINE and volume.is_serving:

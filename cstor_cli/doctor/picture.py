@@ -174,22 +174,23 @@ def rank(configuration: volume_pb2.Configuration) -> tuple[int, int]:
 
 
 def volumes(picture: Picture) -> list[VolumeSeen]:
-    """The volumes that the targets serve; where no target tells, those in the pools."""
+    """The volumes that the targets serve; where one does not tell, those in the pools as well."""
     reports: dict[str, control_pb2.VolumeReport] = {}
     for target in picture.targets:
         for report in target.volumes:
             name = report.identity.name
             if name not in reports or reports[name].status not in SERVING:
                 reports[name] = report
-    if reports:
-        return [_told(picture, report) for report in reports.values()]
+    told = [_told(picture, report) for report in reports.values()]
+    if told and not any(target.daemon.reason for target in picture.targets):
+        return told
     found = {
         replica.identity.volume_uuid: replica.identity.name
         for pool in picture.pools.values()
         for replica in pool.replicas
-        if replica.configuration.members
+        if replica.configuration.members and replica.identity.name not in reports
     }
-    return [_untold(picture, name, uuid) for uuid, name in found.items()]
+    return told + [_untold(picture, name, uuid) for uuid, name in found.items()]
 
 
 def _told(picture: Picture, report: control_pb2.VolumeReport) -> VolumeSeen:

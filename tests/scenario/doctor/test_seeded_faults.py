@@ -222,3 +222,22 @@ def test_a_daemon_that_cannot_say_yet_what_it_is(deployment: Deployment) -> None
     said = doctor(*deployment.control)
     assert [finding["check"] for finding in said["findings"]] == ["versions_apart"]
     assert any(addresses[2] in sentence for sentence in said["unseen"])
+
+
+def test_a_witness_that_dies(deployment: Deployment) -> None:
+    deployment.start_replica(A)
+    deployment.start_replica(B)
+    deployment.start_replica("witness", "--witness")
+    addresses, (witness,) = deployment.started(A, B), deployment.started("witness")
+    deployment.create("vol1", addresses, "--witness", witness)
+    members = [*addresses, witness]
+    deployment.start_target("vol1", members)
+    deployment.in_sync()
+    deployment.targets[-1].end(signal.SIGTERM)
+    assert looked(replicas=members) == [], "nobody serves it, and its members are well"
+    deployment.start_target("vol1", members)
+    deployment.in_sync()
+    deployment.replicas["witness"].end()
+    (finding,) = doctor(*deployment.control)["findings"]
+    assert (finding["check"], finding["kind"]) == ("replica_dead", "witness")
+    assert finding["name"] == witness

@@ -115,7 +115,10 @@ def with_daemon(picture: Picture, number: int, **changes: Any) -> Picture:
     told.CopyFrom(seen.daemon.facts)
     own = {name: value for name, value in changes.items() if hasattr(seen.daemon, name)}
     for name in changes.keys() - own.keys():
-        setattr(told, name, changes[name])
+        if name == "settings":
+            told.settings.update(changes[name])
+        else:
+            setattr(told, name, changes[name])
     daemon = replace(seen.daemon, **({"facts": told} | own))
     return replace(picture, pools={**picture.pools, address: replace(seen, daemon=daemon)})
 

@@ -47,6 +47,13 @@ OTHERS = volume_pb2.VolumeIdentity(volume_uuid="volume-2", name="vol2")
 LATE = configuration(2)
 YEAR_S = 365 * DAY_S
 B = REPLICAS[1]
+OF_OTHERS = volume_pb2.Configuration(
+    number=1,
+    members=[
+        volume_pb2.Member(replica_uuid="x", address=B),
+        volume_pb2.Member(replica_uuid="y", address="node-x:7778"),
+    ],
+)
 
 
 def without_target(picture: Picture) -> Picture:
@@ -280,6 +287,17 @@ FAULTS: list[tuple[str, Picture, list[tuple[str, str]]]] = [
         [("target_dead", TARGET)],
     ),
     (
+        "another target does not answer, and nobody tells of its volume",
+        replace(
+            with_replicas(
+                *(healthy(), 1),
+                *(held(1), held(1, replica_uuid="x", identity=OTHERS, configuration=OF_OTHERS)),
+            ),
+            targets=(target(), TargetSeen(DaemonSeen("node-b:7777", "does not answer"))),
+        ),
+        [("target_dead", "node-b:7777"), ("replica_dead", "node-x:7778")],
+    ),
+    (
         "waiting",
         told(status=control_pb2.VOLUME_STATUS_WAITING, reason="2 are missing"),
         [("volume_waiting", "vol1")],
@@ -320,6 +338,12 @@ WELL: list[tuple[str, Picture]] = [
             *(healthy(), 1),
             clock_step_ms=90_000,
             clock_stepped_unix_ms=int((NOW_S - 2 * DAY_S) * 1000),
+        ),
+    ),
+    (
+        "a target with a replica in its process",
+        with_daemon(
+            *(healthy(), 1), open_files_max=512, settings={"state_dir": "/var/lib/cstor/target"}
         ),
     ),
     ("a block was bad long ago", with_events(event("blocks_repaired", 8 * DAY_S))),
