@@ -43,6 +43,11 @@ def use(directory: Path | None) -> None:
     _Choice.directory = directory
 
 
+def shown() -> Path | None:
+    """The directory of the certificate that is shown; None where the command speaks no TLS."""
+    return _Choice.directory
+
+
 def stay_local() -> None:
     """What is asked from now on runs on this machine, and speaks plain text."""
     use(None)

@@ -231,16 +231,7 @@ async def serve(settings: ReplicaSettings) -> None:
             *(host, settings.listen, settings.metrics, settings.data_stream, tls), told(settings)
         )
         await ports.start()
-        if settings.ready_file is not None:
-            write_ready_file(
-                settings.ready_file,
-                {
-                    "pid": os.getpid(),
-                    "grpc": ports.grpc,
-                    "metrics": ports.metrics,
-                    "pool_uuid": host.pool_uuid,
-                },
-            )
+        _say_ready(settings, ports.grpc, ports.metrics, host.pool_uuid)
         await stop.wait()
         log.info("replica_stopping")
         await ports.stop()
@@ -291,16 +282,7 @@ async def serve_witness(settings: ReplicaSettings) -> None:
         about.begin(grpc=port.address, metrics=metrics_address)
         await health.set(True)
         log.info("witness_serving", grpc=port.address, metrics=metrics_address)
-        if settings.ready_file is not None:
-            write_ready_file(
-                settings.ready_file,
-                {
-                    "pid": os.getpid(),
-                    "grpc": port.address,
-                    "metrics": metrics_address,
-                    "pool_uuid": host.uuid,
-                },
-            )
+        _say_ready(settings, port.address, metrics_address, host.uuid)
         await stop.wait()
         log.info("witness_stopping")
         about.close()
@@ -314,3 +296,10 @@ async def serve_witness(settings: ReplicaSettings) -> None:
         if settings.ready_file is not None:
             settings.ready_file.unlink(missing_ok=True)
     log.info("witness_stopped")
+
+
+def _say_ready(settings: ReplicaSettings, grpc_address: str, metrics: str, pool: str) -> None:
+    """Write the ready file, where there is to be one.  Raises InputError where that cannot be."""
+    if settings.ready_file is not None:
+        facts = {"pid": os.getpid(), "grpc": grpc_address, "metrics": metrics, "pool_uuid": pool}
+        write_ready_file(settings.ready_file, facts)

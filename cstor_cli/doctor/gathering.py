@@ -11,14 +11,20 @@ import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+from cstor_cli import secured
 from cstor_cli.addresses import parse_address
 from cstor_cli.calls import Connection
 from cstor_cli.cluster_file import Home
 from cstor_cli.control_client import ControlClient
-from cstor_cli.doctor.certificates import certificate_files, certificates_in
+from cstor_cli.doctor.certificates import (
+    certificate_files,
+    certificate_shown_at,
+    certificates_in,
+)
 from cstor_cli.doctor.initiators import timeouts
 from cstor_cli.doctor.picture import (
     CopySeen,
@@ -30,9 +36,10 @@ from cstor_cli.doctor.picture import (
     volumes,
 )
 from cstor_cli.replica_client import GrpcReplicaClient
-from cstor_cli.status import Look, control_address, look_at
+from cstor_cli.status import Look, look_at
 from cstor_core.errors import CstorError, UnavailableError
 from cstor_core.generated.cstor.v1 import daemon_pb2
+from cstor_core.secure.roles import Role
 
 SERVICE = "cstor.v1.DaemonService"
 ASK_S_MAX = 3.0
@@ -65,49 +72,53 @@ def gather(wanted: Wanted) -> Picture:
     Raises InputError where a directory or a file that was named is not there.
     """
     look = look_at(Home.at(wanted.directory)) if wanted.directory is not None else None
-    named = [file for path in wanted.certificates for file in certificate_files(path)]
+    own = secured.shown()
+    paths = [*wanted.certificates, *([own] if own is not None else [])]
+    named = [file for path in paths for file in certificate_files(path)]
     with ThreadPoolExecutor(THREADS_MAX) as threads:
-        asked = [*wanted.targets, *(_target_of(look) if look is not None else ())]
-        targets = list(threads.map(lambda at: _target(at, wanted), asked))
-        if look is not None and not asked:
-            targets.append(_absent_target(look))
-        picture = Picture(
-            now_s=time.time(),
-            boot_id=BOOT_ID.read_text(encoding="ascii").strip(),
-            targets=targets,
-        )
-        addresses = [*wanted.replicas, *_given(picture)]
-        if look is not None:
-            count = len(look.cluster.replicas)
-            addresses += [look.replica_address(index) for index in range(count)]
+        asked, absent = _targets_of(look)
+        ask = partial(_target, wanted=wanted)
+        targets = [*threads.map(ask, wanted.targets)]
+        targets += [replace(each, is_of_directory=True) for each in threads.map(ask, asked)]
+        targets += absent
+        picture = Picture(time.time(), BOOT_ID.read_text(encoding="ascii").strip(), targets)
+        addresses = [*wanted.replicas, *_given(picture), *_replicas_of(look)]
         while addresses := _new(picture, addresses):
-            pools = threads.map(lambda at: _pool(at, wanted), addresses)
+            pools = threads.map(partial(_pool, wanted=wanted), addresses)
             found = dict(zip(addresses, pools, strict=True))
             picture = replace(picture, pools={**picture.pools, **found})
             addresses = [each.address for seen in volumes(picture) for each in seen.members]
-    files = dict.fromkeys([*named, *_certificates_of_daemons(picture)])
+        daemons = [daemon.address for daemon in picture.daemons] if own is not None else []
+        seen = [*map(certificates_in, dict.fromkeys(named))]
+        seen += threads.map(certificate_shown_at, dict.fromkeys(daemons))
     picture = replace(
         picture,
-        certificates=[seen for file in files for seen in certificates_in(file)],
+        certificates=[certificate for certificates in seen for certificate in certificates],
         copies=list(_copies(picture)) if wanted.is_verifying else (),
         unseen=list(_unseen(picture)),
     )
     return _with_initiator(picture, wanted.root)
 
 
-def _target_of(look: Look) -> Iterator[str]:
-    """The target of a directory, where it answers at all."""
-    if (facts := look.ready("target")) is not None:
-        yield str(facts["control"])
+def _targets_of(look: Look | None) -> tuple[list[str], list[TargetSeen]]:
+    """Where the targets of a directory answer, and those of them that do not run."""
+    asked: list[str] = []
+    absent: list[TargetSeen] = []
+    if look is None:
+        return asked, absent
+    for name in look.cluster.target_names:
+        if (facts := look.ready(name)) is not None:
+            asked.append(str(facts["control"]))
+        else:
+            runs = "it has only just begun" if name in look.running else "it does not run"
+            absent.append(TargetSeen(DaemonSeen(str(look.home.path / name), runs)))
+    return asked, absent
 
 
-def _absent_target(look: Look) -> TargetSeen:
-    """The target of a directory that does not run, or not yet."""
-    try:
-        address = control_address(look)
-    except UnavailableError as error:
-        return TargetSeen(DaemonSeen(str(look.home.target), str(error)))
-    return TargetSeen(DaemonSeen(address, "it has only just begun: look again"))
+def _replicas_of(look: Look | None) -> Iterator[str]:
+    """Where the replicas of a directory are."""
+    if look is not None:
+        yield from map(look.replica_address, range(len(look.cluster.replicas)))
 
 
 def _given(picture: Picture) -> Iterator[str]:
@@ -141,7 +152,7 @@ def _target(address: str, wanted: Wanted) -> TargetSeen:
         return TargetSeen(DaemonSeen(address, str(error), is_other))
     finally:
         client.close()
-    return TargetSeen(_daemon(address, wanted), reports, events)
+    return TargetSeen(_daemon(address, wanted, Role.TARGET), reports, events)
 
 
 def _pool(address: str, wanted: Wanted) -> PoolSeen:
@@ -153,12 +164,12 @@ def _pool(address: str, wanted: Wanted) -> PoolSeen:
         return PoolSeen(DaemonSeen(address, str(error), is_other))
     finally:
         client.close()
-    return PoolSeen(_daemon(address, wanted), pool)
+    return PoolSeen(_daemon(address, wanted, Role.REPLICA), pool)
 
 
-def _daemon(address: str, wanted: Wanted) -> DaemonSeen:
+def _daemon(address: str, wanted: Wanted, role: Role) -> DaemonSeen:
     """What one that answers says of itself; an older one knows no such question."""
-    connection = Connection(address, SERVICE, "the daemon")
+    connection = Connection(address, SERVICE, "the daemon", role)
     request, answer = daemon_pb2.DescribeDaemonRequest(), daemon_pb2.DescribeDaemonResponse
     try:
         before_s = time.time()
@@ -218,20 +229,7 @@ def _unseen(picture: Picture) -> Iterator[str]:
             if member.pool is None:
                 yield f"the replica at {member.address}: that address is of another machine alone"
     if not picture.certificates:
-        yield "certificates: none was named (--certs), and no daemon of this machine has any"
-
-
-def _certificates_of_daemons(picture: Picture) -> Iterator[Path]:
-    """The files of those daemons that are on this machine, and can be read from here."""
-    for daemon in picture.daemons:
-        facts = daemon.facts
-        directory = facts.settings.get("tls", "") if facts is not None else ""
-        if (
-            facts is not None
-            and facts.boot_id == picture.boot_id
-            and Path(directory or "-").is_dir()
-        ):
-            yield from certificate_files(Path(directory))
+        yield "certificates: none was named (--certs), and this command speaks no TLS (--tls)"
 
 
 def _copies(picture: Picture) -> Iterator[CopySeen]:

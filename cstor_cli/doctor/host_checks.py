@@ -172,7 +172,7 @@ def _soon_s(seen: CertificateSeen) -> float:
 def _of_certificate(
     check: str, severity: Severity, seen: CertificateSeen, problem: str, remedy: str
 ) -> Finding:
-    return Finding(check, severity, Kind.CERTIFICATE, seen.path, problem, remedy)
+    return Finding(check, severity, Kind.CERTIFICATE, seen.where, problem, remedy)
 
 
 def initiators(picture: Picture) -> Iterator[Finding]:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from ipaddress import ip_address
 
 from cstor_core.generated.cstor.v1 import control_pb2, daemon_pb2, replica_pb2, volume_pb2
+from cstor_core.settings import is_loopback
 
 SERVING = (
     control_pb2.VOLUME_STATUS_HEALTHY,
@@ -62,6 +62,8 @@ class TargetSeen:
     daemon: DaemonSeen
     volumes: Sequence[control_pb2.VolumeReport] = ()
     events: Sequence[control_pb2.Event] = ()
+    is_of_directory: bool = False
+    """`cstor up` runs it, and tells it at each start anew where the replicas are."""
 
     def setting(self, name: str) -> str:
         """What it was told; empty where it was not, or does not say."""
@@ -71,9 +73,10 @@ class TargetSeen:
 
 @dataclass(frozen=True, slots=True)
 class CertificateSeen:
-    """A certificate in a file."""
+    """A certificate in a file, or one that a daemon shows."""
 
-    path: str
+    where: str
+    """A path, or HOST:PORT."""
     subject: str = ""
     not_before_s: float = 0.0
     not_after_s: float = 0.0
@@ -179,7 +182,7 @@ def volumes(picture: Picture) -> list[VolumeSeen]:
     for target in picture.targets:
         for report in target.volumes:
             name = report.identity.name
-            if name not in reports or reports[name].status not in SERVING:
+            if name not in reports or _says_more(report, reports[name]):
                 reports[name] = report
     told = [_told(picture, report) for report in reports.values()]
     if told and not any(target.daemon.reason for target in picture.targets):
@@ -191,6 +194,13 @@ def volumes(picture: Picture) -> list[VolumeSeen]:
         if replica.configuration.members and replica.identity.name not in reports
     }
     return told + [_untold(picture, name, uuid) for uuid, name in found.items()]
+
+
+def _says_more(report: control_pb2.VolumeReport, other: control_pb2.VolumeReport) -> bool:
+    """Whether one target tells more of a volume than another one: who serves it, knows."""
+    if other.status in SERVING or report.status == control_pb2.VOLUME_STATUS_STANDBY:
+        return False
+    return report.status in SERVING or other.status == control_pb2.VOLUME_STATUS_STANDBY
 
 
 def _told(picture: Picture, report: control_pb2.VolumeReport) -> VolumeSeen:
@@ -237,10 +247,4 @@ def _member(
 
 def is_local(address: str) -> bool:
     """Whether HOST:PORT is of the machine that reads it, whichever that is."""
-    host = address.rpartition(":")[0].strip("[]")
-    if host == "localhost":
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False
+    return is_loopback(address.rpartition(":")[0].strip("[]"))

@@ -25,7 +25,7 @@ def document(picture: Picture, findings: Sequence[Finding]) -> dict[str, Any]:
             "targets": [target.daemon.address for target in picture.targets],
             "volumes": [volume.name for volume in volumes(picture)],
             "replicas": list(picture.pools),
-            "certificates": [certificate.path for certificate in picture.certificates],
+            "certificates": [certificate.where for certificate in picture.certificates],
             "initiator": [timeout.where for timeout in picture.timeouts],
             "verified": [f"{copy.volume} at {copy.address}" for copy in picture.copies],
         },

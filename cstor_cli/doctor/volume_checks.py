@@ -27,7 +27,7 @@ def targets(picture: Picture) -> Iterator[Finding]:
         if daemon.reason:
             yield Finding(
                 *("target_dead", Severity.ERROR, Kind.TARGET, daemon.address),
-                f"its control service does not answer: {daemon.reason}",
+                f"it does not answer: {daemon.reason}",
                 "start it; where another target serves the volume now, look at that one",
             )
 
@@ -40,7 +40,8 @@ def addresses(picture: Picture) -> Iterator[Finding]:
         known |= volume.addresses
         uuids |= {member.uuid for member in volume.members if member.uuid}
     for target in picture.targets:
-        for address in filter(None, target.setting("replica").split(",")):
+        given = "" if target.is_of_directory else target.setting("replica")
+        for address in filter(None, given.split(",")):
             pool = picture.pools.get(address)
             if address in known or pool is None or not uuids:
                 continue

@@ -140,10 +140,12 @@ class Deployment:
 
         until(settled)
 
-    def create(self, name: str, replicas: Sequence[str], *words: str) -> None:
-        """Found a volume."""
+    def create(
+        self, name: str, replicas: Sequence[str], *words: str, tls: Sequence[str] = ()
+    ) -> None:
+        """Found a volume; `tls` are flags for an operator's certificate."""
         members = [word for address in replicas for word in ("--replica", address)]
-        cstor("volume", "create", name, "--size", "64MiB", *members, *words)
+        cstor(*tls, "volume", "create", name, "--size", "64MiB", *members, *words)
 
     @property
     def control(self) -> tuple[str, str]:
@@ -151,8 +153,9 @@ class Deployment:
         return "--target", self.targets[-1].facts()["control"]
 
     def looked(self, **wanted: Any) -> list[tuple[str, str]]:
-        """What is found by way of the target that was started last, and what is named."""
-        return looked(targets=[self.control[1]], **wanted)
+        """What is found by way of the targets that run, and what is named."""
+        running = [each for each in self.targets if each.process.poll() is None]
+        return looked(targets=[each.facts()["control"] for each in running], **wanted)
 
 
 def looked(**wanted: Any) -> list[tuple[str, str]]:
@@ -162,10 +165,11 @@ def looked(**wanted: Any) -> list[tuple[str, str]]:
     return [(finding.check, finding.name) for finding in examine(picture)]
 
 
-def doctor(*words: str) -> dict[str, Any]:
-    """The document of `cstor doctor`, whose exit code fits it."""
+def doctor(*words: str, tls: Path | None = None) -> dict[str, Any]:
+    """The document of `cstor doctor`, whose exit code fits it; `tls` is an operator's."""
+    operator = ("--tls", str(tls)) if tls is not None else ()
     ended = subprocess.run(
-        [*CSTOR, "doctor", "--output", "json", "--initiator-root", "/nowhere", *words],
+        [*CSTOR, *operator, "doctor", "--output", "json", "--initiator-root", "/nowhere", *words],
         capture_output=True,
         text=True,
         timeout=2 * WAIT_S,

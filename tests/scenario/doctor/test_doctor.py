@@ -11,15 +11,14 @@ import pytest
 
 from cstor_cli.doctor import command
 from cstor_core.errors import InputError
-from tests.scenario.doctor.authority import DAY_S, issue
+from cstor_core.secure.roles import Role
 from tests.scenario.doctor.deployment import Deployment, doctor, looked
 from tests.scenario.doctor.faults import PREFIX_OF_FEW_FILES, another_version, set_by
+from tests.scenario.secure.certificates import Certificates
 from tests.scenario.target.daemon import NOBODY
 from tests.scenario.target.test_chap import NAME, OWN, OWN_NAME, SECRET, setting
 from tests.scenario.target.test_forced import cstor
 from tests.unit.cli.test_doctor_files import IQN, record
-
-KEY = "-----BEGIN PRIVATE KEY-----\nthekeyofthishost\n-----END PRIVATE KEY-----\n"
 
 
 def test_nothing_is_said_of_a_deployment_that_is_well(three: Deployment) -> None:
@@ -68,13 +67,13 @@ def test_a_replica_that_dies_is_found_and_what_is_wrong_with_the_next_process(
 def test_certificates_and_initiators_of_the_host_are_looked_at(
     three: Deployment, tmp_path: Path
 ) -> None:
-    issue(tmp_path / "old.crt", "old", -90 * DAY_S, -DAY_S)
-    issue(tmp_path / "soon.crt", "soon", -80 * DAY_S, 10 * DAY_S)
-    issue(tmp_path / "good.crt", "good", -DAY_S, 365 * DAY_S)
+    issued = Certificates(tmp_path)
+    old = issued.issue("old", (Role.REPLICA, "a"), age_days=31)
+    soon = issued.issue("soon", (Role.REPLICA, "b"), age_days=28)
     short = record(tmp_path, IQN, 15)
-    assert three.looked(certificates=[tmp_path], root=tmp_path) == [
-        ("certificate_expired", str(tmp_path / "old.crt")),
-        ("certificate_expires", str(tmp_path / "soon.crt")),
+    assert three.looked(certificates=[old, soon, issued.replica()], root=tmp_path) == [
+        ("certificate_expired", str(old / "tls.crt")),
+        ("certificate_expires", str(soon / "tls.crt")),
         ("initiator_timeout", str(short)),
     ]
 
@@ -109,10 +108,10 @@ def test_no_secret_of_the_deployment_is_in_a_bundle(three: Deployment, tmp_path:
     set_secret(NAME, SECRET, "--volume", "vol1")
     set_secret(OWN_NAME, OWN, "--volume", "vol1", "--of-target")
     record(tmp_path, IQN, 120)
-    issue(tmp_path / "tls.crt", "good", -DAY_S, 365 * DAY_S)
-    (tmp_path / "tls.key").write_text(KEY)
+    certificates = Certificates(tmp_path).replica()
+    key = (certificates / "tls.key").read_bytes()
     bundle = tmp_path / "bundle.tar.gz"
-    words = ("--certs", str(tmp_path), "--initiator-root", str(tmp_path))
+    words = ("--certs", str(certificates), "--initiator-root", str(tmp_path))
     cstor("doctor", *three.control, *words, "--bundle", str(bundle))
     said = b""
     with tarfile.open(bundle) as archive:
@@ -123,8 +122,7 @@ def test_no_secret_of_the_deployment_is_in_a_bundle(three: Deployment, tmp_path:
     assert b"cstor_volume_reads_total" in said
     assert b"cstor_replica_pool_size_bytes" in said
     assert b'"chap_set"' in said
-    assert str(tmp_path / "tls.crt").encode() in said
-    for secret in (SECRET, OWN, "hidden", KEY.splitlines()[1]):
-        plain = secret.encode()
+    assert str(certificates / "tls.crt").encode() in said
+    for plain in (SECRET.encode(), OWN.encode(), b"hidden", key.splitlines()[1]):
         for form in (plain, plain.hex().encode(), base64.b64encode(plain)):
             assert form not in said

@@ -6,13 +6,17 @@ import re
 import signal
 import socket
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
+from cstor_cli.authority import Wanted, issue
+from cstor_core.secure.roles import Role
 from tests.scenario.doctor.conftest import POOLS
 from tests.scenario.doctor.deployment import Deployment, Process, doctor, looked
 from tests.scenario.doctor.faults import OLDER, booted_anew, on_its_own_disk
+from tests.scenario.secure.certificates import LOOPBACK, Certificates
 from tests.scenario.target.daemon import ANY_PORT, NOBODY, get, until
 from tests.scenario.target.test_forced import cstor
 from tests.scenario.target.test_snapshot_diff import write
@@ -192,13 +196,43 @@ def test_a_configuration_that_a_member_lacks(deployment: Deployment) -> None:
 def test_two_replicas_on_one_node(deployment: Deployment) -> None:
     """By the name of this machine, as daemons on hosts are named, and not as local ones."""
     for name in POOLS[:2]:
-        deployment.start_replica(name, host=socket.gethostname())
+        deployment.start_replica(name, "--insecure-network", host=socket.gethostname())
     deployment.start_replica(C)
     addresses = deployment.started(*POOLS)
     deployment.create("vol1", addresses)
     deployment.start_target("vol1", addresses)
     deployment.in_sync()
     assert deployment.looked() == [("same_node", addresses[0])]
+
+
+def test_certificates_of_daemons_that_run(deployment: Deployment, tmp_path: Path) -> None:
+    """One soon expires, and one expires while its daemon runs."""
+    issued = Certificates(tmp_path)
+    soon = issued.issue("soon", (Role.REPLICA, "b"), age_days=28)
+    ends = datetime.now(UTC) + timedelta(seconds=25) - timedelta(days=30)
+    short = tmp_path / "short"
+    wanted = Wanted(((Role.REPLICA, "c"),), LOOPBACK, 30)
+    issue(issued.authority, wanted, short, ends)
+    for name, shown in ((A, issued.replica()), (B, soon), (C, short)):
+        deployment.start_replica(name, "--tls", str(shown))
+    addresses = deployment.started(*POOLS)
+    operator = issued.operator()
+    deployment.create("vol1", addresses, tls=("--tls", str(operator)))
+    deployment.start_target("vol1", addresses, "--tls", str(issued.target("vol1")))
+    deployment.in_sync()
+
+    def said() -> list[tuple[str, str]]:
+        findings = doctor(*deployment.control, tls=operator)["findings"]
+        return [(finding["check"], finding["name"]) for finding in findings]
+
+    expires = [("certificate_expires", address) for address in addresses[1:]]
+    assert said() == expires
+    assert doctor(*deployment.control, tls=operator)["unseen"] == []
+    until(lambda: ("certificate_expired", addresses[2]) in said())
+    assert expires[0] in said()
+    assert {check for check, _ in said()} <= {
+        *("certificate_expired", "certificate_expires", "replica_dead", "replica_unreachable")
+    }
 
 
 def test_a_target_that_may_open_few_files(deployment: Deployment) -> None:

@@ -114,6 +114,15 @@ def after_a_failover(deployment: Deployment) -> Iterator[None]:
 
 
 @contextmanager
+def with_a_standby(deployment: Deployment) -> Iterator[None]:
+    """It is asked, and not the one that serves."""
+    served(deployment, 3)
+    addresses = list(deployment.addresses.values())
+    deployment.start_target("vol1", addresses, "--standby")
+    yield
+
+
+@contextmanager
 def with_snapshots_and_a_clone(deployment: Deployment) -> Iterator[None]:
     served(deployment, 3, target=("--all-volumes",))
     portal = deployment.targets[-1].facts()["portal"]
@@ -147,7 +156,7 @@ def after_changes_of_the_membership(deployment: Deployment) -> Iterator[None]:
 SHAPES: tuple[Shape, ...] = (
     *(in_one_process, one_replica, three_replicas, five_replicas, with_a_witness),
     *(several_volumes, with_chap, native_4096, after_a_failover, with_snapshots_and_a_clone),
-    *(with_sessions, after_changes_of_the_membership),
+    *(with_a_standby, with_sessions, after_changes_of_the_membership),
 )
 
 

@@ -346,6 +346,17 @@ WELL: list[tuple[str, Picture]] = [
             *(healthy(), 1), open_files_max=512, settings={"state_dir": "/var/lib/cstor/target"}
         ),
     ),
+    (
+        "cstor up has found another port for a replica",
+        replace(
+            healthy(),
+            targets=(replace(target(given=(*REPLICAS, "node-x:1")), is_of_directory=True),),
+            pools={
+                **healthy().pools,
+                "node-x:1": replace(pool(0), daemon=DaemonSeen("node-x:1", REFUSED), pool=None),
+            },
+        ),
+    ),
     ("a block was bad long ago", with_events(event("blocks_repaired", 8 * DAY_S))),
     ("a certificate lives long", certificate(-DAY_S, YEAR_S)),
     ("a certificate of a day is new", certificate(-3600, 0.5 * DAY_S)),

@@ -14,8 +14,9 @@ from cstor_cli.doctor.bundle import new_file, write_bundle
 from cstor_cli.doctor.certificates import certificate_files, certificates_in
 from cstor_cli.doctor.initiators import timeouts
 from cstor_cli.doctor.picture import CertificateSeen, TimeoutSeen, is_local
+from cstor_cli.doctor.volume_checks import DAY_S
 from cstor_core.errors import InputError
-from tests.scenario.doctor.authority import HOUR_S, issue
+from tests.scenario.secure.certificates import Certificates
 from tests.unit.cli.pictures import REPLICAS, healthy
 
 IQN = "iqn.2016-09.com.openebs.cstor:vol1"
@@ -54,18 +55,17 @@ def test_a_host_without_an_initiator_has_no_settings_of_one(tmp_path: Path) -> N
 
 
 def test_all_certificates_of_a_directory_are_seen_and_no_key(tmp_path: Path) -> None:
-    issue(tmp_path / "tls.crt", "node-a", -HOUR_S, HOUR_S)
-    issue(tmp_path / "ca.crt", "authority", -2 * HOUR_S, 2 * HOUR_S)
-    (tmp_path / "tls.key").write_text("no certificate")
-    seen = [each for file in certificate_files(tmp_path) for each in certificates_in(file)]
-    assert [(Path(each.path).name, each.subject) for each in seen] == [
+    directory = Certificates(tmp_path).replica("a")
+    seen = [each for file in certificate_files(directory) for each in certificates_in(file)]
+    assert [(Path(each.where).name, each.subject) for each in seen] == [
         ("ca.crt", "CN=authority"),
-        ("tls.crt", "CN=node-a"),
+        ("tls.crt", "CN=replica a"),
     ]
-    assert [each.not_after_s - each.not_before_s for each in seen] == [4 * HOUR_S, 2 * HOUR_S]
+    lives_s = [each.not_after_s - each.not_before_s for each in seen]
+    assert [int(life_s // DAY_S) for life_s in lives_s] == [4000, 30]
     bundled = tmp_path / "both.pem"
-    bundled.write_bytes((tmp_path / "tls.crt").read_bytes() + (tmp_path / "ca.crt").read_bytes())
-    assert len(certificates_in(bundled)) == 2
+    bundled.write_bytes(b"".join(file.read_bytes() for file in certificate_files(directory)))
+    assert [each.subject for each in certificates_in(bundled)] == [each.subject for each in seen]
 
 
 def test_what_is_no_certificate_says_why(tmp_path: Path) -> None:
