@@ -9,7 +9,7 @@ from typer import Typer
 from typer.testing import CliRunner
 
 from cstor_cli.main import app as cstor
-from cstor_core.health import health_command
+from cstor_core.health import Reached, health_command
 from cstor_core.settings import Address
 from cstor_target.main import application as cstor_target
 from cstor_target.settings import CONTROL_PORT
@@ -25,9 +25,9 @@ What `--help` says of each command. `cstor` is for people and scripts; `cstor-ta
 """
 
 
-def _nowhere(_config: Path | None) -> Address:
+def _nowhere(_flags: dict[str, object], _config: Path | None) -> Reached:
     """Where nobody listens who only asks for help."""
-    return Address("", None)
+    return Reached(Address("", None), None)
 
 
 PROGRAMS = (

@@ -53,6 +53,7 @@ _REPLICA_CALLS: Mapping[str, Rule] = {
     "Inquire": Rule(_MANAGING, "volume"),
     "Promise": Rule(_TARGET, "volume_uuid"),
     "Lease": Rule(_TARGET, "orders.volume_uuid"),
+    "StandBy": Rule(_TARGET, "volume"),
     "MakeWhole": Rule(_TARGET, "orders.volume_uuid"),
     "Append": Rule(_TARGET),
     "Read": Rule(_TARGET),
@@ -80,6 +81,7 @@ _CONTROL_CALLS = (
     *("ReplaceReplica", "MoveReplica", "DeleteRemovedReplica", "RebuildReplicas"),
     *("ListSessions", "DropSession", "ListReservations", "ClearReservations", "SetChap"),
     *("ClearChap", "ListChap", "AllowAccess", "DenyAccess", "ListAccess", "RedirectLogins"),
+    "DrainTarget",
     *("ListPools", "WatchStatus", "StartScrub", "StopScrub", "WatchScrub", "WatchEvents"),
 )
 

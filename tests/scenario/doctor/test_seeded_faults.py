@@ -211,7 +211,7 @@ def test_certificates_of_daemons_that_run(deployment: Deployment, tmp_path: Path
     soon = issued.issue("soon", (Role.REPLICA, "b"), age_days=28)
     ends = datetime.now(UTC) + timedelta(seconds=25) - timedelta(days=30)
     short = tmp_path / "short"
-    wanted = Wanted(((Role.REPLICA, "c"),), LOOPBACK, 30)
+    wanted = Wanted("short", ((Role.REPLICA, "c"),), LOOPBACK, 30)
     issue(issued.authority, wanted, short, ends)
     for name, shown in ((A, issued.replica()), (B, soon), (C, short)):
         deployment.start_replica(name, "--tls", str(shown))

@@ -9,11 +9,11 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescri
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
-from cstor_core.generated.cstor.v1 import control_pb2, replica_pb2, volume_pb2
+from cstor_core.generated.cstor.v1 import control_pb2, daemon_pb2, replica_pb2, volume_pb2
 from cstor_core.secure.permissions import RULES
 from cstor_core.secure.roles import Role
 
-FILES = (control_pb2, replica_pb2, health_pb2, reflection_pb2)
+FILES = (control_pb2, daemon_pb2, replica_pb2, health_pb2, reflection_pb2)
 REPLICA = "/cstor.v1.ReplicaService/"
 STREAMS = {REPLICA + name for name in ("Append", "Read", "PullCopies")}
 """Their sessions ask when the volume has been named: tests/scenario/secure/test_roles.py."""
