@@ -28,6 +28,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         help="only these kinds; repeat it for more",
     )
     parser.add_argument("--one-target", action="store_true", help="no second one stands by")
+    parser.add_argument("--no-tls", action="store_true", help="links between daemons are plain")
     parser.add_argument("--dir", type=Path, default=Path(tempfile.gettempdir()))
     parser.add_argument("--results", type=Path, help="where nemesis.json and nemesis.md go")
     return parser.parse_args(arguments)
@@ -38,7 +39,7 @@ def main(arguments: list[str]) -> int:
     options = parse(arguments)
     kinds = [Kind[name.upper()] for name in options.kind or ()] or list(Kind)
     scratch = Path(tempfile.mkdtemp(prefix="nemesis.", dir=options.dir))
-    topology = Topology(standby=not options.one_target)
+    topology = Topology(tls=not options.no_tls, standby=not options.one_target)
     try:
         outcome = run(Plan(options.seed, options.minutes, kinds, topology=topology), scratch)
     except HarnessError as error:

@@ -17,8 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cstor_core.secure.roles import Role
 from tests.nemesis.clocks import Skew
 from tests.nemesis.plan import REPLICAS
+from tests.scenario.secure.certificates import Certificates
 from tests.system.cluster import IN_SYNC, IQN_PREFIX
 from tests.system.hosts import DaemonByHand, Host, Settings, end_all, network, tail_of
 from tests.system.tools import HarnessError, check, cstor_command, program
@@ -44,6 +46,8 @@ class Topology:
 
     volume_bytes: int = 64 * MIB
     disk_bytes: int = 512 * MIB
+    tls: bool = True
+    """Daemons and operators speak TLS with each other, each with a certificate of its own."""
     standby: bool = True
     """A second target stands by; without it whoever watches starts one where none serves."""
 
@@ -61,6 +65,7 @@ class Site:
         """By host; without those that are known to have ended."""
         self.active = TARGET_HOSTS[0]
         """The host of the target that serves, as far as is known."""
+        self._certificates = Certificates(scratch) if topology.tls else None
         for name in (*REPLICA_HOSTS, *TARGET_HOSTS):
             Skew().keep(self.clock_of(name))
 
@@ -97,6 +102,19 @@ class Site:
         """Where the disk of a replica's host is mounted."""
         return self.scratch / f"disk-of-{host}"
 
+    def _tls_of(self, host: Host, role: Role, name: str) -> dict[str, str]:
+        """The flag with the certificate of a daemon."""
+        if self._certificates is None:
+            return {}
+        out, addresses = f"of-{host.name}", (host.address,)
+        return {"tls": str(self._certificates.issue(out, (role, name), addresses=addresses))}
+
+    def cstor(self, *words: str) -> list[str]:
+        """An operator's command."""
+        certificates = self._certificates
+        tls = ["--tls", str(certificates.operator())] if certificates is not None else []
+        return [cstor_command(), *tls, *words]
+
     def start_replica(self, number: int) -> DaemonByHand:
         """Start the daemon of a replica's host, and wait until it serves."""
         host = self.hosts[REPLICA_HOSTS[number]]
@@ -104,6 +122,7 @@ class Site:
             "listen": f"{host.address}:{REPLICA_PORT}",
             "metrics": host.address,
             "marks": str(self.scratch / f"marks-of-{host.name}"),
+            **self._tls_of(host, Role.REPLICA, host.name),
         }
         daemon = self._start("cstor-replica", host, self.disk_of(host.name) / "pool", flags)
         self.replicas[number : number + 1] = [daemon]
@@ -118,6 +137,7 @@ class Site:
             "portal_group": str(1 + TARGET_HOSTS.index(name)),
             "volume": VOLUME,
             "replica": self.addresses,
+            **self._tls_of(host, Role.TARGET, VOLUME),
         }
         state = self.scratch / f"state-of-{name}"
         daemon = self._start("cstor-target", host, state, flags, *STANDBY[self.topology.standby])
@@ -137,7 +157,7 @@ class Site:
         """
         if self.topology.standby:
             control = f"--target={self.target_host.address}:{CONTROL_PORT}"
-            self.initiator.check(cstor_command(), "target", "drain", control)
+            self.initiator.check(*self.cstor("target", "drain", control))
             return
         if (code := self.targets.pop(self.active).terminate()) != 0:
             raise HarnessError(f"the target on {self.active} ended with {code}")
@@ -162,14 +182,14 @@ class Site:
             self.start_replica(number)
         named = [f"--replica={address}" for address in self.addresses]
         size = f"--size={self.topology.volume_bytes}"
-        self.initiator.check(cstor_command(), "volume", "create", VOLUME, size, *named)
+        self.initiator.check(*self.cstor("volume", "create", VOLUME, size, *named))
         self.start_target(self.active)
         self.wait_until_whole(set())
 
     def command(self, *words: str) -> None:
         """A command of an operator for the volume.  Raises HarnessError where it fails."""
         control = f"--control={self.target_host.address}:{CONTROL_PORT}"
-        self.initiator.check(cstor_command(), *words, control, f"--volume={VOLUME}")
+        self.initiator.check(*self.cstor(*words, control, f"--volume={VOLUME}"))
 
     def status(self) -> dict[str, Any] | None:
         """What the target that serves says of its volume; None where none says anything."""
@@ -241,7 +261,7 @@ class Site:
     def compare(self) -> str:
         """Why the replicas are not equal; empty where they are."""
         named = [f"--replica={address}" for address in self.addresses]
-        command = (cstor_command(), "volume", "compare", f"--volume={VOLUME}", *named)
+        command = self.cstor("volume", "compare", f"--volume={VOLUME}", *named)
         answer = self.initiator.run(*command)
         return "" if answer.returncode == 0 else answer.stdout
 
