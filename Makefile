@@ -10,7 +10,7 @@ DEVELOPMENT := $(VENV)/.installed-development
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help run setup setup-dev test unit long system simulate mutants fuzz conformance bench bench-curves bench-growth bench-failure bench-fio bench-rebuild bench-store soak nemesis proto lint types lock site wheel image clean
+.PHONY: help run setup setup-dev test unit long system simulate mutants fuzz conformance bench bench-curves bench-failover bench-growth bench-failure bench-fio bench-rebuild bench-store soak nemesis proto lint types lock site wheel image clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -68,6 +68,10 @@ bench-curves: setup-dev  ## rates, CPU and latencies over the depth, beside tgt:
 bench-growth: setup-dev  ## what a request costs as a volume grows: to benchmarks/results
 	@tools/system-packages test
 	@$(BIN)/python -m benchmarks.growth
+
+bench-failover: setup-dev  ## how long initiators wait when a volume moves: to benchmarks/results; takes root
+	@tools/system-packages test
+	@$(BIN)/python -m benchmarks.failover
 
 bench-failure: setup-dev  ## one replica killed, stopped or slow: writes tables to benchmarks/results
 	@tools/system-packages test

@@ -30,10 +30,12 @@ class Plan:
 
     seed: int
     minutes: float
-    """Rounds begin for so long; there is one at least, and the last one is finished."""
+    """Rounds begin for so long, and the last one is finished."""
     kinds: Sequence[Kind] = tuple(Kind)
-    lasts_s_max: float = 60.0
-    """Faults that would last longer end then."""
+    rounds: int = 1
+    """There are so many at least."""
+    lasts_s: float | None = None
+    """How long each fault lasts, where the seed is not to say it."""
     initiators: int = 2
     depth: int = 4
     rest_ms: float = 8.0
@@ -189,9 +191,11 @@ def run(plan: Plan, scratch: Path) -> Outcome:
 
 def _strike_all(site: Site, plan: Plan, outcome: Outcome) -> None:
     for fault in faults(plan.seed, plan.kinds):
-        fault = replace(fault, lasts_s=min(fault.lasts_s, plan.lasts_s_max))
+        if plan.lasts_s is not None:
+            fault = replace(fault, lasts_s=plan.lasts_s)
         minutes = (time.monotonic() - outcome.began_s) / 60
-        if fault.number and fault.number % len(plan.kinds) == 0 and minutes >= plan.minutes:
+        rounds, is_under_way = divmod(fault.number, len(plan.kinds))
+        if not is_under_way and rounds >= plan.rounds and minutes >= plan.minutes:
             return
         said = f"{fault.kind}, {fault.lasts_s} s"
         print(f"{minutes:.1f} min, fault {fault.number}: {said}", file=sys.stderr, flush=True)

@@ -22,7 +22,7 @@ KINDS = (Kind.KILL_REPLICA, Kind.SKEW_CLOCKS, Kind.CUT_TARGET)
 
 def test_a_round_of_faults_loses_nothing(tmp_path: Path) -> None:
     topology = Topology(volume_bytes=16 * MIB)
-    plan = Plan(2, 0.0, KINDS, lasts_s_max=2.0, initiators=1, topology=topology)
+    plan = Plan(2, 0.0, KINDS, lasts_s=2.0, initiators=1, topology=topology)
     outcome = run(plan, tmp_path)
     found = report.document(outcome)
     print(report.markdown(found))
