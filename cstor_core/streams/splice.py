@@ -16,6 +16,7 @@ from cstor_core.units import KIB
 
 BUFFER_BYTES = 64 * KIB
 CLOSING_S_MAX = 5.0
+FAREWELL_S_MAX = 1.0
 
 
 class _Side(asyncio.BufferedProtocol):
@@ -131,10 +132,15 @@ class Splice:
         """The server's side is gone."""
         client, farewell = self._client.transport, self._farewell
         if error is None or client is None or farewell is None:
-            pass
+            self.close()
         elif not self._server.heard and not self._ended:
             client.write(farewell(error))
-        self.close()
+            # Who is still writing would hear of a closed connection, and not why it is one.
+            self._client.early = None
+            client.resume_reading()
+            self._clock.call_later(FAREWELL_S_MAX, self.close)
+        else:
+            self.close()
 
     def _abort(self) -> None:
         for side in (self._client, self._server):

@@ -239,6 +239,12 @@ async def test_new_certificates_are_for_new_connections(scene: Scene) -> None:
     refused = await error_of_call(late.inquire())
     assert "not from an authority that we believe" in str(refused.details())
     tls.current = Tls(other.operator(), (Role.OPERATOR,), CLOCK).current
-    assert await late.stub.Inquire(replica_pb2.InquireRequest(volume="vol"), wait_for_ready=True)
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                assert (await late.inquire()).identity.name == "vol"
+                break
+            except grpc.aio.AioRpcError:  # of a connection that was begun before
+                await asyncio.sleep(0.1)
     await client.close()
     await late.close()
