@@ -125,11 +125,11 @@ class ReplicaHost:
         node.check_identity(volume_uuid, replica_uuid)
         return node
 
-    def aliases(self, volume: str) -> frozenset[str]:
+    def aliases(self, volume: str, with_parents: bool) -> frozenset[str]:
         """All names of a volume in the pool; see `names_of`."""
         if volume in self.failed:
             return frozenset({volume})
-        return names_of(volume, [node.report() for node in self.nodes.values()])
+        return names_of(volume, [node.report() for node in self.nodes.values()], with_parents)
 
     def append_session(
         self, wake: Wake, closed: Closed, permit: Permit = permit_all

@@ -31,11 +31,11 @@ def check_identity(identity: volume_pb2.VolumeIdentity) -> None:
         )
 
 
-def names_of(volume: str, reports: Collection[replica_pb2.ReplicaReport]) -> frozenset[str]:
-    """All names of a volume that a daemon has, of which one is given: UUID and name.
-
-    A clone that was never opened has its parent's, too: it is made, founded and taken away by that
-    one's target.
+def names_of(
+    volume: str, reports: Collection[replica_pb2.ReplicaReport], with_parents: bool
+) -> frozenset[str]:
+    """All names of a volume that a daemon has, of which one is given: UUID and name; where that is
+    asked for, with those of the parent of a clone that was never opened.
     """
     found = frozenset[str]()
     for report in reports:
@@ -43,8 +43,10 @@ def names_of(volume: str, reports: Collection[replica_pb2.ReplicaReport]) -> fro
         if volume and volume in (identity.volume_uuid, identity.name):
             found |= {identity.volume_uuid, identity.name}
             reigns = report.history.reigns
-            if origin.volume_uuid and not (reigns and reigns[-1].last_seq > origin.snapshot_seq):
-                found |= {origin.volume_uuid} | names_of(origin.volume_uuid, reports)
+            is_opened = bool(reigns) and reigns[-1].last_seq > origin.snapshot_seq
+            if with_parents and origin.volume_uuid and not is_opened:
+                parent = origin.volume_uuid
+                found |= {parent} | names_of(parent, reports, with_parents)
     return found
 
 

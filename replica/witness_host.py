@@ -289,11 +289,11 @@ class WitnessHost:
         node.log.info("witness_founded")
         return replica_pb2.FoundReplicaResponse(replica=node.report())
 
-    def aliases(self, volume: str) -> frozenset[str]:
+    def aliases(self, volume: str, with_parents: bool) -> frozenset[str]:
         """All names of a volume that is witnessed here; see `names_of`."""
         if volume in self.failed:
             return frozenset({volume})
-        return names_of(volume, [node.report() for node in self.nodes.values()])
+        return names_of(volume, [node.report() for node in self.nodes.values()], with_parents)
 
     async def inquire(self, request: replica_pb2.InquireRequest) -> replica_pb2.InquireResponse:
         """What it says of itself, by name or UUID of the volume."""

@@ -25,9 +25,9 @@ from cstor_core.serving import abort
 if TYPE_CHECKING:  # the reading of certificates is for those who have some
     from cstor_core.secure.credentials import Tls
 
-Aliases = Callable[[str], frozenset[str]]
-"""All names of a volume of which one is given: UUID and name, and of a clone that was never opened
-its parent's.  Empty where there is no such volume."""
+Aliases = Callable[[str, bool], frozenset[str]]
+"""All names of a volume of which one is given: UUID and name; where that is asked for, with those
+of the parent of a clone that was never opened.  Empty where there is no such volume."""
 Permit = Callable[[str], None]
 """Raises ForbiddenError where the caller has nothing to do with the volume of this UUID."""
 
@@ -43,7 +43,7 @@ def permit_all(_volume: str) -> None:
     """The permit of whoever calls where nobody is asked."""
 
 
-def no_aliases(_volume: str) -> frozenset[str]:
+def no_aliases(_volume: str, _with_parents: bool) -> frozenset[str]:
     """Of a daemon that has no volumes."""
     return frozenset()
 
@@ -97,7 +97,7 @@ class Gate:
         allowed = caller.volumes()
         if caller.has(rule.roles - {Role.TARGET}) or ALL_VOLUMES in allowed:
             return
-        known = frozenset[str]().union(*(self._aliases(name) for name in names))
+        known = frozenset[str]().union(*(self._aliases(name, rule.founds) for name in names))
         if not known and not rule.makes:
             return
         if not allowed & (known | set(names)):

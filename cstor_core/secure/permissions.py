@@ -35,6 +35,9 @@ class Rule:
     or where it is a stream, whose session asks when the volume has been named."""
     makes: bool = False
     """It makes a replica, so that whose volume it is only the request says."""
+    founds: bool = False
+    """It is one of those with which a target also makes clones of its volume, and takes them away
+    before they were ever opened."""
 
     def volumes_in(self, request: Message) -> tuple[str, ...]:
         """The names of the volume in a request: UUID, name, or both."""
@@ -48,9 +51,9 @@ _REPLICA_CALLS: Mapping[str, Rule] = {
     "DescribePool": Rule(_MANAGING),
     "CreateReplica": Rule(_MANAGING, "identity", makes=True),
     "CloneReplica": Rule(_TARGET, "volume_uuid"),
-    "DeleteReplica": Rule(_MANAGING, "volume_uuid"),
-    "FoundReplica": Rule(_MANAGING, "volume_uuid"),
-    "Inquire": Rule(_MANAGING, "volume"),
+    "DeleteReplica": Rule(_MANAGING, "volume_uuid", founds=True),
+    "FoundReplica": Rule(_MANAGING, "volume_uuid", founds=True),
+    "Inquire": Rule(_MANAGING, "volume", founds=True),
     "Promise": Rule(_TARGET, "volume_uuid"),
     "Lease": Rule(_TARGET, "orders.volume_uuid"),
     "StandBy": Rule(_TARGET, "volume"),

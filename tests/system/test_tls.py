@@ -22,7 +22,12 @@ from cstor_core.calls import ERROR_NAME_KEY as NAME
 from cstor_core.generated.cstor.v1 import replica_pb2, volume_pb2
 from cstor_core.secure.roles import Role
 from cstor_core.units import MIB
-from tests.scenario.replica.test_daemon import ANY, Daemon, metrics_of
+from tests.scenario.replica.test_daemon import (
+    ANY,
+    Daemon,
+    check_health_and_reflection,
+    metrics_of,
+)
 from tests.scenario.secure.certificates import Certificates
 from tests.scenario.target.daemon import ANY_PORT, WAIT_S, Target, local_ports, until
 from tests.scenario.target.test_one_process import is_ready
@@ -104,6 +109,16 @@ async def test_volume_is_founded_written_and_rebuilt_over_tls(
             healthy = {address: "in-sync" for _, address in replicas}
             until(lambda: members(operator, facts["control"]) == healthy)
             qemu_io(facts["portal"], f"read -P {PATTERNS[1]} 2M 4M")
+            # The target may found a clone of its volume, and may not serve it.
+            snapshot = ("snapshot", "create", "before", "--volume", "vol1", *control[:2])
+            cstor(operator, *snapshot)
+            cstor(operator, "clone", "before", "copy", *control[:2])
+            named = [word for _, address in replicas for word in ("--replica", address)]
+            flags = (*named, *local_ports(), *tls, "--volume", "copy")
+            with Target(tmp_path, *flags, name="other") as other:
+                asked = await replicas[0][0].ready()
+                until(lambda: refusals(asked).get("wrong_volume", 0) > 0)
+                assert not is_ready(other.ready())
             assert target.stop() == 0
         named = [word for _, address in replicas for word in ("--replica", address)]
         compared = cstor(operator, "volume", "compare", "--volume", "vol1", *named)
@@ -257,6 +272,9 @@ async def test_grpcs_own_clients_are_served_and_refused_as_their_certificates_sa
     assert status(certificates.issue("nobody", addresses=())) == denied
     assert status(certificates.target("vol1")) == (grpc.StatusCode.OK, "")
     assert status(certificates.operator()) == (grpc.StatusCode.OK, "")
+    credentials = grpcs_own(certificates.directory, certificates.replica("b"))
+    with grpc.secure_channel(facts["grpc"], credentials) as channel:
+        check_health_and_reflection(channel)
     counted = refusals(facts)
     assert counted.pop("wrong_volume") == 1
     assert counted.pop("wrong_role") >= 2

@@ -59,17 +59,24 @@ def metrics_of(facts: dict[str, Any]) -> str:
         return str(answer.read().decode())
 
 
-def check_health_and_reflection(address: str) -> None:
+def check_health_and_reflection(channel: grpc.Channel) -> None:
+    health: Any = health_pb2_grpc.HealthStub(channel)
+    question = health_pb2.HealthCheckRequest(service="cstor.v1.ReplicaService")
+    assert health.Check(question).status == health_pb2.HealthCheckResponse.SERVING
+    watched = health.Watch(question)
+    assert next(watched).status == health_pb2.HealthCheckResponse.SERVING
+    watched.cancel()
+    reflection: Any = reflection_pb2_grpc.ServerReflectionStub(channel)
+    reflected = reflection.ServerReflectionInfo(
+        iter([reflection_pb2.ServerReflectionRequest(list_services="")])
+    )
+    names = [service.name for service in next(reflected).list_services_response.service]
+    assert "cstor.v1.ReplicaService" in names
+
+
+def check_in_plain_text(address: str) -> None:
     with grpc.insecure_channel(address) as channel:
-        health: Any = health_pb2_grpc.HealthStub(channel)
-        answer = health.Check(health_pb2.HealthCheckRequest(service="cstor.v1.ReplicaService"))
-        assert answer.status == health_pb2.HealthCheckResponse.SERVING
-        reflection: Any = reflection_pb2_grpc.ServerReflectionStub(channel)
-        reflected = reflection.ServerReflectionInfo(
-            iter([reflection_pb2.ServerReflectionRequest(list_services="")])
-        )
-        names = [service.name for service in next(reflected).list_services_response.service]
-        assert "cstor.v1.ReplicaService" in names
+        check_health_and_reflection(channel)
 
 
 @pytest.mark.parametrize("data_stream", ["fast", "grpc"])
@@ -81,7 +88,7 @@ async def test_a_daemon_serves_stops_cleanly_and_finds_everything_again(
         facts = await daemon.ready()
         assert facts["pid"] == daemon.process.pid
         assert "cstor_replica_pool_size_bytes" in await asyncio.to_thread(metrics_of, facts)
-        await asyncio.to_thread(check_health_and_reflection, facts["grpc"])
+        await asyncio.to_thread(check_in_plain_text, facts["grpc"])
         client = Client(facts["grpc"])
         await found([client])
         stream = await client.append_stream(1)

@@ -22,6 +22,13 @@ CLONE = "3a0c1e0c-0000-4000-8000-000000000002"
 NAMES = {name: frozenset({UUID, "vol1"}) for name in (UUID, "vol1")}
 
 
+def aliases(name: str, with_parents: bool) -> frozenset[str]:
+    """Of two volumes, one of which is a clone of the other that was never opened."""
+    if name in (CLONE, "copy"):
+        return frozenset({CLONE, "copy"}) | (NAMES["vol1"] if with_parents else frozenset())
+    return NAMES.get(name, frozenset())
+
+
 class From:
     """A call that came from a socket."""
 
@@ -35,7 +42,7 @@ class From:
 @pytest.fixture
 def gate(tmp_path: Path) -> Gate:
     tls = Tls(Certificates(tmp_path).replica(), (Role.REPLICA,), SystemClock())
-    return Gate(tls, lambda name: NAMES.get(name, frozenset()))
+    return Gate(tls, aliases)
 
 
 def holder(*names: tuple[Role, str]) -> Identity:
@@ -107,12 +114,18 @@ def report(
     )
 
 
-def test_a_clone_is_its_parents_until_it_was_opened() -> None:
+def test_a_clone_is_its_parents_to_found_until_it_was_opened_and_never_to_serve(gate: Gate) -> None:
+    parents = holder((Role.TARGET, "vol1"))
+    for call in ("Inquire", "FoundReplica", "DeleteReplica"):
+        assert refused(gate, parents, call, CLONE) is None
+    for call in ("Promise", "Lease", "Append", "Rebuild", "DiffSnapshots"):
+        assert refused(gate, parents, call, CLONE) is Reason.WRONG_VOLUME
     parent = report(UUID, "vol1", last_seq=9)
     made = report(CLONE, "copy", last_seq=7, parent=UUID)
-    assert names_of("copy", [parent, made]) == {CLONE, "copy", UUID, "vol1"}
-    assert names_of(CLONE, [made]) == {CLONE, "copy", UUID}
     opened = report(CLONE, "copy", last_seq=8, parent=UUID)
-    assert names_of("copy", [parent, opened]) == {CLONE, "copy"}
-    assert names_of("vol1", [parent, made]) == {UUID, "vol1"}
-    assert names_of("", [parent, made]) == frozenset()
+    assert names_of("copy", [parent, made], True) == {CLONE, "copy", UUID, "vol1"}
+    assert names_of(CLONE, [made], True) == {CLONE, "copy", UUID}
+    for reports, with_parents in (([parent, opened], True), ([parent, made], False)):
+        assert names_of("copy", reports, with_parents) == {CLONE, "copy"}
+    assert names_of("vol1", [parent, made], True) == {UUID, "vol1"}
+    assert names_of("", [parent, made], True) == frozenset()
