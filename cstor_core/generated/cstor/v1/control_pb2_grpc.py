@@ -237,8 +237,7 @@ class ControlServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ForceOpen(self, request, context):
-        """What has happened, and on request what happens from now on.
-        Opens a volume that cannot be opened otherwise, with what some replicas hold; what others held
+        """Opens a volume that cannot be opened otherwise, with what some replicas hold; what others held
         is lost.  Without `confirmed` it only says what would be.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -480,7 +479,8 @@ class ControlServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def WatchEvents(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """What has happened, and on request what happens from now on.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')

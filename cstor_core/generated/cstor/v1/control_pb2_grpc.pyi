@@ -34,8 +34,7 @@ class ControlServiceStub:
     ListVolumes: _grpc.UnaryUnaryMultiCallable[_control_pb2.ListVolumesRequest, _control_pb2.ListVolumesResponse]
     ShowVolume: _grpc.UnaryUnaryMultiCallable[_control_pb2.ShowVolumeRequest, _control_pb2.ShowVolumeResponse]
     ForceOpen: _grpc.UnaryUnaryMultiCallable[_control_pb2.ForceOpenRequest, _control_pb2.ForceOpenResponse]
-    """What has happened, and on request what happens from now on.
-    Opens a volume that cannot be opened otherwise, with what some replicas hold; what others held
+    """Opens a volume that cannot be opened otherwise, with what some replicas hold; what others held
     is lost.  Without `confirmed` it only says what would be.
     """
     CreateSnapshot: _grpc.UnaryUnaryMultiCallable[_control_pb2.CreateSnapshotRequest, _control_pb2.CreateSnapshotResponse]
@@ -115,6 +114,7 @@ class ControlServiceStub:
     WatchScrub: _grpc.UnaryStreamMultiCallable[_control_pb2.WatchScrubRequest, _control_pb2.WatchScrubResponse]
     """How far the scrub of a volume is, and again when it has got further, until it ends."""
     WatchEvents: _grpc.UnaryStreamMultiCallable[_control_pb2.WatchEventsRequest, _control_pb2.WatchEventsResponse]
+    """What has happened, and on request what happens from now on."""
 
 @_typing.type_check_only
 class ControlServiceAsyncStub(ControlServiceStub):
@@ -122,8 +122,7 @@ class ControlServiceAsyncStub(ControlServiceStub):
     ListVolumes: _aio.UnaryUnaryMultiCallable[_control_pb2.ListVolumesRequest, _control_pb2.ListVolumesResponse]  # type: ignore[assignment]
     ShowVolume: _aio.UnaryUnaryMultiCallable[_control_pb2.ShowVolumeRequest, _control_pb2.ShowVolumeResponse]  # type: ignore[assignment]
     ForceOpen: _aio.UnaryUnaryMultiCallable[_control_pb2.ForceOpenRequest, _control_pb2.ForceOpenResponse]  # type: ignore[assignment]
-    """What has happened, and on request what happens from now on.
-    Opens a volume that cannot be opened otherwise, with what some replicas hold; what others held
+    """Opens a volume that cannot be opened otherwise, with what some replicas hold; what others held
     is lost.  Without `confirmed` it only says what would be.
     """
     CreateSnapshot: _aio.UnaryUnaryMultiCallable[_control_pb2.CreateSnapshotRequest, _control_pb2.CreateSnapshotResponse]  # type: ignore[assignment]
@@ -203,6 +202,7 @@ class ControlServiceAsyncStub(ControlServiceStub):
     WatchScrub: _aio.UnaryStreamMultiCallable[_control_pb2.WatchScrubRequest, _control_pb2.WatchScrubResponse]  # type: ignore[assignment]
     """How far the scrub of a volume is, and again when it has got further, until it ends."""
     WatchEvents: _aio.UnaryStreamMultiCallable[_control_pb2.WatchEventsRequest, _control_pb2.WatchEventsResponse]  # type: ignore[assignment]
+    """What has happened, and on request what happens from now on."""
 
 class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -225,8 +225,7 @@ class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _control_pb2.ForceOpenRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_control_pb2.ForceOpenResponse, _abc.Awaitable[_control_pb2.ForceOpenResponse]]:
-        """What has happened, and on request what happens from now on.
-        Opens a volume that cannot be opened otherwise, with what some replicas hold; what others held
+        """Opens a volume that cannot be opened otherwise, with what some replicas hold; what others held
         is lost.  Without `confirmed` it only says what would be.
         """
 
@@ -509,6 +508,7 @@ class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _control_pb2.WatchEventsRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_abc.Iterator[_control_pb2.WatchEventsResponse], _abc.AsyncIterator[_control_pb2.WatchEventsResponse]]: ...
+    ) -> _typing.Union[_abc.Iterator[_control_pb2.WatchEventsResponse], _abc.AsyncIterator[_control_pb2.WatchEventsResponse]]:
+        """What has happened, and on request what happens from now on."""
 
 def add_ControlServiceServicer_to_server(servicer: ControlServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
