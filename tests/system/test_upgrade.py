@@ -9,7 +9,7 @@ import asyncio
 import os
 import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from random import Random
 
@@ -82,9 +82,9 @@ def replace(cluster: Cluster, index: int, command: str) -> None:
     cluster.wait_until_in_sync()
 
 
-async def roll(cluster: Cluster, load: Load, command: str) -> None:
-    """Replace one after the other, the target last, and see that the load goes on each time."""
-    for index in (*REPLICAS, TARGET):
+async def roll(cluster: Cluster, load: Load, order: Sequence[int], command: str) -> None:
+    """Replace one after the other, and see that the load goes on each time."""
+    for index in order:
         await asyncio.to_thread(replace, cluster, index, command)
         reads = load.reader.answered
         await load.writer.wait_for_writes(WRITES, AFTER_S_MAX)
@@ -95,15 +95,15 @@ async def roll(cluster: Cluster, load: Load, command: str) -> None:
 def test_volume_goes_to_this_release_and_back_one_daemon_at_a_time(
     cluster: Cluster, earlier: str, tmp_path: Path
 ) -> None:
-    """Either release serves replicas of the other one, too, in every mixture."""
+    """In the orders of docs/upgrade.md: the target goes last on the way forth, and first back."""
 
     async def live() -> None:
         async with exported(cluster.url, tmp_path) as disk:
             load = Load(disk, Ledger(REGION_BYTES // BLOCK_BYTES, Random(5)), REST_S)
             async with load.running():
                 await load.writer.wait_for_writes(WRITES, AFTER_S_MAX)
-                await roll(cluster, load, cstor_command())
-                await roll(cluster, load, earlier)
+                await roll(cluster, load, (*REPLICAS, TARGET), cstor_command())
+                await roll(cluster, load, (TARGET, *REPLICAS), earlier)
             load.check()
             assert await load.writer.verify() > 0
 
