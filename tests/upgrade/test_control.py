@@ -81,13 +81,15 @@ class Volume:
         return document
 
 
-@pytest.fixture(params=["earlier command", "earlier daemons"])
-def volume(request: pytest.FixtureRequest, earlier: Path, tmp_path: Path) -> Iterator[Volume]:
+@pytest.fixture(scope="module", params=["earlier command", "earlier daemons"])
+def volume(
+    request: pytest.FixtureRequest, earlier: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Volume]:
     """One volume of either kind."""
     is_command = request.param == "earlier command"
     with contextlib.ExitStack() as stack:
         pair = (earlier, TODAY) if is_command else (TODAY, earlier)
-        yield Volume(*pair, tmp_path, stack)
+        yield Volume(*pair, tmp_path_factory.mktemp("volume"), stack)
 
 
 def test_volume_is_founded_shown_listed_and_compared_across_releases(volume: Volume) -> None:
