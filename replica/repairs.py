@@ -95,6 +95,7 @@ async def _repair_snapshots(
         epoch=request.orders.epoch,
         since=volume_pb2.Reign(epoch=request.orders.epoch, last_seq=NO_END),
         whole_blocks=np.asarray(bad, dtype="<u8").tobytes(),
+        takes_later=True,
     )
     if not len(bad):
         return bad, 0

@@ -133,6 +133,7 @@ class Staging:
                 replica_pb2.StackPiece(end_block=one.end_block, since=reign_message(one.since))
                 for one in pieces
             ],
+            takes_later=True,
         )
 
 
@@ -141,14 +142,16 @@ async def pull_stacks(
 ) -> AsyncIterator[replica_pb2.PullStacksResponse]:
     """Give a peer that stages the rows that it lacks of what this replica holds now.
 
-    Raises OrderError where this replica does not hold the history that is asked for.
+    Raises OrderError where this replica does not hold the history that is asked for, or holds
+    more and the asker would take that for this history.
     """
     check_source(node, request.epoch)
     history = history_from(request.history)
-    if not history.is_prefix_of(node.store.history):
+    held = node.store.history
+    if not history.is_prefix_of(held) or not (request.takes_later or history == held):
         raise OrderError(
-            f"replica {node.store.replica_uuid} is at {node.store.history.end}, and does not hold "
-            f"the history up to {history.end}"
+            f"replica {node.store.replica_uuid} is at {held.end}, and does not hold the history "
+            f"up to {history.end}" + ("" if request.takes_later else " and nothing behind it")
         )
     if len(request.whole_blocks) % 8:
         raise InputError("the blocks of a pull are not a table of 8-byte numbers")

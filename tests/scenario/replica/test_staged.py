@@ -80,9 +80,30 @@ async def pulled(
         epoch=3,
         history=(await member.inquire()).history,
         pieces=pieces,
+        takes_later=True,
     )
     request.history.reigns[0].last_seq = 11
     return [message async for message in source.stub.PullStacks(request)]
+
+
+async def test_a_source_that_is_further_gives_nothing_to_an_asker_that_would_not_know(
+    tmp_path: Path,
+) -> None:
+    """One of an earlier release takes what comes for exactly the history that it asks for."""
+    async with parted(tmp_path) as (source, member):
+        request = replica_pb2.PullStacksRequest(
+            volume_uuid=member.orders(3).volume_uuid,
+            replica_uuid=source.as_source().replica_uuid,
+            epoch=3,
+            history=(await source.inquire()).history,
+        )
+        exactly = [message async for message in source.stub.PullStacks(request)]
+        assert exactly[-1].HasField("operations")
+        request.history.reigns[-1].last_seq -= 1
+        with pytest.raises(grpc.aio.AioRpcError, match="and nothing behind it"):
+            [message async for message in source.stub.PullStacks(request)]
+        request.takes_later = True
+        assert [message async for message in source.stub.PullStacks(request)]
 
 
 def blocks_of(messages: list[replica_pb2.PullStacksResponse]) -> list[int]:

@@ -1286,6 +1286,7 @@ class PullStacksRequest(_message.Message):
     WHOLE_BLOCKS_FIELD_NUMBER: _builtins.int
     ROWS_MAX_FIELD_NUMBER: _builtins.int
     PIECES_FIELD_NUMBER: _builtins.int
+    TAKES_LATER_FIELD_NUMBER: _builtins.int
     volume_uuid: _builtins.str
     replica_uuid: _builtins.str
     epoch: _builtins.int
@@ -1293,9 +1294,11 @@ class PullStacksRequest(_message.Message):
     """And all versions of these blocks: packed u64 block numbers, ascending."""
     rows_max: _builtins.int
     """Rows of a message at most, but for those of one block; 0 for as many as the source likes."""
+    takes_later: _builtins.bool
+    """The asker learns from the answer what the source held.  One of an earlier release does not."""
     @_builtins.property
     def history(self) -> _volume_pb2.History:
-        """What the source is to hold at least."""
+        """What the source is to hold: at least, or exactly where it is not asked for more."""
 
     @_builtins.property
     def since(self) -> _volume_pb2.Reign:
@@ -1318,10 +1321,11 @@ class PullStacksRequest(_message.Message):
         whole_blocks: _builtins.bytes = ...,
         rows_max: _builtins.int = ...,
         pieces: _abc.Iterable[Global___StackPiece] | None = ...,
+        takes_later: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["history", b"history", "since", b"since"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "history", b"history", "pieces", b"pieces", "replica_uuid", b"replica_uuid", "rows_max", b"rows_max", "since", b"since", "volume_uuid", b"volume_uuid", "whole_blocks", b"whole_blocks"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epoch", b"epoch", "history", b"history", "pieces", b"pieces", "replica_uuid", b"replica_uuid", "rows_max", b"rows_max", "since", b"since", "takes_later", b"takes_later", "volume_uuid", b"volume_uuid", "whole_blocks", b"whole_blocks"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
