@@ -76,7 +76,7 @@ def test_the_example_of_a_claim_is_what_the_schemas_say() -> None:
 
 
 def test_the_schemas_know_a_field_that_there_is_not(documents: list[Document]) -> None:
-    document = only(documents, "Deployment") | {"specs": {}}
+    document = only(documents, "Deployment", "cstor-target") | {"specs": {}}
     with pytest.raises(kubernetes_validate.ValidationError):
         kubernetes_validate.validate(document, kubernetes_validate.latest_version(), strict=True)
 
@@ -165,8 +165,9 @@ def test_pods_have_no_more_rights_than_they_need(directory: Path) -> None:
 def test_settings_in_manifests_are_those_of_the_daemons(
     documents: list[Document], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for kind, settings in (("Deployment", TargetSettings), ("StatefulSet", ReplicaSettings)):
-        (container,) = only(documents, kind)["spec"]["template"]["spec"]["containers"]
+    daemons = (("Deployment", "cstor-target", TargetSettings), ("StatefulSet", "", ReplicaSettings))
+    for kind, owner, settings in daemons:
+        (container,) = only(documents, kind, owner)["spec"]["template"]["spec"]["containers"]
         prefix = settings.model_config["env_prefix"]
         variables = environment(container, documents)
         assert {name.removeprefix(prefix).lower() for name in variables} <= set(
@@ -197,7 +198,7 @@ def test_replicas_are_looked_for_and_founded_where_the_stateful_set_has_them(
 def test_two_targets_of_a_volume_are_never_meant_to_run_at_a_time(
     documents: list[Document],
 ) -> None:
-    spec = only(documents, "Deployment")["spec"]
+    spec = only(documents, "Deployment", "cstor-target")["spec"]
     assert (spec["replicas"], spec["strategy"]) == (1, {"type": "Recreate"})
 
 

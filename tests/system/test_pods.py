@@ -21,6 +21,8 @@ from typing import Any
 
 import pytest
 
+from cstor_core.secure.roles import Role
+from tests.scenario.secure.certificates import Certificates
 from tests.system.cluster import IN_SYNC, IQN_PREFIX
 from tests.system.hosts import Host, disk_on, network
 from tests.system.linux_initiator.guest import Job, run_guest
@@ -39,6 +41,7 @@ WAIT_S_MAX = 90.0
 NODES = ("node-0", "node-1", "node-2", "node-3")
 OUTSIDE = "outside"
 NAMES = "names"
+TARGET_NAME = "cstor-target-vol1"
 DOMAIN = "cstor.svc.cluster.local"
 SERVICE_ADDRESS = "10.96.7.7"
 DISK_BYTES = 64 << 20
@@ -78,6 +81,7 @@ class Site:
         self.pods: list[Pod] = []
         self.replicas: list[Pod] = []
         self.target: Pod
+        self.operator: Pod
         self._names = names
         self._places: dict[str, str] = {}
 
@@ -89,6 +93,7 @@ class Site:
             assert pod.is_well("readinessProbe"), pod.logs()
         self.target = self.target_on(NODES[3])
         # There is no volume yet: it is alive, and its pod must not be restarted.
+        self.operator = self._pod("Deployment", "cstor-operator", NODES[0])
         self.target.wait_until("cstor-target", "health", "--live")
         assert self.target.run("cstor-target", "health").returncode == 1
         self._found()
@@ -96,24 +101,33 @@ class Site:
 
     def replica_on(self, number: int, node: str) -> Pod:
         """The replica of that number, with its claim."""
-        self._places[f"cstor-replica-{number}.cstor-replica.{DOMAIN}"] = self.nodes[node].address
-        lines = [f"{address} {name}\n" for name, address in self._places.items()]
-        self._names.write_text("".join(lines))
-        return self._pod("StatefulSet", node, f"claim-{number}")
+        self._name(f"cstor-replica-{number}.cstor-replica", node)
+        return self._pod("StatefulSet", "cstor-replica", node, f"claim-{number}")
 
     def target_on(self, node: str) -> Pod:
         """A target, to which the Service leads."""
-        pod = self._pod("Deployment", node)
+        self._name(TARGET_NAME, node)
+        pod = self._pod("Deployment", TARGET_NAME, node)
         route = ("ip", "route", "replace", SERVICE_ADDRESS, "via", self.nodes[node].address)
         self.nodes[OUTSIDE].check(*route)
         return pod
 
-    def _pod(self, kind: str, node: str, claim: str = "") -> Pod:
-        template = only(self.kubelet.documents, kind)["spec"]["template"]
+    def _name(self, name: str, node: str) -> None:
+        """A name in the cluster means a node from now on."""
+        self._places[f"{name}.{DOMAIN}"] = self.nodes[node].address
+        lines = [f"{address} {name}\n" for name, address in self._places.items()]
+        self._names.write_text("".join(lines))
+
+    def _pod(self, kind: str, name: str, node: str, claim: str = "") -> Pod:
+        template = only(self.kubelet.documents, kind, name)["spec"]["template"]
         pod = Pod(self.kubelet, template, node=self.nodes[node], claim=claim)
         self.pods.append(pod)
         pod.start()
         return pod
+
+    def cstor(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """Run a command of `cstor` in the operators' pod."""
+        return self.operator.run("cstor", *words)
 
     def _found(self) -> None:
         """Run the Job, with a smaller volume."""
@@ -129,9 +143,9 @@ class Site:
         assert job.exit_code() == 0, job.logs()
 
     def status(self) -> dict[str, Any]:
-        """What `cstor volume show` says in the target's pod."""
-        show_volume = ("cstor", "volume", "show", "vol1", "--output=json")
-        ended = self.target.run(*show_volume)
+        """What `cstor volume show` says of the target behind the Service."""
+        asked = f"--control={TARGET_NAME}:7777"
+        ended = self.cstor("volume", "show", "vol1", asked, "--output=json")
         if ended.returncode != 0:
             return {"status": ended.stdout, "members": []}
         document: dict[str, Any] = json.loads(ended.stdout)
@@ -186,7 +200,9 @@ def site(image: None) -> Iterator[Site]:
         resolver.write_text(
             f"nameserver {nodes[NAMES].address}\nsearch {DOMAIN}\noptions ndots:5 timeout:1\n"
         )
-        secrets = {"cstor-access": secret(directory / "access")}
+        replicas = [f"cstor-replica-{number}.cstor-replica" for number in range(3)]
+        secrets = certificates(directory, replicas, TARGET_NAME)
+        secrets["cstor-access"] = access(directory / "access")
         kubelet = Kubelet(directory, built(), resolver, secrets)
         site = Site(kubelet, nodes, directory / "names")
         stack.callback(lambda: end(site.pods))
@@ -194,13 +210,31 @@ def site(image: None) -> Iterator[Site]:
         yield site
 
 
-def secret(directory: Path) -> Path:
-    """Who may log in, as a kubelet mounts a Secret."""
+def access(directory: Path) -> Path:
+    """Who may log in."""
     directory.mkdir()
-    file = directory / "chap.json"
-    file.write_text(json.dumps(ACCESS))
-    os.chown(file, 0, IMAGE_USER)
-    file.chmod(0o440)
+    (directory / "chap.json").write_text(json.dumps(ACCESS))
+    return as_secret(directory)
+
+
+def certificates(directory: Path, replicas: list[str], target: str) -> dict[str, Path]:
+    """The Secrets with certificates, for these addresses of the daemons."""
+    made = Certificates(directory)
+    replica_names = [(Role.REPLICA, "cstor-replica")]
+    return {
+        "cstor-replica-tls": as_secret(made.issue("r", *replica_names, addresses=tuple(replicas))),
+        "cstor-target-vol1-tls": as_secret(
+            made.issue("t", (Role.TARGET, "vol1"), addresses=(target,))
+        ),
+        "cstor-operator-tls": as_secret(made.operator()),
+    }
+
+
+def as_secret(directory: Path) -> Path:
+    """As a kubelet mounts a Secret: the group of the pod may read it."""
+    for file in (directory, *directory.iterdir()):
+        os.chown(file, 0, IMAGE_USER)
+        file.chmod(0o750 if file.is_dir() else 0o440)
     return directory
 
 
@@ -264,7 +298,8 @@ def pods(image: None) -> Iterator[list[Pod]]:
     """
     hosts = f"127.77.{os.getpid() % 256}"
     with tempfile.TemporaryDirectory(prefix="cstor-test.") as scratch:
-        kubelet = Kubelet(Path(scratch), built())
+        secrets = certificates(Path(scratch), [f"{hosts}.{n}" for n in (1, 2, 3)], f"{hosts}.9")
+        kubelet = Kubelet(Path(scratch), built(), secrets=secrets)
         template = only(kubelet.documents, "StatefulSet")["spec"]["template"]
         addresses = [f"{hosts}.{number}:7778" for number in (1, 2, 3)]
         found = []
@@ -274,7 +309,7 @@ def pods(image: None) -> Iterator[list[Pod]]:
             found.append(Pod(kubelet, template, claim=f"claim-{number}", settings=settings))
         settings = {f"CSTOR_TARGET_{name}": f"{hosts}.9:{port}" for name, port in PORTS.items()}
         settings |= {"CSTOR_TARGET_REPLICA": ",".join(addresses), "CSTOR_TARGET_REQUIRE_CHAP": "0"}
-        template = only(kubelet.documents, "Deployment")["spec"]["template"]
+        template = only(kubelet.documents, "Deployment", TARGET_NAME)["spec"]["template"]
         found.append(Pod(kubelet, template, settings=settings))
         try:
             for pod in found:
@@ -282,7 +317,9 @@ def pods(image: None) -> Iterator[list[Pod]]:
             for pod in found[:3]:
                 pod.wait_until("cstor-replica", "health")
             named = [f"--replica={address}" for address in addresses]
-            check([cstor_command(), "volume", "create", "vol1", f"--size={DISK_BYTES}", *named])
+            tls = f"--tls={secrets['cstor-operator-tls']}"
+            create = ("volume", "create", "vol1", f"--size={DISK_BYTES}")
+            check([cstor_command(), tls, *create, *named])
             found[-1].wait_until("cstor-target", "health")
             yield found
         finally:
