@@ -86,7 +86,6 @@ _CONTROL_CALLS = (
     *("ClearChap", "ListChap", "AllowAccess", "DenyAccess", "ListAccess", "RedirectLogins"),
     "DrainTarget",
     *("ListPools", "WatchStatus", "StartScrub", "StopScrub", "WatchScrub", "WatchEvents"),
-    "DrainTarget",
 )
 
 _ANYBODYS_CALLS = (
