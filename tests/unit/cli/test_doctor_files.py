@@ -59,7 +59,7 @@ def test_all_certificates_of_a_directory_are_seen_and_no_key(tmp_path: Path) -> 
     seen = [each for file in certificate_files(directory) for each in certificates_in(file)]
     assert [(Path(each.where).name, each.subject) for each in seen] == [
         ("ca.crt", "CN=authority"),
-        ("tls.crt", "CN=replica a"),
+        ("tls.crt", "CN=replica-a"),
     ]
     lives_s = [each.not_after_s - each.not_before_s for each in seen]
     assert [int(life_s // DAY_S) for life_s in lives_s] == [4000, 30]

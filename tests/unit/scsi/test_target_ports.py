@@ -61,7 +61,7 @@ def test_device_identification_is_of_the_port_that_was_reached() -> None:
 def test_each_port_is_a_group() -> None:
     asked = cdb.REPORT_TARGET_PORT_GROUPS.build(allocation_length=256)
     data = b"".join(two_ports().run(asked, nexus=SECOND).data_in)
-    groups = b"".join(struct.pack(">BBHxBxB2xH", 0, 1, port, 0, 1, port) for port in (1, 2))
+    groups = b"".join(struct.pack(">BBHxBxB2xH", 0, 0x85, port, 0, 1, port) for port in (1, 2))
     assert data == struct.pack(">I", len(groups)) + groups
 
 
