@@ -39,6 +39,8 @@ PACKAGE_OF = {
     "kubectl": "kubernetes-client",
     "systemd-analyze": "systemd",
     "podman": "podman runc",
+    "prometheus": "prometheus",
+    "promtool": "prometheus",
 }
 """The Debian package that brings each program."""
 
