@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.scenario.replica.test_daemon import ANY, Daemon
+from tests.scenario.secure.certificates import Certificates
 from tests.scenario.target.daemon import get, until
 from tests.scenario.target.exposition import Family, families_of, rows
 from tests.scenario.target.test_one_process import found, is_ready, with_pool
@@ -25,9 +26,12 @@ WITH_TLS = "cstor_tls_"
 
 @pytest.fixture(scope="module")
 def told(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, dict[str, Family]]]:
-    """What a target with an open volume, its replica and a witness tell, by who tells it."""
+    """What a target with an open volume, its replica and a witness with a certificate tell, by
+    who tells it.
+    """
     directory = tmp_path_factory.mktemp("metrics")
-    witness = Daemon(directory / "witness", "--witness", *ANY)
+    tls = ("--tls", str(Certificates(directory).replica()))
+    witness = Daemon(directory / "witness", "--witness", *ANY, *tls)
     try:
         with with_pool(directory) as target:
             facts = target.ready()
@@ -89,7 +93,7 @@ def test_each_daemon_tells_of_its_own_things(told: dict[str, dict[str, Family]])
     prefixes = {
         "target": ("cstor_volume_", "cstor_iscsi_", "cstor_events_", "openebs_"),
         "replica": ("cstor_replica_", "openebs_", "python_"),
-        "witness": ("cstor_witness_", "python_"),
+        "witness": ("cstor_witness_", "cstor_tls_", "python_"),
     }
     for who, families in told.items():
         known = (*prefixes[who], "cstor_process_", "process_")
