@@ -19,7 +19,7 @@ from functools import partial
 from typing import TypeVar
 
 from cstor_core.clock import Clock
-from cstor_core.errors import CstorError, UnavailableError, UnknownVolumeError
+from cstor_core.errors import CstorError, ForbiddenError, UnavailableError, UnknownVolumeError
 from cstor_core.generated.cstor.v1 import replica_pb2, volume_pb2
 from cstor_core.history import History
 from cstor_core.words import history_from
@@ -89,6 +89,8 @@ class Opener:
         self.promised: frozenset[str] = frozenset()
         """Who has promised the epoch, by UUID, at the last attempt."""
         self._without: set[str] = set()
+        self._refused: dict[str, str] = {}
+        """What daemons said that this target has nothing to ask of."""
         """Addresses of daemons that have answered, and have no replica of the volume."""
         self.lease_left_s = 0.0
         """How long leases of earlier targets may run, by what came with the promises."""
@@ -106,6 +108,9 @@ class Opener:
         UnavailableError when fewer than a quorum of them answer, and what `forced` raises.
         """
         reports = await self._inquire(self.links.values())
+        if self._refused and not reports:
+            said = "; ".join(f"{where}: {why}" for where, why in sorted(self._refused.items()))
+            raise UnavailableError(f"the replica daemons refuse this target ({said})")
         one_volume(list(reports.values()))
         configuration, self._to_be_asked = self._to_be_asked, None
         if configuration is None:
@@ -344,8 +349,12 @@ class Opener:
 
     async def _asked(self, link: ReplicaLink) -> replica_pb2.ReplicaReport:
         self._without.discard(link.address)
+        self._refused.pop(link.address, None)
         try:
             return await link.inquire(self.volume)
+        except ForbiddenError as error:
+            self._refused[link.address] = str(error)
+            raise
         except UnknownVolumeError:
             self._without.add(link.address)
             raise

@@ -119,6 +119,10 @@ async def test_volume_is_founded_written_and_rebuilt_over_tls(
                 asked = await replicas[0][0].ready()
                 until(lambda: refusals(asked).get("wrong_volume", 0) > 0)
                 assert not is_ready(other.ready())
+            tls = ("--tls", str(certificates.target("vol2")))
+            with Target(tmp_path, *named, *local_ports(), *tls, name="wrong") as wrong:
+                until(lambda: "the replica daemons refuse this target" in wrong.log)
+                assert "vol1 is not for target vol2" in wrong.log
             assert target.stop() == 0
         named = [word for _, address in replicas for word in ("--replica", address)]
         compared = cstor(operator, "volume", "compare", "--volume", "vol1", *named)
