@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
 import subprocess
@@ -10,6 +11,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import grpc.aio
@@ -20,6 +22,7 @@ from cstor_core.clock import SystemClock
 from cstor_core.dialling import Connector, Dialler
 from cstor_core.errors import CstorError, ForbiddenError, UnavailableError
 from cstor_core.generated.cstor.v1 import replica_pb2
+from cstor_core.secure import connections
 from cstor_core.secure.connections import TlsConnector
 from cstor_core.secure.credentials import Tls
 from cstor_core.secure.opening import TlsDialler, ways_to
@@ -33,6 +36,7 @@ from replica.host import ReplicaHost
 from tests.scenario.replica.clients import IDENTITY, Client, found, hosted
 from tests.scenario.secure.certificates import LOOPBACK, Certificates
 from tests.scenario.streams.test_interoperation import Bench, Ear
+from tests.scenario.target.daemon import until
 
 CLOCK = SystemClock()
 
@@ -248,3 +252,26 @@ async def test_new_certificates_are_for_new_connections(scene: Scene) -> None:
                 await asyncio.sleep(0.1)
     await client.close()
     await late.close()
+
+
+async def test_who_shakes_no_hands_holds_up_nobody(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "HANDSHAKE_S_MAX", 0.5)
+    host, _, port = scene.ports.grpc.rpartition(":")
+    random = Random(1)
+    visits = [await asyncio.open_connection(host, port) for _ in range(20)]
+    for number, (_, writer) in enumerate(visits):
+        if number:  # the first one says nothing at all
+            head = b"\x16\x03\x01\x02\x00\x01" if number % 2 else b""
+            writer.write(head + random.randbytes(300))
+    client = scene.client(scene.certificates.operator())
+    assert (await client.inquire()).identity.name == "vol"
+    async with asyncio.timeout(20):
+        for reader, writer in visits:
+            with contextlib.suppress(ConnectionError):
+                await reader.read()
+            writer.close()
+        await asyncio.to_thread(until, lambda: sum(scene.refused().values()) == len(visits))
+    assert scene.refused().keys() <= {Reason.HANDSHAKE, Reason.PLAIN_TEXT}
+    assert (await client.inquire()).identity.name == "vol"
