@@ -32,6 +32,7 @@ pytestmark = pytest.mark.system
 UNITS = DIRECTORY.parent / "systemd"
 EXPOSURE_MAX = 20
 """Of systemd's ten points of exposure, in tenths."""
+NEEDED = {"state_dir": "state", "volume": "vol1", "replica": ["a:1"]}
 VOLUME_PORTS = {"cstor-iscsi": 3260, "cstor-grpc": 7777, "mgmt": 6060, "exporter": 9500}
 REPLICA_PORTS = {"cstor-replica": 7778, "exporter": 9501}
 
@@ -200,6 +201,31 @@ def test_two_targets_of_a_volume_are_never_meant_to_run_at_a_time(
 ) -> None:
     spec = only(documents, "Deployment", "cstor-target")["spec"]
     assert (spec["replicas"], spec["strategy"]) == (1, {"type": "Recreate"})
+
+
+def test_a_second_target_stands_by_on_another_node(tmp_path: Path) -> None:
+    copy = tmp_path / "kubernetes"
+    shutil.copytree(DIRECTORY, copy)
+    file = copy / "vol1" / "kustomization.yaml"
+    file.write_text(f"{file.read_text()}components:\n  - ../standby\n")
+    documents = built(copy)
+    for document in documents:
+        version = kubernetes_validate.latest_version()
+        kubernetes_validate.validate(document, version, strict=True)
+    deployment = only(documents, "Deployment", "cstor-target")["spec"]
+    assert (deployment["replicas"], deployment["strategy"]) == (2, {"type": "Recreate"})
+    (container,) = deployment["template"]["spec"]["containers"]
+    variables = environment(container, documents)
+    assert TargetSettings.model_validate(
+        {"standby": variables["CSTOR_TARGET_STANDBY"]} | NEEDED
+    ).standby
+    # Behind one address both have the same port group, so that registrations hold.
+    assert "CSTOR_TARGET_PORTAL_GROUP" not in variables
+    affinity = deployment["template"]["spec"]["affinity"]["podAntiAffinity"]
+    (term,) = affinity["requiredDuringSchedulingIgnoredDuringExecution"]
+    labels = term["labelSelector"]["matchLabels"]
+    assert selects(labels, deployment["template"])
+    assert labels["app.kubernetes.io/instance"] == "vol1"
 
 
 def test_a_quorum_of_replicas_stays_on_different_nodes(documents: list[Document]) -> None:

@@ -106,11 +106,18 @@ class Site:
 
     def target_on(self, node: str) -> Pod:
         """A target, to which the Service leads."""
+        self.lead_to(node)
+        return self._pod("Deployment", TARGET_NAME, node)
+
+    def lead_to(self, node: str) -> None:
+        """The Service leads to the target on a node from now on."""
         self._name(TARGET_NAME, node)
-        pod = self._pod("Deployment", TARGET_NAME, node)
         route = ("ip", "route", "replace", SERVICE_ADDRESS, "via", self.nodes[node].address)
         self.nodes[OUTSIDE].check(*route)
-        return pod
+
+    def standby_on(self, node: str) -> Pod:
+        """A second target, which stands by."""
+        return self._pod("Deployment", TARGET_NAME, node, CSTOR_TARGET_STANDBY="true")
 
     def _name(self, name: str, node: str) -> None:
         """A name in the cluster means a node from now on."""
@@ -118,9 +125,9 @@ class Site:
         lines = [f"{address} {name}\n" for name, address in self._places.items()]
         self._names.write_text("".join(lines))
 
-    def _pod(self, kind: str, name: str, node: str, claim: str = "") -> Pod:
+    def _pod(self, kind: str, name: str, node: str, claim: str = "", **settings: str) -> Pod:
         template = only(self.kubelet.documents, kind, name)["spec"]["template"]
-        pod = Pod(self.kubelet, template, node=self.nodes[node], claim=claim)
+        pod = Pod(self.kubelet, template, node=self.nodes[node], claim=claim, settings=settings)
         self.pods.append(pod)
         pod.start()
         return pod
@@ -283,6 +290,29 @@ def test_pods_are_killed_and_rescheduled_under_an_initiator(site: Site) -> None:
     asyncio.run(lose_pods(site))
     assert site.target.stop() == 0
     assert [pod.stop() for pod in site.replicas] == [0, 0, 0]
+
+
+async def fail_over(site: Site) -> None:
+    """Write, while the target is killed for good and another one stands by."""
+    standby = await asyncio.to_thread(site.standby_on, NODES[0])
+    await asyncio.to_thread(standby.wait_until, "cstor-target", "health", "--live")
+    assert standby.run("cstor-target", "health").returncode == 1
+    async with disk_on(site.nodes[OUTSIDE], site.url, site.kubelet.directory) as disk:
+        writer = StampedWriter(disk, Ledger(DISK_BYTES // BLOCK_BYTES, Random(6)))
+        async with writer.running():
+            await writer.wait_for_writes(WRITES, WAIT_S_MAX)
+            await asyncio.to_thread(site.target.kill)
+            # A Service leads to whoever is ready.
+            await asyncio.to_thread(standby.wait_until, "cstor-target", "health")
+            site.lead_to(NODES[0])
+            await asyncio.to_thread(site.wait_for, *HEALTHY)
+            await writer.wait_for_writes(WRITES, WAIT_S_MAX)
+        assert writer.errors == []
+        assert await writer.verify() > 0
+
+
+def test_a_pod_that_stands_by_takes_the_volume_over(site: Site) -> None:
+    asyncio.run(fail_over(site))
 
 
 def test_nobody_without_a_secret_logs_in(site: Site) -> None:
