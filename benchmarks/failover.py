@@ -1,10 +1,11 @@
 """How long initiators wait when a volume moves to the target that stands by, try by try.
 
 Hosts are network namespaces (`tests/nemesis`); daemons speak TLS.  User-space initiators with a
-path to each target write stamped blocks all the time; the time of a try is the longest in which one
-of them had no acknowledgement, from the moment when it began until the next one.  Three ways: the
-volume is drained (`cstor target drain`), the target's process is killed, its host is cut off.
-Between tries all is healthy again.  All that was acknowledged is read in the end, by both paths.
+path to each target write stamped blocks all the time, which are read by both paths in the end; with
+`--kernel` it is Linux with dm-multipath, a block after the other.  The time of a try is the longest
+without an acknowledgement, of the initiator that waited longest, from the moment when the try began
+until the next one.  Three ways: the volume is drained (`cstor target drain`), the target's process
+is killed, its host is cut off.  Between tries all is healthy again.
 
 Exit code 1 where something was lost or wrong.
 """
@@ -24,10 +25,11 @@ from typing import Any
 from rich.table import Table
 
 from benchmarks import command_line
-from tests.nemesis import paths, report
+from tests.nemesis import kernel, paths, report
 from tests.nemesis.gaps import longest
 from tests.nemesis.plan import Kind
 from tests.nemesis.run import Outcome, Plan, run
+from tests.system.test_linux_disks import PATIENCE
 from tests.system.tools import HarnessError
 
 NAME = "failover"
@@ -61,6 +63,8 @@ class Distribution:
         return [self.way, str(len(self.times_s)), *(f"{figure:.2f}" for figure in figures)]
 
 
+USER = f"user space, two paths; a target that is silent for {paths.SILENCE_S} s is left"
+KERNEL = f"Linux with dm-multipath over two sessions; {', '.join(PATIENCE)}"
 COLUMNS = ("way", "tries", "least, s", "median, s", "90 %, s", "most, s")
 
 
@@ -74,14 +78,12 @@ def distributions(outcome: Outcome) -> list[Distribution]:
     return [Distribution(str(kind), tuple(found)) for kind, found in times.items()]
 
 
-def document(outcome: Outcome) -> dict[str, Any]:
+def document(outcome: Outcome, initiator: str) -> dict[str, Any]:
     """Everything, for JSON."""
     whole = report.document(outcome)
     return command_line.document(
         NAME,
-        initiator="user space, two paths",
-        ping_s=paths.PING_S,
-        silence_s=paths.SILENCE_S,
+        initiator=initiator,
         ways=[
             {"way": one.way, "times_s": [round(time_s, 3) for time_s in one.times_s]}
             for one in distributions(outcome)
@@ -94,7 +96,7 @@ def page(outcome: Outcome, whole: dict[str, Any]) -> str:
     """The table as Markdown."""
     bad = f"{len(whole['lost'])} lost, {len(whole['wrong'])} wrong"
     lines = [
-        f"An initiator leaves a target that has said nothing for {paths.SILENCE_S} s.",
+        f"Initiator: {whole['initiator']}.",
         "",
         f"| {' | '.join(COLUMNS)} |",
         f"|---|{'---:|' * (len(COLUMNS) - 1)}",
@@ -113,10 +115,16 @@ def table(found: Sequence[Distribution]) -> Table:
     return made
 
 
+def say(line: str) -> None:
+    """How far it is."""
+    print(line, file=sys.stderr, flush=True)
+
+
 def parse(arguments: list[str]) -> argparse.Namespace:
     """The command line."""
     parser = command_line.parser(__doc__, gib=2)
     parser.add_argument("--tries", type=int, default=TRIES)
+    parser.add_argument("--kernel", action="store_true", help="with Linux as the initiator")
     parser.add_argument("--seed", type=int, default=1)
     return parser.parse_args(arguments)
 
@@ -128,16 +136,20 @@ def main(arguments: list[str]) -> int:
     plan = Plan(options.seed, 0.0, WAYS, rounds=options.tries, lasts_s=LASTS_S)
     try:
         with tempfile.TemporaryDirectory(prefix=f"{NAME}.", dir=options.dir) as scratch:
-            outcome = run(plan, Path(scratch))
+            if options.kernel:
+                outcome = kernel.run(plan, Path(scratch), say)
+            else:
+                outcome = run(plan, Path(scratch))
     except HarnessError as error:
         print(f"{NAME}: {error}", file=sys.stderr)
         return 2
-    whole = document(outcome)
+    name = f"{NAME}-kernel" if options.kernel else NAME
+    whole = document(outcome, KERNEL if options.kernel else USER)
     command_line.console().print(table(distributions(outcome)))
     for problem in (*whole["lost"], *whole["wrong"], *whole["problems"]):
         print(problem, file=sys.stderr)
     command_line.keep(
-        options.results, NAME, json=command_line.as_json(whole), md=page(outcome, whole)
+        options.results, name, json=command_line.as_json(whole), md=page(outcome, whole)
     )
     return 0 if outcome.is_good else 1
 

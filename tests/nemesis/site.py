@@ -30,10 +30,12 @@ VOLUME = "nemesis"
 REPLICA_HOSTS = tuple(f"replica-{number}" for number in range(REPLICAS))
 TARGET_HOSTS = ("target-a", "target-b")
 INITIATOR = "initiator"
-REPLICA_PORT, CONTROL_PORT, HTTP_PORT = 7778, 7777, 6060
+PORTAL_PORT, REPLICA_PORT, CONTROL_PORT, HTTP_PORT = 3260, 7778, 7777, 6060
 STANDS_BY = "standby"
 STANDBY = {True: ("--standby",), False: ()}
 EXIT_DEPOSED = 3
+CERTIFICATE_AGE_DAYS = 15
+"""They are good for as long before as behind, so that wall clocks may be off by some days."""
 NOTICE_S = 2.0
 """After so long whoever watches sees that a target does not serve."""
 WHOLE_S_MAX = 90.0
@@ -66,6 +68,13 @@ class Site:
         self.active = TARGET_HOSTS[0]
         """The host of the target that serves, as far as is known."""
         self._certificates = Certificates(scratch) if topology.tls else None
+        self._operator_flags: list[str] = []
+        if self._certificates is not None:
+            operator = (Role.OPERATOR, "operator")
+            of_operator = self._certificates.issue(
+                "operator", operator, addresses=(), age_days=CERTIFICATE_AGE_DAYS
+            )
+            self._operator_flags = ["--tls", str(of_operator)]
         for name in (*REPLICA_HOSTS, *TARGET_HOSTS):
             Skew().keep(self.clock_of(name))
 
@@ -106,14 +115,17 @@ class Site:
         """The flag with the certificate of a daemon."""
         if self._certificates is None:
             return {}
-        out, addresses = f"of-{host.name}", (host.address,)
-        return {"tls": str(self._certificates.issue(out, (role, name), addresses=addresses))}
+        directory = self._certificates.issue(
+            f"of-{host.name}",
+            (role, name),
+            addresses=(host.address,),
+            age_days=CERTIFICATE_AGE_DAYS,
+        )
+        return {"tls": str(directory)}
 
     def cstor(self, *words: str) -> list[str]:
         """An operator's command."""
-        certificates = self._certificates
-        tls = ["--tls", str(certificates.operator())] if certificates is not None else []
-        return [cstor_command(), *tls, *words]
+        return [cstor_command(), *self._operator_flags, *words]
 
     def start_replica(self, number: int) -> DaemonByHand:
         """Start the daemon of a replica's host, and wait until it serves."""
@@ -269,7 +281,9 @@ class Site:
         """End all daemons as one should, and look at the pools; what is wrong with them."""
         problems = []
         for daemon in (*self.targets.values(), *self.replicas):
-            if (code := daemon.terminate()) != 0:
+            if not daemon.runs:
+                problems.append(f"{daemon.name} does not run:\n{tail_of(daemon.stderr)}")
+            elif (code := daemon.terminate()) != 0:
                 problems.append(f"{daemon.name} ended with {code}:\n{tail_of(daemon.stderr)}")
         for host in REPLICA_HOSTS:
             command = Path(cstor_command()).with_name("cstor-replica")

@@ -90,3 +90,11 @@ def reset(host: Host, port: int) -> Iterator[None]:
     rule = f"tcp dport {port} {going_on} reject with tcp reset"
     with _ruled(host.namespace, "inet", "type filter hook input priority 0", rule):
         yield
+
+
+@contextlib.contextmanager
+def masqueraded(host: Host, guests: str) -> Iterator[None]:
+    """What comes from a network of guests on a host, and leaves it, has the host's own address."""
+    hook = "type nat hook postrouting priority 100"
+    with _ruled(host.namespace, "ip", hook, f'ip saddr {guests} oifname "cable" masquerade'):
+        yield

@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.system, pytest.mark.linux_kernel]
 
 # udev's rules are not in the guest: this one says of a disk what those of sg3-utils do.  Nor is the
 # kernel's handler of ALUA: multipathd looks at the states of the ports by itself.
-RIDES_THROUGH = r"""
+MULTIPATH = r"""
 set -eu
 iscsiadm -m discovery -t sendtargets -p $1 >/out/second.txt 2>&1
 iscsiadm -m node -T $IQN -p $1 -l >>/out/second.txt 2>&1
@@ -48,6 +48,12 @@ for i in $(seq 100); do
     [ "$(dmsetup status $map 2>/dev/null | grep -o "8:[0-9]* A" | wc -l)" = 2 ] && break
     sleep 0.1
 done
+"""
+"""What makes a disk of two paths, $map, where the first argument is the second portal."""
+
+RIDES_THROUGH = (
+    MULTIPATH
+    + r"""
 groups() { multipathd show paths format "%d %t %o %p %T" >>/out/groups.txt; }
 groups
 cat >/tmp/job.fio <<end
@@ -77,6 +83,7 @@ grep -c "err= 0" /out/fio.txt
 multipathd shutdown
 echo "nothing was noticed"
 """
+)
 
 
 def test_multipath_rides_through_a_death_and_a_drain(tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.nemesis import report
+from benchmarks.failover import LASTS_S, WAYS, distributions
+from tests.nemesis import kernel, report
 from tests.nemesis.plan import Kind
 from tests.nemesis.run import Plan, run
 from tests.nemesis.site import MIB, TARGET_HOSTS, Topology
@@ -33,3 +34,16 @@ def test_a_round_of_faults_loses_nothing(tmp_path: Path) -> None:
     assert len(found["read_in_the_end"]) == len(TARGET_HOSTS)
     seen = {struck.fault.kind: struck.seen for struck in outcome.struck}
     assert seen[Kind.KILL_REPLICA] == "degraded"
+
+
+@pytest.mark.long
+@pytest.mark.linux_kernel
+def test_linux_waits_for_each_failover_and_no_longer(tmp_path: Path) -> None:
+    plan = Plan(1, 0.0, WAYS, lasts_s=LASTS_S)
+    outcome = kernel.run(plan, tmp_path, print)
+    assert outcome.problems == []
+    found = distributions(outcome)
+    print([one.row for one in found])
+    assert [len(one.times_s) for one in found] == [1] * len(WAYS)
+    # A path that is cut off is silent for a while before it is left.
+    assert found[0].times_s[0] < found[2].times_s[0]
