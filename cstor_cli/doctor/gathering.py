@@ -95,8 +95,8 @@ def gather(wanted: Wanted) -> Picture:
         picture,
         certificates=[certificate for certificates in seen for certificate in certificates],
         copies=list(_copies(picture)) if wanted.is_verifying else (),
-        unseen=list(_unseen(picture)),
     )
+    picture = replace(picture, unseen=list(_unseen(picture)))
     return _with_initiator(picture, wanted.root)
 
 
