@@ -9,6 +9,7 @@ import typer
 
 from cstor_cli.addresses import parse_address
 from cstor_cli.exit_codes import ExitCode
+from cstor_cli.interrupts import interruptible
 from cstor_cli.options import DEFAULT_DIRECTORY, Output, OutputOption
 from cstor_cli.printing import print_document
 
@@ -73,7 +74,8 @@ def doctor(
     )
     file = new_file(bundle) if bundle is not None else None
     try:
-        picture = gather(wanted)
+        with interruptible():
+            picture = gather(wanted)
         findings = examine(picture)
         if file is not None:
             write_bundle(file, picture, findings, directory)

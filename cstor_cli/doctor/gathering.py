@@ -228,8 +228,6 @@ def _unseen(picture: Picture) -> Iterator[str]:
         for member in volume.members:
             if member.pool is None:
                 yield f"the replica at {member.address}: that address is of another machine alone"
-    if not picture.certificates:
-        yield "certificates: none was named (--certs), and this command speaks no TLS (--tls)"
 
 
 def _copies(picture: Picture) -> Iterator[CopySeen]:

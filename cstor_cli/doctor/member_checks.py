@@ -38,7 +38,7 @@ def _member(volume: VolumeSeen, member: MemberSeen) -> Iterator[Finding]:
     if there is None:
         if not _counts(member):
             told = member.report.reason if member.report is not None else ""
-            yield _dead(volume, member, told or "nobody could ask it from here")
+            yield _dead(volume, member, told or "nobody can ask it from here")
     elif there.daemon.is_other or _is_unknown_name(there.daemon.reason):
         yield _about(
             *(volume, member, "wrong_address", Severity.ERROR),
@@ -132,7 +132,7 @@ def unclaimed(picture: Picture) -> Iterator[Finding]:
             yield Finding(
                 "wrong_address" if is_wrong else "replica_dead",
                 *(Severity.ERROR, Kind.REPLICA, address),
-                f"it does not answer, and nobody else knows what it has: {pool.daemon.reason}",
+                f"{pool.daemon.reason}, and nobody else knows what it has",
                 "start its daemon, or name it no more where it is gone",
             )
 
@@ -189,7 +189,7 @@ def _foreign(volume: VolumeSeen, member: MemberSeen) -> Finding:
 def _dead(volume: VolumeSeen, member: MemberSeen, reason: str) -> Finding:
     return _about(
         *(volume, member, "replica_dead", Severity.ERROR),
-        f"it does not answer: {reason}",
+        reason,
         "start it; where its machine or its disk is lost for good, cstor replica replace "
         f"{member.address} HOST:PORT",
     )

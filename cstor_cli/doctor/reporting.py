@@ -13,6 +13,8 @@ from cstor_cli.printing import console
 FORMAT = 1
 """Fields are added to it, and none is taken away or means something else, as long as it stays."""
 
+COUNTED = {"initiator": "settings of the initiator", "verified": "copies verified"}
+
 
 def document(picture: Picture, findings: Sequence[Finding]) -> dict[str, Any]:
     """All of it; docs/how-to/doctor.md says what the fields mean."""
@@ -42,8 +44,15 @@ def print_findings(picture: Picture, findings: Sequence[Finding]) -> None:
             markup=False,
         )
     seen = document(picture, findings)["seen"]
-    what = ", ".join(f"{len(each)} {name}" for name, each in seen.items() if each)
+    what = ", ".join(_counted(len(each), name) for name, each in seen.items() if each)
     words = f"{len(findings)} found" if findings else "nothing is wrong"
     console.print(f"{words}; looked at: {what or 'nothing'}", markup=False)
     for sentence in picture.unseen:
         console.print(f"not looked at: {sentence}", markup=False)
+
+
+def _counted(count: int, name: str) -> str:
+    """How many of something, by the names of the document."""
+    if name in COUNTED:
+        return f"{count} {COUNTED[name]}"
+    return f"{count} {name.removesuffix('s') if count == 1 else name}"

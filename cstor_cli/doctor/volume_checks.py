@@ -21,13 +21,19 @@ WAITING = (control_pb2.VOLUME_STATUS_WAITING, control_pb2.VOLUME_STATUS_OFFLINE)
 
 
 def targets(picture: Picture) -> Iterator[Finding]:
-    """Targets that do not answer."""
+    """Targets that do not answer, or are none."""
     for target in picture.targets:
         daemon = target.daemon
-        if daemon.reason:
+        if daemon.is_other:
+            yield Finding(
+                *("wrong_address", Severity.ERROR, Kind.TARGET, daemon.address),
+                f"what answers there is no target that this command can ask: {daemon.reason}",
+                "name the address of a target's control service (port 7777 by default)",
+            )
+        elif daemon.reason:
             yield Finding(
                 *("target_dead", Severity.ERROR, Kind.TARGET, daemon.address),
-                f"it does not answer: {daemon.reason}",
+                daemon.reason,
                 "start it; where another target serves the volume now, look at that one",
             )
 
@@ -148,6 +154,9 @@ def blocks(picture: Picture) -> Iterator[Finding]:
             yield _bad_block(volume, address, events)
         yield from _scrubbed(target, told)
     for copy in picture.copies:
+        pool = picture.pools.get(copy.address)
+        if copy.reason and pool is not None and pool.daemon.reason:
+            continue  # that it does not answer is found
         if copy.reason:
             yield Finding(
                 *("not_verified", Severity.WARNING, Kind.REPLICA, copy.address),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import typer.core
@@ -232,6 +233,14 @@ FAULTS: list[tuple[str, Picture, list[tuple[str, str]]]] = [
         [("not_verified", B)],
     ),
     (
+        "blocks of one that does not answer",
+        replace(
+            with_status(silent(healthy(), 1, REFUSED), 1, OFFLINE),
+            copies=[CopySeen("vol1", B, 0, "it does not answer")],
+        ),
+        [("replica_dead", B)],
+    ),
+    (
         "a clock ahead",
         with_daemon(healthy(), 1, clock_ahead_s=60.0),
         [("clock_apart", B)],
@@ -296,6 +305,14 @@ FAULTS: list[tuple[str, Picture, list[tuple[str, str]]]] = [
             targets=(target(), TargetSeen(DaemonSeen("node-b:7777", "does not answer"))),
         ),
         [("target_dead", "node-b:7777"), ("replica_dead", "node-x:7778")],
+    ),
+    (
+        "no target at all",
+        replace(
+            healthy(),
+            targets=(TargetSeen(DaemonSeen(TARGET, "knows no such call", is_other=True)),),
+        ),
+        [("wrong_address", TARGET)],
     ),
     (
         "waiting",
@@ -425,3 +442,22 @@ def test_commands_that_are_named_are_commands() -> None:
         command = root.commands.get(verb)
         assert command is not None, verb
         assert not isinstance(command, typer.core.TyperGroup) or noun in command.commands, noun
+
+
+def test_the_page_lists_each_check_with_its_severities() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "how-to" / "doctor.md").read_text()
+    table = page.partition("## What it finds")[2].partition("## For scripts")[0]
+    rows = [row.split(" | ") for row in table.splitlines() if row.startswith("| `")]
+    listed = {
+        (check, severity)
+        for checks, severities, *_ in rows
+        for check in re.findall(r"`(\w+)`", checks)
+        for severity in re.findall(r"error|warning", severities)
+    }
+    finds = {
+        (finding.check, finding.severity.value)
+        for _, picture, _ in FAULTS
+        for finding in examine(picture)
+    }
+    assert finds <= listed
+    assert {check for check, _ in listed} == {check for check, _ in finds}
