@@ -1,4 +1,4 @@
-"""The tutorial is run as it stands: each command in its order, and it prints what is shown."""
+"""Pages are run as they stand: each command in its order, and it prints what is shown."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from tests.system.tools import HarnessError, free_port, qemu
 pytestmark = pytest.mark.system
 
 ROOT = Path(__file__).parents[2]
-PAGE = ROOT / "docs" / "tutorial.md"
+DOCS = ROOT / "docs"
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-PORT = "127.0.0.1:3260"
+PORTAL = "127.0.0.1:3260"
 MARK = "@@ step"
 ANYTHING = "…"
 RUN_S_MAX = 300.0
@@ -83,13 +83,36 @@ def is_shown(line: str, output: str) -> bool:
     return re.search(f"^{pattern} *$", output, re.MULTILINE) is not None
 
 
-def test_every_command_of_the_tutorial_does_what_it_says(tmp_path: Path) -> None:
+def follow(steps: list[Step], directory: Path) -> None:
+    """Run all, on a portal that is free, and compare what is printed with what is shown."""
     qemu("qemu-img")  # which says what to install
-    page = PAGE.read_text().replace(PORT, f"127.0.0.1:{free_port()}")
-    steps = steps_of(page)
-    assert len(steps) > 15
-    for step, output in zip(steps, outputs_of(steps, tmp_path), strict=True):
+    portal = f"127.0.0.1:{free_port()}"
+    for step in steps:
+        step.commands = step.commands.replace(PORTAL, portal)
+        step.shown = [line.replace(PORTAL, portal) for line in step.shown]
+    for step, output in zip(steps, outputs_of(steps, directory), strict=True):
         for line in step.shown:
             assert is_shown(line, output), (
                 f"{line!r} is not in what {step.commands} said:\n{output}"
             )
+
+
+def test_every_command_of_the_tutorial_does_what_it_says(tmp_path: Path) -> None:
+    steps = steps_of((DOCS / "tutorial.md").read_text())
+    assert len(steps) > 15
+    follow(steps, tmp_path)
+
+
+def test_every_command_on_backups_does_what_it_says(tmp_path: Path) -> None:
+    """On a volume as the tutorial makes it, which holds again in the end what the backup held."""
+    url = f"iscsi://{PORTAL}/iqn.2016-09.com.openebs.cstor:vol1/0"
+    before = f"""
+        export PATH="{Path(sys.executable).parent}:$PATH"
+        cd "$(mktemp -d)"
+        cstor up --detach --size 64MiB --portal {PORTAL}
+        qemu-io -f raw -c 'write -P 0xaa 8M 8M' {url}
+    """
+    steps = steps_of((DOCS / "backup.md").read_text())
+    spoilt = Step(f"qemu-io -f raw -c 'write -P 0xbb 8M 8M' {url}\n")
+    after = Step(f"qemu-io -f raw -c 'read -P 0xaa 8M 8M' {url}\n")
+    follow([Step(before), *steps[:-1], spoilt, steps[-1], after], tmp_path)
