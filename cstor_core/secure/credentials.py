@@ -33,6 +33,7 @@ from cstor_core.secure.refusals import Refusals
 from cstor_core.secure.roles import Role
 
 LOOK_EVERY_S = 1.0
+WARN_DAYS = 14
 ALPN = "h2"
 
 log = structlog.get_logger()
@@ -105,6 +106,7 @@ class Tls:
         self.refusals = Refusals(clock)
         self.reloads = 0
         self.failed_reloads = 0
+        self._warned_days: int | None = None
         self._directory = directory
         self._roles = roles
         self._clock = clock
@@ -115,6 +117,7 @@ class Tls:
         """Look at the files again and again, until cancelled."""
         log.info("certificate_in_use", **self._facts())
         while True:
+            self._warn()
             await self._clock.sleep(LOOK_EVERY_S)
             self.look()
 
@@ -132,6 +135,14 @@ class Tls:
             return
         self.reloads += 1
         log.info("certificate_in_use", **self._facts())
+
+    def _warn(self) -> None:
+        """Say it once a day when the certificate has not long to go."""
+        days_left = (self.current.holder.not_after - self._now()).days
+        if days_left < WARN_DAYS and days_left != self._warned_days:
+            self._warned_days = days_left
+            what = "certificate_has_expired" if days_left < 0 else "certificate_ends_soon"
+            log.warning(what, days_left=max(days_left, 0), **self._facts())
 
     def _now(self) -> datetime:
         return datetime.fromtimestamp(self._clock.wall(), UTC)

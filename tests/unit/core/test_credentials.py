@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import ssl
+import time
 from pathlib import Path
 
 import pytest
@@ -108,6 +110,37 @@ def test_broken_files_are_counted_once_and_change_nothing(certificates: Certific
     tls.look()
     tls.look()
     assert (str(tls.current.holder.identity), tls.reloads) == ("replica b", 1)
+
+
+class Wall(SystemClock):
+    """Goes on by two hours with each look, and ends at the last one."""
+
+    def __init__(self, looks: int) -> None:
+        self._left = looks
+        self._wall_s = time.time()
+
+    def wall(self) -> float:
+        return self._wall_s
+
+    async def sleep(self, delay_s: float) -> None:
+        self._left -= 1
+        if not self._left:
+            raise asyncio.CancelledError
+        self._wall_s += 7200
+
+
+async def test_end_of_a_certificate_is_said_once_a_day_from_two_weeks_before(
+    certificates: Certificates, capsys: pytest.CaptureFixture[str]
+) -> None:
+    directory = certificates.issue("a", (Role.REPLICA, "a"), age_days=20)  # 10 of its 30 are left
+    with pytest.raises(asyncio.CancelledError):
+        await Tls(directory, (Role.REPLICA,), Wall(looks=12 * 12)).watch()
+    said = capsys.readouterr().out
+    assert 10 <= said.count("certificate_ends_soon") <= 11
+    assert 1 <= said.count("certificate_has_expired") <= 2
+    with pytest.raises(asyncio.CancelledError):
+        await Tls(certificates.replica(), (Role.REPLICA,), Wall(looks=12)).watch()
+    assert "certificate_ends_soon" not in capsys.readouterr().out
 
 
 def test_metrics_say_when_it_ends_and_who_was_refused(certificates: Certificates) -> None:
