@@ -91,9 +91,10 @@ soak: setup-dev  ## a volume under load and faults for MINUTES=60, from a SEED=1
 	@tools/system-packages test
 	@$(BIN)/python -m benchmarks.soak --minutes $(MINUTES) --seed $(SEED)
 
-nemesis: setup-dev  ## hosts, networks, disks and clocks fail for MINUTES=60, from a SEED=1; takes root
+ROUNDS ?= 1
+nemesis: setup-dev  ## hosts, networks, disks and clocks fail for MINUTES=60 and ROUNDS=1 of all kinds
 	@tools/system-packages test
-	@$(BIN)/python -m tests.nemesis --minutes $(MINUTES) --seed $(SEED)
+	@$(BIN)/python -m tests.nemesis --minutes $(MINUTES) --rounds $(ROUNDS) --seed $(SEED)
 
 bench-store: setup-dev  ## the store alone: writes its figures to benchmarks/results
 	@for name in store large snapshots map_shapes; do \

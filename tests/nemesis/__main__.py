@@ -19,7 +19,8 @@ from tests.system.tools import HarnessError
 def parse(arguments: list[str]) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--minutes", type=float, default=30.0)
+    parser.add_argument("--minutes", type=float, default=30.0, help="rounds begin for so long")
+    parser.add_argument("--rounds", type=int, default=1, help="there are so many at least")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument(
         "--kind",
@@ -40,8 +41,9 @@ def main(arguments: list[str]) -> int:
     kinds = [Kind[name.upper()] for name in options.kind or ()] or list(Kind)
     scratch = Path(tempfile.mkdtemp(prefix="nemesis.", dir=options.dir))
     topology = Topology(tls=not options.no_tls, standby=not options.one_target)
+    plan = Plan(options.seed, options.minutes, kinds, options.rounds, topology=topology)
     try:
-        outcome = run(Plan(options.seed, options.minutes, kinds, topology=topology), scratch)
+        outcome = run(plan, scratch)
     except HarnessError as error:
         print(f"nemesis: {error}\nLogs and journals are in {scratch}", file=sys.stderr)
         return 2
