@@ -84,6 +84,7 @@ def main() -> None:
             f"-seed={chosen.seed}",
             f"-max_total_time={chosen.seconds}",
             f"-max_len={INPUT_BYTES_MAX}",
+            "-reload=0",  # what it has found itself it would try again, and count beyond the runs
             f"-rss_limit_mb={RSS_MIB_MAX}",
             f"-artifact_prefix={chosen.artifacts}/",
             str(chosen.keep or found),
