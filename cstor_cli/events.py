@@ -15,20 +15,23 @@ from cstor_cli.addresses import parse_address
 from cstor_cli.cluster_file import Home
 from cstor_cli.control_client import ControlClient, control
 from cstor_cli.following import Find, Say, followed
-from cstor_cli.options import DEFAULT_DIRECTORY, Output
+from cstor_cli.options import DEFAULT_CONTROL, DEFAULT_DIRECTORY, Output
 from cstor_cli.printing import as_yaml, local_time
 from cstor_cli.status import control_address, look_at
 from cstor_core.errors import InputError
 from cstor_core.generated.cstor.v1 import control_pb2
 
 
-def finder(directory: Path | None, address: str | None, default: Path) -> Find:
+def finder(directory: Path | None, address: str | None) -> Find:
     """How the target is found: by its address, or as the one of a directory of `cstor up`.
 
+    Where neither is given it is that of ./cstor-data, or else the one on this machine's port 7777.
     Raises InputError where both are given, or the address is none.
     """
     if address is None:
-        home = Home.at(directory or default)
+        home = Home.at(directory or DEFAULT_DIRECTORY)
+        if directory is None and not home.is_ours():
+            return lambda: DEFAULT_CONTROL
         return lambda: control_address(look_at(home))
     if directory is not None:
         raise InputError("name a directory with --dir or a target with --control, not both")
@@ -39,7 +42,7 @@ def finder(directory: Path | None, address: str | None, default: Path) -> Find:
 @contextlib.contextmanager
 def target_of(directory: Path | None, address: str | None) -> Iterator[ControlClient]:
     """A connection to a target that is named in one of these two ways; errors as for `finder`."""
-    with control(finder(directory, address, DEFAULT_DIRECTORY)()) as client:
+    with control(finder(directory, address)()) as client:
         yield client
 
 

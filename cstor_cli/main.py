@@ -225,7 +225,7 @@ def events(
     a document of its own, with the number that --after takes.
     """
 
-    find = finder(directory, control, DEFAULT_DIRECTORY)
+    find = finder(directory, control)
     with interruptible():
         try:
             for told in watch_events(find, volume, after, _complain, follow=follow):
@@ -353,22 +353,15 @@ def _what_to_compare(
     return look.cluster.volume_uuid or look.cluster.volume, addresses
 
 
-DEFAULT_CONTROL = "127.0.0.1:7777"
-
-
-def _control(directory: Path | None, control: str | None) -> str | None:
-    return DEFAULT_CONTROL if directory is None and control is None else control
-
-
 @volume_app.command("list")
 def list_volumes(
     directory: AnyDirectoryOption = None,
     control: TargetOption = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """List the volumes that a target serves, that at 127.0.0.1:7777 where none is named."""
+    """List the volumes that a target serves."""
 
-    with target_of(directory, _control(directory, control)) as client:
+    with target_of(directory, control) as client:
         documents: list[dict[str, Any]] = [volume_document(v) for v in client.list_volumes()]
     if output is not Output.TABLE:
         print_document(documents, output)
@@ -383,9 +376,9 @@ def show_volume(
     control: TargetOption = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Show one volume of a target, of that at 127.0.0.1:7777 where none is named."""
+    """Show one volume of a target."""
 
-    with target_of(directory, _control(directory, control)) as client:
+    with target_of(directory, control) as client:
         document = volume_document(client.show_volume(volume))
     if output is not Output.TABLE:
         print_document(document, output)
@@ -448,7 +441,7 @@ def open_volume(
         _complain(f"volume {volume}: {sentence}")
         return yes or typer.confirm("Force it open?", err=True)
 
-    find = finder(directory, control, DEFAULT_DIRECTORY)
+    find = finder(directory, control)
     with interruptible():
         report = force_open(find(), volume, replica, agrees)
     if output is not Output.TABLE:

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 DEFAULT_DIRECTORY = Path("cstor-data")
+DEFAULT_CONTROL = "127.0.0.1:7777"
 
 
 class Output(enum.StrEnum):
@@ -21,7 +22,12 @@ class Output(enum.StrEnum):
 
 OutputOption = Annotated[Output, typer.Option("--output", "-o", help="For people, or for scripts.")]
 AnyDirectoryOption = Annotated[
-    Path | None, typer.Option("--dir", help="A directory of cstor up; its target is asked.")
+    Path | None,
+    typer.Option(
+        "--dir",
+        help="A directory of cstor up; its target is asked.  Without this and --target it is that "
+        "of ./cstor-data, or else the one at 127.0.0.1:7777.",
+    ),
 ]
 TargetOption = Annotated[
     str | None,

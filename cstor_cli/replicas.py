@@ -16,7 +16,6 @@ from cstor_cli.control_client import control
 from cstor_cli.events import finder, target_of
 from cstor_cli.interrupts import interruptible
 from cstor_cli.options import (
-    DEFAULT_DIRECTORY,
     AnyDirectoryOption,
     Output,
     OutputOption,
@@ -197,7 +196,7 @@ def rebuild(
     json or yaml there is a document for each change.
     """
 
-    find = finder(directory, target, DEFAULT_DIRECTORY)
+    find = finder(directory, target)
     with interruptible():
         with control(find()) as client:
             named = client.named(volume)
