@@ -6,6 +6,7 @@ is changed anywhere.
 
 from __future__ import annotations
 
+import socket
 import time
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -148,8 +149,7 @@ def _target(address: str, wanted: Wanted) -> TargetSeen:
         told = client.watch_events("", 0, follow=False)
         events = [each.event for each in told if each.HasField("event")]
     except CstorError as error:
-        is_other = not isinstance(error, UnavailableError)
-        return TargetSeen(DaemonSeen(address, str(error), is_other))
+        return TargetSeen(_silent(address, error))
     finally:
         client.close()
     return TargetSeen(_daemon(address, wanted, Role.TARGET), reports, events)
@@ -160,11 +160,24 @@ def _pool(address: str, wanted: Wanted) -> PoolSeen:
     try:
         pool = _asked(client.describe_pool)
     except CstorError as error:
-        is_other = not isinstance(error, UnavailableError)
-        return PoolSeen(DaemonSeen(address, str(error), is_other))
+        return PoolSeen(_silent(address, error))
     finally:
         client.close()
     return PoolSeen(_daemon(address, wanted, Role.REPLICA), pool)
+
+
+def _silent(address: str, error: CstorError) -> DaemonSeen:
+    """One that does not tell what it was asked, and whether the address can be right."""
+    is_other = not isinstance(error, UnavailableError)
+    return DaemonSeen(address, str(error), is_other or not _is_known(parse_address(address).host))
+
+
+def _is_known(host: str) -> bool:
+    """Whether this machine knows an address of a host."""
+    try:
+        return bool(socket.getaddrinfo(host, None))
+    except socket.gaierror:
+        return False
 
 
 def _daemon(address: str, wanted: Wanted, role: Role) -> DaemonSeen:

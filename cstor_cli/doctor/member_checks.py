@@ -21,8 +21,6 @@ COUNTING = (
 )
 """How a target calls those that it reaches."""
 COMING = (control_pb2.MEMBER_STATUS_REBUILDING, control_pb2.MEMBER_STATUS_LEARNER)
-UNKNOWN_NAME = ("DNS", "resolution", "resolve")
-"""What gRPC says of a host name that nobody knows."""
 
 
 def members(picture: Picture) -> Iterator[Finding]:
@@ -39,7 +37,9 @@ def _member(volume: VolumeSeen, member: MemberSeen) -> Iterator[Finding]:
         if not _counts(member):
             told = member.report.reason if member.report is not None else ""
             yield _dead(volume, member, told or "nobody can ask it from here")
-    elif there.daemon.is_other or _is_unknown_name(there.daemon.reason):
+    elif there.daemon.reason and _counts(member):
+        yield _unreachable(volume, member, there.daemon.reason)
+    elif there.daemon.is_astray:
         yield _about(
             *(volume, member, "wrong_address", Severity.ERROR),
             f"its address does not lead to a replica daemon: {there.daemon.reason}",
@@ -53,10 +53,7 @@ def _member(volume: VolumeSeen, member: MemberSeen) -> Iterator[Finding]:
             f"cstor replica move {member.uuid} --address {member.own_address}",
         )
     elif there.daemon.reason:
-        if member.report is not None and _counts(member):
-            yield _unreachable(volume, member, there.daemon.reason)
-        else:
-            yield _dead(volume, member, there.daemon.reason)
+        yield _dead(volume, member, there.daemon.reason)
     elif member.own is None:
         yield _foreign(volume, member)
     else:
@@ -128,9 +125,8 @@ def unclaimed(picture: Picture) -> Iterator[Finding]:
             claimed.update(target.setting("replica").split(","))
     for address, pool in picture.pools.items():
         if pool.daemon.reason and address not in claimed:
-            is_wrong = pool.daemon.is_other or _is_unknown_name(pool.daemon.reason)
             yield Finding(
-                "wrong_address" if is_wrong else "replica_dead",
+                "wrong_address" if pool.daemon.is_astray else "replica_dead",
                 *(Severity.ERROR, Kind.REPLICA, address),
                 f"{pool.daemon.reason}, and nobody else knows what it has",
                 "start its daemon, or name it no more where it is gone",
@@ -205,10 +201,6 @@ def _unreachable(volume: VolumeSeen, member: MemberSeen, reason: str) -> Finding
 
 def _counts(member: MemberSeen) -> bool:
     return member.report is not None and member.report.status in COUNTING
-
-
-def _is_unknown_name(reason: str) -> bool:
-    return any(word in reason for word in UNKNOWN_NAME)
 
 
 def _about(

@@ -27,8 +27,8 @@ class DaemonSeen:
     address: str
     reason: str = ""
     """Why what was asked for is not known; empty where it is."""
-    is_other: bool = False
-    """Something answers there, and not what was looked for."""
+    is_astray: bool = False
+    """Something else answers there than what was looked for, or nobody knows that host."""
     facts: daemon_pb2.DescribeDaemonResponse | None = None
     """None where it did not say: it does not answer, or is of a version that knows no such call."""
     clock_ahead_s: float = 0.0

@@ -24,10 +24,10 @@ def targets(picture: Picture) -> Iterator[Finding]:
     """Targets that do not answer, or are none."""
     for target in picture.targets:
         daemon = target.daemon
-        if daemon.is_other:
+        if daemon.is_astray:
             yield Finding(
                 *("wrong_address", Severity.ERROR, Kind.TARGET, daemon.address),
-                f"what answers there is no target that this command can ask: {daemon.reason}",
+                f"it is not the address of a target: {daemon.reason}",
                 "name the address of a target's control service (port 7777 by default)",
             )
         elif daemon.reason:

@@ -99,6 +99,11 @@ def test_wrong_input_has_an_exit_code_of_its_own_and_leaves_no_bundle(tmp_path: 
     assert not bundle.exists()
 
 
+def test_addresses_of_hosts_that_nobody_knows_are_found() -> None:
+    at = "host.invalid:7778"
+    assert looked(targets=[at], replicas=[at]) == [("wrong_address", at)] * 2
+
+
 def test_a_target_that_is_not_there_is_found() -> None:
     assert looked(targets=[NOBODY]) == [("target_dead", NOBODY)]
 

@@ -86,10 +86,10 @@ def healthy() -> Picture:
     return Picture(NOW_S, "boot of node-a", (target(),), pools)
 
 
-def silent(picture: Picture, number: int, reason: str, *, is_other: bool = False) -> Picture:
+def silent(picture: Picture, number: int, reason: str, *, is_astray: bool = False) -> Picture:
     """The same with a replica daemon that does not answer."""
     address = REPLICAS[number]
-    seen = PoolSeen(DaemonSeen(address, reason, is_other))
+    seen = PoolSeen(DaemonSeen(address, reason, is_astray))
     return replace(picture, pools={**picture.pools, address: seen})
 
 

@@ -42,7 +42,7 @@ from tests.unit.cli.pictures import (
 )
 
 REFUSED = "the replica daemon at node-b:7778 does not answer (Connection refused)"
-UNKNOWN = "does not answer (DNS resolution failed for node-b:7778: not found)"
+UNKNOWN = "does not answer (Domain name not found)"
 OFFLINE = control_pb2.MEMBER_STATUS_OFFLINE
 OTHERS = volume_pb2.VolumeIdentity(volume_uuid="volume-2", name="vol2")
 LATE = configuration(2)
@@ -121,7 +121,9 @@ FAULTS: list[tuple[str, Picture, list[tuple[str, str]]]] = [
     ("dead, nobody serves", without_target(silent(healthy(), 1, REFUSED)), [("replica_dead", B)]),
     (
         "all are dead",
-        without_target(silent(silent(silent(healthy(), 0, REFUSED), 1, REFUSED), 2, UNKNOWN)),
+        without_target(
+            silent(silent(silent(healthy(), 0, REFUSED), 1, REFUSED), 2, UNKNOWN, is_astray=True)
+        ),
         [("replica_dead", REPLICAS[0]), ("replica_dead", B), ("wrong_address", REPLICAS[2])],
     ),
     (
@@ -182,12 +184,17 @@ FAULTS: list[tuple[str, Picture, list[tuple[str, str]]]] = [
     ),
     (
         "an unknown name",
-        with_status(silent(healthy(), 1, UNKNOWN), 1, OFFLINE),
+        with_status(silent(healthy(), 1, UNKNOWN, is_astray=True), 1, OFFLINE),
         [("wrong_address", B)],
     ),
     (
+        "a name that only the target knows",
+        silent(healthy(), 1, UNKNOWN, is_astray=True),
+        [("replica_unreachable", B)],
+    ),
+    (
         "somebody else",
-        with_status(silent(healthy(), 1, "says: unknown method", is_other=True), 1, OFFLINE),
+        with_status(silent(healthy(), 1, "says: unknown method", is_astray=True), 1, OFFLINE),
         [("wrong_address", B)],
     ),
     ("at another address", elsewhere(), [("wrong_address", B)]),
@@ -310,7 +317,7 @@ FAULTS: list[tuple[str, Picture, list[tuple[str, str]]]] = [
         "no target at all",
         replace(
             healthy(),
-            targets=(TargetSeen(DaemonSeen(TARGET, "knows no such call", is_other=True)),),
+            targets=(TargetSeen(DaemonSeen(TARGET, "knows no such call", is_astray=True)),),
         ),
         [("wrong_address", TARGET)],
     ),
