@@ -8,16 +8,21 @@ from typing import Annotated
 import typer
 
 from cstor_cli.addresses import parse_address
+from cstor_cli.cluster_file import FILE_NAME
 from cstor_cli.exit_codes import ExitCode
 from cstor_cli.interrupts import interruptible
-from cstor_cli.options import DEFAULT_DIRECTORY, Output, OutputOption
+from cstor_cli.options import DEFAULT_CONTROL, DEFAULT_DIRECTORY, Output, OutputOption
 from cstor_cli.printing import print_document
 
 
 def doctor(
     directory: Annotated[
         Path | None,
-        typer.Option("--dir", help="A directory of cstor up; ./cstor-data where nothing is named."),
+        typer.Option(
+            "--dir",
+            help="A directory of cstor up. Where nothing is named it is ./cstor-data, or else the "
+            "target at 127.0.0.1:7777.",
+        ),
     ] = None,
     target: Annotated[
         list[str],
@@ -62,7 +67,10 @@ def doctor(
     from cstor_cli.doctor.reporting import document, print_findings
 
     if directory is None and not target and not replica:
-        directory = DEFAULT_DIRECTORY
+        if (DEFAULT_DIRECTORY / FILE_NAME).is_file():
+            directory = DEFAULT_DIRECTORY
+        else:
+            target = [DEFAULT_CONTROL]
     wanted = Wanted(
         directory,
         [str(parse_address(each)) for each in dict.fromkeys(target)],

@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 
-from cstor_cli.doctor import command
+from cstor_cli.doctor import command, gathering
+from cstor_cli.doctor.gathering import Wanted
+from cstor_cli.doctor.picture import Picture
 from cstor_core.errors import InputError
 from cstor_core.secure.roles import Role
 from tests.scenario.doctor.deployment import Deployment, doctor, looked
@@ -90,6 +93,29 @@ def test_certificates_and_initiators_of_the_host_are_looked_at(
 def test_wrong_input_is_refused(wrong: dict[str, Any], said: str) -> None:
     with pytest.raises(InputError, match=said):
         command.doctor(**wrong)
+
+
+@pytest.mark.parametrize("has_directory", [False, True])
+def test_where_nothing_is_named_the_usual_places_are_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_directory: bool
+) -> None:
+    if has_directory:
+        (tmp_path / "cstor-data").mkdir()
+        (tmp_path / "cstor-data" / "cstor.json").write_text("no JSON")
+    seen: list[Wanted] = []
+
+    def gathered(wanted: Wanted) -> Picture:
+        seen.append(wanted)
+        return Picture(0.0, "")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(gathering, "gather", gathered)
+    with pytest.raises(typer.Exit):
+        command.doctor()
+    (wanted,) = seen
+    directory = Path("cstor-data") if has_directory else None
+    assert wanted.directory == directory
+    assert wanted.targets == ([] if has_directory else ["127.0.0.1:7777"])
 
 
 def test_wrong_input_has_an_exit_code_of_its_own_and_leaves_no_bundle(tmp_path: Path) -> None:
