@@ -97,14 +97,16 @@ class Gate:
         allowed = caller.volumes()
         if caller.has(rule.roles - {Role.TARGET}) or ALL_VOLUMES in allowed:
             return
-        known = frozenset[str]().union(*(self._aliases(name, rule.founds) for name in names))
-        if not known and not rule.makes:
-            return
-        if not allowed & (known | set(names)):
+        known = [found for name in names if (found := self._aliases(name, rule.founds))]
+        if known:
+            is_its_own = all(allowed & found for found in known)
+        else:
+            is_its_own = not rule.makes or bool(allowed & set(names))
+        if not is_its_own:
             raise self._forbidden(
                 Reason.WRONG_VOLUME,
                 caller,
-                f"volume {' '.join(names)} is not for {caller}: its certificate names neither",
+                f"volume {' '.join(names)} is not for {caller}: its certificate does not name it",
             )
 
     def permit(self, caller: Identity, path: str) -> Permit:

@@ -19,6 +19,7 @@ from tests.scenario.secure.certificates import Certificates
 REPLICA = "/cstor.v1.ReplicaService/"
 UUID = "3a0c1e0c-0000-4000-8000-000000000001"
 CLONE = "3a0c1e0c-0000-4000-8000-000000000002"
+NEW = "3a0c1e0c-0000-4000-8000-000000000003"
 NAMES = {name: frozenset({UUID, "vol1"}) for name in (UUID, "vol1")}
 
 
@@ -77,8 +78,10 @@ def test_a_target_has_no_other_volume(gate: Gate) -> None:
         assert refused(gate, other, call, UUID) is Reason.WRONG_VOLUME
     # There it is told that there is none, and makes none.
     assert refused(gate, other, "Inquire", "vol3") is None
-    assert refused(gate, other, "CreateReplica", CLONE, "vol3") is Reason.WRONG_VOLUME
-    assert refused(gate, other, "CreateReplica", CLONE, "vol2") is None
+    assert refused(gate, other, "CreateReplica", NEW, "vol3") is Reason.WRONG_VOLUME
+    assert refused(gate, other, "CreateReplica", NEW, "vol2") is None
+    # By its own name it gets at no replica that there is by another one.
+    assert refused(gate, other, "CreateReplica", UUID, "vol2") is Reason.WRONG_VOLUME
 
 
 def test_roles_do_not_lend_one_another_their_rights(gate: Gate) -> None:
