@@ -149,9 +149,19 @@ _SENTENCES = {
 }
 
 
+_ALERTS = {
+    "TLSV1_ALERT_UNKNOWN_CA": "it does not believe the authority of our certificate",
+    "SSLV3_ALERT_CERTIFICATE_EXPIRED": "our certificate has expired, or is not valid yet there",
+    "SSLV3_ALERT_BAD_CERTIFICATE": "it does not take our certificate",
+    "TLSV13_ALERT_CERTIFICATE_REQUIRED": "it wants a certificate, and we have shown none",
+}
+"""What a peer has told us (RFC 8446, 6.2), by OpenSSL's names."""
+
+
 def words_of(error: BaseException) -> str:
     """Why there is no TLS with a peer, for a person."""
-    sentence = _SENTENCES.get(reason_of(error))
+    told = _ALERTS.get(getattr(error, "reason", None) or "")
+    sentence = told or _SENTENCES.get(reason_of(error))
     if sentence is not None:
         return f"{sentence} ({error})"
     if isinstance(error, ssl.SSLError):

@@ -275,3 +275,17 @@ async def test_who_shakes_no_hands_holds_up_nobody(
         await asyncio.to_thread(until, lambda: sum(scene.refused().values()) == len(visits))
     assert scene.refused().keys() <= {Reason.HANDSHAKE, Reason.PLAIN_TEXT}
     assert (await client.inquire()).identity.name == "vol"
+
+
+async def test_who_is_not_believed_is_told_so_though_the_handshake_is_over(scene: Scene) -> None:
+    """With TLS 1.3 a client has done with it before the server has seen its certificate."""
+    foreign = Certificates(scene.certificates.directory, "foreign").operator()
+    believed = (scene.certificates.directory / "ca.crt").read_bytes()
+    with (foreign / "ca.crt").open("ab") as authorities:
+        authorities.write(believed)
+    refused = await error_of_call(scene.client(foreign).inquire())
+    assert "it does not believe the authority of our certificate" in str(refused.details())
+    error = await scene.bench(foreign, fast=True).append().end()
+    assert isinstance(error, UnavailableError)
+    assert "alert unknown ca" in str(error)
+    assert set(scene.refused()) == {Reason.WRONG_AUTHORITY}
