@@ -41,6 +41,7 @@ PACKAGE_OF = {
     "podman": "podman runc",
     "prometheus": "prometheus",
     "promtool": "prometheus",
+    "buildah": "buildah",
 }
 """The Debian package that brings each program."""
 
