@@ -32,7 +32,7 @@ RESET_S = 1.2
 FILL_PIECE_BYTES = 1024 * 1024
 PAGE_BYTES = 4096
 FILL_S = 0.2
-FELT_S_MAX = 30.0
+SNAPSHOT_S, FELT_S_MAX = 4.0, 45.0
 
 Hurt = Callable[[Site, Fault], AbstractContextManager[None]]
 
@@ -132,28 +132,33 @@ def _delay(site: Site, fault: Fault) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _fill(site: Site, fault: Fault) -> Iterator[None]:
-    """Another program takes all of a disk, while a snapshot keeps what is written over."""
+    """Another program takes all of a disk, while snapshots keep what is written over."""
     filler = site.disk_of(REPLICA_HOSTS[fault.replica]) / "filler"
-    name = f"fault-{fault.number}"
+    snapshots: list[str] = []
     with filler.open("wb") as file:
         try:
             until_s = time.monotonic() + FILL_S
             while time.monotonic() < until_s:
                 _take_all(file.fileno())
                 time.sleep(FILL_S / 10)
-            site.command("snapshot", "create", name)
-            _until_felt(site)
+            _snapshots_until_felt(site, f"fault-{fault.number}", snapshots)
             yield
         finally:
             filler.unlink()
-            site.command("snapshot", "delete", name, "--yes")
+            for name in snapshots:
+                site.command("snapshot", "delete", name, "--yes")
 
 
-def _until_felt(site: Site) -> None:
-    """Until a replica does not count any more: what had been freed in its files is used first."""
+def _snapshots_until_felt(site: Site, name: str, snapshots: list[str]) -> None:
+    """Until a replica does not count any more: what had been freed in its files is used first.
+
+    With each snapshot all that is written needs new places.
+    """
     until_s = time.monotonic() + FELT_S_MAX
     while time.monotonic() < until_s and site.is_whole():
-        time.sleep(FILL_S)
+        snapshots.append(f"{name}-{len(snapshots)}")
+        site.command("snapshot", "create", snapshots[-1])
+        time.sleep(SNAPSHOT_S)
 
 
 def _take_all(descriptor: int) -> None:

@@ -19,6 +19,8 @@ class Row:
 
     kind: str
     count: int = 0
+    noticed: int = 0
+    """How often the volume was not called healthy at the end of the fault."""
     gap_s: float = 0.0
     """The longest while W replicas could be reached, of any initiator."""
     whole_s: float = 0.0
@@ -44,6 +46,7 @@ def rows(outcome: Outcome) -> list[Row]:
     for one, span in zip(outcome.struck, pairwise(ends), strict=True):
         row = found[one.fault.kind]
         row.count += 1
+        row.noticed += one.seen != "healthy"
         row.whole_s = max(row.whole_s, one.whole_s - one.healed_s)
         for verdict in outcome.verdicts:
             row.gap_s = max(row.gap_s, longest(verdict.acknowledged_s, span, without).length_s)
@@ -85,14 +88,12 @@ def markdown(report: dict[str, Any]) -> str:
         f"{report['acknowledged']:,} writes acknowledged, {report['verified']:,} verified.",
         f"Of these: {found}. Longest gap: {report['longest_gap_s']} s.",
         "",
-        "| kind | count | longest gap, s | healthy after, s | writes verified |",
-        "|---|---:|---:|---:|---:|",
+        "| kind | count | noticed | longest gap, s | healthy after, s | writes verified |",
+        "|---|---:|---:|---:|---:|---:|",
     ]
     for row in report["kinds"]:
-        lines.append(
-            f"| {row['kind']} | {row['count']} | {row['gap_s']:.2f} | {row['whole_s']:.2f} "
-            f"| {row['verified']:,} |"
-        )
+        figures = f"{row['gap_s']:.2f} | {row['whole_s']:.2f} | {row['verified']:,}"
+        lines.append(f"| {row['kind']} | {row['count']} | {row['noticed']} | {figures} |")
     lines.append("")
     for name in ("lost", "wrong", "problems"):
         lines += [f"- {name}: {problem}" for problem in report[name][:SHOWN_MAX]]

@@ -31,6 +31,10 @@ def test_each_fault_has_what_was_written_until_the_next_one() -> None:
     assert (first.kind, first.count, first.gap_s, first.whole_s) == (KINDS[0], 1, 5.0, 2.0)
     assert (second.kind, second.count, second.gap_s, second.whole_s) == (KINDS[1], 1, 1.0, 1.0)
     assert (first.verified, second.verified) == (18, 25)
+    assert (first.noticed, second.noticed) == (1, 1)
+    calm = outcome(silent=(20, 25))
+    calm.struck[0].seen = "healthy"
+    assert [row.noticed for row in report.rows(calm)] == [0, 1]
 
 
 def test_a_gap_is_bad_where_a_quorum_could_be_reached() -> None:
