@@ -351,9 +351,15 @@ def _copy(inodes: Image) -> Image:
     return {inode: content.copy() for inode, content in inodes.items()}
 
 
-async def flip_all(random_: random.Random, sample: int | None, part: slice = EVERY) -> Flipped:
+async def flip_all(
+    random_: random.Random,
+    sample: int | None,
+    part: slice = EVERY,
+    *,
+    until_wrong: bool = False,
+) -> Flipped:
     """Flip one bit of every place in a part, or of `sample` places of each kind; which bit is
-    random.
+    random.  `until_wrong` stops at the first that is neither detected nor harmless.
     """
     flipping = await Flipping.begin()
     for path, places in flipping.places():
@@ -362,5 +368,7 @@ async def flip_all(random_: random.Random, sample: int | None, part: slice = EVE
         )
         for at in chosen:
             await flipping.flip(path, at, random_.randrange(8))
+            if until_wrong and flipping.flipped.wrong:
+                return flipping.flipped
     assert flipping.is_as_it_was()
     return flipping.flipped

@@ -156,7 +156,12 @@ def identity_of_clone() -> volume_pb2.VolumeIdentity:
 
 
 async def study_family(
-    seed: int, steps: int, moments_at_most: int | None, at_most: int | None
+    seed: int,
+    steps: int,
+    moments_at_most: int | None,
+    at_most: int | None,
+    *,
+    until_broken: bool = False,
 ) -> Findings:
     """Open images of the life of a volume and its clone."""
     life = FamilyLife(seed)
@@ -183,6 +188,8 @@ async def study_family(
                 findings.broken.append(
                     f"family {seed}, event {moment.number}, {kind}: {type(error).__name__}: {error}"
                 )
+        if until_broken and findings.broken:
+            break
     return findings
 
 

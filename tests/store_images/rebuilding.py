@@ -96,7 +96,7 @@ def _stream(life: RebuildLife, store: ReplicaStore, first_seq: int, end_seq: int
         store.append(run_of(seq, 2, [entry]))
 
 
-async def study_rebuild(seed: int, at_most: int | None) -> Findings:
+async def study_rebuild(seed: int, at_most: int | None, *, until_broken: bool = False) -> Findings:
     """Open the images of a rebuild and of what came before it."""
     life = RebuildLife(seed)
     await life.live_and_be_rebuilt(steps=8)
@@ -116,6 +116,8 @@ async def study_rebuild(seed: int, at_most: int | None) -> Findings:
                     f"rebuild {seed}, event {moment.number}, {moment.facts.name}, {kind}: "
                     f"{type(error).__name__}: {error}"
                 )
+        if until_broken and findings.broken:
+            break
     return findings
 
 

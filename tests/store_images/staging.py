@@ -81,7 +81,7 @@ class StagedLife(Life):
                 self.store.append(run_of(seq, 1, [entry]))
 
 
-async def study_staging(seed: int, at_most: int | None) -> Findings:
+async def study_staging(seed: int, at_most: int | None, *, until_broken: bool = False) -> Findings:
     """Open the images of a switch and of what came before and behind it."""
     life = StagedLife(seed)
     await life.live_and_be_staged(steps=8)
@@ -99,6 +99,8 @@ async def study_staging(seed: int, at_most: int | None) -> Findings:
                     f"staging {seed}, event {moment.number}, {moment.facts.name}, {kind}: "
                     f"{type(error).__name__}: {error}"
                 )
+        if until_broken and findings.broken:
+            break
     return findings
 
 

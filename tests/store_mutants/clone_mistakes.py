@@ -107,7 +107,10 @@ CLONE_MISTAKES = (
     Mistake("open a volume before its clones", open_a_volume_before_its_clones, Proof.FAMILY),
     Mistake("clone what is not in the runs yet", clone_what_is_not_in_the_runs_yet, Proof.FAMILY),
     Mistake(
-        "clone what came behind the snapshot", clone_what_came_behind_the_snapshot, Proof.FAMILY
+        "clone what came behind the snapshot",
+        clone_what_came_behind_the_snapshot,
+        Proof.FAMILY,
+        shown_by=2,
     ),
     Mistake(
         "name a clone before its map is flushed",

@@ -288,12 +288,15 @@ MISTAKES = (
     Mistake("believe the page cache", believe_the_page_cache, Proof.IMAGES),
     Mistake("count records without their data", count_records_without_their_data, Proof.IMAGES),
     Mistake(
-        "trust a flush that nothing tells of", trust_a_flush_that_nothing_tells_of, Proof.IMAGES
+        "trust a flush that nothing tells of",
+        trust_a_flush_that_nothing_tells_of,
+        Proof.IMAGES,
+        shown_by=4,
     ),
-    Mistake("offer recent entries unread", offer_recent_entries_unread, Proof.IMAGES),
+    Mistake("offer recent entries unread", offer_recent_entries_unread, Proof.IMAGES, shown_by=2),
     Mistake("leave records behind the end", leave_records_behind_the_end, Proof.IMAGES),
     Mistake("lose unmaps at a restart", lose_unmaps_at_a_restart, Proof.IMAGES),
-    Mistake("forget what the tail holds", forget_what_the_tail_holds, Proof.IMAGES),
+    Mistake("forget what the tail holds", forget_what_the_tail_holds, Proof.IMAGES, shown_by=6),
     Mistake("begin a rebuild without a flush", begin_a_rebuild_without_a_flush, Proof.REBUILD),
     Mistake("end a rebuild with foreign blocks", end_a_rebuild_with_foreign_blocks, Proof.REBUILD),
     Mistake("skip the checksum of a record", skip_the_checksum_of_a_record, Proof.FLIPS),
