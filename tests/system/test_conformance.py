@@ -139,7 +139,10 @@ def test_a_target_that_never_answers_is_a_hang_and_counts_as_dead() -> None:
 
 
 @pytest.mark.system
-@pytest.mark.parametrize(("profile", "passed_min"), [("thin", PASSED_MIN), ("large", 1)])
+@pytest.mark.parametrize(
+    ("profile", "passed_min"),
+    [("thin", PASSED_MIN), pytest.param("large", 1, marks=pytest.mark.long)],
+)
 def test_libiscsi_suite_finds_nothing_beyond_the_exclusions(profile: str, passed_min: int) -> None:
     (chosen,) = (one for one in PROFILES if one.name == profile)
     names = [name for name in suite_names() if chosen.runs(name)]
