@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cstor_cli.addresses import parse_address
-from cstor_cli.cluster_file import Home
+from cstor_cli.cluster_file import FILE_NAME, Home
 from cstor_cli.control_client import ControlClient, control
 from cstor_cli.following import Find, Say, followed
 from cstor_cli.options import DEFAULT_CONTROL, DEFAULT_DIRECTORY, Output
@@ -29,9 +29,9 @@ def finder(directory: Path | None, address: str | None) -> Find:
     Raises InputError where both are given, or the address is none.
     """
     if address is None:
-        home = Home.at(directory or DEFAULT_DIRECTORY)
-        if directory is None and not home.is_ours():
+        if directory is None and not (DEFAULT_DIRECTORY / FILE_NAME).is_file():
             return lambda: DEFAULT_CONTROL
+        home = Home.at(directory or DEFAULT_DIRECTORY)
         return lambda: control_address(look_at(home))
     if directory is not None:
         raise InputError("name a directory with --dir or a target with --control, not both")
