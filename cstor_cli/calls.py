@@ -13,17 +13,21 @@ from cstor_core.dialling import MESSAGE_BYTES_MAX
 from cstor_core.errors import CstorError
 from cstor_core.secure.roles import Role
 
-OPTIONS = (
+_OPTIONS = (
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
     ("grpc.keepalive_time_ms", 5000),
     ("grpc.keepalive_timeout_ms", 5000),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 500),
     ("grpc.max_reconnect_backoff_ms", 500),
     ("grpc.enable_retries", 0),
 )
+
+
+ATTEMPT_MS = 500
+ATTEMPT_OVER_TLS_MS = 2500
+"""How long connecting may take, up to the first SETTINGS of the other side."""
 
 
 class Message(Protocol):
@@ -52,7 +56,10 @@ class Connection:
         self.address = address
         self._service = service
         self._daemon = daemon
-        self._channel = grpc.insecure_channel(reached_at(address, role), options=OPTIONS)
+        place = reached_at(address, role)
+        attempt_ms = ATTEMPT_MS if place == address else ATTEMPT_OVER_TLS_MS
+        options = (*_OPTIONS, ("grpc.min_reconnect_backoff_ms", attempt_ms))
+        self._channel = grpc.insecure_channel(place, options=options)
 
     def ask(self, method: str, question: Message, answer: type[Answer], timeout_s: float) -> Answer:
         """One question, one answer.  Raises the CstorError that the daemon's status stands for."""

@@ -22,6 +22,7 @@ from cstor_core.tcp import tune
 
 KEEPALIVE_TIME_MS = 2000
 KEEPALIVE_TIMEOUT_MS = 2500
+ATTEMPT_MS = 200
 NAME_LOOKUP_MS_MIN = 1000
 MESSAGE_BYTES_MAX = 16 * 1024 * 1024
 CONNECT_S_MAX = 3.0
@@ -54,7 +55,11 @@ class PeerDialler(Dialler, Protocol):
 
 
 class GrpcDialler:
-    """Plain gRPC channels over TCP."""
+    """gRPC's channels over TCP, or to whatever the library knows by an address."""
+
+    def __init__(self, attempt_ms: int = ATTEMPT_MS) -> None:
+        """An attempt to connect may take so long, up to the first SETTINGS of the other side."""
+        self._attempt_ms = attempt_ms
 
     def channel(self, address: str) -> grpc.aio.Channel:
         return grpc.aio.insecure_channel(
@@ -65,7 +70,7 @@ class GrpcDialler:
                 ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
                 ("grpc.keepalive_permit_without_calls", 1),
                 ("grpc.http2.max_pings_without_data", 0),
-                ("grpc.min_reconnect_backoff_ms", 200),
+                ("grpc.min_reconnect_backoff_ms", self._attempt_ms),
                 ("grpc.initial_reconnect_backoff_ms", 200),
                 ("grpc.max_reconnect_backoff_ms", 500),
                 ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),

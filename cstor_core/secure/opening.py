@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from cstor_core.secure.credentials import Tls
 
 
+ATTEMPT_MS = 1500
+"""A handshake takes two round trips more, and both sides' computing."""
+
+
 def open_tls(directory: Path | None, clock: Clock, *roles: Role) -> Tls | None:
     """The certificates in a directory, for a process of these roles; None where there is none.
 
@@ -44,7 +48,7 @@ class TlsDialler:
 
     def __init__(self, connector: TlsConnector, clock: Clock) -> None:
         self._tunnels = Tunnels(connector, clock)
-        self._plain = GrpcDialler()
+        self._plain = GrpcDialler(ATTEMPT_MS)
 
     def channel(self, address: str) -> grpc.aio.Channel:
         """As `Dialler.channel`."""

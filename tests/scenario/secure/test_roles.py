@@ -19,7 +19,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from cstor_core.clock import SystemClock
-from cstor_core.dialling import Connector, Dialler
+from cstor_core.dialling import Connector, Dialler, connect_tcp
 from cstor_core.errors import CstorError, ForbiddenError, UnavailableError
 from cstor_core.generated.cstor.v1 import replica_pb2
 from cstor_core.secure import connections
@@ -289,3 +289,15 @@ async def test_who_is_not_believed_is_told_so_though_the_handshake_is_over(scene
     assert isinstance(error, UnavailableError)
     assert "alert unknown ca" in str(error)
     assert set(scene.refused()) == {Reason.WRONG_AUTHORITY}
+
+
+async def test_handshakes_may_take_longer_than_plain_connections(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def far_away(*arguments: Any) -> None:
+        await asyncio.sleep(0.7)
+        await connect_tcp(*arguments)
+
+    monkeypatch.setattr(connections, "connect_tcp", far_away)
+    client = scene.client(scene.certificates.operator())
+    assert (await client.inquire()).identity.name == "vol"

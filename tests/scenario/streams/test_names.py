@@ -19,6 +19,7 @@ class Counting(GrpcDialler):
     """A dialler that counts."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.channels = 0
 
     def channel(self, address: str) -> grpc.aio.Channel:
