@@ -6,7 +6,7 @@ import struct
 from contextlib import suppress
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cstor_core.errors import ProtocolError
@@ -79,7 +79,6 @@ ENTRIES = st.lists(
 PIECES = st.lists(st.binary(max_size=100), max_size=4)
 
 
-@settings(deadline=None)
 @given(st.just(b"") | TABLES, DATA, U64, st.booleans())
 def test_run_request_is_protobufs_byte_for_byte(
     table: bytes, data: list[bytes], completed_seq: int, flush: bool
@@ -97,7 +96,6 @@ def test_run_request_is_protobufs_byte_for_byte(
     assert message == expected.SerializeToString()
 
 
-@settings(deadline=None)
 @given(st.lists(st.builds(QUESTION.pack, U64, U64, U64, U32), min_size=1, max_size=300))
 def test_read_request_is_protobufs_byte_for_byte(questions: list[bytes]) -> None:
     table = b"".join(questions)
@@ -106,7 +104,6 @@ def test_read_request_is_protobufs_byte_for_byte(questions: list[bytes]) -> None
     assert decode_read_request(expected.SerializeToString()).questions == table
 
 
-@settings(deadline=None)
 @given(st.lists(st.builds(ANSWER.pack, U64, U32, U32), max_size=20), PIECES, PIECES)
 def test_read_response_is_protobufs_byte_for_byte(
     answers: list[bytes], rows: list[bytes], data: list[bytes]
@@ -125,7 +122,6 @@ def test_read_response_is_protobufs_byte_for_byte(
     )
 
 
-@settings(deadline=None)
 @given(st.lists(U64, min_size=1, max_size=300), OPENINGS)
 def test_copies_request_is_protobufs_byte_for_byte(
     numbers: list[int], opening: stream_pb2.StreamOpening | None
@@ -138,7 +134,6 @@ def test_copies_request_is_protobufs_byte_for_byte(
     assert (frame.opening, bytes(frame.questions)) == (opening, blocks)
 
 
-@settings(deadline=None)
 @given(TABLES, st.binary(max_size=300))
 def test_copies_are_protobufs_byte_for_byte(table: bytes, data: bytes) -> None:
     expected = stream_pb2.PullCopiesResponse(
@@ -151,7 +146,6 @@ def test_copies_are_protobufs_byte_for_byte(table: bytes, data: bytes) -> None:
     assert (bytes(run.table), bytes(run.data)) == (table, data)
 
 
-@settings(deadline=None)
 @given(st.integers(0, 2**64 - 1), st.integers(0, 2**32 - 1), TABLES, st.binary(max_size=300))
 def test_long_answers_are_protobufs_byte_for_byte(
     number: int, count: int, rows: bytes, data: bytes
@@ -183,7 +177,6 @@ def test_numbers_of_blocks_are_whole() -> None:
         decode_copies_request(message)
 
 
-@settings(deadline=None)
 @given(OPENINGS, U64, st.booleans(), ENTRIES)
 def test_what_protobuf_encodes_is_read(
     opening: stream_pb2.StreamOpening | None,
@@ -204,14 +197,12 @@ def test_what_protobuf_encodes_is_read(
     assert [entry_message(entry) for entry in frame.entries] == entries
 
 
-@settings(deadline=None)
 @given(OPENINGS)
 def test_opening_of_a_read_stream_is_read(opening: stream_pb2.StreamOpening | None) -> None:
     message = stream_pb2.ReadRequest(format=FORMAT, opening=opening).SerializeToString()
     assert decode_read_request(message).opening == opening
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_random_bytes_are_refused_or_read_but_never_crash(message: bytes) -> None:
     for decode in (
@@ -222,7 +213,6 @@ def test_random_bytes_are_refused_or_read_but_never_crash(message: bytes) -> Non
             decode(message)
 
 
-@settings(deadline=None)
 @given(OPENINGS, ENTRIES, st.data())
 def test_damaged_messages_are_refused_or_read_but_never_crash(
     opening: stream_pb2.StreamOpening | None, entries: list[volume_pb2.Entry], data: st.DataObject

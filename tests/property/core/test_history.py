@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cstor_core.history import History, Reign
@@ -57,7 +57,6 @@ def logs_after(turns: list[tuple[set[int], list[int]]]) -> list[Log]:
     return logs
 
 
-@settings(deadline=None)
 @given(TURNS)
 def test_shared_point_and_prefix_are_those_of_the_logs(
     turns: list[tuple[set[int], list[int]]],
@@ -72,7 +71,6 @@ def test_shared_point_and_prefix_are_those_of_the_logs(
             assert one.history.is_prefix_of(other.history) == is_prefix
 
 
-@settings(deadline=None)
 @given(TURNS)
 def test_foreign_rows_are_those_that_the_log_does_not_have(
     turns: list[tuple[set[int], list[int]]],

@@ -30,7 +30,7 @@ def matches(data: bytearray, salt: int, blocks: list[int], checksums: list[int])
     )
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(SEEDS, SALTS, COUNTS)
 def test_good_blocks_match_and_one_bit_anywhere_does_not(seed: int, salt: int, count: int) -> None:
     random = Random(seed)
@@ -50,7 +50,7 @@ def test_good_blocks_match_and_one_bit_anywhere_does_not(seed: int, salt: int, c
     assert not matches(data[:-1], salt, blocks, checksums)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(SEEDS, SALTS)
 def test_blocks_that_have_changed_places_do_not_match(seed: int, salt: int) -> None:
     random = Random(seed)

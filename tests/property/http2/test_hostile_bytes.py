@@ -62,7 +62,7 @@ def check_end(connection: Connection, link: Wire, heard: list[Listener]) -> None
         assert frames(link.bytes)[-1][0] == FrameType.GOAWAY
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(talk=TALKS, chunk=CHUNKS)
 def test_a_server_survives_any_frames(talk: bytes, chunk: int) -> None:
     server, link, served = greeted()
@@ -70,7 +70,7 @@ def test_a_server_survives_any_frames(talk: bytes, chunk: int) -> None:
     check_end(server, link, served)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(talk=TALKS, chunk=CHUNKS, greeted_first=st.booleans())
 def test_a_client_survives_any_frames(talk: bytes, chunk: int, greeted_first: bool) -> None:
     pair = Pair()
@@ -83,7 +83,7 @@ def test_a_client_survives_any_frames(talk: bytes, chunk: int, greeted_first: bo
     check_end(pair.client, pair.to_server, [call])
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(talk=st.binary(max_size=200), chunk=CHUNKS)
 def test_any_bytes_are_no_beginning(talk: bytes, chunk: int) -> None:
     for begins in (b"", wire.PREFACE):
@@ -94,7 +94,7 @@ def test_any_bytes_are_no_beginning(talk: bytes, chunk: int) -> None:
         check_end(server, link, [])
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(talk=TALKS, greeting=st.sampled_from([b"", wire.PREFACE]), chunk=CHUNKS)
 def test_who_looks_at_a_beginning_ends_it_in_order(
     talk: bytes, greeting: bytes, chunk: int
@@ -111,7 +111,7 @@ def test_who_looks_at_a_beginning_ends_it_in_order(
     assert bytes(first.received) == said[: len(first.received)]
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(
     before=st.lists(st.binary(max_size=30), max_size=5),
     after=st.binary(max_size=60),
@@ -133,7 +133,7 @@ def test_only_the_first_acknowledgement_is_taken_out(
     assert passed == head + tail
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(
     lengths=st.lists(st.one_of(st.integers(0, 40), st.integers(0, 200_000)), max_size=8),
     chunk=st.sampled_from([9, 100, 5000, 1 << 20]),

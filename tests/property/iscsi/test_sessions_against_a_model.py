@@ -318,4 +318,4 @@ def max_burst_of(keys: dict[str, str]) -> int:
 
 
 TestSessions = Sessions.TestCase
-TestSessions.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestSessions.settings = settings(max_examples=60, stateful_step_count=40)

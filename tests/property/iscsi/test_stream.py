@@ -101,7 +101,7 @@ def described(events: list[Event]) -> list[Any]:
     ]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.integers(1, 6000), max_size=60))
 def test_any_chunking_gives_the_same_events_and_the_same_output(sizes: list[int]) -> None:
     whole = Process(limits=SMALL).connect()
@@ -119,7 +119,7 @@ def test_any_chunking_gives_the_same_events_and_the_same_output(sizes: list[int]
     assert b"".join(cut.core.take_output()) == b"".join(whole.core.take_output())
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.binary(max_size=400))
 def test_random_bytes_before_the_login_never_raise(stream: bytes) -> None:
     initiator = Process(limits=SMALL).connect()
@@ -151,7 +151,7 @@ def hostile_pdu(draw: st.DrawFn) -> bytes:
     return bytes(header) + data + bytes(-len(data) % 4)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(st.tuples(hostile_pdu(), st.booleans()), max_size=25))
 def test_hostile_pdus_never_raise_and_never_exceed_the_window(
     pdus: list[tuple[bytes, bool]],

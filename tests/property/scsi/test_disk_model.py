@@ -106,7 +106,7 @@ APPLY: dict[str, Callable[[RamDisk, bytearray, Change], None]] = {
 }
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(changes=st.lists(CHANGES, max_size=12))
 def test_the_medium_holds_what_was_ordered(changes: list[Change]) -> None:
     disk = RamDisk(BLOCKS * BLOCK)

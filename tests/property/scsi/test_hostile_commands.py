@@ -25,7 +25,7 @@ def cdbs(draw: st.DrawFn) -> bytes:
     return bytes([operation_code, *rest])
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=1500)
 @given(
     raw=cdbs(),
     data_out=st.lists(st.binary(max_size=600), max_size=3),
@@ -48,7 +48,7 @@ def test_any_bytes_end_with_a_defined_status(
         assert outcome.sense == b""
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(rest=st.binary(min_size=15, max_size=15), data_out=st.binary(max_size=1200))
 def test_mode_select_never_changes_what_mode_sense_says(rest: bytes, data_out: bytes) -> None:
     disk = RamDisk(SIZE_BYTES)

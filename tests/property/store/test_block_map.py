@@ -245,7 +245,7 @@ class MapAndModel(RuleBasedStateMachine):
         self.holds_the_same()
 
 
-MapAndModel.TestCase.settings = settings(max_examples=200, stateful_step_count=30, deadline=None)
+MapAndModel.TestCase.settings = settings(max_examples=200, stateful_step_count=30)
 TestMapAndModel = MapAndModel.TestCase
 
 

@@ -296,7 +296,5 @@ async def _snapshot(store: ReplicaStore, name: str) -> Blocks:
     return found
 
 
-FamilyAndModels.TestCase.settings = settings(
-    max_examples=100, stateful_step_count=40, deadline=None
-)
+FamilyAndModels.TestCase.settings = settings(max_examples=100, stateful_step_count=40)
 TestFamilyAndModels = FamilyAndModels.TestCase

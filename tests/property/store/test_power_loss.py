@@ -72,7 +72,7 @@ class Life:
         return changes
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 2**32), lives=st.lists(STEPS, min_size=2, max_size=6))
 def test_what_was_flushed_is_there_and_the_rest_is_a_prefix(
     seed: int, lives: list[list[str]]

@@ -204,7 +204,7 @@ async def one_life(life: Life) -> None:
     await kill_tasks()
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.builds(Life, STEPS, STEPS, STEPS, STEPS, STEPS, st.booleans()))
 def test_a_staged_replica_holds_exactly_what_its_source_held(life: Life) -> None:
     asyncio.run(one_life(life))
@@ -267,7 +267,7 @@ async def interrupted_life(life: Interrupted) -> None:
     assert "staged" not in {path.name for path in filesystem.inodes}
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     st.builds(
         Interrupted,

@@ -373,5 +373,5 @@ class StoreAndModel(RuleBasedStateMachine):
         return found
 
 
-StoreAndModel.TestCase.settings = settings(max_examples=100, stateful_step_count=25, deadline=None)
+StoreAndModel.TestCase.settings = settings(max_examples=100, stateful_step_count=25)
 TestStoreAndModel = StoreAndModel.TestCase

@@ -84,7 +84,7 @@ STRETCHES = st.tuples(st.integers(0, BLOCKS * 8 - 1), st.integers(1, 20)).map(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(STRETCHES, min_size=1, max_size=12), st.data())
 def test_no_write_undoes_another(stretches: list[tuple[int, int]], data: st.DataObject) -> None:
     disk = Disk()
@@ -116,7 +116,7 @@ def test_no_write_undoes_another(stretches: list[tuple[int, int]], data: st.Data
             check_present(command, bytes(disk.held), overwritten)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(STRETCHES, min_size=1, max_size=8), st.data())
 def test_no_update_overlooks_another(stretches: list[tuple[int, int]], data: st.DataObject) -> None:
     disk = Disk()
@@ -195,7 +195,6 @@ def check_present(command: Command, held: bytes, others: list[Command]) -> None:
             assert held[at : at + STEP] == command.data[:STEP], f"the write at {at} is gone"
 
 
-@settings(deadline=None)
 @given(st.integers(0, 5 * BLOCK_BYTES), st.integers(0, 5 * BLOCK_BYTES))
 def test_whole_blocks_lie_within_the_stretch(offset: int, length: int) -> None:
     inside = [
@@ -207,7 +206,6 @@ def test_whole_blocks_lie_within_the_stretch(offset: int, length: int) -> None:
     assert list(range(first, first + count)) == inside
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(1, 3 * BLOCK_BYTES), min_size=1, max_size=5))
 def test_whole_block_pieces_keep_the_bytes(lengths: list[int]) -> None:
     rest = -sum(lengths) % BLOCK_BYTES

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import combinations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cstor_target.volume.quorum import held_by, read_overlap, write_quorum
@@ -33,7 +33,6 @@ def test_r_members_meet_every_write_quorum_and_fewer_do_not(members: int) -> Non
     assert not all_meet(read_overlap(members) - 1)
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(0, 50), max_size=7), st.integers(1, 5))
 def test_held_by_is_the_highest_seq_that_so_many_have_reached(seqs: list[int], count: int) -> None:
     reached = [seq for seq in range(51) if sum(held >= seq for held in seqs) >= count]

@@ -120,7 +120,7 @@ def said(session: Session, message: bytes) -> None:
     session.end()
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(garbage=st.binary(max_size=300))
 def test_garbage_ends_a_stream_before_and_after_its_opening(victim: Victim, garbage: bytes) -> None:
     async def speak() -> None:
@@ -138,7 +138,7 @@ def test_garbage_ends_a_stream_before_and_after_its_opening(victim: Victim, garb
     victim.loop.run_until_complete(speak())
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(edits=EDITS)
 def test_a_damaged_run_is_applied_whole_or_not_at_all(victim: Victim, edits: Edits) -> None:
     async def speak() -> None:
@@ -156,7 +156,7 @@ def test_a_damaged_run_is_applied_whole_or_not_at_all(victim: Victim, edits: Edi
     victim.loop.run_until_complete(speak())
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(edits=EDITS)
 def test_damaged_questions_harm_nothing(victim: Victim, edits: Edits) -> None:
     async def speak() -> None:
