@@ -17,7 +17,7 @@ import yaml
 from tests.system.tools import HarnessError, free_port, program
 from tests.unit.deploy.monitoring import CONFIGURATION, PROMETHEUS
 
-SCRAPE_S = 1
+SCRAPE_S = 2
 WAIT_S = 60.0
 
 
