@@ -34,6 +34,8 @@ PORTAL_PORT, REPLICA_PORT, CONTROL_PORT, HTTP_PORT = 3260, 7778, 7777, 6060
 STANDS_BY = "standby"
 STANDBY = {True: ("--standby",), False: ()}
 EXIT_DEPOSED = 3
+UNKNOWN = "no target stands by"
+KNOWN_S_MAX = 10.0
 CERTIFICATE_AGE_DAYS = 15
 """They are good for as long before as behind, so that wall clocks may be off by some days."""
 NOTICE_S = 2.0
@@ -169,11 +171,22 @@ class Site:
         """
         if self.topology.standby:
             control = f"--target={self.target_host.address}:{CONTROL_PORT}"
-            self.initiator.check(*self.cstor("target", "drain", control))
+            self._drain_when_known(self.cstor("target", "drain", control))
             return
         if (code := self.targets.pop(self.active).terminate()) != 0:
             raise HarnessError(f"the target on {self.active} ended with {code}")
         self.replace_target()
+
+    def _drain_when_known(self, command: list[str]) -> None:
+        """One that has stood by for less than a second may not be known to the other yet."""
+        deadline_s = time.monotonic() + KNOWN_S_MAX
+        while True:
+            answer = self.initiator.run(*command)
+            if answer.returncode == 0:
+                return
+            if UNKNOWN not in answer.stdout or time.monotonic() > deadline_s:
+                raise HarnessError(f"{' '.join(command)}: {answer.stdout}")
+            time.sleep(POLL_S)
 
     def _start(
         self, role: str, host: Host, directory: Path, flags: dict[str, Any], *words: str
