@@ -308,8 +308,7 @@ class TargetDaemon:
         reasons: tuple[asyncio.Future[Any], ...] = (stopped, ended)
         await asyncio.wait(reasons, return_when=asyncio.FIRST_COMPLETED)
         stopped.cancel()
-        if not ended.done():
-            await self._handover.announce()
+        is_followed = not ended.done() and await self._handover.announce()
         for volume in self._volumes.served:
             volume.stopping = True
         if ended.done() and not ended.result().failed.done():
@@ -321,7 +320,7 @@ class TargetDaemon:
             await self._iscsi.drain(0)
             return EXIT_FAILED
         self._happened("target_stopping", {})
-        await self._iscsi.drain(DRAIN_S)
+        await self._iscsi.drain(DRAIN_S, may_return=is_followed)
         return EXIT_STOPPED
 
 

@@ -61,15 +61,19 @@ class Handover:
             )
         return found
 
-    async def announce(self) -> None:
-        """Before the process ends: whoever stands by is told that it is about to follow."""
-        await asyncio.gather(
+    async def announce(self) -> bool:
+        """Before the process ends: whoever stands by is told that it is about to follow.
+
+        Returns whether all volumes have somebody who knows.
+        """
+        told = await asyncio.gather(
             *(
                 self._told(volume, standby)
                 for volume in self._volumes.served
                 for standby in volume.engine.succession.standbys[:1]
             )
         )
+        return all(told) and len(told) == len(self._volumes.served)
 
     async def close(self) -> None:
         """Break off what is under way."""
@@ -86,7 +90,7 @@ class Handover:
         if redirect:
             volume.redirect(standby.portal)
         volume.stopping = True
-        await self._volumes.iscsi.release(DRAIN_S, volume.name)
+        await self._volumes.iscsi.release(DRAIN_S, volume.name, may_return=True)
         await self._volumes.step_down(volume)
         return True
 

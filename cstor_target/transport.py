@@ -64,24 +64,27 @@ class IscsiServer:
         """A volume has opened: logins that wait for it go on now."""
         self._tick_all()
 
-    async def drain(self, timeout_s: float) -> None:
+    async def drain(self, timeout_s: float, *, may_return: bool = False) -> None:
         """Stop without losing an answer that was earned, within `timeout_s` seconds.
 
         No new connection is accepted, and those that are there are released.
         """
         for server in self._servers:
             server.close()
-        await self.release(timeout_s)
+        await self.release(timeout_s, may_return=may_return)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
-    async def release(self, timeout_s: float, target: str | None = None) -> None:
+    async def release(
+        self, timeout_s: float, target: str | None = None, *, may_return: bool = False
+    ) -> None:
         """Part with the connections to a target node, by its iSCSI name, or with all, within
         `timeout_s` seconds.
 
-        Initiators are asked to log out; after a grace period nothing new is read; commands that
-        were started end; then connections are closed.
+        Initiators are asked to log out, and may return at once where another target serves; after
+        a grace period nothing new is read; commands that were started end; then connections are
+        closed.
         """
 
         def left() -> list[_IscsiProtocol]:
@@ -90,7 +93,7 @@ class IscsiServer:
         deadline_s = self.clock.monotonic() + timeout_s
         grace_s = min(_LOGOUT_GRACE_S, timeout_s)
         for protocol in left():
-            protocol.request_logout(max(1, round(grace_s)))
+            protocol.request_logout(max(1, round(grace_s)), may_return=may_return)
         await self._until(lambda: not left(), self.clock.monotonic() + grace_s)
         for protocol in left():
             protocol.stop_reading()
@@ -254,10 +257,10 @@ class _IscsiProtocol(asyncio.BufferedProtocol):
             self._nexus.handle(events)
             self._tell(events)
 
-    def request_logout(self, within_s: int) -> None:
+    def request_logout(self, within_s: int, *, may_return: bool) -> None:
         """The server is being stopped; who has no session yet is just closed."""
         if self.core.phase is Phase.FULL_FEATURE:
-            self.core.request_logout(within_s)
+            self.core.request_logout(within_s, may_return=may_return)
         else:
             self.core.close()
 

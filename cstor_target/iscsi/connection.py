@@ -172,9 +172,15 @@ class Connection:
         if self._full_feature is not None:
             self._full_feature.tasks.abort_collecting()
 
-    def request_logout(self, within_s: int) -> None:
-        """Ask the initiator to log out (Asynchronous Message, event 1)."""
+    def request_logout(self, within_s: int, *, may_return: bool = False) -> None:
+        """Ask the initiator to log out (Asynchronous Message, event 1).
+
+        Where it `may_return`, at once, the answer to its logout says so (11.15.3): another target
+        serves by then.
+        """
         if self._full_feature is not None and self.phase is Phase.FULL_FEATURE:
+            if may_return:
+                self._full_feature.time2wait = 0
             self._full_feature.send_async(AsyncEvent.LOGOUT_REQUESTED, 0, 0, within_s)
 
     def announce_drop(self) -> None:

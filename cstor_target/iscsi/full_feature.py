@@ -79,6 +79,8 @@ class FullFeature:
         self._session = session
         self._window = session.window
         self._parameters = negotiator.parameters()
+        self.time2wait = self._parameters.default_time2wait
+        """Seconds that an initiator which has logged out is to wait before it comes back."""
         self._outbox = outbox
         self._counters = counters
         self._text = TextPhase(session, negotiator, directory, portal, limits)
@@ -277,7 +279,7 @@ class FullFeature:
             pdu.LOGOUT_RESPONSE,
             initiator_task_tag=request.initiator_task_tag,
             response=response,
-            time2wait=self._parameters.default_time2wait,
+            time2wait=self.time2wait,
             time2retain=self._parameters.default_time2retain,
         )
 

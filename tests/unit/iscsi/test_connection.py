@@ -134,6 +134,17 @@ def test_logout_ends_the_session_and_closes(reason: LogoutReason) -> None:
     assert initiator.answers() == []
 
 
+@pytest.mark.parametrize(("may_return", "time2wait"), [(False, 2), (True, 0)])
+def test_who_logs_out_as_it_was_asked_to_may_return_at_once_where_another_target_serves(
+    *, may_return: bool, time2wait: int
+) -> None:
+    initiator = logged_in()
+    initiator.core.request_logout(3, may_return=may_return)
+    initiator.answer()
+    initiator.numbered(pdu.LOGOUT_REQUEST, reason=LogoutReason.CLOSE_SESSION)
+    assert initiator.answer().fields.time2wait == time2wait
+
+
 def test_other_logouts_are_refused() -> None:
     initiator = logged_in()
     initiator.numbered(pdu.LOGOUT_REQUEST, reason=LogoutReason.CLOSE_CONNECTION, cid=5)
