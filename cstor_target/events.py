@@ -98,6 +98,11 @@ KINDS: dict[str, Kind] = {
         "this target has had no lease for so long that the one with the portal {portal}, which "
         "stood by, may serve the volume: it stands by now, and initiators have to log in anew",
     ),
+    "wanted": Kind(
+        Severity.WARNING,
+        "an initiator wants this target to serve the volume, though it stands by: the one that "
+        "serves is asked to leave it; see whether initiators have lost their way there",
+    ),
     "leaving": Kind(
         Severity.INFO,
         "the volume is left to the target with the portal {portal}, which stands by",

@@ -31,6 +31,7 @@ class Handover:
         self._volumes = volumes
         self._clock = clock
         self._leaving: set[asyncio.Task[bool]] = set()
+        volumes.on_wanted = lambda volume, standby: self._begin(volume, standby, redirect=False)
 
     async def leave(self, portal: str, *, redirect: bool) -> str:
         """Leave all volumes to the target that stands by with that portal, or to any; its portal.
@@ -50,9 +51,7 @@ class Handover:
             for standby in chosen.values():
                 _check_portal(standby.portal)
         for volume, standby in chosen.items():
-            task = asyncio.ensure_future(self._leave(volume, standby, redirect=redirect))
-            self._leaving.add(task)
-            task.add_done_callback(self._leaving.discard)
+            self._begin(volume, standby, redirect=redirect)
         found = next(iter(chosen.values())).portal
         if not all(await asyncio.shield(asyncio.gather(*self._leaving))):
             raise UnavailableError(
@@ -66,13 +65,14 @@ class Handover:
 
         Returns whether all volumes have somebody who knows.
         """
-        told = await asyncio.gather(
-            *(
-                self._told(volume, standby)
-                for volume in self._volumes.served
-                for standby in volume.engine.succession.standbys[:1]
-            )
-        )
+        followed = [
+            (volume, standby)
+            for volume in self._volumes.served
+            for standby in volume.engine.succession.standbys[:1]
+        ]
+        for volume, standby in followed:
+            volume.engine.succession.leave_to(standby)
+        told = await asyncio.gather(*(self._told(*pair) for pair in followed))
         return all(told) and len(told) == len(self._volumes.served)
 
     async def close(self) -> None:
@@ -81,6 +81,12 @@ class Handover:
         for task in leaving:
             task.cancel()
         await asyncio.gather(*leaving, return_exceptions=True)
+
+    def _begin(self, volume: ServedVolume, standby: replica_pb2.Standby, *, redirect: bool) -> None:
+        volume.engine.succession.leave_to(standby)
+        task = asyncio.ensure_future(self._leave(volume, standby, redirect=redirect))
+        self._leaving.add(task)
+        task.add_done_callback(self._leaving.discard)
 
     async def _leave(
         self, volume: ServedVolume, standby: replica_pb2.Standby, *, redirect: bool
@@ -95,9 +101,8 @@ class Handover:
         return True
 
     async def _told(self, volume: ServedVolume, standby: replica_pb2.Standby) -> bool:
-        """Tell a target that it is to follow; whether it knows, in time."""
+        """Whether a target that is to follow says in time that it knows."""
         succession = volume.engine.succession
-        succession.leave_to(standby)
         deadline_s = self._clock.monotonic() + TOLD_S_MAX
         while not succession.is_successor_ready:
             if (

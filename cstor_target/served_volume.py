@@ -293,6 +293,7 @@ class ServedVolume:
             return
         if self._device is None:
             self._device = self._new_device()
+            self._device.unit.on_access_wanted = succession.want
         self._look_at_capacity(self._device)
         state = _ACCESS[succession.role]
         if state is not self._device.unit.access_state and succession.role is not Role.SERVING:

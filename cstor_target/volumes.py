@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import structlog
 
@@ -62,6 +62,8 @@ class Volumes:
             directory = Directory(self.served, logins.secrets.realm, logins.access.admits)
         self._directory = directory
         self.iscsi = IscsiServer(directory, clock, limits)
+        self.on_wanted: Callable[[ServedVolume, replica_pb2.Standby], None] = lambda *_: None
+        """Told which volume is to be left, and to whom, because initiators want that."""
         self.ended: asyncio.Future[Engine]
         """The engine because of which the process has to end: deposed, or failed."""
         self._settings = settings
@@ -115,6 +117,7 @@ class Volumes:
         self._addresses[volume] = addresses
         events("target_starting", {"instance": instance, "replicas": ", ".join(addresses)})
         engine.deletion.on_done = lambda: self._forget_soon(volume)
+        engine.succession.on_wanted = lambda standby: self.on_wanted(volume, standby)
         engine.when_serving(self.iscsi.retry_held_logins)
         return volume
 

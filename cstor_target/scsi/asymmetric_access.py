@@ -1,13 +1,17 @@
 """Asymmetric logical unit access (SPC-4, 5.15): whether a target port serves the medium.
 
-All ports of a target are in one state.  Transitions are implicit: the volume's targets settle among
-themselves who serves, and initiators are told.
+All ports of a target are in one state.  The volume's targets settle among themselves who serves,
+and initiators are told; one that has lost its way to that target may ask another one to take over.
 """
 
 from __future__ import annotations
 
+import struct
+from collections.abc import Hashable, Sequence
 from enum import IntEnum
+from typing import TYPE_CHECKING
 
+from cstor_target.scsi import data_out as buffers
 from cstor_target.scsi.cdb import (
     INQUIRY,
     LOG_SENSE,
@@ -20,10 +24,14 @@ from cstor_target.scsi.cdb import (
     REPORT_SUPPORTED_TASK_MANAGEMENT_FUNCTIONS,
     REPORT_TARGET_PORT_GROUPS,
     REQUEST_SENSE,
+    SET_TARGET_PORT_GROUPS,
 )
-from cstor_target.scsi.requests import Outcome
-from cstor_target.scsi.sense import Sense, check_condition
+from cstor_target.scsi.requests import Outcome, Status, Step
+from cstor_target.scsi.sense import FieldPointer, ScsiError, Sense, check_condition
 from cstor_target.volume.backing import Buffer
+
+if TYPE_CHECKING:
+    from cstor_target.scsi.logical_unit import LogicalUnit
 
 
 class AccessState(IntEnum):
@@ -42,12 +50,17 @@ SUPPORTED_STATES = 0x85
 _IN_STANDBY = frozenset(
     (layout.operation_code, layout.service_action)
     for layout in (
-        *(INQUIRY, REPORT_LUNS, REQUEST_SENSE, REPORT_TARGET_PORT_GROUPS),
+        *(INQUIRY, REPORT_LUNS, REQUEST_SENSE, REPORT_TARGET_PORT_GROUPS, SET_TARGET_PORT_GROUPS),
         *(REPORT_SUPPORTED_OPERATION_CODES, REPORT_SUPPORTED_TASK_MANAGEMENT_FUNCTIONS),
         *(MODE_SENSE_6, MODE_SENSE_10, LOG_SENSE, READ_CAPACITY_10, READ_CAPACITY_16),
     )
 )
 _SERVICE_ACTION_MASK = 0x1F
+
+_SET_HEADER_BYTES = 4
+_SET_DESCRIPTOR = struct.Struct(">BxH")
+_SET_STATE_MASK = 0x0F
+_SET_BYTES_MAX = 4096
 
 
 def in_the_way(state: AccessState, cdb: Buffer) -> Outcome | None:
@@ -58,3 +71,29 @@ def in_the_way(state: AccessState, cdb: Buffer) -> Outcome | None:
     if state is AccessState.STANDBY:
         return check_condition(Sense.TARGET_PORT_IN_STANDBY_STATE)
     return check_condition(Sense.ASYMMETRIC_ACCESS_STATE_TRANSITION)
+
+
+def set_target_port_groups(
+    unit: LogicalUnit, nexus: Hashable, cdb: Buffer, data_out: Sequence[Buffer]
+) -> Step:
+    """SET TARGET PORT GROUPS (SPC-4, 6.45): groups of this target may be asked to be
+    active/optimized, which they are some time later; the state tells when.
+    """
+    length = SET_TARGET_PORT_GROUPS.parse(cdb).parameter_list_length
+    if length and (length - _SET_HEADER_BYTES) % _SET_DESCRIPTOR.size:
+        raise SET_TARGET_PORT_GROUPS.invalid_field("parameter_list_length")
+    parameters = buffers.joined(data_out, min(length, _SET_BYTES_MAX))
+    if len(parameters) < length:
+        raise ScsiError(Sense.PARAMETER_LIST_LENGTH_ERROR)
+    wanted = list(_SET_DESCRIPTOR.iter_unpack(parameters[_SET_HEADER_BYTES:]))
+    for number, (state, group) in enumerate(wanted):
+        at = _SET_HEADER_BYTES + number * _SET_DESCRIPTOR.size
+        if state & _SET_STATE_MASK not in (AccessState.ACTIVE_OPTIMIZED, unit.access_state):
+            raise ScsiError(Sense.INVALID_FIELD_IN_PARAMETER_LIST, field=FieldPointer(False, at))
+        if group not in unit.target_ports:
+            field = FieldPointer(False, at + 2)
+            raise ScsiError(Sense.INVALID_FIELD_IN_PARAMETER_LIST, field=field)
+    is_asked = any(state & _SET_STATE_MASK == AccessState.ACTIVE_OPTIMIZED for state, _ in wanted)
+    if is_asked and unit.access_state is not AccessState.ACTIVE_OPTIMIZED:
+        unit.on_access_wanted()
+    return Outcome(Status.GOOD)

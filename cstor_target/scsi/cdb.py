@@ -397,6 +397,16 @@ REPORT_TARGET_PORT_GROUPS = Cdb(
     reserved(8),
     CONTROL,
 )
+SET_TARGET_PORT_GROUPS = Cdb(
+    "SET TARGET PORT GROUPS",
+    0xA4,
+    reserved(3),
+    service_action(0x0A),
+    reserved(32),
+    used("parameter_list_length", 32),
+    reserved(8),
+    CONTROL,
+)
 REPORT_SUPPORTED_OPERATION_CODES = Cdb(
     "REPORT SUPPORTED OPERATION CODES",
     0xA3,

@@ -9,10 +9,8 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING
 
-from cstor_target.scsi import cdb as layouts
-from cstor_target.scsi import cdb_copy as copying
-from cstor_target.scsi import cdb_reservations as reserving
 from cstor_target.scsi import (
+    asymmetric_access,
     device_commands,
     extended_copy,
     inquiry,
@@ -26,6 +24,9 @@ from cstor_target.scsi import (
     updates,
     verify,
 )
+from cstor_target.scsi import cdb as layouts
+from cstor_target.scsi import cdb_copy as copying
+from cstor_target.scsi import cdb_reservations as reserving
 from cstor_target.scsi.cdb_layout import Cdb
 from cstor_target.scsi.command import (
     AT_ONCE,
@@ -129,6 +130,9 @@ COMMANDS: tuple[Command, ...] = (
     Command(layouts.GET_LBA_STATUS, provisioning.get_lba_status, MEDIUM, READ),
     Command(layouts.REPORT_LUNS, reports.report_luns, AT_ONCE, ANY),
     Command(layouts.REPORT_TARGET_PORT_GROUPS, reports.report_target_port_groups, AT_ONCE, ANY),
+    Command(
+        layouts.SET_TARGET_PORT_GROUPS, asymmetric_access.set_target_port_groups, AT_ONCE, WRITE
+    ),
     Command(
         layouts.REPORT_SUPPORTED_OPERATION_CODES,
         reports.report_supported_operation_codes,

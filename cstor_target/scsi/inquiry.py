@@ -37,7 +37,7 @@ class VersionDescriptor(IntEnum):
 
 _VERSION_SPC_4 = 0x06
 _RESPONSE_DATA_FORMAT = 2
-_TPGS_IMPLICIT = 0b01
+_TPGS_IMPLICIT_AND_EXPLICIT = 0b11
 _VERSION_DESCRIPTORS_MAX = 8
 
 _STANDARD_INQUIRY_DATA = Struct(
@@ -93,7 +93,7 @@ def standard_inquiry_data(
             "protection": {
                 "sccs": False,
                 "obsolete_acc": False,
-                "tpgs": _TPGS_IMPLICIT,
+                "tpgs": _TPGS_IMPLICIT_AND_EXPLICIT,
                 "third_party_copy": True,
                 "protect": False,
             },

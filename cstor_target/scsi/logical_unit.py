@@ -124,6 +124,7 @@ class LogicalUnit:
         "identity",
         "is_thin",
         "medium",
+        "on_access_wanted",
         "on_lost",
         "on_preempted",
         "physical_blocks",
@@ -159,6 +160,8 @@ class LogicalUnit:
         """Of all ports that the unit is reached through."""
         self.access_status = 0
         """STATUS CODE of its target port groups (SPC-4, 6.37)."""
+        self.on_access_wanted: Callable[[], None] = lambda: None
+        """Told that an initiator wants the ports to serve the medium, where they do not."""
         self._is_hindered = False
         """The ports do not serve the medium, or SANITIZE is under way or has failed."""
         self.software_write_protect = False

@@ -28,6 +28,12 @@ LOOK_CLOSELY_S = 0.05
 """The same where the volume is about to be left to this target."""
 SILENT_S = 1.0
 """So long members say that a lease ran out before it counts, where it was not given back."""
+WANTED_S = 10.0
+"""So long after an initiator has asked for that, the target that serves is asked to leave."""
+SETTLED_S = 10.0
+"""A target that opened the volume so lately is not: initiators with one path each to another of
+two targets would have it go to and fro.
+"""
 YIELDING_S = 5.0
 """The same where the volume was left to another target that stood by."""
 
@@ -77,6 +83,8 @@ class Succession:
         self.role = Role.SERVING if standby is None else Role.STANDBY
         self.on_change: Callable[[], None] = lambda: None
         """Told when the role is another one, and when something was seen."""
+        self.on_wanted: Callable[[replica_pb2.Standby], None] = lambda standby: None
+        """Told that this target is asked to leave the volume to one that stands by."""
         self.seen: replica_pb2.ReplicaReport | None = None
         """What a member has said of the volume, while this target stands by."""
         self.reason = ""
@@ -85,6 +93,7 @@ class Succession:
         """The instance to which this target is about to leave the volume."""
         self._heard: dict[str, Sequence[replica_pb2.Standby]] = {}
         """Who stands by, as each member has said last."""
+        self._wanted_until_s = self._served_since_s = float("-inf")
         self._vacant_since_s: float | None = None
         self._is_taking_over = False
         self._is_anothers = False
@@ -98,6 +107,10 @@ class Succession:
         """A member has said who stands by."""
         self._note(replica_uuid, standbys)
         self._follower = next((standby.portal for standby in self.standbys), "")
+        is_settled = self._clock.monotonic() - self._served_since_s >= SETTLED_S
+        for standby in standbys:
+            if standby.wanted and is_settled and not self.successor:
+                self.on_wanted(standby)
 
     def silent(self, replica_uuid: str) -> None:
         """A member does not answer, or is none any more: what it has said counts no longer."""
@@ -123,6 +136,12 @@ class Succession:
             if standby.ready or standby.target_instance not in found:
                 found[standby.target_instance] = standby
         return list(found.values())
+
+    def want(self) -> None:
+        """An initiator wants this target to serve: the one that does is asked to leave."""
+        if self._clock.monotonic() >= self._wanted_until_s:
+            self._events("wanted", {})
+        self._wanted_until_s = self._clock.monotonic() + WANTED_S
 
     def leave_to(self, standby: replica_pb2.Standby) -> None:
         """Tell members, with the next leases, that this one is about to follow."""
@@ -193,6 +212,8 @@ class Succession:
 
     def serves(self) -> None:
         """The volume is open here."""
+        self._wanted_until_s = float("-inf")
+        self._served_since_s = self._clock.monotonic()
         self._take(Role.SERVING)
 
     def _take(self, role: Role) -> None:
@@ -203,6 +224,7 @@ class Succession:
     async def _look(self, standby: replica_pb2.Standby) -> Vacancy:
         """Ask all members once."""
         opener = self._opener
+        standby.wanted = self._clock.monotonic() < self._wanted_until_s
         request = replica_pb2.StandByRequest(volume=opener.volume, standby=standby)
         links = {link: link.stand_by(request) for link in opener.links.values()}
         answers = list((await opener.answers_to(links)).values())

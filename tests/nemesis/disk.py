@@ -17,6 +17,8 @@ SECTOR_BYTES = 512
 SECTORS = BLOCK_BYTES // SECTOR_BYTES
 ROUND_S = 0.25
 """From one look at all portals to the next."""
+INSIST_S = 2.0
+"""So long without a path, and a target that stands by is asked to serve."""
 
 
 class PathsDisk:
@@ -77,11 +79,14 @@ class PathsDisk:
                 self._note(f"path to {self.portal} is lost: {self._path.lost}")
                 # The others first.
                 self._portals.append(self._portals.pop(0))
+            loop = asyncio.get_running_loop()
+            insists_s = loop.time() + INSIST_S
             while True:
                 for _ in self._portals:
                     try:
                         self._path = await open_path(
-                            self._portals[0], self._target, self._name, self._problem
+                            *(self._portals[0], self._target, self._name, self._problem),
+                            insists=loop.time() > insists_s,
                         )
                     except PathLostError:
                         self._portals.append(self._portals.pop(0))

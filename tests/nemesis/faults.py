@@ -206,6 +206,7 @@ HURTS: dict[Kind, Hurt] = {
             way for host in REPLICA_HOSTS for way in switch.both(site.hosts[host], site.target_host)
         ]
     ),
+    Kind.PART_TARGET: _dropped(lambda site, fault: switch.both(site.initiator, site.target_host)),
     Kind.SKEW_CLOCKS: _skew,
     Kind.KILL_ALL: _kill_all,
     Kind.CUT_QUORUM: _dropped(

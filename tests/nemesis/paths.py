@@ -17,6 +17,11 @@ from tests.rfc7143.wire import RESERVED, TEST_UNIT_READY, Op, Pdu
 GOOD, CHECK_CONDITION, BUSY, TASK_SET_FULL = 0x00, 0x02, 0x08, 0x28
 NOT_READY, UNIT_ATTENTION = 2, 6
 TRANSITION = (NOT_READY, 0x04, 0x0A)
+REPORT_TARGET_PORT_GROUPS = bytes.fromhex("a30a 00000000 00000010 0000")
+SET_TARGET_PORT_GROUPS = bytes.fromhex("a40a 00000000 00000008 0000")
+GROUPS_BYTES, STATE, GROUP = 16, 4, slice(6, 8)
+"""Of what a target with one group of ports answers, and where its state and its number are."""
+STATE_MASK, STANDBY = 0x0F, 0x02
 PING_S, SILENCE_S = 2.0, 5.0
 """A ping is sent after so long; a target that says nothing at all for so long is gone."""
 CONNECT_S = 3.0
@@ -149,10 +154,24 @@ class Path:
             command.answer.set_exception(RefusedError(f"sense {pdu.sense}"))
 
 
+async def _ask_to_serve(path: Path) -> None:
+    """As a host does that has no other path: the target's groups of ports are to be active."""
+    told = await path.ask(REPORT_TARGET_PORT_GROUPS, reads=GROUPS_BYTES)
+    if told[STATE] & STATE_MASK == STANDBY:
+        wanted = bytes(6) + told[GROUP]
+        await path.ask(SET_TARGET_PORT_GROUPS, wanted)
+
+
 async def open_path(
-    portal: tuple[str, int], target: str, name: str, problem: Callable[[str], None]
+    portal: tuple[str, int],
+    target: str,
+    name: str,
+    problem: Callable[[str], None],
+    *,
+    insists: bool = False,
 ) -> Path:
-    """Log in, and see that the volume can be used.
+    """Log in, and see that the volume can be used; a target that stands by is asked to serve first,
+    where the initiator `insists`.
 
     The name and the ISID are always the same, so a session that was there before ends with what it
     had not begun (RFC 7143, 6.3.5).  Raises PathLostError where there is no path now.
@@ -171,6 +190,8 @@ async def open_path(
             path = Path(initiator, address, problem)
             while True:
                 with contextlib.suppress(TryAgainError):
+                    if insists:
+                        await _ask_to_serve(path)
                     await path.ask(TEST_UNIT_READY)
                     return path
                 await asyncio.sleep(AGAIN_S)

@@ -39,6 +39,7 @@ class Kind(StrEnum):
     DRAIN_TARGET = "target drained"
     KILL_BOTH = "target and a replica killed"
     ISOLATE_TARGET = "target parted from the replicas"
+    PART_TARGET = "target parted from the initiators"
     SKEW_CLOCKS = "clocks skewed"
     KILL_ALL = "all killed"
     CUT_QUORUM = "two replicas cut off"
@@ -62,7 +63,7 @@ class Kind(StrEnum):
 _HURT = {Kind.KILL_ALL: 3, Kind.CUT_QUORUM: 2, Kind.KILL_BOTH: 1}
 _TAKES_TARGET = (
     *(Kind.KILL_TARGET, Kind.STOP_TARGET, Kind.CUT_TARGET),
-    *(Kind.DEAFEN_TARGET, Kind.MUTE_TARGET, Kind.ISOLATE_TARGET),
+    *(Kind.DEAFEN_TARGET, Kind.MUTE_TARGET, Kind.ISOLATE_TARGET, Kind.PART_TARGET),
     Kind.KILL_BOTH,
 )
 
@@ -84,8 +85,8 @@ class Fault:
 
 def _lasts_s(kind: Kind) -> tuple[float, ...]:
     """How long it may last: what takes the target must be there until the other one serves."""
-    if kind is Kind.ISOLATE_TARGET:
-        # Nothing but the old target can tell initiators of it.
+    if kind in (Kind.ISOLATE_TARGET, Kind.PART_TARGET):
+        # Nothing but the old target can tell initiators of it, or they the targets.
         return ISOLATED_S
     return LONG_S if kind.takes_target or kind is Kind.FILL_REPLICA else SHORT_S
 

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from cstor_target.scsi.asymmetric_access import AccessState
 from cstor_target.volume.backing import Failure
-from tests.nemesis import paths
+from tests.nemesis import disk, paths
 from tests.nemesis.disk import PathsDisk
 from tests.nemesis.paths import PathLostError, RefusedError, open_path
 from tests.rfc7143.initiator import NAME, TARGET
@@ -94,6 +95,29 @@ async def test_a_target_that_is_not_ready_is_no_path(pair: Pair) -> None:
     assert disk.portal == "{}:{}".format(*pair.second.address)
     assert any("not ready" in note for note in pair.notes)
     disk.close()
+
+
+async def test_a_target_that_stands_by_is_asked_to_serve_where_no_other_answers(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(disk, "INSIST_S", 0.1)
+    unit = pair.second.nodes.served[0].device.unit
+    asked: list[float] = []
+    unit.access_changed(AccessState.STANDBY)
+
+    def serve() -> None:
+        asked.append(asyncio.get_running_loop().time())
+        unit.access_changed(AccessState.ACTIVE_OPTIMIZED)
+
+    unit.on_access_wanted = serve
+    began_s = asyncio.get_running_loop().time()
+    await pair.first.server.drain(0)
+    paths_disk = pair.disk()
+    await paths_disk.write(1, BLOCK)
+    assert paths_disk.portal == "{}:{}".format(*pair.second.address)
+    assert len(asked) == 1
+    assert asked[0] > began_s + 0.1, "the other one might have come back"
+    paths_disk.close()
 
 
 async def test_a_busy_target_is_asked_again(pair: Pair) -> None:

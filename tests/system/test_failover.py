@@ -23,6 +23,9 @@ BLOCK_BYTES = 4096
 WAIT_S_MAX = 60.0
 BLOCKS = 64
 TEST_UNIT_READY = bytes(6)
+SET_TARGET_PORT_GROUPS = bytes.fromhex("a40a 00000000 00000008 0000")
+SECOND_ACTIVE = bytes.fromhex("00000000 00 00 0002")
+CHECK_CONDITION = 2
 IN_STANDBY = bytes.fromhex("02 04 0b")
 UNIT_ATTENTION = 0x06
 
@@ -153,6 +156,26 @@ def test_who_stands_by_shows_the_disk_and_no_medium(pair: Pair) -> None:
         else:
             assert (initiator.sense, groups[4:8]) == (IN_STANDBY, bytes.fromhex("02 85 0002"))
     assert pages[0] == pages[1], "it is the same disk"
+
+
+def test_an_initiator_without_a_way_to_the_one_that_serves_has_the_other_one_serve(
+    pair: Pair,
+) -> None:
+    """SET TARGET PORT GROUPS, as a host's multipath sends it when its active path is lost."""
+    _, portal = portals_of(pair)
+    with PlainInitiator(portal) as initiator:
+        initiator.ask_for_login(IQN_PREFIX + "test")
+        assert initiator.login_status() is LoginStatus.SUCCESS
+        initiator.send(TEST_UNIT_READY, b"")
+        deadline = time.monotonic() + WAIT_S_MAX
+        while initiator.send(TEST_UNIT_READY, b"") != GOOD:
+            assert initiator.send(SET_TARGET_PORT_GROUPS, SECOND_ACTIVE) in (GOOD, CHECK_CONDITION)
+            assert time.monotonic() < deadline, "the volume stays where it was"
+            time.sleep(0.5)
+        initiator.write_until_good()
+    pair.wait_until_served_by("target-1")
+    names = [event["name"] for event in pair.events()]
+    assert names.index("wanted") < names.index("taking_over")
 
 
 def test_logins_are_sent_to_the_successor_where_the_operator_says_so(pair: Pair) -> None:

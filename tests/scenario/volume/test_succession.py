@@ -9,7 +9,7 @@ import pytest
 from cstor_core.generated.cstor.v1 import control_pb2
 from cstor_core.limits import LEASE_S
 from cstor_core.units import BLOCK_BYTES
-from cstor_target.volume.succession import LOOK_S, SILENT_S, Role
+from cstor_target.volume.succession import LOOK_S, SETTLED_S, SILENT_S, WANTED_S, Role
 from tests.scenario.volume.cluster import Cluster, Target, block_of, until
 from tests.scenario.volume.virtual_time import play
 
@@ -315,5 +315,50 @@ def test_with_a_witness_the_witness_has_a_say() -> None:
         target.kill()
         await until(lambda: standby.engine.serving)
         assert await standby.read(0, BLOCK_BYTES) == block_of(1)
+
+    play(scenario())
+
+
+def test_one_that_serves_is_asked_to_leave_where_initiators_want_that() -> None:
+    async def scenario() -> None:
+        cluster = Cluster()
+        target, standby = await pair(cluster)
+        asked: list[str] = []
+        target.engine.succession.on_wanted = lambda one: asked.append(one.target_instance)
+        await asyncio.sleep(SETTLED_S)
+        assert asked == []
+        standby.engine.succession.want()
+        await until(lambda: bool(asked))
+        target.engine.succession.leave_to(target.engine.succession.standbys[0])
+        asked.clear()
+        await asyncio.sleep(2 * WANTED_S)
+        assert asked == [], "it is leaving already, and nobody has asked again"
+        assert names(cluster).count("wanted") == 1
+        assert set(asked) <= {standby.instance}
+
+    play(scenario())
+
+
+def test_one_that_opened_the_volume_a_moment_ago_is_not_asked_to_leave_it() -> None:
+    """Two initiators that have lost each another path would have it go to and fro."""
+
+    async def scenario() -> None:
+        cluster = Cluster()
+        target, standby = await pair(cluster)
+        opened_s = asyncio.get_running_loop().time()
+        asked_s: list[float] = []
+        target.engine.succession.on_wanted = lambda _: asked_s.append(
+            asyncio.get_running_loop().time()
+        )
+        standby.engine.succession.want()
+        await until(lambda: bool(target.engine.report().standbys))
+        while asyncio.get_running_loop().time() < opened_s + SETTLED_S + 5:
+            standby.engine.succession.want()
+            await asyncio.sleep(1)
+        assert opened_s + SETTLED_S - ENOUGH_S < asked_s[0] < opened_s + SETTLED_S + 5
+        await asyncio.sleep(WANTED_S + 5)
+        asked_s.clear()
+        await asyncio.sleep(10)
+        assert asked_s == [], "what was wanted long ago is wanted no more"
 
     play(scenario())

@@ -119,3 +119,81 @@ def test_a_sanitization_is_still_in_the_way_when_the_ports_are_active() -> None:
 def test_no_copy_reads_or_writes_through_such_a_port() -> None:
     disk = disk_in(AccessState.STANDBY)
     assert not disk.device.unit.is_usable(NEXUS, Access.READ)
+
+
+GROUP = bytes.fromhex("00000000 00 00 0001")
+
+
+def wanted(disk: RamDisk) -> list[None]:
+    """A list that grows when an initiator wants the ports to serve."""
+    asked: list[None] = []
+    disk.device.unit.on_access_wanted = lambda: asked.append(None)
+    return asked
+
+
+def set_groups(parameters: bytes, length: int | None = None) -> bytes:
+    return cdb.SET_TARGET_PORT_GROUPS.build(
+        parameter_list_length=len(parameters) if length is None else length
+    )
+
+
+@pytest.mark.parametrize(
+    ("state", "expected"),
+    [
+        (AccessState.ACTIVE_OPTIMIZED, 0),
+        (AccessState.STANDBY, 1),
+        (AccessState.TRANSITIONING, 1),
+    ],
+)
+def test_an_initiator_asks_for_a_port_that_does_not_serve(
+    state: AccessState, expected: int
+) -> None:
+    disk = disk_in(state)
+    asked = wanted(disk)
+    assert disk.run(set_groups(GROUP), GROUP, NEXUS).status is Status.GOOD
+    assert len(asked) == expected
+    assert disk.device.unit.access_state is state, "that is some time later"
+
+
+@pytest.mark.parametrize("parameters", ["", "00000000", "00000000 02 00 0001"])
+def test_nothing_is_asked_for_with_no_group_or_the_state_that_there_is(parameters: str) -> None:
+    disk = disk_in(AccessState.STANDBY)
+    asked, data = wanted(disk), bytes.fromhex(parameters)
+    assert disk.run(set_groups(data), data, NEXUS).status is Status.GOOD
+    assert asked == []
+
+
+@pytest.mark.parametrize(
+    ("parameters", "byte"),
+    [
+        ("00000000 00 00 0002", 6),
+        ("00000000 01 00 0001", 4),
+        ("00000000 0f 00 0001", 4),
+        ("00000000 00 00 0001 02 00 0009", 10),
+    ],
+)
+def test_a_group_or_a_state_that_cannot_be_set_is_refused_with_all_others(
+    parameters: str, byte: int
+) -> None:
+    disk = disk_in(AccessState.STANDBY)
+    asked, data = wanted(disk), bytes.fromhex(parameters)
+    outcome = disk.run(set_groups(data), data, NEXUS)
+    assert sense_of(outcome) is Sense.INVALID_FIELD_IN_PARAMETER_LIST
+    assert outcome.sense[15:18] == bytes((0x80, 0, byte))
+    assert asked == []
+
+
+@pytest.mark.parametrize(
+    ("sent", "length", "sense"),
+    [
+        (GROUP, 12, Sense.PARAMETER_LIST_LENGTH_ERROR),
+        (GROUP, (1 << 32) - 4, Sense.PARAMETER_LIST_LENGTH_ERROR),
+        (GROUP, 6, Sense.INVALID_FIELD_IN_CDB),
+        (GROUP, 2, Sense.INVALID_FIELD_IN_CDB),
+    ],
+)
+def test_a_list_that_is_cut_off_is_refused(sent: bytes, length: int, sense: Sense) -> None:
+    disk = disk_in(AccessState.STANDBY)
+    asked = wanted(disk)
+    assert sense_of(disk.run(set_groups(sent, length), sent, NEXUS)) is sense
+    assert asked == []

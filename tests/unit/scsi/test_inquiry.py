@@ -26,7 +26,7 @@ def test_standard_data_name_vendor_product_and_revision() -> None:
     assert data[2] == 6
     assert data[3] == 0x12
     assert data[4] == len(data) - 5
-    assert data[5] == 0x18
+    assert data[5] == 0x38
     assert data[7] == 0x02
     assert data[8:36] == b"OPENEBS cStor           0.1 "
 

@@ -16,7 +16,7 @@ from tests.unit.scsi.ram_disk import RamDisk, field_of, sense_of
 EJECT = cdb.START_STOP_UNIT.build(loej=1)
 LOAD = cdb.START_STOP_UNIT.build(loej=1, start=1)
 READY = cdb.TEST_UNIT_READY.build()
-WITHOUT = frozenset(bytes.fromhex("03 12 15 16 17 1a 1b 1e 4d 55 56 57 5a 5e 5f 83 84 9e a0 a3"))
+WITHOUT = frozenset(bytes.fromhex("03 12 15 16 17 1a 1b 1e 4d 55 56 57 5a 5e 5f 83 84 9e a0 a3 a4"))
 """Operation codes that need no medium; of 9E one of the service actions does."""
 
 

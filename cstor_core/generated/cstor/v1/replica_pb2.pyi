@@ -636,21 +636,25 @@ class Standby(_message.Message):
     TARGET_INSTANCE_FIELD_NUMBER: _builtins.int
     PORTAL_FIELD_NUMBER: _builtins.int
     READY_FIELD_NUMBER: _builtins.int
+    WANTED_FIELD_NUMBER: _builtins.int
     target_instance: _builtins.str
     portal: _builtins.str
     """HOST:PORT where initiators log in to it."""
     ready: _builtins.bool
     """It knows that it is the successor."""
+    wanted: _builtins.bool
+    """Initiators have no way to the target that serves, and have asked this one to."""
     def __init__(
         self,
         *,
         target_instance: _builtins.str = ...,
         portal: _builtins.str = ...,
         ready: _builtins.bool = ...,
+        wanted: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["portal", b"portal", "ready", b"ready", "target_instance", b"target_instance"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["portal", b"portal", "ready", b"ready", "target_instance", b"target_instance", "wanted", b"wanted"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
