@@ -105,6 +105,8 @@ class Life:
         self.clients = Clients(cluster)
         self.deeds = Deeds(cluster, self.clients)
         cluster.on_loss_said = self._loss_said
+        if self._given is not None:
+            self.deeds.standbys.follow(name for _, (name, _) in self._given)
         self.clients.targets.append(cluster.start_target())
         tasks = self.clients.begin() + begin_pair(self.clients)
         tending = [self._loop.create_task(self._tend()), self._loop.create_task(self._look())]

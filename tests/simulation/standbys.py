@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Iterable
 
 from cstor_target.volume.succession import Role
 from tests.simulation import coverage
@@ -52,6 +53,10 @@ class Standbys:
         self._next_s = self._chance.uniform(0.5, STARTED_S_MAX)
         self._held_since_s: dict[Target, float] = {}
         self._cluster.on_takeover = self._takes_over
+
+    def follow(self, names: Iterable[str]) -> None:
+        """A script says what is done: one without any of these was made where none stood by."""
+        self.is_on = self.is_on and not {"leave", "kill_standby"}.isdisjoint(names)
 
     def orders(self, until_s: float) -> list[tuple[float, Deed]]:
         """What happens to targets of this life before a moment."""
