@@ -206,7 +206,7 @@ def skip_the_checksum_of_a_record(patch: Patch) -> None:
 def skip_the_checksum_of_small_files(patch: Patch) -> None:
     """An envelope is opened without a look at its checksum."""
 
-    def careless(content: bytes, magic: bytes, what: str, *, exact: bool = True) -> Any:
+    def careless(content: bytes, *_what: object, **_named: object) -> Any:
         found = envelope.ENVELOPE.parse(content)
         return found.payload, envelope.ENVELOPE_BYTES + len(found.payload)
 
