@@ -126,7 +126,9 @@ class Filesystem(Protocol):
         """
 
     def space(self, path: Path) -> tuple[int, int]:
-        """(total, available) bytes of the file system that holds `path`."""
+        """(total, available) bytes of the file system that holds `path`, without what it keeps from
+        us: what is neither used nor available is root's, or somebody's quota.
+        """
 
 
 class OsFile:
@@ -272,7 +274,8 @@ class OsFilesystem:
 
     def space(self, path: Path) -> tuple[int, int]:
         found = os.statvfs(path)
-        return found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize
+        total = found.f_blocks - found.f_bfree + found.f_bavail
+        return total * found.f_frsize, found.f_bavail * found.f_frsize
 
 
 def _write_rest(fd: int, pieces: Sequence[Buffer], offset: int, done: int) -> None:

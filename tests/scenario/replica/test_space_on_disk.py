@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import subprocess
 import uuid
 from pathlib import Path
 
@@ -62,3 +63,16 @@ async def test_discarding_everything_gives_everything_back(tmp_path: Path) -> No
     write(store, everything[:512], page)
     await pool.close()
     assert (await open_pool(path)).replicas[VOLUME].read(0, 512) is not None
+
+
+def test_a_file_system_is_as_full_as_df_says(tmp_path: Path) -> None:
+    """What is kept for root, or is beyond a quota, is neither used by a pool nor there for it."""
+    said = subprocess.run(
+        ["df", "--block-size=1", "--output=pcent", tmp_path],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    total, available = OsFilesystem().space(tmp_path)
+    used = 100 * (1 - available / total)
+    assert abs(used - int(said.split()[-1].rstrip("%"))) <= 1
