@@ -55,6 +55,7 @@ SUSPICIOUS = re.compile(
 )
 WORDS_OF_STANDARDS = re.compile(r" *Additional Sense Code\+Qualifier: (?!Unknown)")
 """Such as Invalid Field In Cdb."""
+SET_GROUPS = "SET TARGET PORT GROUPS (SPC-4 6.45)"
 COPY_STATUS = "RECEIVE COPY STATUS (LID1) (SPC-4 6.24)"
 NOT_IN_ITS_TABLES = {
     ".... 0101 = Identifier Type: Unknown (0x5)": "target port group (SPC-4 7.8)",
@@ -65,13 +66,15 @@ NOT_IN_ITS_TABLES = {
     "Supported Page: Unknown (0x8f)": "Third-party Copy (SPC-4 7.8)",
     "Page Code: Unknown (0x0000008f)": "Third-party Copy (SPC-4 7.8)",
     "EVPD Page Code: Unknown (0x8f)": "Third-party Copy (SPC-4 7.8)",
+    "SBC Opcode: Unknown (0xa4)": SET_GROUPS,
+    "Command Descriptor: Unknown": SET_GROUPS,
     "Unknown serv_action 0": COPY_STATUS,
     "[Unknown serv_action 0]": COPY_STATUS,
     "[Expert Info (Warning/Protocol): Unknown serv_action 0]": COPY_STATUS,
     "Additional Sense Code+Qualifier: Unknown (0x041b)": "LOGICAL UNIT NOT READY, SANITIZE IN "
-    "PROGRESS (SPC-4 annex D)",
+    "PROGRESS (SPC-4 annex E)",
     "Additional Sense Code+Qualifier: Unknown (0x0e03)": "INVALID FIELD IN COMMAND INFORMATION "
-    "UNIT (SPC-4 annex D)",
+    "UNIT (SPC-4 annex E)",
     "Additional Sense Code+Qualifier: Unknown (0x4705)": "PROTOCOL SERVICE CRC ERROR (RFC 7143 "
     "11.4.7.2)",
 }
