@@ -13,6 +13,7 @@ import pytest
 
 from tests.system.cluster import Cluster
 from tests.system.linux_initiator.guest import Job, run_guest
+from tests.system.linux_initiator.multipath import of_two_paths
 from tests.system.test_linux_kernel import FILE_SYSTEM, show
 from tests.system.tools import check, cstor_command, free_port
 
@@ -114,34 +115,9 @@ ip route del blackhole ${1%:*}/32
 dmsetup remove --noudevsync paths
 echo "one path was lost, and nothing else"
 """
-# udev's rules are not in the guest: this one says of a disk what those of sg3-utils do.
-RESERVED_OVER_TWO_PATHS = r"""
-set -eu
-iscsiadm -m node -T $IQN -p $1 -l >/out/second.txt 2>&1
-mkdir -p /run/udev/rules.d /etc/multipath
-rule='SUBSYSTEM=="block", KERNEL=="sd*", ENV{ID_SERIAL}="$attr{device/wwid}"'
-echo "$rule, ENV{ID_WWN}=\"\$attr{device/wwid}\"" >/run/udev/rules.d/60-disks.rules
-/lib/systemd/systemd-udevd --daemon
-udevadm trigger --subsystem-match=block
-udevadm settle
-modprobe dm-multipath
-modprobe dm-round-robin
-cat >/etc/multipath.conf <<'end'
-defaults {
-    find_multipaths no
-    path_grouping_policy multibus
-    path_selector "round-robin 0"
-    detect_prio no
-    reservation_key 0x11
-}
-end
-export DM_DISABLE_UDEV=1
-multipathd -d >/out/multipathd.txt 2>&1 &
-for i in $(seq 100); do
-    map=$(dmsetup ls --target multipath | cut -f1)
-    [ "$(dmsetup status $map 2>/dev/null | grep -o "8:[0-9]* A" | wc -l)" = 2 ] && break
-    sleep 0.1
-done
+RESERVED_OVER_TWO_PATHS = (
+    of_two_paths("path_grouping_policy multibus", "detect_prio no", "reservation_key 0x11")
+    + r"""
 map=/dev/mapper/$map
 keys() { sg_persist -i -k $1 | grep -c "^ *0x11$"; }
 mpathpersist --out --register --param-sark=0x11 $map
@@ -170,6 +146,7 @@ done
 multipathd shutdown
 echo "reserved over both paths"
 """
+)
 PATIENCE = (
     "node.session.timeo.replacement_timeout = 5",
     "node.conn[0].timeo.noop_out_interval = 2",

@@ -7,49 +7,23 @@ from pathlib import Path
 import pytest
 
 from tests.system.linux_initiator.guest import Job, run_guest
+from tests.system.linux_initiator.multipath import of_two_paths
 from tests.system.pair import portals_of, served_by_two
 from tests.system.test_linux_disks import PATIENCE
 from tests.system.test_linux_kernel import show
 
 pytestmark = [pytest.mark.system, pytest.mark.linux_kernel]
 
-# udev's rules are not in the guest: this one says of a disk what those of sg3-utils do.  Nor is the
-# kernel's handler of ALUA: multipathd looks at the states of the ports by itself.
-MULTIPATH = r"""
-set -eu
-iscsiadm -m discovery -t sendtargets -p $1 >/out/second.txt 2>&1
-iscsiadm -m node -T $IQN -p $1 -l >>/out/second.txt 2>&1
-mkdir -p /run/udev/rules.d /etc/multipath
-rule='SUBSYSTEM=="block", KERNEL=="sd*", ENV{ID_SERIAL}="$attr{device/wwid}"'
-echo "$rule, ENV{ID_WWN}=\"\$attr{device/wwid}\"" >/run/udev/rules.d/60-disks.rules
-/lib/systemd/systemd-udevd --daemon
-udevadm trigger --subsystem-match=block
-udevadm settle
-modprobe dm-multipath
-modprobe dm-round-robin
-cat >/etc/multipath.conf <<'end'
-defaults {
-    find_multipaths no
-    path_grouping_policy group_by_prio
-    path_selector "round-robin 0"
-    prio alua
-    path_checker tur
-    hardware_handler "0"
-    failback immediate
-    polling_interval 1
-    max_polling_interval 1
-    no_path_retry 60
-}
-end
-export DM_DISABLE_UDEV=1
-multipathd -d >/out/multipathd.txt 2>&1 &
-for i in $(seq 100); do
-    map=$(dmsetup ls --target multipath | cut -f1)
-    [ "$(dmsetup status $map 2>/dev/null | grep -o "8:[0-9]* A" | wc -l)" = 2 ] && break
-    sleep 0.1
-done
-"""
-"""What makes a disk of two paths, $map, where the first argument is the second portal."""
+MULTIPATH = of_two_paths(
+    "path_grouping_policy group_by_prio",
+    "prio alua",
+    "path_checker tur",
+    'hardware_handler "0"',
+    "failback immediate",
+    "polling_interval 1",
+    "max_polling_interval 1",
+    "no_path_retry 60",
+)
 
 RIDES_THROUGH = (
     MULTIPATH
