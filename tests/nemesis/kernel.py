@@ -23,6 +23,7 @@ from tests.nemesis.run import Outcome, Plan, strike
 from tests.nemesis.site import PORTAL_PORT, Site, site
 from tests.system.hosts import Host, tail_of
 from tests.system.linux_initiator.guest import Job, run_guest
+from tests.system.linux_initiator.image import get_image
 from tests.system.test_linux_disks import PATIENCE
 from tests.system.test_linux_failover import MULTIPATH
 from tests.system.tools import HarnessError
@@ -99,6 +100,7 @@ def run(plan: Plan, scratch: Path, progress: Callable[[str], None]) -> Outcome:
     Times in the outcome are the guest's.  Raises HarnessError where the guest does not come to a
     good end.
     """
+    get_image()  # from the network of this machine: the initiators' host reaches nobody else
     outcome = Outcome(plan)
     ways = [kind.name.lower() for kind in plan.kinds] * plan.rounds
     out, log = scratch / "guest", scratch / "guest.stderr"
