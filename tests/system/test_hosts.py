@@ -35,7 +35,7 @@ from tests.system.stamps import BLOCK_BYTES, Ledger
 from tests.system.tools import HarnessError, cstor_command, program, qemu
 from tests.system.writer import StampedWriter
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.hosts]
 
 MIB = 1024 * 1024
 VOLUME = "moved-about"

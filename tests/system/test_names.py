@@ -36,7 +36,7 @@ from tests.system.stamps import BLOCK_BYTES, Ledger
 from tests.system.tools import HarnessError, cstor_command
 from tests.system.writer import StampedWriter
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.hosts]
 
 VOLUME = "named"
 VOLUME_BYTES = 64 * 1024 * 1024

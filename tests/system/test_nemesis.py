@@ -16,7 +16,7 @@ from tests.nemesis.plan import Kind
 from tests.nemesis.run import Plan, run
 from tests.nemesis.site import MIB, TARGET_HOSTS, Topology
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.hosts]
 
 KINDS = (Kind.KILL_REPLICA, Kind.SKEW_CLOCKS, Kind.CUT_TARGET)
 

@@ -16,6 +16,8 @@ from cstor_cli.addresses import Address, is_free, next_free
 from cstor_cli.cluster_file import load
 from tests.scenario.cli.conftest import PORTS, Command, wait_until
 
+pytestmark = pytest.mark.up
+
 ALL = {"target", "replica-0", "replica-1", "replica-2"}
 
 
