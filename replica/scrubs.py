@@ -12,7 +12,7 @@ import numpy as np
 
 from cstor_core.errors import InputError
 from cstor_core.generated.cstor.v1 import replica_pb2
-from cstor_core.rows import UNMAP, Rows
+from cstor_core.rows import UNMAP, Rows, chosen
 from replica.errors import OrderError
 from replica.replica_node import ReplicaNode
 from replica.store.row_sets import NO_ROWS, Blocks, with_data
@@ -38,7 +38,7 @@ async def scrub_blocks(
         found, bad, end_block = await _found(node, request)
         node.check_orders(request.orders)  # a promise since then has ended this one
     if request.of_snapshots:
-        found = found[with_data(found)]
+        found = chosen(found, with_data(found))
     node.counters.checksum_errors += len(bad)
     rows = found.copy()
     unmap = np.uint64(UNMAP)

@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from cstor_core.errors import ProtocolError
 from cstor_core.history import History
-from cstor_core.rows import ROW, ROW_BYTES, UNMAP, Rows, rows_of
+from cstor_core.rows import ROW, ROW_BYTES, UNMAP, Rows, chosen, rows_of
 
 Blocks = npt.NDArray[np.uint64]
 
@@ -150,7 +150,8 @@ class Look:
         """The part of it that is of the blocks before one."""
         if end >= self.end_block:
             return self
-        rows, bad = self.rows[self.rows["block"] < end], self.bad[self.bad < end]
+        rows = chosen(self.rows, self.rows["block"] < end)
+        bad = self.bad[self.bad < end]
         return Look(self.floor_seq, self.operations_seq, end, rows, bad)
 
     def copy(self, block: int) -> Copy:
@@ -180,7 +181,7 @@ def odd_ones(looks: Sequence[Look], block: int) -> list[int]:
 
     Nobody where they are equal and good; all of them where no two are.
     """
-    contents = [look.rows[look.rows["block"] == block].tobytes() for look in looks]
+    contents = [chosen(look.rows, look.rows["block"] == block).tobytes() for look in looks]
     is_bad = [bool((look.bad == block).any()) for look in looks]
     counts = Counter(content for content, bad in zip(contents, is_bad, strict=True) if not bad)
     most = counts.most_common(2)

@@ -26,6 +26,8 @@ from cstor_core.rows import (
     ROW_DTYPE,
     UNMAP,
     Rows,
+    chosen,
+    end_to_end,
     has_data,
     rows_of,
 )
@@ -255,7 +257,7 @@ class BlockMap:
     def places(self) -> Units:
         """The places of the recent rows, in no order: those that `placed` does not have yet."""
         rows = [rows_of(b"".join(level.rows.values())) for level in self._over_runs()]
-        every = np.concatenate(rows)
+        every = end_to_end(rows)
         found: Units = every["place"][with_data(every)]
         return found
 
@@ -370,7 +372,7 @@ class BlockMap:
         recent = [level.between(low, high) for level in levels]
         rows, _ = laid_over(levels, recent, older, low, high)
         if views:
-            return written(rows[needed(rows, views)])
+            return written(chosen(rows, needed(rows, views)))
         return written(first_seen(rows, self._recent.view))
 
     def _cuts(self) -> Blocks:

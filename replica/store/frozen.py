@@ -14,7 +14,7 @@ import numpy as np
 
 from cstor_core.frames import RunView
 from cstor_core.history import Reign
-from cstor_core.rows import Rows
+from cstor_core.rows import Rows, chosen
 from replica.store.map_run import BLOCK_END, MapRun, held
 from replica.store.map_writing import laid_over, next_cut, rows_between
 from replica.store.pace import BACKGROUND
@@ -66,8 +66,8 @@ class Frozen:
                 raise self._reader.map_unreadable(error) from error
             recent = [level.between(low, high) for level in self._levels]
             rows, _ = laid_over(self._levels, recent, older, low, high)
-            rows = written(rows[needed(rows, self._views)])
-            rows = rows[wanted(rows, since, whole, pieces)]
+            rows = written(chosen(rows, needed(rows, self._views)))
+            rows = chosen(rows, wanted(rows, since, whole, pieces))
             for some in _portions(rows, min(rows_max or self._rows_max, self._rows_max)):
                 yield await self._reader.with_data_of(some)
             await BACKGROUND.turn()

@@ -26,7 +26,16 @@ from construct import Const, Int32ul, Int64ul, Struct
 from cstor_core.checksums import crc32c
 from cstor_core.errors import CorruptError
 from cstor_core.files import Buffer, File
-from cstor_core.rows import ABSENT_ROW, ROW, ROW_BYTES, ROW_DTYPE, UNMAP, Rows
+from cstor_core.rows import (
+    ABSENT_ROW,
+    ROW,
+    ROW_BYTES,
+    ROW_DTYPE,
+    UNMAP,
+    Rows,
+    chosen,
+    end_to_end,
+)
 from replica.store.bits import extents_of
 from replica.store.block_filter import BlockFilter
 from replica.store.pace import Pace
@@ -269,8 +278,7 @@ class MapRun:
                 for first, count in extents_of(np.array(pages, dtype=np.uint64))
             ]
         rows = self._rows(b"".join(contents), pages)
-        wanted: Rows = rows[is_among(rows["block"], blocks)]
-        return wanted
+        return chosen(rows, is_among(rows["block"], blocks))
 
     def drop(self) -> None:
         """Close the file, once nobody holds it any more."""
@@ -319,7 +327,8 @@ class MapRun:
         rows = np.ascontiguousarray(pages[:, PAGE_HEAD_BYTES:]).view(ROW_DTYPE)
         if sum(counts) == len(counts) * PAGE_ROWS:
             return expanded(rows.reshape(-1))
-        return expanded(rows[np.arange(PAGE_ROWS) < np.array(counts)[:, None]])
+        is_there = np.arange(PAGE_ROWS) < np.array(counts)[:, None]
+        return expanded(chosen(rows.reshape(-1), is_there.reshape(-1)))
 
     def _check(self, content: Buffer, number: int) -> int:
         """The number of rows of a page that is what was written."""
@@ -408,7 +417,7 @@ async def write_run(
         rows = compressed(fresh)
         row_count += len(rows)
         data_rows += int(with_data(rows).sum())
-        waiting = np.concatenate([waiting, rows]) if len(waiting) else rows
+        waiting = end_to_end([waiting, rows]) if len(waiting) else rows
         if len(waiting) > PAGES_AT_ONCE * PAGE_ROWS:
             bounds = _page_bounds(waiting["block"])[:-1]
             await put(waiting, bounds)

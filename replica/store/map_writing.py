@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from cstor_core.rows import Rows
+from cstor_core.rows import Rows, chosen, end_to_end
 from replica.store.bits import Units, joined
 from replica.store.map_run import BLOCK_END, PAGE_ROWS, PAGES_AT_ONCE, MapRun, RunHead, held
 from replica.store.pace import Pace
@@ -78,11 +78,11 @@ def laid_over(
         if level.discards.covers(low, high):
             discarded, is_hit = level.discards.applied_to(first_seen(rows, level.view))
             is_hit &= ~is_among(discarded["block"], fresh["block"])
-            fresh = stacked([fresh, discarded[is_hit]])
+            fresh = stacked([fresh, chosen(discarded, is_hit)])
         if len(fresh):
-            both = np.concatenate([fresh, rows])
+            both = end_to_end([fresh, rows])
             order = np.argsort(both["block"], kind="stable")
-            rows = both[order]
+            rows = both.take(order)
             is_older = np.concatenate([np.zeros(len(fresh), dtype=np.bool_), is_older])[order]
     return rows, is_older
 
@@ -122,12 +122,12 @@ async def resolved(
             fresh = [_between(rows, low, high) for rows in ordered]
             rows, is_older = laid_over(levels, fresh, older, low, high)
             is_needed = needed(rows, views)
-            outcome.unneeded.append(_places(rows[~is_older & ~is_needed]))
+            outcome.unneeded.append(_places(chosen(rows, ~is_older & ~is_needed)))
             was_needed = needed(older, views)
-            outcome.superseded.append(_places(older[was_needed & ~is_needed[is_older]]))
+            outcome.superseded.append(_places(chosen(older, was_needed & ~is_needed[is_older])))
             outcome.held_blocks += _held_blocks(rows, views[0]) - _held_blocks(older, views[0])
             says_something = (rows["seq"] != 0) | is_among(rows["block"], older["block"])
-            found = rows[~is_older & is_needed & says_something]
+            found = chosen(rows, ~is_older & is_needed & says_something)
             outcome.added.append(_places(found))
             yield found
         low, start = high, stop
@@ -150,7 +150,7 @@ async def merged(
         high = next_cut(runs, low)
         rows = await rows_between(runs, low, high, pace)
         await pace.turn()
-        rows = rows[needed(rows, views)]
+        rows = chosen(rows, needed(rows, views))
         if outcome is not None:
             outcome.added.append(_places(rows))
             outcome.held_blocks += _held_blocks(rows, views[0])

@@ -19,7 +19,7 @@ from cstor_core.checksums import Buffer, checksums_of
 from cstor_core.errors import CorruptError
 from cstor_core.frames import CopiesMessage, LongAnswer, RunView
 from cstor_core.history import Reign
-from cstor_core.rows import ROW_BYTES, UNMAP, Rows
+from cstor_core.rows import ROW_BYTES, UNMAP, Rows, chosen, end_to_end
 from cstor_core.run_checksums import TOGETHER, all_match
 from cstor_core.units import BLOCK_BYTES
 from replica.store.bits import Extent, joined
@@ -178,7 +178,7 @@ class Reader:
         written = [np.zeros(0, dtype=np.uint64)]
         try:
             async for rows in self._parts.block_map.scan(0, pace=pace):
-                later = rows[later_than(rows, point)]
+                later = chosen(rows, later_than(rows, point))
                 has = with_data(later)
                 discarded.append(later["block"][~has])
                 written.append(later["block"][has])
@@ -323,7 +323,7 @@ class Reader:
             raise self.map_unreadable(error) from error
         if len(rows) > _VERIFIED_ROWS_MAX:
             end = max(int(rows["block"][_VERIFIED_ROWS_MAX]), int(rows["block"][0]) + 1)
-            rows = rows[rows["block"] < end]
+            rows = chosen(rows, rows["block"] < end)
         return rows, await self._bad_of(rows, views), end
 
     async def verified_ones(self, blocks: Blocks, views: Sequence[View]) -> tuple[Rows, Blocks]:
@@ -335,7 +335,7 @@ class Reader:
                 found.append(await self._parts.block_map.rows_in(block, 1, views))
         except OSError as error:
             raise self.map_unreadable(error) from error
-        rows = np.concatenate(found)
+        rows = end_to_end(found)
         return rows, await self._bad_of(rows, views)
 
     async def stack(self, block: int) -> Rows:
@@ -386,7 +386,7 @@ class Reader:
 
     async def _is_still(self, rows: Rows, block: int, views: Sequence[View]) -> bool:
         """Whether rows of a block still count: else its places have been used again meanwhile."""
-        held = rows[rows["block"] == block]
+        held = chosen(rows, rows["block"] == block)
         found = await self._parts.block_map.rows_in(block, 1, views)
         return bool(is_among(held["place"], np.sort(found["place"])).all())
 
@@ -396,7 +396,7 @@ class Reader:
 
     def mismatches(self, rows: Rows, data: memoryview) -> list[int]:
         """The blocks whose data, given in the order of the rows, do not match their checksum."""
-        return self.failing(rows[with_data(rows)], data)
+        return self.failing(chosen(rows, with_data(rows)), data)
 
     def failing(self, held: Rows, data: memoryview) -> list[int]:
         """The same of rows all of which have data."""

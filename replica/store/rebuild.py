@@ -22,7 +22,7 @@ from cstor_core.checksums import Buffer
 from cstor_core.errors import CorruptError, ProtocolError
 from cstor_core.frames import RunView
 from cstor_core.history import History
-from cstor_core.rows import ROW_BYTES, UNMAP, Rows, rows_of
+from cstor_core.rows import ROW_BYTES, UNMAP, Rows, chosen, rows_of
 from cstor_core.units import BLOCK_BYTES
 from replica.store.bits import Units
 from replica.store.pace import BACKGROUND, Pace
@@ -237,7 +237,7 @@ class Rebuild:
             raise ProtocolError(
                 f"{int(writing.sum())} copied blocks come with {len(run.data)} bytes"
             )
-        bad = self._reader.failing(rows if writing.all() else rows[writing], run.data)
+        bad = self._reader.failing(rows if writing.all() else chosen(rows, writing), run.data)
         if bad:
             raise CorruptError(f"copied block {bad[0]} does not match its checksum on arrival")
         return rows

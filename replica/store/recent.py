@@ -11,7 +11,7 @@ from itertools import islice
 
 import numpy as np
 
-from cstor_core.rows import ROW, ROW_DTYPE, UNMAP, Rows, has_data
+from cstor_core.rows import ROW, ROW_DTYPE, UNMAP, Rows, has_data, words_of
 from replica.store.discards import Discards
 from replica.store.pace import Pace
 from replica.store.views import View
@@ -91,13 +91,14 @@ class Recent:
         held = iter(self.rows.values())
         for start in range(0, len(rows), _ROWS_A_TURN):
             piece = np.frombuffer(b"".join(islice(held, _ROWS_A_TURN)), dtype=ROW_DTYPE)
-            rows[start : start + len(piece)] = piece
+            words_of(rows[start : start + len(piece)])[:] = words_of(piece)
             await pace.turn()
         order = np.argsort(rows["block"])
         ordered = np.empty_like(rows)
         for start in range(0, len(rows), _ROWS_A_TURN):
             await pace.turn()
-            ordered[start : start + _ROWS_A_TURN] = rows[order[start : start + _ROWS_A_TURN]]
+            part = slice(start, start + _ROWS_A_TURN)
+            words_of(ordered[part])[:] = words_of(rows.take(order[part]))
         return ordered
 
     def between(self, low: int, high: int) -> Rows:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cstor_core.history import Reign
-from cstor_core.rows import ROW_BYTES, ROW_DTYPE, UNMAP, Rows
+from cstor_core.rows import ROW_BYTES, ROW_DTYPE, UNMAP, Rows, chosen, end_to_end
 
 Blocks = npt.NDArray[np.uint64]
 N = TypeVar("N", bound=np.integer[Any])
@@ -61,8 +61,7 @@ def wanted(
 
 def written(rows: Rows) -> Rows:
     """Those that are not of blocks never written."""
-    found: Rows = rows[rows["seq"] != 0]
-    return found
+    return chosen(rows, rows["seq"] != 0)
 
 
 def compressed(rows: Rows) -> Rows:
@@ -82,7 +81,7 @@ def compressed(rows: Rows) -> Rows:
     behind_first = index - np.maximum.accumulate(np.where(follows, 0, index))
     firsts = np.flatnonzero(behind_first % _TOMBSTONES_IN_A_ROW_MAX == 0)
     counts = np.diff(firsts, append=len(rows)).astype(np.uint64)
-    found: Rows = rows[firsts]
+    found = rows.take(firsts)
     is_tombstone = discarded[firsts]
     found["place"][is_tombstone] = np.uint64(UNMAP) | counts[is_tombstone]
     return found
@@ -95,7 +94,7 @@ def expanded(rows: Rows) -> Rows:
         return rows
     counts = np.where(discarded, rows["place"] ^ np.uint64(UNMAP), np.uint64(1)).astype(np.int64)
     ends = np.cumsum(counts)
-    found: Rows = np.repeat(rows, counts)
+    found = rows.take(np.repeat(np.arange(len(rows)), counts))
     offsets = np.arange(ends[-1]) - np.repeat(ends - counts, counts)
     found["block"] += offsets.astype(np.uint64)
     found["place"][np.repeat(discarded, counts)] = UNMAP
@@ -110,9 +109,8 @@ def stacked(newest_first: Sequence[Rows]) -> Rows:
     parts = [rows for rows in newest_first if len(rows)]
     if len(parts) < 2:
         return parts[0] if parts else NO_ROWS
-    rows = np.concatenate(parts)
-    found: Rows = rows[np.argsort(rows["block"], kind="stable")]
-    return found
+    rows = end_to_end(parts)
+    return rows.take(np.argsort(rows["block"], kind="stable"))
 
 
 def ascending(numbers: npt.NDArray[N]) -> npt.NDArray[N]:
@@ -141,12 +139,12 @@ def changed(before: Rows, now: Rows) -> Rows:
     is_same = np.zeros(len(now), dtype=np.bool_)
     had_data = np.zeros(len(now), dtype=np.bool_)
     if len(before):
-        older = before[np.minimum(index, len(before) - 1)]
+        older = before.take(np.minimum(index, len(before) - 1))
         was_there = older["block"] == now["block"]
         had_data = was_there & with_data(older)
         is_same = was_there & (older["seq"] == now["seq"]) & (older["epoch"] == now["epoch"])
-    found = now[~is_same & (with_data(now) | had_data)]
-    gone = before[with_data(before) & ~is_among(before["block"], now["block"])]
+    found = chosen(now, ~is_same & (with_data(now) | had_data))
+    gone = chosen(before, with_data(before) & ~is_among(before["block"], now["block"]))
     holes = np.zeros(len(gone), dtype=ROW_DTYPE)
     holes["block"] = gone["block"]
     holes["place"] = UNMAP

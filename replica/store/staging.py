@@ -24,7 +24,7 @@ from cstor_core.errors import CorruptError, NoSpaceError, ProtocolError, Unavail
 from cstor_core.frames import RunView
 from cstor_core.generated.cstor.v1 import volume_pb2
 from cstor_core.history import History, Reign
-from cstor_core.rows import ROW_BYTES, ROW_DTYPE, UNMAP, Rows, rows_of
+from cstor_core.rows import ROW_BYTES, ROW_DTYPE, UNMAP, Rows, chosen, end_to_end, rows_of
 from cstor_core.units import BLOCK_BYTES
 from cstor_core.words import history_message
 from replica.store.checkpointing import Checkpointing
@@ -290,7 +290,7 @@ class Stage:
 
     async def _verify(self, rows: Rows) -> None:
         """Read data that were kept.  Raises CorruptError where some are not what they were."""
-        held = rows[with_data(rows)]
+        held = chosen(rows, with_data(rows))
         for start in range(0, len(held), _VERIFIED_ROWS):
             await self._staging.reader.with_data_of(held[start : start + _VERIFIED_ROWS])
             await BACKGROUND.turn()
@@ -305,7 +305,7 @@ class Stage:
         self._unkept.append(placed[np.searchsorted(placed["block"], np.uint64(kept_end)) :])
         if sum(map(len, self._unkept)) < parts.limits.kept_rows:
             return
-        rows, self._unkept = np.concatenate(self._unkept), []
+        rows, self._unkept = end_to_end(self._unkept), []
         if kept.is_full:
             return
         await self._flush_data()

@@ -8,7 +8,7 @@ import numpy as np
 
 from cstor_core.errors import CorruptError, UnavailableError
 from cstor_core.frames import FrameEntry, RunView
-from cstor_core.rows import ROW_BYTES, UNMAP, Rows, rows_of
+from cstor_core.rows import ROW_BYTES, UNMAP, Rows, chosen, rows_of
 from cstor_core.units import BLOCK_BYTES, MIB
 from replica.store.parts import Parts
 from replica.store.reader import Reader
@@ -45,7 +45,7 @@ class TailReader:
             for entry in self._parts.tail.between(seq, through_seq):
                 if isinstance(entry.content, bytearray):
                     rows = rows_of(bytes(entry.content))
-                    rows = rows[(rows["seq"] > seq) & (rows["seq"] <= through_seq)]
+                    rows = chosen(rows, (rows["seq"] > seq) & (rows["seq"] <= through_seq))
                     rows = rows[: _rows_that_fit(rows, BATCH_BYTES - batch_bytes)]
                     run = await self._run(rows)
                     batch.append(run)

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cstor_core.generated.cstor.v1 import volume_pb2
-from cstor_core.rows import Rows
+from cstor_core.rows import Rows, chosen
 
 NO_END = (1 << 63) - 1
 Mask = npt.NDArray[np.bool_]
@@ -68,11 +68,10 @@ EVERYTHING = View(((0, NO_END),))
 def first_seen(rows: Rows, view: View) -> Rows:
     """The row of each block that counts in a view; rows ascend by block, the newer ones first."""
     if not view.is_everything:
-        rows = rows[view.mask(rows)]
+        rows = chosen(rows, view.mask(rows))
     is_first = np.ones(len(rows), dtype=np.bool_)
     is_first[1:] = rows["block"][1:] != rows["block"][:-1]
-    found: Rows = rows if is_first.all() else rows[is_first]
-    return found
+    return rows if is_first.all() else chosen(rows, is_first)
 
 
 def needed(rows: Rows, views: Sequence[View]) -> Mask:
@@ -92,7 +91,7 @@ def needed(rows: Rows, views: Sequence[View]) -> Mask:
     found = np.zeros(len(rows), dtype=np.bool_)
     for (ranges, after), ends in branches.items():
         seen = np.flatnonzero(_seen(rows["seq"], (*ranges, (after, max(ends)))))
-        found[seen[_counting(rows[seen], np.unique(np.array(ends, dtype=np.uint64)))]] = True
+        found[seen[_counting(rows.take(seen), np.unique(np.array(ends, dtype=np.uint64)))]] = True
     return found
 
 
