@@ -26,8 +26,8 @@ from cstor_core.errors import NoSpaceError
 from replica.store.bits import Bits, Extent, Places, Units, extents_of
 from replica.store.row_sets import ascending
 
-_EXTENT_UNITS_MIN = 9
-"""Shorter pieces go to the stack of single units."""
+_EXTENT_UNITS_MIN = 16
+"""Shorter pieces go to the stack of single units; these are worth a system call each."""
 _PIECE_UNITS_WANTED = 4
 """What a batch would rather have than smaller pieces, on average."""
 _ALIGNED_UNITS = 16
@@ -131,9 +131,7 @@ class Allocator:
             self.free_units -= 1
             return [(singles.pop(), 1)]
         missing = count
-        while (
-            missing and self._extents and (self._extents[-1][1] >= missing or self._is_much_free())
-        ):
+        while missing and self._extents:
             taken.append(self._take_extent(missing))
             missing -= taken[-1][1]
         if missing and missing <= len(singles) and self._singles_are_worth_it(missing):

@@ -74,8 +74,16 @@ def test_new_space_for_whole_batches_begins_where_the_page_cache_holds_it_in_one
     assert [space.allocate(count) for count in (16, 48, 16)] == [[(16, 16)], [(32, 48)], [(80, 16)]]
     assert space.allocate(20) == [(96, 20)]
     assert space.allocate(16) == [(128, 16)]
-    assert list(space.free_extents()) == [(116, 12), *((unit, 1) for unit in range(10, 16))]
+    assert units(list(space.free_extents())) == [*range(10, 16), *range(116, 128)]
     assert set(units(space.allocate(8))) <= set(range(116, 128))
+
+
+def test_free_pieces_of_64_kib_are_taken_before_new_space_and_shorter_ones_are_not() -> None:
+    space = allocator(reserved_end=400)
+    space.allocate(150)
+    space.release(units([(16, 16), (48, 16), (80, 15)]))
+    assert space.allocate(40) == [(48, 16), (16, 16), (87, 8)]
+    assert space.allocate(8) == [(160, 8)]
 
 
 def test_the_file_does_not_grow_for_the_sake_of_alignment() -> None:
