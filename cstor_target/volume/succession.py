@@ -93,7 +93,8 @@ class Succession:
         """The instance to which this target is about to leave the volume."""
         self._heard: dict[str, Sequence[replica_pb2.Standby]] = {}
         """Who stands by, as each member has said last."""
-        self._wanted_until_s = self._served_since_s = float("-inf")
+        self._wanted_until_s = float("-inf")
+        self._served_since_s = float("inf")
         self._vacant_since_s: float | None = None
         self._is_taking_over = False
         self._is_anothers = False

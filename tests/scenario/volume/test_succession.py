@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from cstor_core.generated.cstor.v1 import control_pb2
+from cstor_core.generated.cstor.v1 import control_pb2, replica_pb2
 from cstor_core.limits import LEASE_S
 from cstor_core.units import BLOCK_BYTES
 from cstor_target.volume.succession import LOOK_S, SETTLED_S, SILENT_S, WANTED_S, Role
@@ -335,6 +335,22 @@ def test_one_that_serves_is_asked_to_leave_where_initiators_want_that() -> None:
         assert asked == [], "it is leaving already, and nobody has asked again"
         assert names(cluster).count("wanted") == 1
         assert set(asked) <= {standby.instance}
+
+    play(scenario())
+
+
+def test_one_that_has_not_opened_the_volume_yet_is_not_asked_to_leave_it() -> None:
+    async def scenario() -> None:
+        cluster = Cluster()
+        target, standby = await pair(cluster)
+        target.kill()
+        succession = cluster.start_target().engine.succession
+        asked: list[str] = []
+        succession.on_wanted = lambda one: asked.append(one.target_instance)
+        wants = replica_pb2.Standby(target_instance=standby.instance, portal="b:3260", wanted=True)
+        succession.heard("replica", [wants])
+        assert succession.standbys == [wants]
+        assert asked == []
 
     play(scenario())
 
