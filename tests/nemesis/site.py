@@ -34,7 +34,8 @@ PORTAL_PORT, REPLICA_PORT, CONTROL_PORT, HTTP_PORT = 3260, 7778, 7777, 6060
 STANDS_BY = "standby"
 STANDBY = {True: ("--standby",), False: ()}
 EXIT_DEPOSED = 3
-UNKNOWN = "no target stands by"
+NOT_YET = ("no target stands by", "this target serves no volume")
+"""What a target says to be drained of a volume that has moved a moment ago."""
 KNOWN_S_MAX = 10.0
 CERTIFICATE_AGE_DAYS = 15
 """They are good for as long before as behind, so that wall clocks may be off by some days."""
@@ -170,23 +171,27 @@ class Site:
         Raises HarnessError where that fails.
         """
         if self.topology.standby:
-            control = f"--target={self.target_host.address}:{CONTROL_PORT}"
-            self._drain_when_known(self.cstor("target", "drain", control))
+            self._drain_when_known()
             return
         if (code := self.targets.pop(self.active).terminate()) != 0:
             raise HarnessError(f"the target on {self.active} ended with {code}")
         self.replace_target()
 
-    def _drain_when_known(self, command: list[str]) -> None:
-        """One that has stood by for less than a second may not be known to the other yet."""
+    def _drain_when_known(self) -> None:
+        """One that has stood by for less than a second may not be known to the other yet; and
+        initiators may just have asked for the volume to move.
+        """
         deadline_s = time.monotonic() + KNOWN_S_MAX
         while True:
-            answer = self.initiator.run(*command)
+            control = f"--target={self.target_host.address}:{CONTROL_PORT}"
+            answer = self.initiator.run(*self.cstor("target", "drain", control))
             if answer.returncode == 0:
                 return
-            if UNKNOWN not in answer.stdout or time.monotonic() > deadline_s:
-                raise HarnessError(f"{' '.join(command)}: {answer.stdout}")
+            is_soon = any(sentence in answer.stdout for sentence in NOT_YET)
+            if not is_soon or time.monotonic() > deadline_s:
+                raise HarnessError(f"cstor target drain {control}: {answer.stdout}")
             time.sleep(POLL_S)
+            self.status()  # who serves may be another one by now
 
     def _start(
         self, role: str, host: Host, directory: Path, flags: dict[str, Any], *words: str
