@@ -63,6 +63,10 @@ class ServedTarget(Target, Protocol):
     def volume(self) -> Volume:
         """The volume behind LUN 0."""
 
+    @property
+    def is_there(self) -> bool:
+        """Whether its commands are carried out now."""
+
 
 class ServedDirectory(TargetDirectory, Protocol):
     """The directory, for those who also look behind the names."""
@@ -221,7 +225,7 @@ class Nexus:
         """A step of a copy at another unit, which may not be served any more."""
         request = step.request
         served = self._directory.find(step.unit.identity.target_name)
-        if served is None or not served.ready or served.device.unit is not step.unit:
+        if served is None or not served.is_there or served.device.unit is not step.unit:
             if isinstance(request, Read):
                 self._go_on(task, finish_read(request, Failure.NOT_READY, ()))
             else:

@@ -147,7 +147,9 @@ class ServedVolume:
         """HOST:PORT where initiators are to log in instead, if anywhere."""
         self._target_ports = tuple(portal.group_tag for portal in portals)
         self.stopping = False
-        """The daemon is about to end: what is open is served to its end, but is not ready."""
+        """It is about to be left: what was begun is served to its end, and nobody else logs in."""
+        self.on_ready: Callable[[], None] = lambda: None
+        """Told when logins that wait may go on."""
         self.sessions = VolumeSessions(lambda: (self.volume_name, self.name), table, events)
         self._table = table
         self._events = events
@@ -172,13 +174,18 @@ class ServedVolume:
     @property
     def ready(self) -> bool:
         """Whether a login may go on: it waits for an opening, and for the end of a transition."""
-        is_there = self.engine.succession.role is not Role.TAKING_OVER
-        return self._device is not None and is_there and not self._is_shut
+        return self.is_there and not self.stopping
+
+    @property
+    def is_there(self) -> bool:
+        """Whether commands of those who are logged in are carried out, or told who serves."""
+        is_moving = self.engine.succession.role is Role.TAKING_OVER
+        return self._device is not None and not (is_moving or self._is_shut)
 
     @property
     def is_open(self) -> bool:
-        """Whether initiators that log in are served, by this target."""
-        return self.ready and self.engine.succession.role is Role.SERVING
+        """Whether initiators are served, by this target."""
+        return self.is_there and self.engine.succession.role is Role.SERVING
 
     def shut(self) -> None:
         """Let nobody use the volume any more: sessions end, and nobody can log in."""
@@ -271,7 +278,7 @@ class ServedVolume:
             there = session.target
             if session.initiator_name != name or not isinstance(there, ServedVolume):
                 continue
-            if there.ready and there.device.unit.identity.naa == designator:
+            if there.is_there and there.device.unit.identity.naa == designator:
                 return Peer(there.device.unit, nexus_of(session))
         return None
 
@@ -298,6 +305,7 @@ class ServedVolume:
         state = _ACCESS[succession.role]
         if state is not self._device.unit.access_state and succession.role is not Role.SERVING:
             self._device.access_changed(state)
+            self.on_ready()
 
     def _look_at_capacity(self, device: TargetDevice) -> None:
         if device.unit.block_count != device.unit.geometry.blocks(self.engine.size_bytes):
@@ -348,6 +356,7 @@ class ServedVolume:
             device.access_changed(AccessState.ACTIVE_OPTIMIZED)
             self.redirect("")
         self._device = device
+        self.on_ready()
 
 
 class Directory:

@@ -61,7 +61,7 @@ class IscsiServer:
         )
 
     def retry_held_logins(self) -> None:
-        """A volume has opened: logins that wait for it go on now."""
+        """A volume has opened, or its target stands by: logins that wait for it go on now."""
         self._tick_all()
 
     async def drain(self, timeout_s: float, *, may_return: bool = False) -> None:

@@ -118,7 +118,7 @@ class Volumes:
         events("target_starting", {"instance": instance, "replicas": ", ".join(addresses)})
         engine.deletion.on_done = lambda: self._forget_soon(volume)
         engine.succession.on_wanted = lambda standby: self.on_wanted(volume, standby)
-        engine.when_serving(self.iscsi.retry_held_logins)
+        volume.on_ready = self.iscsi.retry_held_logins
         return volume
 
     def start(self, volume: ServedVolume) -> None:

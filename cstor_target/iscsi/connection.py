@@ -175,12 +175,11 @@ class Connection:
     def request_logout(self, within_s: int, *, may_return: bool = False) -> None:
         """Ask the initiator to log out (Asynchronous Message, event 1).
 
-        Where it `may_return`, at once, the answer to its logout says so (11.15.3): another target
-        serves by then.
+        Where it `may_return`, at once, it is told so when it logs out (11.9.1, 11.15.3): another
+        target serves by then.
         """
         if self._full_feature is not None and self.phase is Phase.FULL_FEATURE:
-            if may_return:
-                self._full_feature.time2wait = 0
+            self._full_feature.may_return = may_return
             self._full_feature.send_async(AsyncEvent.LOGOUT_REQUESTED, 0, 0, within_s)
 
     def announce_drop(self) -> None:

@@ -34,7 +34,7 @@ class Target(Protocol):
 
     @property
     def ready(self) -> bool:
-        """False while its volume is opening: a login is held, not refused."""
+        """False while its volume is opening, or left to another target: a login is held."""
 
     @property
     def moved_to(self) -> str:

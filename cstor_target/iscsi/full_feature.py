@@ -79,8 +79,8 @@ class FullFeature:
         self._session = session
         self._window = session.window
         self._parameters = negotiator.parameters()
-        self.time2wait = self._parameters.default_time2wait
-        """Seconds that an initiator which has logged out is to wait before it comes back."""
+        self.may_return = False
+        """Whether an initiator that logs out may come back at once."""
         self._outbox = outbox
         self._counters = counters
         self._text = TextPhase(session, negotiator, directory, portal, limits)
@@ -275,11 +275,13 @@ class FullFeature:
             self._counters.logouts += 1
             self.tasks.abort_all(self.tasks.present(), None)
             self.events.append(LoggedOut())
+            if self.may_return:  # from where Linux takes it, which it does not from the response
+                self.send_async(AsyncEvent.SESSION_WILL_DROP, 0, 0, 0)
         self._send(
             pdu.LOGOUT_RESPONSE,
             initiator_task_tag=request.initiator_task_tag,
             response=response,
-            time2wait=self.time2wait,
+            time2wait=0 if self.may_return else self._parameters.default_time2wait,
             time2retain=self._parameters.default_time2retain,
         )
 

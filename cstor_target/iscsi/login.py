@@ -110,11 +110,13 @@ class Login:
 
         Raises LoginRefused when the session cannot be made.
         """
-        if self._held is None or not (self._target is None or self._target.ready):
+        if self._held is None:
             return
-        (request, answers), self._held = self._held, None
         if self._target is not None:
-            self._target = self._find_target()
+            self._target = self._find_target()  # another may have taken its place
+            if not self._target.ready:
+                return
+        (request, answers), self._held = self._held, None
         session = self._join(request)
         session.cid = request.cid
         session.initiator_alias = self.negotiator.values["InitiatorAlias"]

@@ -134,15 +134,27 @@ def test_logout_ends_the_session_and_closes(reason: LogoutReason) -> None:
     assert initiator.answers() == []
 
 
-@pytest.mark.parametrize(("may_return", "time2wait"), [(False, 2), (True, 0)])
-def test_who_logs_out_as_it_was_asked_to_may_return_at_once_where_another_target_serves(
-    *, may_return: bool, time2wait: int
-) -> None:
+def test_who_logs_out_as_it_was_asked_to_waits_as_was_agreed() -> None:
     initiator = logged_in()
-    initiator.core.request_logout(3, may_return=may_return)
+    initiator.core.request_logout(3)
     initiator.answer()
     initiator.numbered(pdu.LOGOUT_REQUEST, reason=LogoutReason.CLOSE_SESSION)
-    assert initiator.answer().fields.time2wait == time2wait
+    assert initiator.answer().fields.time2wait == 2
+
+
+def test_who_logs_out_where_another_target_serves_is_told_twice_that_it_may_return_at_once() -> (
+    None
+):
+    initiator = logged_in()
+    initiator.core.request_logout(3, may_return=True)
+    initiator.answer()
+    initiator.numbered(pdu.LOGOUT_REQUEST, reason=LogoutReason.CLOSE_SESSION)
+    told, answer = initiator.answers()
+    assert told.fields.async_event == AsyncEvent.SESSION_WILL_DROP
+    assert (told.fields.parameter_2, told.fields.parameter_3) == (0, 0)
+    assert answer.opcode is Opcode.LOGOUT_RESPONSE
+    assert answer.fields.time2wait == 0
+    assert answer.fields.stat_sn == told.fields.stat_sn + 1
 
 
 def test_other_logouts_are_refused() -> None:

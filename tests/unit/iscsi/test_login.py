@@ -226,6 +226,16 @@ def test_a_login_is_held_until_the_volume_is_open() -> None:
     assert initiator.answer().fields.nsg == Stage.FULL_FEATURE
 
 
+def test_a_login_that_is_held_goes_on_with_what_has_taken_the_targets_place() -> None:
+    directory = StandInDirectory([StandInTarget(ready=False)])
+    initiator = Process(directory).connect()
+    initiator.login_request(NAMES)
+    directory.nodes[:] = [StandInTarget()]
+    (event,) = initiator.core.tick(1.0)
+    assert isinstance(event, LoggedIn)
+    assert event.session.target is directory.nodes[0]
+
+
 def test_a_login_is_not_held_for_ever() -> None:
     initiator = Process(StandInDirectory([StandInTarget(ready=False)])).connect()
     initiator.login_request(NAMES)

@@ -114,6 +114,11 @@ class Served:
         )
     )
 
+    @property
+    def is_there(self) -> bool:
+        """It is, as soon as it is open."""
+        return self.ready
+
 
 @dataclass
 class Directory:

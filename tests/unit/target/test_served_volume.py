@@ -131,6 +131,29 @@ def test_who_logs_in_where_the_target_stands_by_sees_the_disk_and_no_medium() ->
     )
 
 
+def test_logins_wait_where_the_volume_is_about_to_be_left_and_what_was_begun_does_not() -> None:
+    engine = StandInEngine()
+    volume = served(engine)
+    engine.open()
+    volume.stopping = True
+    assert not volume.ready
+    assert volume.is_there
+    assert volume.is_open
+
+
+def test_logins_that_wait_are_told_when_the_target_stands_by_or_serves() -> None:
+    engine = StandInEngine()
+    volume = served(engine)
+    told: list[bool] = []
+    volume.on_ready = lambda: told.append(volume.ready)
+    stands_by(engine)
+    assert told == [True]
+    stands_by(engine, Role.TAKING_OVER)
+    engine.succession.role = Role.SERVING
+    engine.open()
+    assert told == [True, False, True]
+
+
 def test_logins_wait_while_the_target_takes_over() -> None:
     engine = StandInEngine()
     volume = served(engine)
