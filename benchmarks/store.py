@@ -32,7 +32,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.measured import circumstances
+from benchmarks.measured import circumstances, memory_in_use
 from cstor_core.checksums import block_checksum, crc32c
 from cstor_core.files import OsFilesystem
 from cstor_core.frames import RunView
@@ -428,7 +428,10 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--output", type=Path, help="write the results there too, as JSON")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=options.directory, prefix="store-bench-") as directory:
+    with (
+        tempfile.TemporaryDirectory(dir=options.directory, prefix="store-bench-") as directory,
+        memory_in_use(Path(directory)),
+    ):
         document = asyncio.run(measure(Path(directory), options.rounds))
     print_table(document)
     if options.output is not None:
