@@ -25,6 +25,7 @@ from cstor_target.scsi.cdb import (
     REPORT_TARGET_PORT_GROUPS,
     REQUEST_SENSE,
     SET_TARGET_PORT_GROUPS,
+    TEST_UNIT_READY,
 )
 from cstor_target.scsi.requests import Outcome, Status, Step
 from cstor_target.scsi.sense import FieldPointer, ScsiError, Sense, check_condition
@@ -64,13 +65,19 @@ _SET_BYTES_MAX = 4096
 
 
 def in_the_way(state: AccessState, cdb: Buffer) -> Outcome | None:
-    """How a command ends because the port does not serve the medium; None where it may go on."""
+    """How a command ends because the port does not serve the medium; None where it may go on.
+
+    In a transition both BUSY and NOT READY are right (SPC-4, 5.15).  A path checker has to hear of
+    it; what waits for data comes back at once behind BUSY, and a second later behind the other.
+    """
     allowed = ((cdb[0], None), (cdb[0], cdb[1] & _SERVICE_ACTION_MASK))
     if state is AccessState.ACTIVE_OPTIMIZED or not _IN_STANDBY.isdisjoint(allowed):
         return None
     if state is AccessState.STANDBY:
         return check_condition(Sense.TARGET_PORT_IN_STANDBY_STATE)
-    return check_condition(Sense.ASYMMETRIC_ACCESS_STATE_TRANSITION)
+    if cdb[0] == TEST_UNIT_READY.operation_code:
+        return check_condition(Sense.ASYMMETRIC_ACCESS_STATE_TRANSITION)
+    return Outcome(Status.BUSY)
 
 
 def set_target_port_groups(
