@@ -305,7 +305,8 @@ class ServedVolume:
         state = _ACCESS[succession.role]
         if state is not self._device.unit.access_state and succession.role is not Role.SERVING:
             self._device.access_changed(state)
-            self.on_ready()
+            if self.ready:
+                self.on_ready()
 
     def _look_at_capacity(self, device: TargetDevice) -> None:
         if device.unit.block_count != device.unit.geometry.blocks(self.engine.size_bytes):
