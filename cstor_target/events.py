@@ -95,8 +95,8 @@ KINDS: dict[str, Kind] = {
     ),
     "let_go": Kind(
         Severity.ERROR,
-        "this target has had no lease for so long that the one with the portal {portal}, which "
-        "stood by, may serve the volume: it stands by now, and initiators have to log in anew",
+        "this target has had no lease for so long that another one may serve the volume: it stands "
+        "by now, and initiators have to log in anew",
     ),
     "wanted": Kind(
         Severity.WARNING,

@@ -275,7 +275,7 @@ class Membership:
             await self._ask_for_lease(member, tenure)
             spent_s = self._clock.monotonic() - asked_s
             await self._clock.sleep(max(RENEW_S - spent_s, 0.05))
-        self._succession.silent(member.replica_uuid)
+        self._succession.forget(member.replica_uuid)
 
     async def _ask_for_lease(self, member: Member, tenure: Tenure) -> None:
         """Ask a member for a lease; where it has promised a later epoch, this target has ceased.
@@ -283,6 +283,7 @@ class Membership:
         A witness that was given up is not asked: it counts for nothing.
         """
         if member.is_witness and tenure.is_out_of_date(member.replica_uuid):
+            self._succession.silent(member.replica_uuid)
             return
         asked_s = self._clock.monotonic()
         request = tenure.lease_request(member.replica_uuid, LEASE_S, self._succession.successor)
@@ -461,15 +462,14 @@ class Membership:
                 self._give_up_opening()
 
     def let_go(self) -> None:
-        """The lease ran out long ago: where another target stood by, it may serve by now.
+        """The lease ran out long ago: another target that stood by may serve by now.
 
         This one may be the only one that cannot reach the members, and nobody else tells the
         initiators that it still has.
         """
-        portal = self._succession.may_be_followed_by
-        if portal and not self.deposed.done():
-            self._events("let_go", {"portal": portal})
-            self._end(f"no quorum of replicas has renewed the lease, and {portal} stood by")
+        if self._succession.may_be_followed and not self.deposed.done():
+            self._events("let_go", {})
+            self._end("no quorum of replicas has renewed the lease, and another target may serve")
 
     def _depose(self, sentence: str) -> None:
         """Another target reigns: nothing is served from now on."""

@@ -13,11 +13,14 @@ are asked to log out.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from enum import Enum
+from itertools import chain
 
 from cstor_core.clock import Clock
 from cstor_core.errors import CstorError
 from cstor_core.generated.cstor.v1 import replica_pb2
+from cstor_core.limits import LEASE_S
 from cstor_target.volume.events import EventSink
 from cstor_target.volume.opener import Opener
 from cstor_target.volume.opening import newest_configuration, one_volume
@@ -57,6 +60,16 @@ class Vacancy(Enum):
     LEFT = "no other target serves it"
 
 
+@dataclass
+class _Said:
+    """What a member has said of targets that stand by."""
+
+    standbys: Sequence[replica_pb2.Standby]
+    at_s: float
+    is_silent: bool = False
+    """It has not answered since."""
+
+
 def vacancy(members: int, answers: Sequence[replica_pb2.StandByResponse]) -> Vacancy:
     """What members of a volume with so many of them say together.
 
@@ -91,35 +104,41 @@ class Succession:
         """Why it does not serve, while it stands by."""
         self.successor = ""
         """The instance to which this target is about to leave the volume."""
-        self._heard: dict[str, Sequence[replica_pb2.Standby]] = {}
-        """Who stands by, as each member has said last."""
+        self._said: dict[str, _Said] = {}
+        """What each member has said last."""
         self._wanted_until_s = float("-inf")
         self._served_since_s = float("inf")
         self._vacant_since_s: float | None = None
         self._is_taking_over = False
         self._is_anothers = False
         """The volume was left to another one, which is given the time to open it."""
-        self._follower = ""
-        """The portal of who stood by when members last said so."""
         self._known: dict[str, str] = {}
         """Portals of those of whom an event has told, by instance."""
 
     def heard(self, replica_uuid: str, standbys: Sequence[replica_pb2.Standby]) -> None:
         """A member has said who stands by."""
-        self._note(replica_uuid, standbys)
-        self._follower = next((standby.portal for standby in self.standbys), "")
+        own = self._opener.instance
+        others = [one for one in standbys if one.target_instance != own]
+        self._said[replica_uuid] = _Said(others, self._clock.monotonic())
+        self._tell()
         is_settled = self._clock.monotonic() - self._served_since_s >= SETTLED_S
         for standby in standbys:
             if standby.wanted and is_settled and not self.successor:
                 self.on_wanted(standby)
 
     def silent(self, replica_uuid: str) -> None:
-        """A member does not answer, or is none any more: what it has said counts no longer."""
-        self._note(replica_uuid, ())
+        """A member does not answer: it may be that those of whom it told are there no longer."""
+        if replica_uuid in self._said:
+            self._said[replica_uuid].is_silent = True
+            self._tell()
 
-    def _note(self, replica_uuid: str, standbys: Sequence[replica_pb2.Standby]) -> None:
-        own = self._opener.instance
-        self._heard[replica_uuid] = [one for one in standbys if one.target_instance != own]
+    def forget(self, replica_uuid: str) -> None:
+        """Nobody asks this one any more: it is no member, or this target does not serve."""
+        self._said.pop(replica_uuid, None)
+        self._tell()
+
+    def _tell(self) -> None:
+        """Say who has come to stand by, and who has gone."""
         now = {standby.target_instance: standby.portal for standby in self.standbys}
         for instance, portal in now.items():
             if instance not in self._known:
@@ -133,7 +152,8 @@ class Succession:
     def standbys(self) -> list[replica_pb2.Standby]:
         """The targets that stand by; one that knows that it is to follow says so to any member."""
         found: dict[str, replica_pb2.Standby] = {}
-        for standby in (one for standbys in self._heard.values() for one in standbys):
+        said = (one.standbys for one in self._said.values() if not one.is_silent)
+        for standby in chain.from_iterable(said):
             if standby.ready or standby.target_instance not in found:
                 found[standby.target_instance] = standby
         return list(found.values())
@@ -155,13 +175,19 @@ class Succession:
         self._events("not_left", {})
 
     @property
-    def may_be_followed_by(self) -> str:
-        """The portal of the target that may serve by now, where this one has no lease any more.
+    def may_be_followed(self) -> bool:
+        """Whether another target may serve by now, where this one has had no lease for some time.
 
-        Empty where nobody stood by when members last answered, and where this target would not
-        stand by itself.
+        It may where members were told of one before they fell silent: they may still talk to it.
+        Where no member answers, one may have come to stand by since.  Never where this target
+        would not stand by itself: it is the only one.
         """
-        return self._follower if self._standby is not None else ""
+        if self._standby is None:
+            return False
+        lately_s = self._clock.monotonic() - LEASE_S
+        if all(said.at_s <= lately_s for said in self._said.values()):
+            return True
+        return any(said.standbys for said in self._said.values())
 
     @property
     def is_successor_ready(self) -> bool:

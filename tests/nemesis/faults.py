@@ -99,6 +99,16 @@ def _dropped(ways: Callable[[Site, Fault], list[switch.Way]]) -> Hurt:
     return lambda site, fault: switch.dropped(site.initiator.switch, ways(site, fault))
 
 
+def _split(site: Site, fault: Fault) -> list[switch.Way]:
+    """The target that serves and one replica on one side, all others on the other one; initiators
+    reach both.
+    """
+    here = [site.target_host, _replica_host(site, fault)]
+    hosts = [site.hosts[name] for name in (*TARGET_HOSTS, *REPLICA_HOSTS)]
+    there = [host for host in hosts if host not in here]
+    return [way for host in here for other in there for way in switch.both(host, other)]
+
+
 def _replica_host(site: Site, fault: Fault, next_one: int = 0) -> Host:
     return site.hosts[REPLICA_HOSTS[(fault.replica + next_one) % REPLICAS]]
 
@@ -207,6 +217,7 @@ HURTS: dict[Kind, Hurt] = {
         ]
     ),
     Kind.PART_TARGET: _dropped(lambda site, fault: switch.both(site.initiator, site.target_host)),
+    Kind.SPLIT: _dropped(_split),
     Kind.SKEW_CLOCKS: _skew,
     Kind.KILL_ALL: _kill_all,
     Kind.CUT_QUORUM: _dropped(

@@ -40,6 +40,7 @@ class Kind(StrEnum):
     KILL_BOTH = "target and a replica killed"
     ISOLATE_TARGET = "target parted from the replicas"
     PART_TARGET = "target parted from the initiators"
+    SPLIT = "network split in two"
     SKEW_CLOCKS = "clocks skewed"
     KILL_ALL = "all killed"
     CUT_QUORUM = "two replicas cut off"
@@ -60,11 +61,11 @@ class Kind(StrEnum):
         return self in _TAKES_TARGET
 
 
-_HURT = {Kind.KILL_ALL: 3, Kind.CUT_QUORUM: 2, Kind.KILL_BOTH: 1}
+_HURT = {Kind.KILL_ALL: 3, Kind.CUT_QUORUM: 2, Kind.KILL_BOTH: 1, Kind.SPLIT: 1}
 _TAKES_TARGET = (
     *(Kind.KILL_TARGET, Kind.STOP_TARGET, Kind.CUT_TARGET),
     *(Kind.DEAFEN_TARGET, Kind.MUTE_TARGET, Kind.ISOLATE_TARGET, Kind.PART_TARGET),
-    Kind.KILL_BOTH,
+    *(Kind.SPLIT, Kind.KILL_BOTH),
 )
 
 
@@ -85,7 +86,7 @@ class Fault:
 
 def _lasts_s(kind: Kind) -> tuple[float, ...]:
     """How long it may last: what takes the target must be there until the other one serves."""
-    if kind in (Kind.ISOLATE_TARGET, Kind.PART_TARGET):
+    if kind in (Kind.ISOLATE_TARGET, Kind.PART_TARGET, Kind.SPLIT):
         # Nothing but the old target can tell initiators of it, or they the targets.
         return ISOLATED_S
     return LONG_S if kind.takes_target or kind is Kind.FILL_REPLICA else SHORT_S

@@ -253,7 +253,9 @@ class Site:
         return problems
 
     def is_whole(self) -> bool:
-        """Whether the volume is healthy, all replicas are in sync, and other targets stand by."""
+        """Whether the volume is healthy, all replicas are in sync, and other targets stand by, as
+        the one that serves knows.
+        """
         volume = self.status()
         if volume is None:
             return False
@@ -261,7 +263,8 @@ class Site:
         others = [self._status_of(host) for host in self.targets if host != self.active]
         stand_by = all(one is not None and one["status"] == STANDS_BY for one in others)
         count = len(TARGET_HOSTS) if self.topology.standby else 1
-        is_all_there = stand_by and len(self.targets) == count
+        is_known = len(volume.get("standbys", ())) == len(others)
+        is_all_there = stand_by and is_known and len(self.targets) == count
         return volume["status"] == "healthy" and statuses == {IN_SYNC} and is_all_there
 
     def mend(self, killed: set[str]) -> list[str]:

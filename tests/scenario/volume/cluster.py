@@ -32,7 +32,6 @@ Answer = TypeVar("Answer")
 SALT = 0x5EED5A17
 VOLUME_BLOCKS = 1 << 16
 STALL_POLL_S = 0.01
-SILENCE_S = 1e6
 
 
 class SimulatedStream:
@@ -102,17 +101,15 @@ class SimulatedLink:
 
     @property
     def alive(self) -> bool:
-        """Whether the target's process still runs."""
-        return self._instance not in self.network.dead
+        """Whether the target's process still runs, and reaches the replica."""
+        return self.network.reaches(self._instance, self.address)
 
     def later(self, call: Callable[[], None]) -> None:
         """Call after the network's delay."""
         asyncio.get_running_loop().call_later(self.network.delay_s(), call)
 
     async def _travel(self) -> None:
-        await asyncio.sleep(self.network.delay_s())
-        if not self.alive:
-            await asyncio.sleep(SILENCE_S)
+        await self.network.travel(self._instance, self.address)
 
     async def _there_and_back(self, ask: Callable[[], Answer]) -> Answer:
         await self._travel()

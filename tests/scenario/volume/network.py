@@ -6,21 +6,43 @@ import asyncio
 from collections.abc import Callable
 from random import Random
 
+from cstor_core.errors import UnavailableError
+
 BETWEEN_S = 1e-6
 """Timers of the same moment run in any order, and messages must not."""
+CALL_S_MAX = 5.0
+SILENCE_S = 1e6
 
 
 class Network:
-    """Delays, and which target processes are alive."""
+    """Delays, which target processes are alive, and what they reach."""
 
     def __init__(self, seed: int) -> None:
         self.random = Random(seed)
         self.dead: set[str] = set()
+        self.parted: set[tuple[str, str]] = set()
+        """Targets, each with the address of a replica to which nothing of it comes."""
+
+    def reaches(self, instance: str, address: str) -> bool:
+        """Whether a target is heard at an address."""
+        return instance not in self.dead and (instance, address) not in self.parted
 
     def delay_s(self) -> float:
         """A fraction of a millisecond mostly, now and then much more."""
         usual = self.random.uniform(0.0001, 0.0005)
         return usual if self.random.random() < 0.9 else usual * 50
+
+    async def travel(self, instance: str, address: str) -> None:
+        """Bring a call of a target to an address, or its answer back.
+
+        Raises UnavailableError after some seconds where nothing comes to that address.
+        """
+        await asyncio.sleep(self.delay_s())
+        if instance in self.dead:
+            await asyncio.sleep(SILENCE_S)
+        if not self.reaches(instance, address):
+            await asyncio.sleep(CALL_S_MAX)
+            raise UnavailableError(f"{address} has not answered within {CALL_S_MAX:g} s")
 
 
 class Wire:
