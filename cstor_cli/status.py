@@ -263,6 +263,7 @@ def _standing(report: control_pb2.VolumeReport) -> Document:
         "rebuild_pace": pace if tells_all else None,
         "scrub": scrub_document(report.scrub) if report.HasField("scrub") else None,
         "one_copy": report.one_copy,
+        "standbys": [standby.portal for standby in report.standbys],
     }
 
 

@@ -65,6 +65,7 @@ def report_document(report: control_pb2.VolumeReport) -> dict[str, Any]:
         "registrations": report.registrations,
         "is_reserved": report.reservation != volume_pb2.RESERVATION_TYPE_UNSPECIFIED,
         "rebuild_pace": pace_word(report.rebuild_pace),
+        "standbys": [standby.portal for standby in report.standbys],
         "epoch": report.epoch,
         "last_seq": report.last_seq,
         "completed_seq": report.completed_seq,

@@ -263,7 +263,7 @@ class Site:
         others = [self._status_of(host) for host in self.targets if host != self.active]
         stand_by = all(one is not None and one["status"] == STANDS_BY for one in others)
         count = len(TARGET_HOSTS) if self.topology.standby else 1
-        is_known = len(volume.get("standbys", ())) == len(others)
+        is_known = len(volume["standbys"]) == len(others)
         is_all_there = stand_by and is_known and len(self.targets) == count
         return volume["status"] == "healthy" and statuses == {IN_SYNC} and is_all_there
 

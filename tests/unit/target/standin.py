@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from cstor_core.errors import UnavailableError
-from cstor_core.generated.cstor.v1 import control_pb2, volume_pb2
+from cstor_core.generated.cstor.v1 import control_pb2, replica_pb2, volume_pb2
 from cstor_target.access import AccessRules
 from cstor_target.chap_secrets import ChapSecrets
 from cstor_target.iscsi.connection import Connection
@@ -127,6 +127,7 @@ class StandInEngine:
             commands_waiting=3 if self.waiting_ms else 0,
             lease_left_ms=2500 if self.serving else 0,
             loss_possible=self.serving,
+            standbys=[replica_pb2.Standby(portal="10.0.0.2:3260")],
         )
 
     @property

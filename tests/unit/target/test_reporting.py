@@ -86,6 +86,7 @@ def test_status_page_is_the_report_in_words_and_numbers() -> None:
     (replica,) = found["replicas"]
     assert (replica["uuid"], replica["status"]) == (REPLICA, "in-sync")
     assert replica["applied_seq"] == 17
+    assert found["standbys"] == ["10.0.0.2:3260"]
     assert (found["lease_left_s"], found["loss_possible"], replica["short"]) == (2.5, True, True)
     assert (found["waiting_s"], found["awaited"], found["commands_waiting"]) == (0, [], 0)
     assert replica["rebuild"] == {
@@ -131,6 +132,7 @@ def test_states_of_volume_and_replicas_are_one_gauge_each() -> None:
     assert samples["cstor_volume_replica_applied_seq", *replica, "vol1"] == 17
     assert samples["cstor_volume_sessions", "vol1"] == 1
     assert samples["cstor_volume_quorum", "vol1"] == 1
+    assert samples["cstor_volume_standbys", "vol1"] == 1
 
 
 def test_what_keeps_a_volume_waiting_is_on_the_status_page_and_scraped() -> None:
