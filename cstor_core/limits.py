@@ -10,6 +10,8 @@ SIZE_BYTES_MAX = 1 << 50
 REGISTRATIONS_MAX = 1000
 """Of initiator ports with one volume."""
 SNAPSHOTS_MAX = 4096
+COPY_BLOCKS_MAX = 256
+"""So many blocks are copied within a volume by one entry."""
 SNAPSHOT_NAME_BYTES_MAX = 255
 LEASE_S = 4.0
 """So long, on its own clock, a member lets no other target serve."""

@@ -50,6 +50,17 @@ def all_match(data: memoryview, salt: int, blocks: npt.NDArray[np.uint64], check
     )
 
 
+def moved_checksums(
+    checksums: Sums, salt: int, blocks: npt.NDArray[np.uint64], to: npt.NDArray[np.uint64]
+) -> Sums:
+    """The checksums that the same data have as blocks of other numbers, without the data.
+
+    Data that do not match the one checksum do not match the other one either.
+    """
+    differences = _seeds(salt, blocks) ^ _seeds(salt, to)
+    return checksums ^ _through(_moved_by_a_block(), differences)
+
+
 def _seeds(salt: int, blocks: npt.NDArray[np.uint64]) -> Sums:
     """As `checksums.block_seed`, of many blocks."""
     mixed = blocks ^ (blocks >> np.uint64(32)) ^ np.uint64(salt)
@@ -83,6 +94,7 @@ def _moving_on() -> tuple[Sums, npt.NDArray[np.int64]]:
     return moved, np.arange(4 * (TOGETHER - 1), dtype=np.int64) * 256
 
 
+@cache
 def _moved_by_a_block() -> Sums:
     """What a sum becomes by a block of zeros, for each value of each of its bytes."""
     zeros = bytes(BLOCK_BYTES)

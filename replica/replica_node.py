@@ -272,6 +272,7 @@ class ReplicaNode:
             properties=store.properties,
             reservations=store.reservations,
             sanitization=store.sanitization,
+            copies_blocks=True,
             deleted=store.deleted,
             reverted=store.is_reverted,
             learner=store.learner,

@@ -65,6 +65,8 @@ _PIECE_BYTES = 1 << 20
 FORMAT_OF_OPERATIONS = 2
 """As format 1, of a replica whose standing the releases that know only that would lose a part of.
 They refuse it; without anything of the kind they can still be gone back to."""
+FORMAT_OF_SHARES = 3
+"""As format 2, of a replica in which blocks share their data with others of the volume."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +141,7 @@ class Moment:
 
     def file_bytes(self, runs: Sequence[MapRun], placed: PlaceSet, held_blocks: int) -> bytes:
         """The content of the file `map`."""
-        tables = [(file, bits.packed()) for file, bits in placed.files()]
+        tables = [(file, bits.packed()) for file, bits in placed.tables()]
         more = {
             "runs": [asdict(run.head) for run in runs],
             "held_blocks": max(held_blocks, 0),
@@ -149,7 +151,8 @@ class Moment:
             ],
         }
         payload = MAP_HEAD.build({**self.fields, **more})
-        content = sealed(MAP_MAGIC, payload, FORMAT_OF_OPERATIONS if self._is_late() else FORMAT)
+        number = FORMAT_OF_OPERATIONS if self._is_late() else FORMAT
+        content = sealed(MAP_MAGIC, payload, FORMAT_OF_SHARES if placed.is_shared else number)
         return b"".join([content, *(table for _, table in tables)])
 
 
@@ -197,7 +200,7 @@ def load(
     file = filesystem.open(path, read_only=True)
     try:
         payload, offset = unsealed(
-            _envelope_of(file), MAP_MAGIC, what, exact=False, latest=FORMAT_OF_OPERATIONS
+            _envelope_of(file), MAP_MAGIC, what, exact=False, latest=FORMAT_OF_SHARES
         )
         found = parsed(MAP_HEAD, payload, what)
         tables = file.pread(file.size() - offset, offset)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import nullcontext
 
-from cstor_core.errors import CorruptError, CstorError, UnavailableError
+from cstor_core.errors import CorruptError, CstorError
 from replica.store.checkpointing import Checkpointing
 from replica.store.pace import AT_ONCE, UnreadableError, finished
 from replica.store.parts import Parts
@@ -104,7 +104,7 @@ class Durability:
             try:
                 await self._making.checkpoint(self.flush)
             except UnreadableError as error:
-                raise _not_now(self._parts, error) from error
+                raise self._parts.not_now(error) from error
             except OSError as error:
                 raise self._parts.gave_up(error, "a checkpoint") from error
             except CorruptError as error:
@@ -130,7 +130,7 @@ class Durability:
         try:
             finished(self._making.checkpoint(flush, AT_ONCE))
         except UnreadableError as error:
-            raise _not_now(parts, error) from error
+            raise parts.not_now(error) from error
         except OSError as error:
             raise parts.gave_up(error, "a checkpoint") from error
         except CorruptError as error:
@@ -222,7 +222,7 @@ class Durability:
             while self._making.is_tidying_due:  # of what came while it was done, too
                 await self._making.tidy()
         except UnreadableError as error:
-            self.checkpoint_error = str(_not_now(parts, error))
+            self.checkpoint_error = str(parts.not_now(error))
         except OSError as error:
             self.checkpoint_error = str(parts.gave_up(error, "merging the map"))
         except CorruptError as error:
@@ -233,10 +233,3 @@ class Durability:
         self._relief.discard(task)
         if not task.cancelled():
             task.exception()
-
-
-def _not_now(parts: Parts, error: UnreadableError) -> UnavailableError:
-    """The error of a checkpoint or a merge that a read has ended: that has changed nothing."""
-    return UnavailableError(
-        f"{parts.what}: the disk cannot read the map ({error.strerror}); it is tried again"
-    )

@@ -92,9 +92,9 @@ class StoreFacts:
     @property
     def shared_bytes(self) -> int:
         """What a clone has in other replicas' data files, as of the last checkpoint."""
-        own = len(self._parts.files) - 1
-        files = self._parts.block_map.placed.files()
-        return sum(units.count() for file, units in files if file != own) * BLOCK_BYTES
+        placed, own = self._parts.block_map.placed, self._parts.own_file
+        in_own = sum(units.count() for units in placed.shares_of(own).values())
+        return (placed.count() - in_own) * BLOCK_BYTES
 
     @property
     def map_bytes(self) -> int:

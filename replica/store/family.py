@@ -1,16 +1,20 @@
-"""Who needs what of a data file, where clones share the data of those they were cloned from.
+"""Who needs what of a data file, where clones share the data of those they were cloned from, and
+blocks that of others from which they were copied.
 
 A clone has links to the data files that it shares, so they stay as long as it does.  What the
 replica that owns such a file no longer needs may be needed by clones of it: it is free when the
 last one has let it go.  The owner allocates and gives back; of a deleted one nothing is allocated
 any more, and what nobody needs is given back to the file system.
+
+Where blocks of one replica share a unit, it needs the unit several times: once as whoever wrote it
+does, and once more under each number of a share.
 """
 
 from __future__ import annotations
 
 import asyncio
 import errno
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -19,7 +23,7 @@ from cstor_core.units import BLOCK_BYTES, MIB
 from replica.store.allocator import Allocator
 from replica.store.bits import Bits, Extent, Places, Units
 from replica.store.pace import Gentle, Pace
-from replica.store.places import by_file
+from replica.store.places import UNIT_MASK, by_file, files_of, places_of_shares
 
 _GROUPS_AT_ONCE = 64
 _PUNCHED_AT_ONCE = 1024
@@ -34,7 +38,8 @@ class Space:
     __slots__ = ("_allocator", "_held", "_kept", "came_back")
 
     def __init__(self) -> None:
-        self._held: dict[str, Bits] = {}
+        self._held: dict[tuple[str, int], Bits] = {}
+        """By who needs it, and the number of the share."""
         self._kept = Bits()
         self._allocator: Allocator | None = None
         self.came_back = _nobody
@@ -42,17 +47,35 @@ class Space:
 
     @property
     def is_shared(self) -> bool:
-        """Whether a clone may need something of it."""
+        """Whether somebody may need something of it beside its owner, or a second time."""
         return bool(self._held)
 
-    def hold(self, clone: str, units: Bits) -> None:
-        """A clone needs these; units that are not allocated to anybody may be among them only
-        before `begin`.
+    def hold(self, replica: str, shares: Mapping[int, Bits]) -> None:
+        """A clone needs these, by the number of the share, or the owner does beside its own ones.
+
+        Units that are not allocated to anybody may be among them only before `begin`.
         """
-        self._held[clone] = units.copy()
+        self._held = {who: held for who, held in self._held.items() if who[0] != replica}
+        self._held |= {(replica, share): units.copy() for share, units in shares.items()}
+
+    def share(self, replica: str, units: Units, shares_max: int) -> Units:
+        """Have a replica need units that it needs already once more; the numbers of the shares,
+        or 0 where there is none left of a unit.
+        """
+        shares = np.zeros(len(units), dtype=np.uint64)
+        for share in range(1, shares_max):
+            left = np.flatnonzero(shares == 0)
+            if not len(left):
+                break
+            held = self._held.setdefault((replica, share), Bits())
+            left = left[~held.holds(units[left])]
+            _, firsts = np.unique(units[left], return_index=True)
+            shares[left[firsts]] = share
+            held.put(units[left[firsts]])
+        return shares
 
     def with_held(self, used: Bits) -> Bits:
-        """These units, and those that clones need."""
+        """These units, and those that somebody needs beside."""
         both = used.copy()
         for held in self._held.values():
             both.put_all(held)
@@ -83,15 +106,15 @@ class Space:
         self._kept.put(given[is_held])
         self._allocator.release(given[~is_held].tolist())
 
-    def let_go(self, clone: str, units: Units) -> None:
-        """A clone needs these no longer."""
-        self._held[clone].remove(units)
+    def let_go(self, replica: str, share: int, units: Units) -> None:
+        """A replica needs these no longer under a number of a share."""
+        self._held[replica, share].remove(units)
         self._free(units)
 
-    def forget(self, clone: str) -> None:
-        """A clone is gone."""
-        held = self._held.pop(clone, None)
-        if held is not None:
+    def forget(self, replica: str) -> None:
+        """A replica is gone."""
+        for who in [who for who in self._held if who[0] == replica]:
+            held = self._held.pop(who)
             self._free(held.between(*held.bounds()))
 
     def _free(self, units: Units) -> None:
@@ -123,31 +146,52 @@ class Family:
         """That of one replica."""
         return self._spaces.setdefault(replica_uuid, Space())
 
-    def forget(self, clone: str) -> None:
-        """A clone is gone, and needs nothing of anybody any more."""
+    def forget(self, replica: str) -> None:
+        """A replica is gone, and needs nothing of anybody any more."""
         for space in self._spaces.values():
-            space.forget(clone)
+            space.forget(replica)
 
 
 class Releasing:
     """Gives places back that a replica no longer needs: its own, and those of its bases."""
 
-    def __init__(self, clone: str, spaces: Sequence[Space]) -> None:
+    def __init__(self, replica: str, spaces: Sequence[Space]) -> None:
         """`spaces` by the number of the file, its own last."""
-        self._clone = clone
+        self._replica = replica
         self._spaces = spaces
 
     def __call__(self, places: Places) -> None:
         """Give places back that are in no order."""
         spaces = self._spaces
-        if len(spaces) == 1:
+        if len(spaces) == 1 and not spaces[0].is_shared:
             spaces[0].release(places)
             return
-        for file, units in by_file(np.asarray(places, dtype=np.uint64)):
-            if file == len(spaces) - 1:
-                spaces[file].release(units)
+        for file, share, units in by_file(np.asarray(places, dtype=np.uint64)):
+            if share or file < len(spaces) - 1:
+                spaces[file].let_go(self._replica, share, units)
             else:
-                spaces[file].let_go(self._clone, units)
+                spaces[file].release(units)
+
+
+class Sharing:
+    """Gives a replica more places for units that it refers to."""
+
+    def __init__(self, replica: str, spaces: Sequence[Space], shares_max: int) -> None:
+        """As for `Releasing`, which takes them back; so many blocks share a unit at most."""
+        self._replica = replica
+        self._spaces = spaces
+        self._shares_max = shares_max
+
+    def __call__(self, places: Units) -> Units:
+        """Another place of the same unit for each; 0 where a unit has no other one left."""
+        found = np.zeros(len(places), dtype=np.uint64)
+        files = files_of(places)
+        for file in np.unique(files).tolist():
+            of_file = np.flatnonzero(files == np.uint64(file))
+            units = places[of_file] & np.uint64(UNIT_MASK)
+            shares = self._spaces[file].share(self._replica, units, self._shares_max)
+            found[of_file] = np.where(shares, places_of_shares(file, shares, units), 0)
+        return found
 
 
 class Orphan:

@@ -18,6 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 from construct import Bytes, Flag, Int32ul, Int64ul, Struct
 
 from cstor_core.checksums import crc32c
@@ -26,7 +27,7 @@ from cstor_core.files import Buffer, Filesystem
 from cstor_core.history import Reign
 from cstor_core.rows import ROW_BYTES, Rows, rows_of
 from replica.store.envelope import ENVELOPE_BYTES, parsed, sealed, unsealed
-from replica.store.places import PlaceSet
+from replica.store.places import UNIT_MASK, PlaceSet
 from replica.store.records import STAGED_MAGIC
 from replica.store.row_sets import Piece, with_data
 from replica.store.standing import Standing
@@ -267,9 +268,10 @@ def fits(
     places = kept.places.places()
     lowest, end = kept.places.of_file(own_file).bounds()
     first, reserved_end = units
-    is_own = all(file == own_file for file, _ in kept.places.files())
+    is_own = all(file == own_file for file, _ in kept.places.tables())
     is_within = not len(places) or (first <= lowest and end <= reserved_end)
-    is_free = not used.holds(places).any()
+    kept_units = places & np.uint64(UNIT_MASK)
+    is_free = not any(units.holds(kept_units).any() for units in used.shares_of(own_file).values())
     return kept.basis.standing == standing.point and is_own and is_within and is_free
 
 

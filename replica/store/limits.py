@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cstor_core.units import MIB
+from replica.store.places import SHARES_MAX
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,8 @@ class StoreLimits:
     """The answer to so long a read has a message of its own, into which its data are read."""
     run_rows_max: int = 16384
     """Rows of one run; one run is one journal record."""
+    shares_max: int = SHARES_MAX
+    """So many blocks share a unit of a data file."""
 
 
 def checkpoint_part(replica_uuid: bytes) -> float:

@@ -38,7 +38,7 @@ from replica.store.opening import (
     stray_runs,
 )
 from replica.store.pace import AT_ONCE, finished
-from replica.store.places import FILE_SHIFT, UNIT_MASK, PlaceSet
+from replica.store.places import UNIT_MASK, PlaceSet, file_of
 from replica.store.pool import read_pool_uuid
 from replica.store.recovery import Recovery
 from replica.store.row_sets import with_data
@@ -244,6 +244,7 @@ def recovery_of(filesystem: Filesystem, directory: Path, file: File, look: Repli
             filesystem, directory / "map", uuid_bytes, look.identity.size_bytes, _CACHE_BYTES
         ),
         lambda head: open_run(filesystem, directory, head),
+        sum(name.startswith(BASE_PREFIX) for name in filesystem.list(directory)),
     )
 
 
@@ -259,13 +260,15 @@ def unnamed_files(filesystem: Filesystem, directory: Path) -> list[str]:
 def _check_places(files: Sequence[File], recovery: Recovery, look: ReplicaLook) -> PlaceSet:
     """All that is referred to lies behind the journal and within the file; what that is."""
     used = recovery.places_in_use()
-    own = used.of_file(len(files) - 1)
+    shares = used.shares_of(len(files) - 1)
     look.used_blocks = used.count()
-    look.shared_blocks = look.used_blocks - own.count()
+    look.shared_blocks = look.used_blocks - sum(units.count() for units in shares.values())
     check_bases(files, used, str(look.directory))
-    lowest, end = own.bounds()
-    if end and (lowest < recovery.first_unit or end > look.file_bytes // BLOCK_BYTES):
-        look.damaged(f"{look.directory}: the data file is shorter than its map says")
+    for units in shares.values():
+        lowest, end = units.bounds()
+        if end and (lowest < recovery.first_unit or end > look.file_bytes // BLOCK_BYTES):
+            look.damaged(f"{look.directory}: the data file is shorter than its map says")
+            break
     return used
 
 
@@ -310,7 +313,7 @@ def _bad_blocks(files: Sequence[File], look: ReplicaLook, many: Rows) -> Iterato
     ):
         look.verified_blocks += 1
         try:
-            file, unit = files[place >> FILE_SHIFT], place & UNIT_MASK
+            file, unit = files[file_of(place)], place & UNIT_MASK
             data = file.pread(BLOCK_BYTES, unit * BLOCK_BYTES)
         except OSError:
             data = b""

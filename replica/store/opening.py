@@ -22,7 +22,7 @@ from replica.store.allocator import Allocator
 from replica.store.block_map import BlockMap
 from replica.store.checkpoint import CheckpointHead, Moment, load, open_run
 from replica.store.envelope import parsed, read_file, replace_file, sealed, unsealed
-from replica.store.family import Family, Releasing, Space
+from replica.store.family import Family, Releasing, Sharing, Space
 from replica.store.journal import START, Journal
 from replica.store.kept import Kept, fits
 from replica.store.limits import StoreLimits
@@ -30,7 +30,7 @@ from replica.store.map_run import RUN_PREFIX, run_name
 from replica.store.marks import FailureMark
 from replica.store.operations import Operations
 from replica.store.parts import Parts
-from replica.store.places import PlaceSet
+from replica.store.places import FILE_SHIFT, PlaceSet, file_of
 from replica.store.reclaim import Reclaimer
 from replica.store.records import DATA_HEAD, DATA_MAGIC, IDENTITY_MAGIC, JOURNAL_OFFSET, Kind
 from replica.store.recovery import Recovery
@@ -264,6 +264,7 @@ class _Opening:
             tail_bytes,
             checkpoint,
             lambda head: open_run(filesystem, directory, head),
+            len(self.files) - 1,
         )
         recovery.replay(power_lost)
         if power_lost or recovery.is_torn:
@@ -290,7 +291,8 @@ class _Opening:
 
     def _parts(self, recovery: Recovery, journal: Journal, kept: Kept) -> Parts:
         allocator = self._take_places(recovery, kept)
-        reclaimer = Reclaimer(Releasing(self.directory.name, self.spaces), journal.number)
+        releasing = Releasing(self.directory.name, self.spaces)
+        reclaimer = Reclaimer(releasing, journal.number)
         recovery.tail.dropped = reclaimer.put
         return Parts(
             what=self.what,
@@ -305,6 +307,8 @@ class _Opening:
             tail=recovery.tail,
             standing=recovery.standing,
             kept=kept,
+            sharing=Sharing(self.directory.name, self.spaces, self.limits.shares_max),
+            unshare=releasing,
             on_failure=lambda: None,
         )
 
@@ -320,10 +324,17 @@ class _Opening:
         else:
             kept.forget_at_once()
         own = used.of_file(len(shared))
-        lowest, end = own.bounds()
-        if end > reserved_end or (end and lowest < first):
-            raise CorruptError(f"{self.what}: the data file is shorter than its map says")
+        for units in used.shares_of(len(shared)).values():
+            lowest, end = units.bounds()
+            if end > reserved_end or (end and lowest < first):
+                raise CorruptError(f"{self.what}: the data file is shorter than its map says")
         check_bases(self.files, used, self.what)
+        for number, space in enumerate(self.spaces):
+            shares = used.shares_of(number)
+            if space is own_space:
+                shares.pop(0, None)
+            space.hold(self.directory.name, shares)
+        _, end = own.bounds()
         _, held_end = own_space.with_held(own).bounds()
         allocator = Allocator(
             first,
@@ -333,8 +344,6 @@ class _Opening:
             self.limits.hole_bytes // BLOCK_BYTES,
             partial(self._grow, recovery.block_map),
         )
-        for number, space in enumerate(shared):
-            space.hold(self.directory.name, used.of_file(number))
         own_space.begin(allocator, own)
         return allocator
 
@@ -348,8 +357,8 @@ class _Opening:
 
 def check_bases(files: Sequence[File], used: PlaceSet, what: str) -> None:
     """Raise CorruptError where places are in no file, or behind the end of one that is shared."""
-    for number, units in used.files():
-        _, end = units.bounds()
+    for above, units in used.tables():
+        number, (_, end) = file_of(above << FILE_SHIFT), units.bounds()
         if number >= len(files) or (
             number < len(files) - 1 and end > files[number].size() // BLOCK_BYTES
         ):

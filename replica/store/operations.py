@@ -15,7 +15,12 @@ from google.protobuf.message import DecodeError
 from cstor_core.errors import CorruptError, ProtocolError
 from cstor_core.generated.cstor.v1 import volume_pb2
 from cstor_core.history import Reign
-from cstor_core.limits import REGISTRATIONS_MAX, SNAPSHOT_NAME_BYTES_MAX, SNAPSHOTS_MAX
+from cstor_core.limits import (
+    COPY_BLOCKS_MAX,
+    REGISTRATIONS_MAX,
+    SNAPSHOT_NAME_BYTES_MAX,
+    SNAPSHOTS_MAX,
+)
 from cstor_core.properties import set_property
 from cstor_core.units import BLOCK_BYTES
 from cstor_core.words import reign_from, reign_message
@@ -117,10 +122,8 @@ class Operations:
                     raise ProtocolError(f"a snapshot cannot be called {name!r}")
                 if len(self.snapshots) >= SNAPSHOTS_MAX:
                     raise ProtocolError(f"there are {SNAPSHOTS_MAX} snapshots, and no more may be")
-            case "delete_snapshot":
-                self._check_name(operation.delete_snapshot.name)
-            case "revert":
-                self._check_name(operation.revert.name)
+            case "delete_snapshot" | "revert" as kind:
+                self._check_name(getattr(operation, kind).name)
             case "resize":
                 self._check_size(operation.resize.size_bytes)
             case "loss_told":
@@ -140,6 +143,8 @@ class Operations:
             case "set_sanitization":
                 if operation.set_sanitization.state not in volume_pb2.SanitizationState.values():
                     raise ProtocolError("a sanitization is in a state that this version knows not")
+            case "copy_blocks":
+                self._check_copy(operation.copy_blocks)
             case _:
                 raise ProtocolError("an operation is of a kind that this version does not know")
 
@@ -237,6 +242,18 @@ class Operations:
             raise ProtocolError(
                 f"a volume of {self.size_bytes} bytes cannot get {size_bytes}: "
                 f"it only grows, by multiples of {BLOCK_BYTES}"
+            )
+
+    def _check_copy(self, copy: volume_pb2.BlockCopy) -> None:
+        source, destination, blocks = copy.source_block, copy.destination_block, copy.blocks
+        if (
+            not 0 < blocks <= COPY_BLOCKS_MAX
+            or (max(source, destination) + blocks) * BLOCK_BYTES > self.size_bytes
+            or abs(source - destination) < blocks
+        ):
+            raise ProtocolError(
+                f"{blocks} blocks from {source} on cannot be copied to {destination}: they have to "
+                f"be within the volume, apart from each other, and at most {COPY_BLOCKS_MAX}"
             )
 
     def _check_name(self, name: str) -> None:

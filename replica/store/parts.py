@@ -6,15 +6,22 @@ import errno
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from cstor_core.errors import CorruptError, CstorError, NoSpaceError, ProtocolError
+from cstor_core.errors import (
+    CorruptError,
+    CstorError,
+    NoSpaceError,
+    ProtocolError,
+    UnavailableError,
+)
 from cstor_core.files import File
 from cstor_core.units import BLOCK_BYTES
 from replica.store.allocator import Allocator
 from replica.store.block_map import BlockMap
+from replica.store.family import Releasing, Sharing
 from replica.store.journal import Journal
 from replica.store.kept import Kept
 from replica.store.limits import StoreLimits
-from replica.store.places import FILE_SHIFT, UNIT_MASK, PlaceSet
+from replica.store.places import FILE_SHIFT, UNIT_MASK, PlaceSet, file_of
 from replica.store.reclaim import Reclaimer
 from replica.store.standing import Standing
 from replica.store.tail import Tail
@@ -41,6 +48,10 @@ class Parts:
     tail: Tail
     standing: Standing
     kept: Kept
+    sharing: Sharing
+    """Gives the places that share units with others;"""
+    unshare: Releasing
+    """takes them back where nothing came to refer to them."""
     on_failure: Callable[[], None]
     """Told when the replica is being given up, before anybody else hears of it."""
     failed_reason: str | None = None
@@ -53,13 +64,18 @@ class Parts:
         self.kept.release = self.release
 
     @property
+    def own_file(self) -> int:
+        """The number of its own data file."""
+        return len(self.files) - 1
+
+    @property
     def own_places(self) -> int:
         """The place of the first unit of its own data file."""
-        return len(self.files) - 1 << FILE_SHIFT
+        return self.own_file << FILE_SHIFT
 
     def located(self, place: int) -> tuple[File, int]:
         """(file, offset) of a place.  Raises CorruptError where there is no such file."""
-        number = place >> FILE_SHIFT
+        number = file_of(place)
         if number >= len(self.files):
             raise CorruptError(f"{self.what}: place {place:#x} is in none of its data files")
         return self.files[number], (place & UNIT_MASK) * BLOCK_BYTES
@@ -70,7 +86,7 @@ class Parts:
 
     def release(self, places: PlaceSet) -> None:
         """Nobody refers to these places of its own data file."""
-        own = places.of_file(len(self.files) - 1)
+        own = places.of_file(self.own_file)
         self.allocator.release(own.between(*own.bounds()).tolist())
 
     async def forget_kept(self) -> None:
@@ -112,6 +128,12 @@ class Parts:
                 "or discard blocks of the volume"
             )
         return self.failed(error, doing)
+
+    def not_now(self, error: OSError) -> UnavailableError:
+        """The error of something that a read of the map has ended: that has changed nothing."""
+        return UnavailableError(
+            f"{self.what}: the disk cannot read the map ({error.strerror}); it is tried again"
+        )
 
     def given_up(self, reason: str) -> CorruptError:
         """The error to raise where files of the replica are damaged: that ends it, too."""

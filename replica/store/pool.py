@@ -301,7 +301,7 @@ class Pool:
             path = self.path / "volumes" / name / base_name(base)
             everything = Bits()
             everything.put_range(0, _size(self._filesystem, path) // BLOCK_BYTES)
-            self._family.space(base).hold(name, everything)
+            self._family.space(base).hold(name, {0: everything})
 
     def _bases(self, name: str) -> list[str]:
         """The UUIDs of the replicas whose data one shares, by its links: they cannot be damaged."""

@@ -25,7 +25,7 @@ from cstor_core.units import BLOCK_BYTES
 from replica.store.bits import Extent, joined
 from replica.store.pace import BACKGROUND, Pace
 from replica.store.parts import Parts
-from replica.store.places import FILE_SHIFT, UNIT_MASK
+from replica.store.places import UNIT_MASK, file_of
 from replica.store.row_sets import (
     NO_ROWS,
     Blocks,
@@ -72,7 +72,7 @@ class Reader:
         if not place or place & UNMAP:
             return row, []
         try:
-            piece = self._pread_cached[place >> FILE_SHIFT](
+            piece = self._pread_cached[file_of(place)](
                 BLOCK_BYTES, (place & UNIT_MASK) * BLOCK_BYTES
             )
         except OSError as error:

@@ -27,6 +27,7 @@ from cstor_core.units import BLOCK_BYTES
 from replica.store.bits import Units
 from replica.store.pace import BACKGROUND, Pace
 from replica.store.parts import Parts
+from replica.store.places import file_of, files_of
 from replica.store.reader import Reader
 from replica.store.row_sets import Blocks, ascending, with_data
 from replica.store.writer import Writer
@@ -162,7 +163,7 @@ class Rebuild:
             own = await self._reader.stack(block)
             for index in np.flatnonzero(theirs["block"] == block):
                 row = own[_same(own, theirs[index : index + 1]) & with_data(own)]
-                is_own = len(row) == 1 and int(row["place"][0]) >= self._parts.own_places
+                is_own = len(row) == 1 and file_of(int(row["place"][0])) == self._parts.own_file
                 if is_own and self._own_is_bad(row):
                     start = int(starts[index])
                     self._writer.rewrite(int(row["place"][0]), run.data[start:][:BLOCK_BYTES])
@@ -195,7 +196,8 @@ class Rebuild:
         with their data in the place of others.
         """
         parts = self._parts
-        anew = taken & _same(theirs, own) & with_data(own) & (own["place"] >= parts.own_places)
+        anew = taken & _same(theirs, own) & with_data(own)
+        anew &= files_of(own["place"]) == np.uint64(parts.own_file)
         starts = _starts(theirs)
         for index in np.flatnonzero(anew):
             if not self._own_is_bad(own[index : index + 1]):

@@ -51,6 +51,8 @@ class Kind(IntEnum):
     """Payload: Operation."""
     STAGED = 11
     """Payload: StagedMap."""
+    BLOCK_COPY = 12
+    """Payload: Operation, and rows as in a run, whose places share units with older ones."""
 
 
 RECORD_HEAD = Struct(

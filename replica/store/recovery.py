@@ -34,11 +34,11 @@ from replica.store.limits import tail_journal_bytes
 from replica.store.map_run import RUN, MapRun, RunHead
 from replica.store.map_writing import places_of
 from replica.store.pace import AT_ONCE, finished
-from replica.store.places import UNIT_MASK, PlaceSet
+from replica.store.places import UNIT_MASK, PlaceSet, file_of
 from replica.store.records import JOURNAL_OFFSET, RECORD_HEAD_BYTES, Kind
-from replica.store.replay import apply_copies, apply_run
+from replica.store.replay import apply_copies, apply_run, copied_from
 from replica.store.standing import Standing
-from replica.store.tail import Content, Tail, TailEntry, discarded_bytes_of
+from replica.store.tail import Content, Tail, TailEntry, copied_bytes_of, discarded_bytes_of
 
 
 class Recovery:
@@ -54,12 +54,14 @@ class Recovery:
         tail_bytes: int,
         checkpoint: tuple[Moment, Standing, BlockMap],
         open_run: Callable[[RunHead], MapRun],
+        own_file: int,
     ) -> None:
-        """`open_run` opens a run that the journal names."""
+        """`open_run` opens a run that the journal names; places name `file` by `own_file`."""
         self._file = file
         self._what = what
         self._salt = salt
         self._open_run = open_run
+        self._own_file = own_file
         self._journal_bytes = journal_bytes
         self._tag = journal_tag(replica_uuid)
         moment, self.standing, self.block_map = checkpoint
@@ -204,14 +206,21 @@ class Recovery:
 
     def _data_verify(self, record: Record) -> bool:
         """Whether the data of all rows that a record wrote are there."""
-        if record.kind not in (Kind.RUN, Kind.COPY):
-            return True
+        match record.kind:
+            case Kind.RUN | Kind.COPY:
+                rows = bytearray(record.payload)
+            case Kind.BLOCK_COPY:
+                _, rows = copied_from(bytes(record.payload))
+            case _:
+                return True
         return all(
             place & UNMAP or not seq or self._verifies(block, place, checksum)
-            for block, place, seq, _, checksum in ROW.iter_unpack(record.payload)
+            for block, place, seq, _, checksum in ROW.iter_unpack(rows)
         )
 
     def _verifies(self, block: int, place: int, checksum: int) -> bool:
+        if file_of(place) != self._own_file:
+            return True  # it was safe before there was a clone of it
         data = self._file.pread(BLOCK_BYTES, (place & UNIT_MASK) * BLOCK_BYTES)
         return block_checksum(data, self._salt, block) == checksum
 
@@ -230,7 +239,7 @@ class Recovery:
         standing, block_map = self.standing, self.block_map
         freed: list[int] = []
         match record.kind:
-            case Kind.RUN | Kind.EPOCH | Kind.CONFIGURATION | Kind.OPERATION:
+            case Kind.RUN | Kind.EPOCH | Kind.CONFIGURATION | Kind.OPERATION | Kind.BLOCK_COPY:
                 self._replay_entries(record, included)
             case Kind.TAIL_SHED:
                 self.tail.shed(int.from_bytes(record.payload, "little"))
@@ -270,6 +279,10 @@ class Recovery:
                 content = volume_pb2.ConfigurationChange.FromString(payload)
                 if not included:
                     standing.reconfigure(content)
+            case Kind.BLOCK_COPY:
+                content, rows = copied_from(payload)
+                if not included:
+                    apply_run(rows, standing, self.block_map, freed)
             case _:
                 content = volume_pb2.Operation.FromString(payload)
                 if not included:
@@ -294,6 +307,8 @@ class Recovery:
         data_bytes = discarded_bytes = 0
         if isinstance(content, bytearray):
             first_seq, data_bytes, discarded_bytes = _weighed(content)
+        elif record.kind is Kind.BLOCK_COPY:
+            discarded_bytes = copied_bytes_of(content)
         last_seq = record.applied_seq
         self.tail.add(
             TailEntry(

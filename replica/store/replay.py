@@ -4,9 +4,15 @@ replayed.
 
 from __future__ import annotations
 
+import struct
+
+from cstor_core.checksums import Buffer
+from cstor_core.generated.cstor.v1 import volume_pb2
 from cstor_core.rows import ROW, ROW_BYTES, UNMAP
 from replica.store.block_map import BlockMap
 from replica.store.standing import Standing
+
+_LENGTH = struct.Struct("<I")
 
 
 def apply_run(rows: bytearray, standing: Standing, block_map: BlockMap, freed: list[int]) -> None:
@@ -27,6 +33,20 @@ def apply_run(rows: bytearray, standing: Standing, block_map: BlockMap, freed: l
         block_map.put(rows, freed)
     elif start != offset:
         block_map.put(rows[start:offset], freed)
+
+
+def copy_payload(operation: volume_pb2.Operation, rows: Buffer) -> bytes:
+    """The payload of the record of an operation that copies blocks, with what came of it."""
+    message = operation.SerializeToString()
+    return b"".join([_LENGTH.pack(len(message)), message, rows])
+
+
+def copied_from(payload: bytes) -> tuple[volume_pb2.Operation, bytearray]:
+    """The operation, and the rows.  Raises DecodeError."""
+    (length,) = _LENGTH.unpack_from(payload)
+    end = _LENGTH.size + length
+    operation = volume_pb2.Operation.FromString(payload[_LENGTH.size : end])
+    return operation, bytearray(payload[end:])
 
 
 def apply_copies(

@@ -37,6 +37,7 @@ class TailEntry:
     freed: list[int]
     """Places that these entries superseded."""
     discarded_bytes: int = 0
+    """What they discarded, or wrote without data of their own."""
     held: list[tuple[int, Places]] = field(default_factory=list)
     """Places that were found later to be superseded, by a record up to the number beside them."""
 
@@ -46,6 +47,13 @@ def discarded_bytes_of(rows: Rows) -> int:
     places = rows["place"]
     counts = places[places & np.uint64(UNMAP) != 0] ^ np.uint64(UNMAP)
     return int(counts.sum()) * BLOCK_BYTES
+
+
+def copied_bytes_of(content: Content) -> int:
+    """How much an entry that copies blocks supersedes at most; 0 of others."""
+    if isinstance(content, volume_pb2.Operation):
+        return content.copy_blocks.blocks * BLOCK_BYTES
+    return 0
 
 
 class Tail:

@@ -22,12 +22,13 @@ from cstor_core.generated.cstor.v1 import volume_pb2
 from cstor_core.rows import ROW, ROW_BYTES, UNMAP, Rows, rows_of
 from cstor_core.run_checksums import TOGETHER, all_match
 from cstor_core.units import BLOCK_BYTES
-from replica.store.bits import Extent, joined
+from replica.store.bits import Extent, Units, joined
+from replica.store.block_copies import copied_rows, data_at, share
 from replica.store.journal import Point
 from replica.store.parts import Parts
 from replica.store.records import Kind
-from replica.store.replay import apply_copies, apply_run
-from replica.store.tail import Content, TailEntry, discarded_bytes_of
+from replica.store.replay import apply_copies, apply_run, copy_payload
+from replica.store.tail import Content, TailEntry, copied_bytes_of, discarded_bytes_of
 
 _PLACE = struct.Struct("<Q")
 _MASK = 0xFFFFFFFF
@@ -129,12 +130,43 @@ class Writer:
         if parts.standing.rebuilding and not operation.HasField("loss_told"):
             raise ProtocolError(f"{parts.what} is being rebuilt and takes no such operation")
         parts.standing.operations.check(operation)
+        if operation.HasField("copy_blocks"):
+            self._append_copy(operation)
+            return
         payload = operation.SerializeToString()
         point = self._write(Kind.OPERATION, payload, (), 0, operation.seq)
         self._stream_moves_to(operation.seq)
         parts.standing.operate(operation, parts.block_map)
         parts.take_size()
         self._enter(operation.seq, operation, point)
+
+    def _append_copy(self, operation: volume_pb2.Operation) -> None:
+        """Apply an operation that copies blocks; see `block_copies`."""
+        parts = self._parts
+        rows = copied_rows(parts, operation)
+        shared, alone = share(parts, rows)
+        extents: list[Extent] = []
+        try:
+            if len(alone):
+                data = data_at(parts, rows["place"][alone])
+                extents = self._allocate(len(alone))
+                _write_data(parts, data, extents)
+                rows["place"][alone] = _places_in(extents, parts.own_places)
+            table = bytearray(rows.tobytes())
+            payload = copy_payload(operation, table)
+            point = self._write(Kind.BLOCK_COPY, payload, (), 0, operation.seq)
+        except BaseException as error:
+            parts.allocator.release_extents(extents)
+            parts.unshare(shared)
+            if isinstance(error, OSError):
+                raise parts.gave_up(error, "a write") from error
+            raise
+        freed: list[int] = []
+        apply_run(table, parts.standing, parts.block_map, freed)
+        parts.standing.applied_seq = operation.seq
+        weight = copied_bytes_of(operation)
+        entry = TailEntry(operation.seq, operation.seq, operation, 0, point, freed, weight)
+        parts.tail.add(entry)
 
     def record(self, kind: Kind, payload: bytes, applied_seq: int) -> Point:
         """Write a record that is no entry: of the founding, or of a rebuild's begin or end."""
@@ -397,13 +429,18 @@ def _put_places(rows: bytearray, extents: list[Extent], count: int, base: int) -
             view.cast("Q")[1::4] = memoryview(few)
         return
     table = rows_of(rows)
-    runs = [np.arange(first, first + length, dtype=np.uint64) for first, length in extents]
-    places = joined(runs)
+    places = _places_in(extents, 0)
     if is_all:
         table["place"] = places
     else:
         writing = (table["place"] & np.uint64(UNMAP) == 0) & (table["seq"] != 0)
         table["place"][writing] = places
+
+
+def _places_in(extents: list[Extent], base: int) -> Units:
+    """The places of units one after another; `base` is that of the first unit of the file."""
+    runs = [np.arange(first, first + length, dtype=np.uint64) for first, length in extents]
+    return joined(runs) | np.uint64(base)
 
 
 def _rise_by_one(seqs: list[int]) -> bool:

@@ -141,6 +141,35 @@ async def _broken_off(pool: Pool) -> None:
     await stage_on(peer, store, 40)
 
 
+async def _copied(pool: Pool) -> None:
+    """Blocks that share units, of a volume and of a clone; the last copies are in no checkpoint."""
+    store = await _volume(pool)
+    _write(store, 0, 20, 1000)
+    _copy(store, 0, 100, 20)
+    _copy(store, 0, 200, 40)
+    _operate(store, create_snapshot=volume_pb2.SnapshotCreation(name="copied", created_unix_s=1))
+    _write(store, 0, 5, 2000)
+    await store.flush()
+    store.completed(store.applied_seq)
+    await store.checkpoint()
+    identity = volume_pb2.VolumeIdentity()
+    identity.CopyFrom(store.identity)
+    identity.volume_uuid, identity.name = CLONE, "clone"
+    clone = await pool.clone(VOLUME, "copied", identity)
+    await clone.found(FOUNDING)
+    clone.append_epoch_record(epoch_record(clone.applied_seq + 1, 2))
+    _copy(clone, 100, 300, 20)
+    await clone.checkpoint()
+    _copy(clone, 300, 400, 20)
+    _copy(store, 100, 300, 20)
+    _write(store, 105, 5, 3000)
+
+
+def _copy(store: ReplicaStore, source: int, destination: int, blocks: int) -> None:
+    copy = volume_pb2.BlockCopy(source_block=source, destination_block=destination, blocks=blocks)
+    _operate(store, copy_blocks=copy)
+
+
 async def _apart(pool: Pool) -> tuple[ReplicaStore, ReplicaStore]:
     """A volume and its peer, each with entries that the other one has not."""
     store, peer = await _volume(pool), await _volume(pool, PEER)
@@ -158,6 +187,7 @@ MAKERS = {
     "rebuilding": _rebuilding,
     "staged": _staged,
     "broken-off": _broken_off,
+    "copied": _copied,
 }
 
 

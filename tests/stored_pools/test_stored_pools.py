@@ -19,10 +19,14 @@ from tests.unit.store.volumes import VOLUME, block_of, run_of, stage_on
 ARCHIVES = sorted(HERE.glob("*.tar.gz"))
 
 
-KINDS = {"format-1": {"family", "rebuilding", "staged"}, "format-1-step": {"broken-off"}}
+KINDS = {
+    "format-1": {"family", "rebuilding", "staged"},
+    "format-1-step": {"broken-off"},
+    "format-3": {"copied"},
+}
 
 
-def test_pools_of_format_1_are_there() -> None:
+def test_pools_of_each_format_are_there() -> None:
     assert {path.name for path in ARCHIVES} == {f"{name}.tar.gz" for name in KINDS}
     assert set.union(*KINDS.values()) == MAKERS.keys()
     for name, kinds in KINDS.items():

@@ -78,6 +78,7 @@ class ReplicaReport(_message.Message):
     MEMBER_BY_FIELD_NUMBER: _builtins.int
     RESERVATIONS_FIELD_NUMBER: _builtins.int
     SANITIZATION_FIELD_NUMBER: _builtins.int
+    COPIES_BLOCKS_FIELD_NUMBER: _builtins.int
     replica_uuid: _builtins.str
     state: Global___ReplicaState.ValueType
     promised_epoch: _builtins.int
@@ -104,6 +105,8 @@ class ReplicaReport(_message.Message):
     """The volume was reverted: a snapshot may hold newer data of a block than it does."""
     learner: _builtins.bool
     """As in OperationsState."""
+    copies_blocks: _builtins.bool
+    """Of a replica that takes BlockCopy; there only with its value true."""
     @_builtins.property
     def identity(self) -> _volume_pb2.VolumeIdentity: ...
     @_builtins.property
@@ -168,12 +171,15 @@ class ReplicaReport(_message.Message):
         member_by: _volume_pb2.Reign | None = ...,
         reservations: _volume_pb2.Reservations | None = ...,
         sanitization: _volume_pb2.Sanitization | None = ...,
+        copies_blocks: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["configuration", b"configuration", "history", b"history", "identity", b"identity", "member_by", b"member_by", "origin", b"origin", "out_of_date_mark", b"out_of_date_mark", "properties", b"properties", "reservations", b"reservations", "sanitization", b"sanitization"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_copies_blocks", b"_copies_blocks", "configuration", b"configuration", "copies_blocks", b"copies_blocks", "history", b"history", "identity", b"identity", "member_by", b"member_by", "origin", b"origin", "out_of_date_mark", b"out_of_date_mark", "properties", b"properties", "reservations", b"reservations", "sanitization", b"sanitization"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["configuration", b"configuration", "deleted", b"deleted", "durable_seq", b"durable_seq", "history", b"history", "identity", b"identity", "learner", b"learner", "loss_possible", b"loss_possible", "member_by", b"member_by", "operations_seq", b"operations_seq", "origin", b"origin", "out_of_date_mark", b"out_of_date_mark", "promised_epoch", b"promised_epoch", "promised_instance", b"promised_instance", "properties", b"properties", "reason", b"reason", "replica_uuid", b"replica_uuid", "reservations", b"reservations", "reverted", b"reverted", "sanitization", b"sanitization", "short", b"short", "size_bytes", b"size_bytes", "snapshots", b"snapshots", "state", b"state", "used_bytes", b"used_bytes", "witness", b"witness"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_copies_blocks", b"_copies_blocks", "configuration", b"configuration", "copies_blocks", b"copies_blocks", "deleted", b"deleted", "durable_seq", b"durable_seq", "history", b"history", "identity", b"identity", "learner", b"learner", "loss_possible", b"loss_possible", "member_by", b"member_by", "operations_seq", b"operations_seq", "origin", b"origin", "out_of_date_mark", b"out_of_date_mark", "promised_epoch", b"promised_epoch", "promised_instance", b"promised_instance", "properties", b"properties", "reason", b"reason", "replica_uuid", b"replica_uuid", "reservations", b"reservations", "reverted", b"reverted", "sanitization", b"sanitization", "short", b"short", "size_bytes", b"size_bytes", "snapshots", b"snapshots", "state", b"state", "used_bytes", b"used_bytes", "witness", b"witness"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__copies_blocks: _TypeAlias = _typing.Literal["copies_blocks"]  # noqa: Y015
+    _WhichOneofArgType__copies_blocks: _TypeAlias = _typing.Literal["_copies_blocks", b"_copies_blocks"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__copies_blocks) -> _WhichOneofReturnType__copies_blocks | None: ...
 
 Global___ReplicaReport: _TypeAlias = ReplicaReport  # noqa: Y015
 

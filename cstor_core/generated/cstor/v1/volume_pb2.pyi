@@ -355,6 +355,7 @@ class Operation(_message.Message):
     DELETE_VOLUME_FIELD_NUMBER: _builtins.int
     SET_RESERVATIONS_FIELD_NUMBER: _builtins.int
     SET_SANITIZATION_FIELD_NUMBER: _builtins.int
+    COPY_BLOCKS_FIELD_NUMBER: _builtins.int
     seq: _builtins.int
     @_builtins.property
     def create_snapshot(self) -> Global___SnapshotCreation: ...
@@ -374,6 +375,8 @@ class Operation(_message.Message):
     def set_reservations(self) -> Global___Reservations: ...
     @_builtins.property
     def set_sanitization(self) -> Global___Sanitization: ...
+    @_builtins.property
+    def copy_blocks(self) -> Global___BlockCopy: ...
     def __init__(
         self,
         *,
@@ -387,16 +390,44 @@ class Operation(_message.Message):
         delete_volume: Global___VolumeDeletion | None = ...,
         set_reservations: Global___Reservations | None = ...,
         set_sanitization: Global___Sanitization | None = ...,
+        copy_blocks: Global___BlockCopy | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_snapshot", b"create_snapshot", "delete_snapshot", b"delete_snapshot", "delete_volume", b"delete_volume", "kind", b"kind", "loss_told", b"loss_told", "resize", b"resize", "revert", b"revert", "set_property", b"set_property", "set_reservations", b"set_reservations", "set_sanitization", b"set_sanitization"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["copy_blocks", b"copy_blocks", "create_snapshot", b"create_snapshot", "delete_snapshot", b"delete_snapshot", "delete_volume", b"delete_volume", "kind", b"kind", "loss_told", b"loss_told", "resize", b"resize", "revert", b"revert", "set_property", b"set_property", "set_reservations", b"set_reservations", "set_sanitization", b"set_sanitization"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_snapshot", b"create_snapshot", "delete_snapshot", b"delete_snapshot", "delete_volume", b"delete_volume", "kind", b"kind", "loss_told", b"loss_told", "resize", b"resize", "revert", b"revert", "seq", b"seq", "set_property", b"set_property", "set_reservations", b"set_reservations", "set_sanitization", b"set_sanitization"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["copy_blocks", b"copy_blocks", "create_snapshot", b"create_snapshot", "delete_snapshot", b"delete_snapshot", "delete_volume", b"delete_volume", "kind", b"kind", "loss_told", b"loss_told", "resize", b"resize", "revert", b"revert", "seq", b"seq", "set_property", b"set_property", "set_reservations", b"set_reservations", "set_sanitization", b"set_sanitization"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["create_snapshot", "delete_snapshot", "revert", "resize", "loss_told", "set_property", "delete_volume", "set_reservations", "set_sanitization"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["create_snapshot", "delete_snapshot", "revert", "resize", "loss_told", "set_property", "delete_volume", "set_reservations", "set_sanitization", "copy_blocks"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
 Global___Operation: _TypeAlias = Operation  # noqa: Y015
+
+@_typing.final
+class BlockCopy(_message.Message):
+    """Blocks get what other blocks of the volume hold.  The two ranges have no block in common."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SOURCE_BLOCK_FIELD_NUMBER: _builtins.int
+    DESTINATION_BLOCK_FIELD_NUMBER: _builtins.int
+    BLOCKS_FIELD_NUMBER: _builtins.int
+    source_block: _builtins.int
+    destination_block: _builtins.int
+    blocks: _builtins.int
+    def __init__(
+        self,
+        *,
+        source_block: _builtins.int = ...,
+        destination_block: _builtins.int = ...,
+        blocks: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blocks", b"blocks", "destination_block", b"destination_block", "source_block", b"source_block"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BlockCopy: _TypeAlias = BlockCopy  # noqa: Y015
 
 @_typing.final
 class SnapshotCreation(_message.Message):
