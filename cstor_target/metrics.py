@@ -33,6 +33,8 @@ VOLUME_COUNTERS = {
     "reads": "READ commands completed",
     "writes": "WRITE commands received",
     "unmaps": "UNMAP commands received",
+    "copies": "Pieces copied within the volume without their data",
+    "copied_bytes": "Bytes copied within the volume without their data",
     "flushes": "SYNCHRONIZE CACHE commands received",
     "read_bytes": "Bytes read by initiators",
     "written_bytes": "Bytes written by initiators",

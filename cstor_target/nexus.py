@@ -30,6 +30,7 @@ from cstor_target.residuals import data_out_bytes
 from cstor_target.scsi.completion import finish, finish_read
 from cstor_target.scsi.requests import (
     Confirm,
+    Copy,
     Elsewhere,
     Flush,
     Map,
@@ -209,6 +210,9 @@ class Nexus:
             case Update():
                 done = partial(self._done, task, step)
                 volume.update(step.offset, step.length, step.change, step.durable, done)
+            case Copy():
+                done = partial(self._done, task, step)
+                volume.copy(step.source, step.destination, step.length, step.durable, done)
             case Map():
                 mapped = partial(self._mapped, task, step)
                 volume.mapping(step.offset, step.length, step.stretches_max, mapped)

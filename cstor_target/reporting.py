@@ -36,6 +36,20 @@ def pace_word(pace: control_pb2.RebuildPace.ValueType) -> str:
     return control_pb2.RebuildPace.Name(pace).removeprefix("REBUILD_PACE_").lower()
 
 
+def _properties(report: control_pb2.VolumeReport) -> dict[str, Any]:
+    """What the volume is like, and what has been set."""
+    return {
+        "size_bytes": report.size_bytes,
+        "logical_block_bytes": report.identity.logical_block_bytes,
+        "physical_block_bytes": report.identity.physical_block_bytes,
+        "write_cache": has_write_cache(report.identity, report.properties),
+        "delete_protection": report.properties.delete_protection,
+        "read_only": report.properties.read_only,
+        "removable": report.properties.removable,
+        "thin": is_thin(report.properties),
+    }
+
+
 def report_document(report: control_pb2.VolumeReport) -> dict[str, Any]:
     """A report as plain data for JSON; numbers are numbers, statuses are words."""
     document: dict[str, Any] = {
@@ -51,14 +65,7 @@ def report_document(report: control_pb2.VolumeReport) -> dict[str, Any]:
         "lease_left_s": report.lease_left_ms / 1000,
         "loss_possible": report.loss_possible,
         "one_copy": report.one_copy,
-        "size_bytes": report.size_bytes,
-        "logical_block_bytes": report.identity.logical_block_bytes,
-        "physical_block_bytes": report.identity.physical_block_bytes,
-        "write_cache": has_write_cache(report.identity, report.properties),
-        "delete_protection": report.properties.delete_protection,
-        "read_only": report.properties.read_only,
-        "removable": report.properties.removable,
-        "thin": is_thin(report.properties),
+        **_properties(report),
         "is_sanitizing": report.sanitization != volume_pb2.SANITIZATION_STATE_UNSPECIFIED,
         "sanitize_progress": report.sanitize_progress,
         "snapshots": report.snapshot_count,

@@ -57,3 +57,5 @@ def _failed(failure: Failure, medium_error: Sense) -> Outcome:
             return check_condition(Sense.SANITIZE_IN_PROGRESS)
         case Failure.SNAPSHOTS:
             return check_condition(Sense.COMMAND_SEQUENCE_ERROR)
+        case Failure.DATA_NEEDED:
+            return check_condition(Sense.COPY_ABORTED)

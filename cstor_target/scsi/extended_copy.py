@@ -2,8 +2,9 @@
 
 Blocks are copied from one logical unit to another, or within one: segment descriptor 02h, with
 both named by identification descriptors E4h.  A unit can be named that the initiator is logged in
-to here, and no other.  A copy is reads and writes of bounded pieces, one after another; what fails
-in between ends it with COPY ABORTED, and what was copied before stays.
+to here, and no other.  A copy is made of bounded pieces, one after another: within a unit the
+volume has its blocks share their data, where it can; else they are read and written.  What fails in
+between ends it with COPY ABORTED, and what was copied before stays.
 """
 
 from __future__ import annotations
@@ -11,13 +12,14 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from cstor_target.scsi import data_out as buffers
 from cstor_target.scsi.cdb_copy import COPY_STATUS, EXTENDED_COPY, OPERATING_PARAMETERS
 from cstor_target.scsi.device_commands import data_in
 from cstor_target.scsi.geometry import PIECE_BYTES
-from cstor_target.scsi.requests import Elsewhere, Outcome, Read, Status, Step, Write
+from cstor_target.scsi.requests import Copy, Elsewhere, Outcome, Read, Status, Step, Write
 from cstor_target.scsi.reservations import Access
 from cstor_target.scsi.sense import FieldPointer, ScsiError, Sense, check_condition
 from cstor_target.volume.backing import Buffer, Failure
@@ -207,15 +209,31 @@ class _Copy:
                 return self._end(error.outcome())
             self._done += not self._bytes_left
         length = min(PIECE_BYTES, self._bytes_left)
+        if self._source.unit is self._destination.unit is self._unit:
+            durable = not self._unit.write_cache
+            return Copy(self._from, self._to, length, durable, partial(self._shared, length))
+        return self._read(length)
+
+    def _shared(self, length: int, failure: Failure | None) -> Step:
+        if failure is Failure.DATA_NEEDED:
+            return self._read(length)
+        if failure is None:
+            self._advance(length)
+        return self._written(failure)
+
+    def _read(self, length: int) -> Step:
         return self._at(self._source, Read(self._from, length, self._write))
+
+    def _advance(self, length: int) -> None:
+        self._from += length
+        self._to += length
+        self._bytes_left -= length
 
     def _write(self, failure: Failure | None, data: Sequence[Buffer]) -> Step:
         if failure is not None:
             return self._failed(failure)
-        to, length = self._to, buffers.length_bytes(data)
-        self._from += length
-        self._to += length
-        self._bytes_left -= length
+        to = self._to
+        self._advance(buffers.length_bytes(data))
         durable = not self._destination.unit.write_cache
         return self._at(self._destination, Write(to, data, durable, self._written))
 

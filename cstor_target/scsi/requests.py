@@ -1,10 +1,10 @@
 """What a logical unit answers a CDB with: an outcome at once, or a request to the volume.
 
 `LogicalUnit.start(cdb, data_out, nexus)` returns one of these.  An `Outcome` is the answer.  A
-request (`Read`, `Map`, `Write`, `Update`, `Unmap`, `Flush`, `Reserve`, `Sanitize`, `Confirm`) is
-carried out by the volume, and its result goes back through `finish`, which gives the next step: an
-`Outcome`, or for commands of several steps (VERIFY with BYTCHK, WRITE SAME in pieces) one more
-request.  Only a copy asks for something of another unit (`Elsewhere`).
+request (`Read`, `Map`, `Write`, `Update`, `Copy`, `Unmap`, `Flush`, `Reserve`, `Sanitize`,
+`Confirm`) is carried out by the volume, and its result goes back through `finish`, which gives the
+next step: an `Outcome`, or for commands of several steps (VERIFY with BYTCHK, WRITE SAME in pieces)
+one more request.  Only a copy asks for something of another unit (`Elsewhere`).
 """
 
 from __future__ import annotations
@@ -89,6 +89,20 @@ class Update:
 
 
 @dataclass(slots=True)
+class Copy:
+    """Have `length` bytes from byte `destination` on hold what those from `source` on hold.
+
+    Ends with DATA_NEEDED where the volume cannot do that without reading and writing them.
+    """
+
+    source: int
+    destination: int
+    length: int
+    durable: bool
+    finish: Callable[[Failure | None], Step]
+
+
+@dataclass(slots=True)
 class Unmap:
     """Discard (byte offset, byte length) extents."""
 
@@ -140,7 +154,7 @@ class Elsewhere:
     request: Read | Write
 
 
-WithoutData = Write | Update | Unmap | Flush | Reserve | Sanitize | Confirm
+WithoutData = Write | Update | Copy | Unmap | Flush | Reserve | Sanitize | Confirm
 """What gives nothing to be sent to the initiator."""
 Request = Read | Map | Elsewhere | WithoutData
 Step = Outcome | Request

@@ -27,6 +27,7 @@ class Failure(Enum):
     NOT_READY = "the volume is not open"
     SANITIZING = "the volume is being sanitized, or that has failed"
     SNAPSHOTS = "the volume has snapshots"
+    DATA_NEEDED = "what is to be copied has to be read and written"
 
 
 ReadDone = Callable[[Failure | None, Sequence[Buffer]], None]
@@ -76,6 +77,13 @@ class Volume(Protocol):
         No other write comes between the reading and the writing.  Nothing is written where
         `change` gives None; `done` hears then that it is over, once what was read is known to have
         been so.
+        """
+
+    def copy(self, source: int, destination: int, length: int, durable: bool, done: Done) -> None:
+        """Have bytes hold what others of the volume hold, without reading and writing them.
+
+        Ends with DATA_NEEDED where that cannot be: parts of blocks, too many of them, such as
+        overlap, or replicas that cannot at present.
         """
 
     def unmap(self, extents: Sequence[tuple[int, int]], durable: bool, done: Done) -> None:

@@ -32,6 +32,8 @@ class Counters:
     reads: int = 0
     writes: int = 0
     unmaps: int = 0
+    copies: int = 0
+    copied_bytes: int = 0
     flushes: int = 0
     read_bytes: int = 0
     written_bytes: int = 0

@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Sequence
 from cstor_core.clock import Clock
 from cstor_core.errors import InputError, UnavailableError
 from cstor_core.generated.cstor.v1 import control_pb2, replica_pb2, volume_pb2
+from cstor_core.limits import COPY_BLOCKS_MAX
 from cstor_core.units import BLOCK_BYTES
 from cstor_target.volume.backing import (
     Buffer,
@@ -379,6 +380,27 @@ class Engine:
         finished = self._counted(self.counters.write_latency, done)
         self._merger.update(offset, length, change, durable, finished)
 
+    def copy(self, source: int, destination: int, length: int, durable: bool, done: Done) -> None:
+        """As `Volume.copy`; nothing is where a daemon's version does not know it."""
+        first, to, count = (each // BLOCK_BYTES for each in (source, destination, length))
+        is_whole = not (source | destination | length) % BLOCK_BYTES
+        if (
+            not is_whole
+            or not 0 < count <= min(COPY_BLOCKS_MAX, abs(first - to))
+            or max(source, destination) + length > self.size_bytes
+            or self._too_old("copies_blocks")
+        ):
+            _later(done)(Failure.DATA_NEEDED)
+            return
+
+        def copied(failure: Failure | None) -> None:
+            if failure is None:
+                self.counters.copies += 1
+                self.counters.copied_bytes += length
+            done(failure)
+
+        self._placing.copy(first, to, count, durable, copied)
+
     def unmap(self, extents: Sequence[tuple[int, int]], durable: bool, done: Done) -> None:
         """As `Volume.unmap`; parts of blocks are written with zeros."""
         self.counters.unmaps += 1
@@ -429,6 +451,7 @@ class Engine:
         """A member that holds the volume's history has said this; commands come next."""
         self.counters.opened_unix_s = self._clock.wall()
         self.operations.begin(tenure, report)
+        self._placing.tenure = tenure
         self.sanitizing.opens()
 
     def _use(self, properties: volume_pb2.VolumeProperties) -> None:

@@ -184,16 +184,41 @@ class Order:
         `done` hears when a quorum has it on stable storage.  It changes so many blocks, from the
         first one on: reads of these wait for it.
         """
+        if blocks:
+            self.whole_seq = self.last_seq + 1
+        self._place_alone(message_of, 0, blocks, True, done)
+
+    def copy(
+        self,
+        message_of: Callable[[int, int], bytes],
+        first: int,
+        count: int,
+        durable: bool,
+        done: Done,
+    ) -> None:
+        """The same with an entry by which blocks get what others hold; reads of them wait for it.
+
+        Where it is `durable`, the message has to ask for a flush.
+        """
+        self._place_alone(message_of, first, count, durable, done)
+
+    def _place_alone(
+        self,
+        message_of: Callable[[int, int], bytes],
+        first: int,
+        count: int,
+        durable: bool,
+        done: Done | None,
+    ) -> None:
         if self._rows or self._flush_wanted:
             self._send_gathered()
-        self.last_seq += 1
-        entry = InFlight(self.last_seq, 0, blocks, True, done, self._clock.monotonic())
+        seq = self.last_seq = self.last_seq + 1
+        entry = InFlight(seq, first, count, durable, done, self._clock.monotonic())
         self._in_flight.append(entry)
-        if blocks:
+        if count:
             self._unmaps.append(entry)
-            self.whole_seq = entry.seq
-            self.on_change(0, blocks, entry.seq)
-        self._send(message_of(self.last_seq, self.completed_seq), self.last_seq)
+            self.on_change(first, count, seq)
+        self._send(message_of(seq, self.completed_seq), seq)
 
     def write(
         self, first: int, count: int, pieces: Sequence[Buffer], durable: bool, done: Done | None

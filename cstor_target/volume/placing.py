@@ -19,6 +19,7 @@ from cstor_target.volume.merging import Merger, ReadBlocks, unmap_steps, whole_b
 from cstor_target.volume.order import Order
 from cstor_target.volume.room import Room
 from cstor_target.volume.roster import Roster
+from cstor_target.volume.tenure import Tenure
 
 
 class Placing:
@@ -45,6 +46,8 @@ class Placing:
         self._is_durable = False
         self._is_read_only = False
         self._is_sanitizing = False
+        self.tenure: Tenure | None = None
+        """That of the opening."""
         self._refusal: Failure | None = None
         """With what everything that changes blocks ends."""
 
@@ -93,6 +96,31 @@ class Placing:
             _fail_soon(done, refusal)
         elif not self.merger.wait(first, count, again):
             self._order.unmap(first, count, durable or self._is_durable, done)
+
+    def copy(self, source: int, first: int, count: int, durable: bool, done: Done) -> None:
+        """Place a copy of whole blocks within the volume; DATA_NEEDED where one cannot be now.
+
+        A replica that is being rebuilt takes no entry that makes blocks of others: it would have to
+        begin anew behind each.
+        """
+        again = partial(self.copy, source, first, count, durable, done)
+        tenure = self.tenure
+        if not self._gate.is_open:
+            self._gate.go_through(again, done)
+        elif (refusal := self._refusal) is not None:
+            _fail_soon(done, refusal)
+        elif tenure is None or self._roster.is_bringing_back:
+            _fail_soon(done, Failure.DATA_NEEDED)
+        elif not self.merger.wait(first, count, again):
+            flush = durable or self._is_durable
+            what = volume_pb2.BlockCopy(source_block=source, destination_block=first, blocks=count)
+
+            def message_of(seq: int, completed_seq: int) -> bytes:
+                operation = volume_pb2.Operation(seq=seq, copy_blocks=what)
+                entry = volume_pb2.Entry(operation=operation)
+                return tenure.entry(entry, completed_seq, flush=flush)
+
+            self._order.copy(message_of, first, count, flush, done)
 
     def discard(self, extents: Sequence[tuple[int, int]], durable: bool, done: Done) -> int:
         """Discard (byte offset, byte length) extents; parts of blocks are written with zeros.

@@ -122,6 +122,12 @@ class Roster:
         )
 
     @property
+    def is_bringing_back(self) -> bool:
+        """Whether a member or a learner is on its way to what the others hold."""
+        on_its_way = (Standing.REBUILDING, Standing.LEARNER)
+        return any(one.standing in on_its_way for one in self.receivers)
+
+    @property
     def is_hopeless(self) -> bool:
         """Whether too few are in sync for what is ordered to be acknowledged."""
         return len(self.in_sync) < self.quorum and not self.may_be_alone

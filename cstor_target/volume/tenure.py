@@ -165,10 +165,10 @@ class Tenure:
         )
         return self.entry(volume_pb2.Entry(epoch_record=record), seq - 1)
 
-    def entry(self, entry: volume_pb2.Entry, completed_seq: int) -> bytes:
-        """The message with one entry, to be flushed."""
+    def entry(self, entry: volume_pb2.Entry, completed_seq: int, *, flush: bool = True) -> bytes:
+        """The message with one entry; most of these are to be flushed."""
         return stream_pb2.AppendRequest(
-            format=FORMAT, completed_seq=completed_seq, flush=True, entries=[entry]
+            format=FORMAT, completed_seq=completed_seq, flush=flush, entries=[entry]
         ).SerializeToString()
 
     def begin_rebuild_request(

@@ -75,6 +75,10 @@ class CheckedVolume(SlowVolume):
         assert 0 < sum(map(len, data)) <= SIZE - offset
         super().write(offset, data, durable, done, is_atomic)
 
+    def copy(self, source: int, destination: int, length: int, durable: bool, done: Done) -> None:
+        assert 0 < length <= SIZE - max(source, destination)
+        super().copy(source, destination, length, durable, done)
+
     def unmap(self, extents: Sequence[tuple[int, int]], durable: bool, done: Done) -> None:
         assert all(0 < length <= SIZE - offset for offset, length in extents)
         super().unmap(extents, durable, done)

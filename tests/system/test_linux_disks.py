@@ -5,6 +5,8 @@ sanitizing, a larger size, 4096-byte sectors, and two paths of which one is lost
 from __future__ import annotations
 
 import os
+import re
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from unittest.mock import patch
@@ -169,9 +171,20 @@ def test_a_reservation_of_the_kernels_initiator_outlives_the_target(
 
 
 def test_linux_tools_find_what_they_ask_for(shared_cluster: Cluster, tmp_path: Path) -> None:
+    copied_before = copied_bytes(shared_cluster)
     outcome = run_guest(Job(COMMANDS, shared_cluster.iqn, shared_cluster.portal), tmp_path)
     assert outcome.status == 0, show(outcome, tmp_path)
     assert "commands are carried out" in outcome.output
+    assert copied_bytes(shared_cluster) == copied_before + 64 * 512, "sg_xcopy: no data were sent"
+
+
+def copied_bytes(cluster: Cluster) -> float:
+    """What the target has had replicas copy by themselves."""
+    address = cluster.status().document["target"]["metrics"]
+    with urllib.request.urlopen(f"http://{address}/metrics", timeout=5.0) as answer:
+        text = answer.read().decode()
+    (sample,) = re.findall(r"^cstor_volume_copied_bytes_total\{.*\} (\S+)$", text, re.MULTILINE)
+    return float(sample)
 
 
 def started(

@@ -68,7 +68,8 @@ class Disk:
 
     def operate(self, operation: volume_pb2.Operation) -> None:
         """Apply an ordered operation."""
-        self.operations_seq = operation.seq
+        if not operation.HasField("copy_blocks"):
+            self.operations_seq = operation.seq
         match operation.WhichOneof("kind"):
             case "create_snapshot":
                 name = operation.create_snapshot.name
@@ -90,8 +91,19 @@ class Disk:
                 self.reservations.CopyFrom(operation.set_reservations)
             case "set_sanitization":
                 self.sanitization.CopyFrom(operation.set_sanitization)
+            case "copy_blocks":
+                self._copy(operation)
             case kind:
                 raise AssertionError(kind)
+
+    def _copy(self, operation: volume_pb2.Operation) -> None:
+        copy = operation.copy_blocks
+        version = (self.history.end.epoch, operation.seq)
+        for number in range(copy.blocks):
+            held = self.blocks.get(copy.source_block + number)
+            block = copy.destination_block + number
+            if (held is not None and held.data is not None) or block in self.blocks:
+                self.blocks[block] = Held(version, held.data if held is not None else None)
 
     def told(self, **others: Any) -> replica_pb2.ReplicaReport:
         """What the replica says of itself."""
@@ -99,6 +111,7 @@ class Disk:
             properties=self.properties,
             reservations=self.reservations,
             sanitization=self.sanitization,
+            copies_blocks=True,
             deleted=self.deleted,
             reverted=self.reverted,
             learner=self.learner,

@@ -73,6 +73,15 @@ class SlowVolume:
 
         self.pending.append(end)
 
+    def copy(self, source: int, destination: int, length: int, durable: bool, done: Done) -> None:
+        def end(failure: Failure | None) -> None:
+            if failure is None:
+                held = self.data[source : source + length]
+                self.data[destination : destination + length] = held
+            done(failure)
+
+        self.pending.append(end)
+
     def unmap(self, extents: Sequence[tuple[int, int]], durable: bool, done: Done) -> None:
         self.pending.append(done)
 

@@ -12,6 +12,7 @@ from cstor_target.scsi.identity import Identity
 from cstor_target.scsi.logical_unit import LogicalUnit
 from cstor_target.scsi.parameters import Parameters
 from cstor_target.scsi.requests import (
+    Copy,
     Elsewhere,
     Map,
     Outcome,
@@ -50,6 +51,8 @@ class RamDisk:
         """What the volume keeps of them."""
         self.peers: dict[LogicalUnit, RamDisk] = {}
         """Other disks of the same process."""
+        self.shares_blocks = True
+        """Whether it copies within itself without reading and writing."""
         self.failure: Failure | None = None
         self.fail_after = 0
         self.device = TargetDevice(
@@ -95,6 +98,14 @@ class RamDisk:
             data_out = b"".join(request.data)
             assert 0 < len(data_out) <= len(self.held) - request.offset
             self.held[request.offset : request.offset + len(data_out)] = data_out
+        if isinstance(request, Copy) and failure is None:
+            length = request.length
+            assert 0 < length <= len(self.held) - max(request.source, request.destination)
+            if not self.shares_blocks:
+                failure = Failure.DATA_NEEDED
+            else:
+                copied = self.held[request.source : request.source + length]
+                self.held[request.destination : request.destination + length] = copied
         if isinstance(request, Update) and failure is None:
             end = request.offset + request.length
             assert 0 < request.length <= end <= len(self.held)

@@ -19,7 +19,7 @@ from cstor_target.scsi.extended_copy import (
 )
 from cstor_target.scsi.geometry import PIECE_BYTES
 from cstor_target.scsi.parameters import Parameters
-from cstor_target.scsi.requests import Outcome, Read, Status, Write
+from cstor_target.scsi.requests import Copy, Outcome, Read, Status, Write
 from cstor_target.scsi.sense import Sense
 from cstor_target.volume.backing import Failure
 from tests.unit.scsi.ram_disk import RamDisk, field_of, sense_of
@@ -82,8 +82,10 @@ def pair(*, logical_block_bytes: int = 512) -> tuple[RamDisk, RamDisk]:
     return one, other
 
 
-def test_blocks_are_copied_within_a_unit_in_pieces() -> None:
+@pytest.mark.parametrize("shares_blocks", [True, False])
+def test_blocks_are_copied_within_a_unit_in_pieces(shares_blocks: bool) -> None:
     disk = RamDisk(8 * PIECE_BYTES)
+    disk.shares_blocks = shares_blocks
     disk.held[:PIECE_BYTES] = b"\x11" * PIECE_BYTES
     disk.held[PIECE_BYTES : PIECE_BYTES + 512] = b"\x22" * 512
     blocks = PIECE_BYTES // 512
@@ -91,7 +93,24 @@ def test_blocks_are_copied_within_a_unit_in_pieces() -> None:
     assert copy(disk, parameters).status is Status.GOOD
     copied = disk.held[4 * PIECE_BYTES :]
     assert copied[: PIECE_BYTES + 1024] == disk.held[: PIECE_BYTES + 512] + bytes(512)
-    assert [type(one) for one in disk.asked] == [Read, Write, Read, Write]
+    piece = [Copy] if shares_blocks else [Copy, Read, Write]
+    assert [type(one) for one in disk.asked] == [*piece, *piece]
+
+
+def test_a_copy_within_a_unit_that_fails_ends_with_copy_aborted_or_busy() -> None:
+    disk = RamDisk()
+    parameters = listed(target(disk), segment(8, 0, 64))
+    for failure, sense in (
+        (Failure.SPACE, Sense.THIRD_PARTY_DEVICE_FAILURE),
+        (Failure.BUSY, None),
+    ):
+        disk.failure = failure
+        outcome = copy(disk, parameters)
+        if sense is None:
+            assert outcome.status is Status.BUSY
+        else:
+            assert sense_of(outcome) is sense
+    assert all(type(one) is Copy for one in disk.asked)
 
 
 @pytest.mark.parametrize("flags", [0, 2])
@@ -197,6 +216,7 @@ def test_lists_that_are_too_long_or_too_short() -> None:
 @pytest.mark.parametrize("fail_after", [0, 1, 2])
 def test_a_copy_that_fails_in_between_says_how_far_it_came(fail_after: int) -> None:
     disk = RamDisk()
+    disk.shares_blocks = False
     disk.held[:512] = b"\x44" * 512
     disk.failure, disk.fail_after = Failure.MEDIUM_ERROR, fail_after
     outcome = copy(disk, listed(target(disk), segment(1, 0, 8) + segment(1, 0, 16)))

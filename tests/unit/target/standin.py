@@ -182,6 +182,9 @@ class StandInEngine:
     def update(self, offset: int, length: int, change: Change, durable: bool, done: Done) -> None:
         done(Failure.NOT_READY)
 
+    def copy(self, source: int, destination: int, length: int, durable: bool, done: Done) -> None:
+        done(Failure.NOT_READY)
+
     def unmap(self, extents: Sequence[tuple[int, int]], durable: bool, done: Done) -> None:
         done(Failure.NOT_READY)
 
