@@ -44,6 +44,8 @@ ORDERING = 0.6
 """In so many of these lives operators ask clones for what they ask volumes for."""
 FORCING = 0.4
 """In so many of the lives that lose too much somebody forces an opening."""
+COPYING = 0.4
+"""In so many others, clients copy blocks within the volume."""
 SANITIZING = 0.08
 """In so many lives all that the volume holds is erased now and then, and no snapshots are taken."""
 SANITIZE_PAUSE_S = 8.0
@@ -113,7 +115,12 @@ class Chooser:
                 number = chance.randrange(number + 1)
             planned.append((at_s, (name, (number,))))
         planned += self._scrubs() + self._reverts() + self._changes() + self._clones()
-        return planned + self._clone_orders() + self._moves()
+        return planned + self._clone_orders() + self._moves() + self._copies()
+
+    def _copies(self) -> list[tuple[float, Deed]]:
+        chance = random.Random(f"{self._cluster.seed} copies")
+        is_copying = chance.random() < COPYING and not self._is_reverting
+        return [(chance.uniform(0.0, 10.0), ("copy_blocks", ()))] if is_copying else []
 
     def _sanitizations(self) -> list[tuple[float, Deed]]:
         """When all is erased, and whose target dies over that; nobody takes snapshots then."""

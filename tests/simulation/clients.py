@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from itertools import accumulate
 from types import MappingProxyType
 from typing import Any
@@ -32,6 +32,10 @@ _WEIGHTS = list(accumulate((28, 30, 4, 10, 4, 4, 14, 2)))
 """How often a client does each thing that it can."""
 _READS_IN_ORDER = 4
 """How often, beside these, one reads block after block, where there is a read cache."""
+
+
+_COPIES = 0.1
+"""How often one copies blocks instead, where somebody does."""
 
 
 def content_of(stamp: int) -> bytes:
@@ -66,6 +70,8 @@ class Clients:
         """So many are anybody's."""
         self.on_loss: Callable[[bool], None] = lambda is_forced: None
         """Told where something may be gone, and whether by a forced opening."""
+        self.copy: Callable[[Client, Target], Coroutine[Any, Any, None]] | None = None
+        """How one copies blocks, where somebody does."""
         self.on_revert: Callable[[], None] = lambda: None
         self._stamps = 0
         self._pace_until_s = 0.0
@@ -151,7 +157,10 @@ class Client:
             target = chance.choice(targets)
             (step,) = chance.choices(steps, cum_weights=weights)
             self.own.is_busy = True
-            await step(target)
+            if clients.copy is not None and chance.random() < _COPIES:
+                await clients.copy(self, target)
+            else:
+                await step(target)
             self.own.command_ends()
 
     async def ask(self, target: Target, ask: Any) -> tuple[Failure | None, Any] | None:
@@ -202,7 +211,7 @@ class Client:
 
     async def _write_stamps(self, target: Target, first: int, stamps: list[int]) -> None:
         clients = self._clients
-        durable = self._is_durable()
+        durable = self.is_durable()
         start_s = self._loop.time()
         who = f"client {self._number} at {target.name}"
         for index, stamp in enumerate(stamps):
@@ -217,7 +226,7 @@ class Client:
             for index, stamp in enumerate(stamps):
                 clients.registers.wrote(first + index, stamp, start_s, self._loop.time(), who)
 
-    def _is_durable(self) -> bool:
+    def is_durable(self) -> bool:
         """Whether a write has FUA, or there is no write cache."""
         return not self._clients.cluster.write_cache or self._chance.random() < 0.1
 
@@ -266,7 +275,7 @@ class Client:
     async def _write_own(self, target: Target) -> None:
         block = self._chance.choice(self.own.blocks)
         stamp = self._clients.next_stamp()
-        durable = self._is_durable()
+        durable = self.is_durable()
         await self._change(
             target,
             block,
@@ -283,7 +292,7 @@ class Client:
         start = self._chance.randrange(BLOCK_BYTES // SECTOR_BYTES) * SECTOR_BYTES
         stamp = self._clients.next_stamp()
         part = content_of(stamp)[: min(SECTOR_BYTES * 2, BLOCK_BYTES - start)]
-        durable = self._is_durable()
+        durable = self.is_durable()
         await self._change(
             target,
             block,
@@ -294,7 +303,7 @@ class Client:
 
     async def _unmap_own(self, target: Target) -> None:
         block = self._chance.choice(self.own.blocks)
-        durable = self._is_durable()
+        durable = self.is_durable()
         await self._change(
             target,
             block,
@@ -312,11 +321,16 @@ class Client:
         durable: bool,
     ) -> None:
         self.own.begin(block, change)
+        await self.finish(target, [block], ask, durable)
+
+    async def finish(self, target: Target, blocks: list[int], ask: Any, durable: bool) -> None:
+        """Have a change be made that has begun, and note how that was answered."""
         answer = await self.ask(target, ask)
         if answer is not None and answer[0] is None and self._losses == self._clients.losses:
-            self.own.done(block)
+            for block in blocks:
+                self.own.done(block)
             if durable:
-                self.own.durable([block])
+                self.own.durable(blocks)
 
     async def _read_own(self, target: Target) -> None:
         block = self._chance.choice(self.own.blocks)
@@ -325,7 +339,11 @@ class Client:
         )
         if answer is None or answer[0] is not None:
             return
-        wrong = self.own.read(block, b"".join(answer[1]))
+        self.check(block, b"".join(answer[1]), target)
+
+    def check(self, block: int, content: bytes, target: Target) -> None:
+        """An own block was read."""
+        wrong = self.own.read(block, content)
         if wrong:
             self._clients.broken.append(
                 f"block {block}: its only client {self._number} read {wrong} "

@@ -51,7 +51,11 @@ def install(watch: Watch, watch_async: Watch) -> None:
     watch_async(Pool, "clone", _stored)
     watch_async(Deletion, "delete", _either("clone: deleted", "clone: deletion breaks off"))
     watch(Space, "release", _released)
-    watch(Space, "let_go", lambda _, __, ___, units: ["clone: lets go"] if len(units) else [])
+    watch(
+        Space,
+        "let_go",
+        lambda _, __, ___, share, units: ["clone: lets go"] if len(units) and not share else [],
+    )
     watch(Orphan, "__init__", lambda *_: ["clone: outlives its parent"])
     watch_async(Changes, "_take_in", _changed("clone: a member is added"))
     watch_async(Changes, "_let_go", _changed("clone: a member is removed"))

@@ -44,7 +44,8 @@ from replica.pacing import Pace
 from replica.promises import Fence
 from replica.replica_node import ReplicaNode
 from replica.sessions import ReadSession
-from replica.store import standing
+from replica.store import standing, writer
+from replica.store.family import Sharing
 from replica.store.reader import Reader as StoreReader
 from replica.store.rebuild import Rebuild
 from replica.store.replica_store import ReplicaStore
@@ -102,6 +103,8 @@ BRANCHES = frozenset(
         ),
         *("pair: written", "pair: replaced", "pair: another was found", "pair: reserved"),
         *("answer GOOD", "answer BUSY", "answer MEDIUM_ERROR"),
+        *("copy: placed", "copy: the data are needed", "copy: shares units"),
+        "copy: too many share a unit",
         *cloning.BRANCHES,
         *streaming.BRANCHES,
     )
@@ -179,6 +182,7 @@ def install() -> None:
     _watch_commands()
     _watch_returns()
     _watch_moves()
+    _watch_copies()
     cloning.install(_watch, _watch_async)
     streaming.install(_watch)
 
@@ -405,6 +409,19 @@ def _watch_ends(owner: Any, name: str, at: int, passed: str, ended: str) -> None
         return call(*arguments[:at], told, *arguments[at + 1 :])
 
     setattr(owner, name, watched)
+
+
+def _watch_copies() -> None:
+    def copied(_outcome: Any, placing: Placing, *_: Any) -> list[str]:
+        is_waiting = placing._roster.is_bringing_back
+        return ["copy: the data are needed" if is_waiting else "copy: placed"]
+
+    def shared(outcome: Any, _sharing: Sharing, places: Any) -> list[str]:
+        return ["copy: shares units"] if len(places) and outcome.all() else []
+
+    _watch(Placing, "copy", copied)
+    _watch(Sharing, "__call__", shared)
+    _watch(writer, "data_at", lambda *_: ["copy: too many share a unit"])
 
 
 def _watch_returns() -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextvars
 import random
-from collections.abc import Callable
 
 from cstor_core.errors import CstorError
 from cstor_core.units import BLOCK_BYTES
@@ -18,6 +17,7 @@ from tests.simulation.clients import Clients
 from tests.simulation.clone_orders import LARGER
 from tests.simulation.clones import Clones
 from tests.simulation.cluster import BLOCKS, Cluster, Target
+from tests.simulation.copying import Copying
 from tests.simulation.machines import Machine
 from tests.simulation.moves import Moves
 from tests.simulation.oracle import NEVER
@@ -29,7 +29,6 @@ from tests.simulation.standbys import Standbys
 Value = str | int | float
 Deed = tuple[str, tuple[Value, ...]]
 """Its name and arguments."""
-
 NEWEST = -1
 """Instead of the number of a snapshot."""
 LOST = -1
@@ -51,6 +50,7 @@ class Deeds:
         self.scrubbing = Scrubbing(cluster, clients)
         self.sanitizing = Sanitizing(clients)
         self.standbys = Standbys(clients)
+        self._copying = Copying(clients)
         self.no_target_before_s = 0.0
         """Whoever runs the target starts none until then."""
         self.too_much = ""
@@ -65,8 +65,8 @@ class Deeds:
 
     def do(self, name: str, arguments: tuple[Value, ...]) -> str:
         """Do it; a few words on what was done, or nothing where it was not."""
-        deed: Callable[..., str] = getattr(self if hasattr(self, name) else self.standbys, name)
-        return deed(*arguments)
+        doers = (self, self.standbys, self._copying)
+        return str(next(getattr(one, name) for one in doers if hasattr(one, name))(*arguments))
 
     def when_open(self, after_s: float, name: str, *arguments: Value) -> str:
         """Do another deed so long after the next target has opened the volume."""

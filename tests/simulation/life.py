@@ -41,7 +41,7 @@ NOT_FAULTS = frozenset(
     (
         *("start_replica", "heal_network", "join", "snapshot", "delete_snapshot", "grow"),
         *("add", "remove", "replace", "move", "swap", "revert", "force", "scrub"),
-        *("sanitize", "leave", "kill_standby"),
+        *("sanitize", "leave", "kill_standby", "copy_blocks"),
         *("clone", "delete_clone", "kill_clone_target", "change_clone", "snapshot_clone"),
         *("delete_clone_snapshot", "revert_clone", "grow_clone"),
     )

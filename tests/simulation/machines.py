@@ -36,6 +36,7 @@ LIMITS = StoreLimits(
     long_read_blocks=4,
     run_rows_max=512,
     kept_rows=8,
+    shares_max=3,
 )
 
 

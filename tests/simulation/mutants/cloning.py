@@ -33,8 +33,8 @@ MISTAKES = _found.all
 def forget_what_a_clone_holds() -> None:
     """The volume takes for free whatever it does not need itself."""
 
-    def careless(self: family.Space, clone: str, units: Bits) -> None:
-        self._held[clone] = Bits()
+    def careless(self: family.Space, replica: str, shares: Mapping[int, Bits]) -> None:
+        self._held |= {(replica, share): Bits() for share in shares}
 
     family.Space.hold = careless  # type: ignore[method-assign]
 
@@ -43,8 +43,8 @@ def forget_what_a_clone_holds() -> None:
 def free_what_a_clone_lets_go() -> None:
     """What the clone no longer needs is given to whoever wants it."""
 
-    def careless(self: family.Space, clone: str, units: Units) -> None:
-        self._held[clone].remove(units)
+    def careless(self: family.Space, replica: str, share: int, units: Units) -> None:
+        self._held[replica, share].remove(units)
         self._kept.remove(units)
         if self._allocator is not None:
             self._allocator.release(units.tolist())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from tests.simulation.mutants import (
     caching,
     cloning,
+    copying,
     forcing,
     histories,
     membership,
@@ -35,6 +36,7 @@ MISTAKES: dict[str, Mistake] = {
         *sanitizing.MISTAKES,
         *forcing.MISTAKES,
         *cloning.MISTAKES,
+        *copying.MISTAKES,
         *scrubbing.MISTAKES,
         *streaming.MISTAKES,
         *succession.MISTAKES,
