@@ -46,9 +46,12 @@ TINY = StoreLimits(
     unflushed_freed_bytes=16 * BLOCK_BYTES,
     run_rows_max=48,
     kept_rows=2,
+    shares_max=3,
 )
 """So small that every edge is reached within a few dozen steps."""
 BLOCKS_USED = 40
+COPYING_FROM = 20
+"""From this seed on, blocks are copied in every other life."""
 
 Entry = list[Change] | int | volume_pb2.Configuration | volume_pb2.Operation
 """Changes, the record of an epoch, a configuration, or an ordered operation."""
@@ -129,6 +132,8 @@ class Life:
             self.stop_and_start: 1,
             self.kill_and_start: 1,
         }
+        if self.seed >= COPYING_FROM and not self.seed % 2:
+            often[self.copy] = 8
         weights = [
             often.pop(self.append),
             *(weight * self.random.choice((0, 0, 1, 2)) for weight in often.values()),
@@ -201,6 +206,26 @@ class Life:
             operation.delete_snapshot.name = self.random.choice(names)
         else:
             operation.revert.name = self.random.choice(names)
+        self.entries[seq] = operation
+        self.know(begun_seq=seq)
+        self.store.append_operation(operation)
+        self.know(applied_seq=seq)
+
+    async def copy(self) -> None:
+        """Have blocks hold what others hold."""
+        seq = len(self.entries) + 1
+        blocks = self.random.choice((1, 2, 8))
+        source = self.random.randrange(BLOCKS_USED - blocks)
+        operation = volume_pb2.Operation(
+            seq=seq,
+            copy_blocks=volume_pb2.BlockCopy(
+                source_block=source,
+                destination_block=self.random.choice(
+                    [to for to in range(BLOCKS_USED) if abs(to - source) >= blocks]
+                ),
+                blocks=blocks,
+            ),
+        )
         self.entries[seq] = operation
         self.know(begun_seq=seq)
         self.store.append_operation(operation)
@@ -295,7 +320,19 @@ def _operated(state: State, operation: volume_pb2.Operation) -> State:
             del snapshots[operation.delete_snapshot.name]
         case "revert":
             return State(snapshots[operation.revert.name], snapshots)
+        case "copy_blocks":
+            return State(_copied(state.blocks, operation), snapshots)
     return State(state.blocks, snapshots)
+
+
+def _copied(blocks: Blocks, operation: volume_pb2.Operation) -> Blocks:
+    copy, found = operation.copy_blocks, dict(blocks)
+    for number in range(copy.blocks):
+        _, data = blocks.get(copy.source_block + number, (0, None))
+        block = copy.destination_block + number
+        if data is not None or block in blocks:
+            found[block] = operation.seq, data
+    return found
 
 
 def _apply(state: Blocks, seq: int, changes: list[Change]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.store_images.contract import COPYING_FROM
 from tests.store_images.family import study_family
 from tests.store_images.rebuilding import study_rebuild
 from tests.store_images.staging import study_staging
@@ -34,6 +35,7 @@ async def images(
 
 async def test_every_image_keeps_the_contract() -> None:
     findings = await images(range(1, 20), IMAGES_SHORT, moments_at_most=20, at_most=3)
+    findings.add(await study(COPYING_FROM, STEPS, moments_at_most=40, at_most=3))
     assert findings.broken == []
     assert findings.total >= IMAGES_SHORT
 

@@ -64,6 +64,8 @@ SAMPLES = 10
 
 def _lives(first: int, end: int) -> Iterable[int]:
     """All of them, but the first one first."""
+    if first >= end:
+        return (first, *range(1, end))
     return (*range(first, end), *range(1, first))
 
 

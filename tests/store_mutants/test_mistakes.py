@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.store_mutants.clone_mistakes import CLONE_MISTAKES
+from tests.store_mutants.copy_mistakes import COPY_MISTAKES
 from tests.store_mutants.map_mistakes import MAP_MISTAKES
 from tests.store_mutants.mistakes import MISTAKES
 from tests.store_mutants.proofs import Mistake, Proof, broken_by
@@ -15,7 +16,7 @@ from tests.store_mutants.staging_mistakes import STAGING_MISTAKES
 TABLE = Path(__file__).parents[2] / "docs" / "store-proof.md"
 
 
-ALL = MISTAKES + MAP_MISTAKES + CLONE_MISTAKES + STAGING_MISTAKES
+ALL = MISTAKES + MAP_MISTAKES + COPY_MISTAKES + CLONE_MISTAKES + STAGING_MISTAKES
 
 
 @pytest.mark.parametrize("mistake", ALL, ids=lambda mistake: mistake.name.replace(" ", "_"))
