@@ -126,6 +126,11 @@ class Moment:
         content = operations.message().SerializeToString()
         return Moment(self.head, {**self.fields, "operations": content})
 
+    def _format(self, placed: PlaceSet) -> int:
+        if placed.is_shared or self._operations().blocks_copied:
+            return FORMAT_OF_SHARES
+        return FORMAT_OF_OPERATIONS if self._is_late() else FORMAT
+
     def _is_late(self) -> bool:
         """Whether ordered operations, changes of members, doubts or a witness are to be kept."""
         operations = self._operations()
@@ -151,8 +156,7 @@ class Moment:
             ],
         }
         payload = MAP_HEAD.build({**self.fields, **more})
-        number = FORMAT_OF_OPERATIONS if self._is_late() else FORMAT
-        content = sealed(MAP_MAGIC, payload, FORMAT_OF_SHARES if placed.is_shared else number)
+        content = sealed(MAP_MAGIC, payload, self._format(placed))
         return b"".join([content, *(table for _, table in tables)])
 
 

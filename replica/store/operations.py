@@ -61,6 +61,7 @@ class Operations:
     """Of one replica; changed by entries in their order."""
 
     __slots__ = (
+        "blocks_copied",
         "completed_seq",
         "deleted",
         "head",
@@ -95,6 +96,8 @@ class Operations:
         self.sanitization = volume_pb2.Sanitization()
         self.deleted = False
         """The volume has been deleted: nobody is to serve it any more."""
+        self.blocks_copied = False
+        """Blocks have been copied here within the volume."""
         self.learner = False
         """The replica was brought to the open volume as a new one."""
         self.member_by: Reign | None = None
@@ -202,6 +205,7 @@ class Operations:
             sanitization=self.sanitization,
             deleted=self.deleted,
             learner=self.learner,
+            blocks_copied=self.blocks_copied,
             member_by=None if by is None else reign_message(by),
         )
 
@@ -225,6 +229,7 @@ class Operations:
         operations.sanitization.CopyFrom(found.sanitization)
         operations.deleted = found.deleted
         operations.learner = found.learner
+        operations.blocks_copied = found.blocks_copied
         if found.HasField("member_by"):
             operations.member_by = reign_from(found.member_by)
         operations.head = View.of(found.head_ranges)

@@ -69,8 +69,8 @@ class PlaceSet:
 
     @property
     def is_shared(self) -> bool:
-        """Whether units may be shared by blocks."""
-        return any(above > _FILE_MASK for above in self._files)
+        """Whether there are places under any number of a share but 0."""
+        return any(above > _FILE_MASK and bits.count() for above, bits in self._files.items())
 
     def tables(self) -> list[tuple[int, Bits]]:
         """What stands above the unit in a place, and the units, ascending."""

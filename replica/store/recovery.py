@@ -36,7 +36,7 @@ from replica.store.map_writing import places_of
 from replica.store.pace import AT_ONCE, finished
 from replica.store.places import UNIT_MASK, PlaceSet, file_of
 from replica.store.records import JOURNAL_OFFSET, RECORD_HEAD_BYTES, Kind
-from replica.store.replay import apply_copies, apply_run, copied_from
+from replica.store.replay import apply_copies, apply_copy, apply_run, copied_from
 from replica.store.standing import Standing
 from replica.store.tail import Content, Tail, TailEntry, copied_bytes_of, discarded_bytes_of
 
@@ -282,7 +282,7 @@ class Recovery:
             case Kind.BLOCK_COPY:
                 content, rows = copied_from(payload)
                 if not included:
-                    apply_run(rows, standing, self.block_map, freed)
+                    apply_copy(rows, standing, self.block_map, freed)
             case _:
                 content = volume_pb2.Operation.FromString(payload)
                 if not included:

@@ -35,6 +35,12 @@ def apply_run(rows: bytearray, standing: Standing, block_map: BlockMap, freed: l
         block_map.put(rows[start:offset], freed)
 
 
+def apply_copy(rows: bytearray, standing: Standing, block_map: BlockMap, freed: list[int]) -> None:
+    """Apply what came of an operation that copies blocks."""
+    apply_run(rows, standing, block_map, freed)
+    standing.operations.blocks_copied = True
+
+
 def copy_payload(operation: volume_pb2.Operation, rows: Buffer) -> bytes:
     """The payload of the record of an operation that copies blocks, with what came of it."""
     message = operation.SerializeToString()

@@ -115,6 +115,7 @@ class Standing:
         history = history_from(staged.history)
         operations.completed_seq = max(operations.completed_seq, before.completed_seq)
         operations.hidden.append(Hidden(history.end.last_seq, before.head))
+        operations.blocks_copied |= before.blocks_copied
         operations.learner = before.learner or self.configuration is None
         operations.member_by = before.member_by
         self.operations = operations

@@ -27,7 +27,7 @@ from replica.store.block_copies import copied_rows, data_at, share
 from replica.store.journal import Point
 from replica.store.parts import Parts
 from replica.store.records import Kind
-from replica.store.replay import apply_copies, apply_run, copy_payload
+from replica.store.replay import apply_copies, apply_copy, apply_run, copy_payload
 from replica.store.tail import Content, TailEntry, copied_bytes_of, discarded_bytes_of
 
 _PLACE = struct.Struct("<Q")
@@ -162,7 +162,7 @@ class Writer:
                 raise parts.gave_up(error, "a write") from error
             raise
         freed: list[int] = []
-        apply_run(table, parts.standing, parts.block_map, freed)
+        apply_copy(table, parts.standing, parts.block_map, freed)
         parts.standing.applied_seq = operation.seq
         weight = copied_bytes_of(operation)
         entry = TailEntry(operation.seq, operation.seq, operation, 0, point, freed, weight)

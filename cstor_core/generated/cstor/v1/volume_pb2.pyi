@@ -828,6 +828,7 @@ class OperationsState(_message.Message):
     MEMBER_BY_FIELD_NUMBER: _builtins.int
     RESERVATIONS_FIELD_NUMBER: _builtins.int
     SANITIZATION_FIELD_NUMBER: _builtins.int
+    BLOCKS_COPIED_FIELD_NUMBER: _builtins.int
     size_bytes: _builtins.int
     completed_seq: _builtins.int
     """W members hold every entry up to here."""
@@ -841,6 +842,8 @@ class OperationsState(_message.Message):
     """The volume has been deleted."""
     learner: _builtins.bool
     """The replica was brought to the volume as a new one while that was open."""
+    blocks_copied: _builtins.bool
+    """Blocks have been copied here by BlockCopy: the journal, too, may have what says so."""
     @_builtins.property
     def snapshots(self) -> _containers.RepeatedCompositeFieldContainer[Global___Snapshot]: ...
     @_builtins.property
@@ -879,10 +882,11 @@ class OperationsState(_message.Message):
         member_by: Global___Reign | None = ...,
         reservations: Global___Reservations | None = ...,
         sanitization: Global___Sanitization | None = ...,
+        blocks_copied: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["member_by", b"member_by", "properties", b"properties", "reservations", b"reservations", "sanitization", b"sanitization"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["completed_seq", b"completed_seq", "deleted", b"deleted", "head_ranges", b"head_ranges", "hidden_views", b"hidden_views", "last_seq", b"last_seq", "learner", b"learner", "loss_possible", b"loss_possible", "member_by", b"member_by", "properties", b"properties", "reservations", b"reservations", "sanitization", b"sanitization", "size_bytes", b"size_bytes", "snapshots", b"snapshots"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blocks_copied", b"blocks_copied", "completed_seq", b"completed_seq", "deleted", b"deleted", "head_ranges", b"head_ranges", "hidden_views", b"hidden_views", "last_seq", b"last_seq", "learner", b"learner", "loss_possible", b"loss_possible", "member_by", b"member_by", "properties", b"properties", "reservations", b"reservations", "sanitization", b"sanitization", "size_bytes", b"size_bytes", "snapshots", b"snapshots"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
