@@ -213,16 +213,21 @@ def test_lists_that_are_too_long_or_too_short() -> None:
     assert disk.asked == []
 
 
-@pytest.mark.parametrize("fail_after", [0, 1, 2])
-def test_a_copy_that_fails_in_between_says_how_far_it_came(fail_after: int) -> None:
+@pytest.mark.parametrize(
+    ("shares_blocks", "fail_after", "segments"),
+    [(True, 0, 0), (True, 1, 1), (False, 1, 0), (False, 2, 0), (False, 4, 1), (False, 5, 1)],
+)
+def test_a_copy_that_fails_in_between_says_how_far_it_came(
+    shares_blocks: bool, fail_after: int, segments: int
+) -> None:
     disk = RamDisk()
-    disk.shares_blocks = False
+    disk.shares_blocks = shares_blocks
     disk.held[:512] = b"\x44" * 512
     disk.failure, disk.fail_after = Failure.MEDIUM_ERROR, fail_after
     outcome = copy(disk, listed(target(disk), segment(1, 0, 8) + segment(1, 0, 16)))
     assert sense_of(outcome) is Sense.THIRD_PARTY_DEVICE_FAILURE
     status = disk.good(cdb_copy.COPY_STATUS.build(list_identifier=7, allocation_length=64))
-    assert status == struct.pack(">IBHBI", 8, 2, fail_after // 2, 0, 0)
+    assert status == struct.pack(">IBHBI", 8, 2, segments, 0, 0)
 
 
 def test_the_status_of_a_copy_is_told_once_to_who_asked_for_it() -> None:
