@@ -9,6 +9,7 @@ import copy
 import random
 from collections import defaultdict
 from collections.abc import Coroutine
+from dataclasses import replace
 from itertools import count
 from typing import Any, TypeVar
 
@@ -21,7 +22,7 @@ from cstor_core.errors import UnavailableError
 from cstor_core.generated.cstor.v1 import volume_pb2
 from cstor_core.rows import ROW, has_data
 from cstor_core.units import BLOCK_BYTES
-from replica.store.places import FILE_SHIFT, UNIT_MASK
+from replica.store.places import UNIT_MASK, file_of
 from replica.store.pool import Pool
 from replica.store.replica_store import ReplicaStore
 from tests.property.store.volume_model import Blocks, Model
@@ -29,6 +30,7 @@ from tests.unit.store.memory_files import MemoryFilesystem
 from tests.unit.store.volumes import (
     FOUNDING,
     IDENTITY,
+    SMALL,
     VOLUME,
     Change,
     block_of,
@@ -75,7 +77,9 @@ class FamilyAndModels(RuleBasedStateMachine):
         self.loop.close()
 
     def _open(self, boot: str = "boot-1") -> None:
-        pool = self.run(open_pool(self.filesystem, boot, first_uuid=next(self.openings)))
+        limits = replace(SMALL, shares_max=3)
+        opening = open_pool(self.filesystem, boot, limits, first_uuid=next(self.openings))
+        pool = self.run(opening)
         assert not pool.failed
         self.pool = pool
 
@@ -156,6 +160,26 @@ class FamilyAndModels(RuleBasedStateMachine):
         store, model = self._any(data)
         size_bytes = model.size_bytes + blocks * BLOCK_BYTES
         self._operate(store, model, resize=volume_pb2.Resizing(size_bytes=size_bytes))
+
+    @rule(
+        data=st.data(),
+        source=st.integers(0, BLOCKS_USED - 20),
+        away=st.integers(0, 10),
+        blocks=st.integers(1, 10),
+        is_back=st.booleans(),
+    )
+    def copy_blocks(
+        self, data: st.DataObject, source: int, away: int, blocks: int, is_back: bool
+    ) -> None:
+        store, model = self._any(data)
+        ends = (source, min(source + blocks + away, BLOCKS_USED - blocks))
+        if ends[1] - ends[0] < blocks:
+            return
+        source, destination = reversed(ends) if is_back else ends
+        what = volume_pb2.BlockCopy(
+            source_block=source, destination_block=destination, blocks=blocks
+        )
+        self._operate(store, model, copy_blocks=what)
 
     @rule(data=st.data())
     def completed(self, data: st.DataObject) -> None:
@@ -271,7 +295,7 @@ class FamilyAndModels(RuleBasedStateMachine):
             origin = store.origin
             owners = [*(origin.base_replica_uuids if origin else ()), store.replica_uuid]
             for place in places_of(store):
-                needed[owners[place >> FILE_SHIFT]].add(place & UNIT_MASK)
+                needed[owners[file_of(place)]].add(place & UNIT_MASK)
         for owner, units in needed.items():
             allocator = self.pool._family.space(owner)._allocator
             assert allocator is not None

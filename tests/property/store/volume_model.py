@@ -62,6 +62,16 @@ class Model:
                 self.blocks = self.snapshots[operation.revert.name].copy()
             case "resize":
                 self.size_bytes = operation.resize.size_bytes
+            case "copy_blocks":
+                self._copy(operation.copy_blocks)
+
+    def _copy(self, copy: volume_pb2.BlockCopy) -> None:
+        version = self.reigns[-1][0], self.seq
+        for number in range(copy.blocks):
+            _, content = self.blocks.get(copy.source_block + number, (version, None))
+            block = copy.destination_block + number
+            if content is not None or block in self.blocks:
+                self.blocks[block] = version, content
 
     def history(self) -> History:
         return History(tuple(Reign(*reign) for reign in self.reigns))
