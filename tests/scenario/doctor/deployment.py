@@ -132,13 +132,23 @@ class Deployment:
 
     def in_sync(self, target: Process | None = None) -> None:
         """Wait until all members of all volumes count."""
+        until(lambda: all(volume["status"] == "healthy" for volume in self._said(target)))
+
+    def missed(self) -> None:
+        """Wait until the target misses a member: it asks a witness once a second."""
+        until(
+            lambda: any(
+                member["status"] == "offline"
+                for volume in self._said()
+                for member in volume["replicas"]
+            )
+        )
+
+    def _said(self, target: Process | None = None) -> list[dict[str, Any]]:
+        """What a target says of its volumes."""
         http = (target or self.targets[-1]).facts()["http"]
-
-        def settled() -> bool:
-            volumes = json.loads(get(http, "/status")[1])["volumes"]
-            return all(volume["status"] == "healthy" for volume in volumes)
-
-        until(settled)
+        volumes: list[dict[str, Any]] = json.loads(get(http, "/status")[1])["volumes"]
+        return volumes
 
     def create(
         self, name: str, replicas: Sequence[str], *words: str, tls: Sequence[str] = ()

@@ -273,6 +273,7 @@ def test_a_witness_that_dies(deployment: Deployment) -> None:
     deployment.start_target("vol1", members)
     deployment.in_sync()
     deployment.replicas["witness"].end()
+    deployment.missed()
     (finding,) = doctor(*deployment.control)["findings"]
     assert (finding["check"], finding["kind"]) == ("replica_dead", "witness")
     assert finding["name"] == witness
