@@ -422,6 +422,7 @@ class ReplicaStore(StoreFacts):
         try:
             if parts.failed_reason is None:
                 await self._durability.checkpoint()
+                await self._durability.settle()  # space that came back has begun something
                 async with self._state_file.changing:
                     await self._state_file.change(clean=True)
         except OSError as error:

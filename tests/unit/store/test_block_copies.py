@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 from contextlib import suppress
 from dataclasses import replace
@@ -312,6 +313,29 @@ async def test_where_nothing_was_ever_copied_earlier_releases_can_read_the_map()
     await settled(store)
     assert store._parts.block_map.placed.is_shared is False
     assert format_of_map() == FORMAT_OF_SHARES, "the journal may still tell of it"
+
+
+async def test_nothing_goes_on_when_a_store_is_closed() -> None:
+    filesystem = MemoryFilesystem()
+    store = await open_store(filesystem)
+    write(store, 0, 25, 1000)
+    copy(store, 0, 500, 25)
+    await settled(store)
+    making = store._durability._making
+    tidy, ended = making.tidy, []
+
+    async def slowly() -> None:
+        for _ in range(1000):
+            await asyncio.sleep(0)
+        await tidy()
+        ended.append(asyncio.current_task())
+
+    making.tidy = slowly  # type: ignore[method-assign]
+    for first, count in ((0, 25), (500, 25), (3000, 14)):  # as many as the tail keeps
+        discard(store, first, count)
+    await store.close()
+    assert ended, "what the last checkpoint let go is given back"
+    assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
 class Model:
