@@ -19,6 +19,7 @@ from cstor_core.files import File, Filesystem
 from cstor_core.generated.cstor.v1 import volume_pb2
 from cstor_core.units import BLOCK_BYTES, MIB
 from replica.store.allocator import Allocator
+from replica.store.bits import Bits
 from replica.store.block_map import BlockMap
 from replica.store.checkpoint import CheckpointHead, Moment, load, open_run
 from replica.store.envelope import parsed, read_file, replace_file, sealed, unsealed
@@ -333,6 +334,8 @@ class _Opening:
             shares = used.shares_of(number)
             if space is own_space:
                 shares.pop(0, None)
+            else:  # as long as it has a link to the file
+                shares.setdefault(0, Bits())
             space.hold(self.directory.name, shares)
         _, end = own.bounds()
         _, held_end = own_space.with_held(own).bounds()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 from contextlib import suppress
 from dataclasses import replace
 from random import Random
@@ -30,6 +29,7 @@ from tests.unit.store.clones import (
     volume_with_snapshot,
 )
 from tests.unit.store.memory_files import MemoryFilesystem
+from tests.unit.store.test_full_disk import refuse_reads
 from tests.unit.store.test_look import look_at
 from tests.unit.store.test_snapshots import (
     create,
@@ -42,6 +42,8 @@ from tests.unit.store.test_snapshots import (
 )
 from tests.unit.store.volumes import (
     BLOCKS,
+    FOUNDING,
+    IDENTITY,
     POOL,
     SALT,
     SMALL,
@@ -49,8 +51,10 @@ from tests.unit.store.volumes import (
     block_of,
     content_of,
     entries_of,
+    epoch_record,
     kill_and_open,
     kill_tasks,
+    open_pool,
     open_store,
     run_of,
     version_of,
@@ -296,6 +300,21 @@ async def test_after_a_clone_with_copies_is_gone_its_parent_has_all_space_again(
     assert store.used_bytes == await empty_bytes()
 
 
+async def test_what_a_deleted_volume_left_is_looked_after_while_a_clone_has_a_link_to_it() -> None:
+    filesystem = MemoryFilesystem()
+    pool = await open_pool(filesystem)
+    store = await pool.create(IDENTITY)
+    await store.found(FOUNDING)
+    store.append_epoch_record(epoch_record(1, 1))
+    create(store, "empty")
+    await destroyed(store)
+    await cloned(pool, snapshot="empty")
+    await pool.delete(VOLUME)
+    pool = await reopened(filesystem)
+    assert [orphan.is_needed for orphan in pool._orphans.values()] == [True]
+    assert pool.orphaned_bytes == 0
+
+
 async def test_where_nothing_was_ever_copied_earlier_releases_can_read_the_map() -> None:
     filesystem = MemoryFilesystem()
     store = await open_store(filesystem)
@@ -431,11 +450,6 @@ async def kill_and_open_as(filesystem: MemoryFilesystem, boot_id: str) -> Replic
     await kill_tasks()
     filesystem.restart()
     return await open_store(filesystem, boot_id)
-
-
-def refuse_reads(call: str) -> None:
-    if call == "pread":
-        raise OSError(errno.EIO, "Input/output error")
 
 
 async def test_where_the_disk_cannot_read_the_map_nothing_is_copied_for_now() -> None:

@@ -228,7 +228,7 @@ async def test_a_replica_whose_disk_failed_is_given_up_for_good(failing: str) ->
 async def test_a_merge_that_cannot_read_the_map_is_made_later() -> None:
     filesystem = MemoryFilesystem()
     store = await open_store(filesystem)
-    filesystem.before = _refuse_reads
+    filesystem.before = refuse_reads
     seq = 2
     while not store.checkpoint_error:
         store.append(writes(seq, 1, (seq, block_of(seq))))
@@ -247,7 +247,7 @@ async def test_a_merge_that_cannot_read_the_map_is_made_later() -> None:
     ]
 
 
-def _refuse_reads(call: str) -> None:
+def refuse_reads(call: str) -> None:
     if call.startswith("pread"):
         raise OSError(errno.EIO, "Input/output error")
 
