@@ -16,6 +16,7 @@ from cstor_core.health import Reached, health_command
 from cstor_core.logs import LogFormat, LogLevel, configure_logs
 from cstor_core.memory import settle_in
 from cstor_core.open_files import allow_open_files
+from cstor_core.processors import take_turns
 from cstor_core.settings import DataStream, load_settings
 from cstor_target.settings import CONTROL_PORT, ControlSettings, TargetSettings
 
@@ -200,6 +201,7 @@ def run(settings: TargetSettings) -> int:
 
     daemon = TargetDaemon(settings)
     settle_in()
+    take_turns()
     allow_open_files()
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

@@ -23,6 +23,7 @@ from cstor_core.health import Reached, health_command
 from cstor_core.logs import LogFormat, LogLevel, configure_logs
 from cstor_core.memory import settle_in
 from cstor_core.open_files import allow_open_files
+from cstor_core.processors import take_turns
 from cstor_core.settings import DataStream, load_settings
 from replica.settings import LISTEN_PORT, METRICS_PORT, ListenSettings, ReplicaSettings
 
@@ -167,6 +168,7 @@ def replica(
         )
         configure_logs(settings.log_format, settings.log_level, settings.log_file)
         settle_in()
+        take_turns()
         allow_open_files()
         uvloop.run(serve_witness(settings) if settings.witness else serve(settings))
     except CstorError as error:
