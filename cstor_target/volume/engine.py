@@ -74,9 +74,8 @@ class Engine:
         self._clock = clock
         self._settings = settings
         self._events = events
-        self._order = Order(
-            clock, self._broadcast, settings.batch_bytes_max, settings.backlog_bytes_max
-        )
+        batches = settings.batch_bytes_max, settings.backlog_bytes_max, settings.gathering_turns
+        self._order = Order(clock, self._broadcast, *batches)
         self._lease = Lease(clock, self.counters.lease_latency)
         self._reads = Reads(clock, self._order, self._lease, self.counters)
         size: Callable[[], int] = lambda: self.size_bytes // BLOCK_BYTES  # noqa: E731

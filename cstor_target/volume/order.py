@@ -1,8 +1,8 @@
 """The one order of a volume: every write gets its seq here, and batches form here.
 
 A batch is sent when no earlier one is unfinished, or when it has grown full.  At depth 1 that is
-at once; under load the time that a batch takes is the time in which the next one gathers.  All
-members get the same bytes, encoded once.
+at once; under load the time that a batch takes is the time in which the next one gathers, and
+`gathering` says when it has.  All members get the same bytes, encoded once.
 
 What always holds: seqs have no gap; entries are sent in the order of their seqs; an entry that has
 a seq is never taken back, it only loses its listener; `completed_seq` and `durable_seq` never go
@@ -21,6 +21,7 @@ from cstor_core.frames import encode_run_request
 from cstor_core.rows import ROW, ROW_BYTES, UNMAP
 from cstor_core.units import BLOCK_BYTES
 from cstor_target.volume.backing import Buffer, Done, Failure
+from cstor_target.volume.gathering import Gathering
 
 _SEED_MASK = 0xFFFFFFFF
 _UNMAP_ROW_BLOCKS_MAX = 1 << 20
@@ -141,7 +142,9 @@ class Order:
         broadcast: Callable[[bytes], None],
         batch_bytes_max: int,
         backlog_bytes_max: int,
+        gathering_turns: int = 0,
     ) -> None:
+        """`gathering_turns` is as for `Gathering`."""
         self._clock = clock
         self._broadcast = broadcast
         self._batch_bytes_max = batch_bytes_max
@@ -164,6 +167,9 @@ class Order:
         self._unmaps: list[InFlight] = []
         self._waiting: deque[tuple[int, float, Done]] = deque()
         self._flush_wanted = False
+        self._gathering = Gathering(
+            gathering_turns, lambda: self.last_seq - self.sent_seq, self.kick
+        )
         self.on_change: OnChange = lambda first, count, seq: None
         """Told of each entry that changes blocks, as soon as it has its place."""
 
@@ -173,6 +179,7 @@ class Order:
         self.completed_seq = seq
         self.durable_seq = 0
         self._in_flight.clear()
+        self._gathering.forget()
         self.backlog.clear()
 
     def operate(
@@ -297,9 +304,11 @@ class Order:
         self._flush_wanted = True
 
     def kick(self) -> None:
-        """Send what has gathered, unless an earlier batch is unfinished and this one not full."""
-        gathered = self._rows or self._flush_wanted
-        if gathered and (self.completed_seq >= self.sent_seq or self._is_full):
+        """Send what has gathered, if it is time for that."""
+        if (self._rows or self._flush_wanted) and (
+            self._is_full
+            or self._gathering.is_done(is_unfinished=self.completed_seq < self.sent_seq)
+        ):
             self._send_gathered()
 
     def advance(self, completed_seq: int, durable_seq: int) -> None:
@@ -365,6 +374,7 @@ class Order:
         message = encode_run_request(
             self._rows, self._data, self._data_bytes, self.completed_seq, self._flush_wanted
         )
+        self._gathering.has_left(self.last_seq - self.sent_seq, len(self._in_flight))
         self._flush_wanted = False
         self._rows = bytearray()
         self._data = []

@@ -21,6 +21,9 @@ class EngineSettings:
     """How long a member may leave a read unanswered while another one could be asked."""
     batch_bytes_max: int = 1 * MIB
     """A batch that has grown to this is sent although an earlier one is on its way."""
+    gathering_turns: int = 12
+    """So many turns of the loop that bring nothing show that a batch has gathered; 0 where it
+    always has once no earlier one is unfinished."""
     backlog_bytes_max: int = 64 * MIB
     """Recent messages kept for members that are behind; who is further behind is rebuilt."""
     read_cache_bytes: int = 64 * MIB

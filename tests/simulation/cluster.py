@@ -47,7 +47,11 @@ CACHE_BYTES = (0, 0, 0, 32 * KIB, 128 * KIB, 1 * MIB)
 """Of the read cache; none in half of the lives, so that all reads are of replicas there."""
 AT_ONCE = 16
 """In one life of so many a member that copies is sent each entry when it is ordered."""
+GATHERING = 8
+"""In one life of so many batches gather as they do in a daemon; in all others each leaves as soon
+as none is unfinished, which makes more of them."""
 SETTINGS = EngineSettings(
+    gathering_turns=0,
     batch_bytes_max=32 * KIB,
     write_timeout_s=5.0,
     rebuild_floor_bytes_per_s=64 * KIB,
@@ -63,6 +67,8 @@ def settings_of(seed: int) -> EngineSettings:
         backlog_bytes_max=random.Random(f"{seed} backlog").choice(BACKLOG_BYTES),
         read_cache_bytes=random.Random(f"{seed} read cache").choice(CACHE_BYTES),
     )
+    if seed % GATHERING == 6:
+        settings = replace(settings, gathering_turns=EngineSettings().gathering_turns)
     return replace(settings, copying_held_s=0.0) if seed % AT_ONCE == 4 else settings
 
 
