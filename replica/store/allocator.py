@@ -36,7 +36,7 @@ of two, so that 64 KiB which lie across their multiples cost 40 % more.  With mo
 write would gain 10 %, and one of a single unit into the same memory later cost twice as much."""
 _FEW_UNITS = 128
 _SLACK_UNITS = 16384
-_SLACK_DIVISOR = 4
+_SLACK_DIVISOR = 16
 """Of so many free units, or this part of all, nothing is scattered over single ones."""
 _SINGLES_MAX = 32768
 _EXTENTS_MAX = 4096
