@@ -117,18 +117,18 @@ COSTS: Mapping[Load, Mapping[str, Mapping[str, Cost]]] = {
     },
     Load(WRITE, 32): {
         TARGET: {
-            WAKE_UPS: Cost(0.17, 0.1, 0.25),  # as above: up to one for each receive
-            RECEIVES: batched(0.24),
-            SENDS: batched(0.25),
-            MESSAGES: batched(0.19),
+            WAKE_UPS: Cost(0.13, 0.08, 0.2),  # as above: up to one for each receive
+            RECEIVES: batched(0.18),
+            SENDS: batched(0.16),
+            MESSAGES: batched(0.12),
             BYTES: size(4.05),
         },
         REPLICAS: {
-            WAKE_UPS: batched(0.18),
-            RECEIVES: batched(0.18),
-            SENDS: batched(0.18),
-            FILE_WRITES: batched(0.38),
-            MESSAGES: batched(0.18),
+            WAKE_UPS: batched(0.11),
+            RECEIVES: batched(0.11),
+            SENDS: batched(0.11),
+            FILE_WRITES: batched(0.23),
+            MESSAGES: batched(0.11),
             BYTES: size(6.07),
         },
     },
