@@ -24,10 +24,10 @@ class Sending:
         self.order = Order(HandClock(), self._sent, MIB, 64 * MIB, TURNS)
         self.order.start(1, 0, 0)
 
-    def write(self, count: int, *, durable: bool = False) -> None:
+    def write(self, count: int) -> None:
         """A burst of writes."""
         for _ in range(count):
-            self.order.write(self.order.last_seq, 1, [DATA], durable, None)
+            self.order.write(self.order.last_seq, 1, [DATA], False, None)
         self.order.kick()
 
     def complete(self) -> None:
