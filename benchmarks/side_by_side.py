@@ -25,7 +25,7 @@ from rich.console import Console
 
 from benchmarks import command_line
 from benchmarks.matrix import MIB, Cell, cells, floor_of
-from benchmarks.measured import Result, Sample, circumstances, memory_in_use
+from benchmarks.measured import Result, Sample, circumstances, kept_in_memory, memory_in_use
 from benchmarks.report import Report, Row
 from tests.system.cluster import Cluster
 from tests.system.disks import Disk, TgtDisk
@@ -48,9 +48,14 @@ class Contender:
     disk: Disk
 
 
+def home_of(name: str, directory: Path) -> Path:
+    """Where a contender has its files."""
+    return directory / name.replace(" ", "-").lower()
+
+
 def make_contender(name: str, directory: Path, size_mib: int) -> Contender:
     """A contender with its data in `directory`; not started."""
-    home = directory / name.replace(" ", "-").lower()
+    home = home_of(name, directory)
     if name == BASELINE:
         return Contender(name, TgtDisk(home, free_port(), size_mib * MIB))
     replicas = int(name.rpartition(" ")[2])
@@ -59,7 +64,10 @@ def make_contender(name: str, directory: Path, size_mib: int) -> Contender:
 
 @contextlib.contextmanager
 def serving(names: list[str], directory: Path, size_mib: int) -> Iterator[list[Contender]]:
-    """All contenders, started, and filled with the same incompressible data."""
+    """All contenders, started, and filled twice with the same incompressible data.
+
+    A volume that was overwritten has the files that it keeps: a growing one is measured nowhere.
+    """
     with contextlib.ExitStack() as stack:
         contenders = []
         for name in names:
@@ -69,11 +77,12 @@ def serving(names: list[str], directory: Path, size_mib: int) -> Iterator[list[C
             contenders.append(contender)
         filling = directory / "filling"
         make_random_file(filling, size_mib * MIB, seed=size_mib)
-        for contender in contenders:
+        for contender in contenders * 2:
             copy(filling, contender.disk.url)
             contender.disk.settle()
-        # The filling stays: the memory that it takes would be free without it (`memory_in_use`).
-        yield contenders
+        filling.unlink()
+        with kept_in_memory([home_of(name, directory) for name in names]):
+            yield contenders
 
 
 def measure(disk: Disk, cell: Cell, count: int) -> Sample:
