@@ -45,6 +45,7 @@ class RunView:
 
     table: memoryview
     data: memoryview
+    origin: volume_pb2.DataOrigin | None = None
 
 
 FrameEntry = (
@@ -99,11 +100,17 @@ _FORMAT_FIELD = b"\x08" + _varint(FORMAT)
 
 
 def encode_run_request(
-    table: Buffer, data: Sequence[Buffer], data_bytes: int, completed_seq: int, flush: bool
+    table: Buffer,
+    data: Sequence[Buffer],
+    data_bytes: int,
+    completed_seq: int,
+    flush: bool,
+    origin: bytes = b"",
 ) -> bytes:
     """An AppendRequest of one run; the data pieces are joined here, once and for all streams.
 
-    Without rows it is a request with no entries, which carries the marks alone.
+    Without rows it is a request with no entries, which carries the marks alone.  `origin` is an
+    encoded DataOrigin, if there is one.
     """
     head = [_FORMAT_FIELD]
     if completed_seq:
@@ -114,10 +121,11 @@ def encode_run_request(
         return b"".join(head)
     run_head = b"\x0a" + _varint(len(table))
     data_head = b"\x12" + _varint(data_bytes) if data_bytes else b""
-    run_bytes = len(run_head) + len(table) + len(data_head) + data_bytes
+    end = b"\x1a" + _varint(len(origin)) + origin if origin else b""
+    run_bytes = len(run_head) + len(table) + len(data_head) + data_bytes + len(end)
     entry_head = b"\x0a" + _varint(run_bytes)
     head.append(b"\x2a" + _varint(len(entry_head) + run_bytes) + entry_head + run_head)
-    return b"".join((*head, table, data_head, *data))
+    return b"".join((*head, table, data_head, *data, end))
 
 
 def encode_read_request(questions: Buffer) -> bytes:
@@ -232,7 +240,8 @@ def entry_message(entry: FrameEntry) -> volume_pb2.Entry:
     """The message of an entry, as `decode_entry` reads it."""
     match entry:
         case RunView():
-            run = volume_pb2.Run(table=bytes(entry.table), data=bytes(entry.data))
+            table, data = bytes(entry.table), bytes(entry.data)
+            run = volume_pb2.Run(table=table, data=data, origin=entry.origin)
             return volume_pb2.Entry(run=run)
         case volume_pb2.EpochRecord():
             return volume_pb2.Entry(epoch_record=entry)
@@ -250,8 +259,10 @@ def decode_run(message: memoryview) -> RunView:
             run.table = value
         elif number == 2 and isinstance(value, memoryview):
             run.data = value
+        elif number == 3 and isinstance(value, memoryview):
+            run.origin = _origin(value)
         else:
-            _check_unknown(number, 2)
+            _check_unknown(number, 3)
     if not run.table or len(run.table) % ROW_BYTES:
         raise ProtocolError(f"a run's table of {len(run.table)} bytes is not a number of rows")
     return run
@@ -404,6 +415,13 @@ def _opening(value: memoryview) -> stream_pb2.StreamOpening:
         return stream_pb2.StreamOpening.FromString(bytes(value))
     except DecodeError as error:
         raise ProtocolError(f"the opening of a stream cannot be read: {error}") from error
+
+
+def _origin(value: memoryview) -> volume_pb2.DataOrigin:
+    try:
+        return volume_pb2.DataOrigin.FromString(bytes(value))
+    except DecodeError as error:
+        raise ProtocolError(f"the origin of a run cannot be read: {error}") from error
 
 
 def _check_unknown(number: int, known_max: int) -> None:

@@ -21,7 +21,7 @@ from cstor_core.files import Filesystem
 from cstor_core.generated.cstor.v1 import replica_pb2, volume_pb2
 from cstor_core.lasting import Lasting
 from cstor_core.secure.gate import Permit, permit_all
-from replica import pulls, repairs, scrubs, sources, staging
+from replica import loans, pulls, repairs, scrubs, sources, staging
 from replica.copies import CopiesSession
 from replica.errors import OrderError
 from replica.identities import check_identity, check_promise, names_of
@@ -388,6 +388,12 @@ class ReplicaHost:
     ) -> replica_pb2.ScrubBlocksResponse:
         """Say what a range of blocks is, read and verified; see `scrubs.scrub_blocks`."""
         return await scrubs.scrub_blocks(self._ordered(request.orders), request)
+
+    async def borrow(self, request: replica_pb2.BorrowRequest) -> replica_pb2.BorrowResponse:
+        """Be ready to share data with another volume; see `loans.borrow`."""
+        source = self.nodes.get(request.origin.volume_uuid)
+        borrowing = loans.borrow(self._pool, self._ordered(request.orders), source, request)
+        return await self._lasting.run(borrowing)
 
     def pull_stacks(
         self, request: replica_pb2.PullStacksRequest

@@ -48,6 +48,11 @@ _COUNTERS: tuple[tuple[str, str, Number], ...] = (
     ("rebuilds_failed", "Of these, broken off.", lambda n: n.counters.rebuilds_failed),
     ("rebuild_bytes", "Data copied from peers.", lambda n: n.counters.rebuild_bytes),
     (
+        "borrowed_blocks",
+        "Blocks written without their data, which another volume has in the pool.",
+        lambda n: n.store.borrowing.shared_blocks,
+    ),
+    (
         "rebuild_metadata_bytes",
         "Rows and numbers of blocks that rebuilds exchanged.",
         lambda n: n.counters.rebuild_metadata_bytes,

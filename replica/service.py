@@ -168,6 +168,7 @@ def replica_service(host: ReplicaHost, gate: Gate | None = None) -> grpc.Generic
             "SetPace": _unary(replica_pb2.SetPaceRequest, host.set_pace),
             "RepairBlocks": _unary(replica_pb2.RepairBlocksRequest, host.repair_blocks),
             "ScrubBlocks": _unary(replica_pb2.ScrubBlocksRequest, host.scrub_blocks),
+            "Borrow": _unary(replica_pb2.BorrowRequest, host.borrow),
             "PullStacks": _streaming(replica_pb2.PullStacksRequest, host.pull_stacks),
             "Rebuild": _streaming(replica_pb2.RebuildRequest, host.rebuild),
             "PullEntries": _streaming(replica_pb2.PullEntriesRequest, host.pull_entries),

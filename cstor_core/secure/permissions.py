@@ -67,6 +67,7 @@ _REPLICA_CALLS: Mapping[str, Rule] = {
     "SetPace": Rule(_TARGET, "orders.volume_uuid"),
     "RepairBlocks": Rule(_TARGET, "orders.volume_uuid"),
     "ScrubBlocks": Rule(_TARGET, "orders.volume_uuid"),
+    "Borrow": Rule(_TARGET, "orders.volume_uuid"),
     "Attest": Rule(_TARGET, "orders.volume_uuid"),
     "PullStacks": Rule(_REPLICA),
     "PullEntries": Rule(_REPLICA),

@@ -19,10 +19,11 @@ from cstor_core.files import Filesystem
 from cstor_core.generated.cstor.v1 import volume_pb2
 from cstor_core.rows import Rows
 from replica.store.checkpoint import CheckpointHead, FreshFile, Moment
+from replica.store.data_files import base_name
 from replica.store.journal import START
 from replica.store.map_run import MapRun, held, run_name, write_run
 from replica.store.map_writing import Outcome, merged
-from replica.store.opening import Opened, base_name, make_files
+from replica.store.opening import Opened, make_files
 from replica.store.operations import Operations, Snapshot
 from replica.store.pace import BACKGROUND
 from replica.store.places import FILES_MAX, PlaceSet
@@ -128,9 +129,7 @@ class Cloning:
             snapshot=snapshot.name,
             snapshot_seq=snapshot.seq,
         )
-        if opened.origin is not None:
-            origin.base_replica_uuids.extend(opened.origin.base_replica_uuids)
-        origin.base_replica_uuids.append(opened.replica_uuid)
+        origin.base_replica_uuids.extend(opened.data.uuids)
         standing = Standing(Operations(snapshot.size_bytes))
         standing.load(self._parts.standing.history.up_to(snapshot.seq), snapshot.seq)
         standing.operations.completed_seq = snapshot.seq
@@ -155,9 +154,9 @@ class Cloning:
     def _link(self, directory: Path, bases: list[str]) -> None:
         """Give the data files that are shared names in the clone's directory."""
         source = self._opened.directory
-        names = [*(base_name(base) for base in bases[:-1]), "data"]
         try:
-            for name, base in zip(names, bases, strict=True):
+            # Names that have come since are of files in which the snapshot has nothing.
+            for name, base in zip(self._opened.data.names, bases, strict=False):
                 self._filesystem.link(source / name, directory / base_name(base))
         except OSError as error:
             if error.errno not in _NO_LINKS:

@@ -14,7 +14,7 @@ from contextlib import nullcontext
 
 from cstor_core.errors import CorruptError, CstorError
 from replica.store.checkpointing import Checkpointing
-from replica.store.pace import AT_ONCE, UnreadableError, finished
+from replica.store.pace import AT_ONCE, BACKGROUND, UnreadableError, finished
 from replica.store.parts import Parts
 from replica.store.records import Kind
 
@@ -122,7 +122,7 @@ class Durability:
 
         async def flush() -> None:
             try:
-                await AT_ONCE.sync(parts.file)
+                await parts.flush_data(AT_ONCE.sync)
             except OSError as error:
                 raise parts.failed(error, "a flush") from error
             self._durable(number, mark, seq, self._streams)
@@ -181,7 +181,7 @@ class Durability:
         number, seq, streams = parts.journal.number, parts.standing.applied_seq, self._streams
         mark = parts.journal.mark
         try:
-            await parts.file.datasync()
+            await parts.flush_data(BACKGROUND.sync)
         except OSError as error:
             raise parts.failed(error, "a flush") from error
         self._durable(number, mark, seq, streams)

@@ -1,8 +1,8 @@
 """Who needs what of a data file, where clones share the data of those they were cloned from, and
-blocks that of others from which they were copied.
+blocks that of others from which they were copied, in their own replica or another one.
 
-A clone has links to the data files that it shares, so they stay as long as it does.  What the
-replica that owns such a file no longer needs may be needed by clones of it: it is free when the
+Who has data in the files of others has links to these, so they stay as long as it does.  What the
+replica that owns such a file no longer needs may be needed by others: it is free when the
 last one has let it go.  The owner allocates and gives back; of a deleted one nothing is allocated
 any more, and what nobody needs is given back to the file system.
 
@@ -28,6 +28,7 @@ from replica.store.places import UNIT_MASK, by_file, files_of, places_of_shares
 _GROUPS_AT_ONCE = 64
 _PUNCHED_AT_ONCE = 1024
 """Units, which are 4 MiB: a file that is being punched takes no write, for 1 ms and more."""
+_UNITS_AT_ONCE = 1 << 20
 _NO_HOLES = (errno.EOPNOTSUPP, errno.ENOSYS)
 """The file system cannot punch; then only the end of the file is given back."""
 
@@ -51,12 +52,19 @@ class Space:
         return bool(self._held)
 
     def hold(self, replica: str, shares: Mapping[int, Bits]) -> None:
-        """A clone needs these, by the number of the share, or the owner does beside its own ones.
+        """Another replica needs these, by the number of the share, or the owner does beside its own
+        ones; what it needed before counts no longer.
 
         Units that are not allocated to anybody may be among them only before `begin`.
         """
         self._held = {who: held for who, held in self._held.items() if who[0] != replica}
         self._held |= {(replica, share): units.copy() for share, units in shares.items()}
+        if self._allocator is not None:
+            unheld = self._kept.copy()
+            for held in self._held.values():
+                unheld.remove_all(held)
+            for low, high in _stretches(*unheld.bounds()):
+                self._free(unheld.between(low, high))
 
     def share(self, replica: str, units: Units, shares_max: int) -> Units:
         """Have a replica need units that it needs already once more; the numbers of the shares,
@@ -136,6 +144,12 @@ def _nobody() -> None:
     pass
 
 
+def _stretches(first: int, end: int) -> Iterator[Extent]:
+    """(first, end) of the parts of a range in which so many units are looked at a time."""
+    for low in range(first, end, _UNITS_AT_ONCE):
+        yield low, min(low + _UNITS_AT_ONCE, end)
+
+
 class Family:
     """The spaces of all data files of a pool, by the UUID of the replica that owns each."""
 
@@ -153,12 +167,13 @@ class Family:
 
 
 class Releasing:
-    """Gives places back that a replica no longer needs: its own, and those of its bases."""
+    """Gives places back that a replica no longer needs: its own, and those in others' files."""
 
-    def __init__(self, replica: str, spaces: Sequence[Space]) -> None:
-        """`spaces` by the number of the file, its own last."""
+    def __init__(self, replica: str, spaces: Sequence[Space], own_file: int) -> None:
+        """`spaces` by the number of the file, of which its own has this one; more may come."""
         self._replica = replica
         self._spaces = spaces
+        self._own_file = own_file
 
     def __call__(self, places: Places) -> None:
         """Give places back that are in no order."""
@@ -167,7 +182,7 @@ class Releasing:
             spaces[0].release(places)
             return
         for file, share, units in by_file(np.asarray(places, dtype=np.uint64)):
-            if share or file < len(spaces) - 1:
+            if share or file != self._own_file:
                 spaces[file].let_go(self._replica, share, units)
             else:
                 spaces[file].release(units)

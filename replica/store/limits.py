@@ -37,6 +37,8 @@ class StoreLimits:
     """Rows of one run; one run is one journal record."""
     shares_max: int = SHARES_MAX
     """So many blocks share a unit of a data file."""
+    loans_max: int = 64
+    """In so many data files of others, beside those of its bases, a replica has blocks."""
 
 
 def checkpoint_part(replica_uuid: bytes) -> float:

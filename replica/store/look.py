@@ -24,19 +24,13 @@ from cstor_core.generated.cstor.v1 import volume_pb2
 from cstor_core.rows import Rows
 from cstor_core.units import BLOCK_BYTES, MIB
 from replica.store.checkpoint import open_run
+from replica.store.data_files import LINK_PREFIXES, DataFiles, check_links, open_data
+from replica.store.family import Family
 from replica.store.kept import KEPT_FILE
 from replica.store.kept_look import Circumstances, KeptLook, look_at_kept
 from replica.store.map_run import RUN_PREFIX
 from replica.store.map_writing import merged
-from replica.store.opening import (
-    BASE_PREFIX,
-    check_bases,
-    checkpoint_of,
-    open_bases,
-    read_identity,
-    sizes_of,
-    stray_runs,
-)
+from replica.store.opening import checkpoint_of, read_identity, sizes_of, stray_runs
 from replica.store.pace import AT_ONCE, finished
 from replica.store.places import UNIT_MASK, PlaceSet, file_of
 from replica.store.pool import read_pool_uuid
@@ -88,7 +82,7 @@ class ReplicaLook:
     used_blocks: int = 0
     """Those that the map or the recent entries refer to."""
     shared_blocks: int = 0
-    """Of these, those in the data files that a clone shares."""
+    """Of these, those in the data files of others."""
     file_bytes: int = 0
     verified_blocks: int = 0
     bad_blocks: list[int] = field(default_factory=list)
@@ -186,11 +180,9 @@ def _look(
         look.damaged(look.state.failed_reason)
     power_lost = not look.state.clean and look.state.boot_id != boot_id
     with ExitStack() as stack:
-        file = filesystem.open(directory / "data", read_only=True)
-        stack.callback(file.close)
-        files = (*open_bases(filesystem, directory, look.origin, stack), file)
-        look.file_bytes = file.size()
-        recovery = recovery_of(filesystem, directory, file, look)
+        data = data_of(filesystem, look, stack)
+        look.file_bytes = data.files[data.own].size()
+        recovery = recovery_of(filesystem, directory, data, look)
         stack.callback(recovery.block_map.close)
         if is_verifying:
             finished(_check_map(recovery, look))
@@ -199,24 +191,24 @@ def _look(
             look.left(f"{directory / name} is a part of no map", is_repairable=True)
         look.recovery = recovery
         look.will_be_short = look.state.short or power_lost or recovery.is_torn
-        used = _check_places(files, recovery, look)
+        used = _check_places(data, recovery, look)
         if power_lost:
             look.left(f"{directory} lost power: {len(later)} journal records are cut off")
         if recovery.is_torn and not power_lost:
             look.left(f"{directory}: the last journal record does not verify: it will be short")
         if is_verifying:
-            finished(_verify(files, recovery, look))
+            finished(_verify(data.files, recovery, look))
             _verify_tail(recovery, look, power_lost=power_lost)
         at = Circumstances(
             UUID(look.replica_uuid).bytes,
             recovery.standing,
             used,
             (recovery.first_unit, look.file_bytes // BLOCK_BYTES),
-            len(files) - 1,
+            data.own,
             is_other_boot=look.state.boot_id != boot_id,
             is_clean=look.state.clean,
         )
-        bad_blocks = partial(_bad_blocks, files, look) if is_verifying else None
+        bad_blocks = partial(_bad_blocks, data.files, look) if is_verifying else None
         look.kept = look_at_kept(filesystem, directory, at, bad_blocks)
         _tell_of_kept(look)
 
@@ -228,13 +220,22 @@ def _tell_of_kept(look: ReplicaLook) -> None:
         look.left(look.kept.trace, is_repairable=True)
 
 
-def recovery_of(filesystem: Filesystem, directory: Path, file: File, look: ReplicaLook) -> Recovery:
+def data_of(filesystem: Filesystem, look: ReplicaLook, stack: ExitStack) -> DataFiles:
+    """The data files of a replica, to be read only.  Raises as `open_data`."""
+    whose = look.directory, look.replica_uuid, look.origin
+    return open_data(filesystem, *whose, Family(), stack, read_only=True)
+
+
+def recovery_of(
+    filesystem: Filesystem, directory: Path, data: DataFiles, look: ReplicaLook
+) -> Recovery:
     """A recovery of the replica, not begun yet.  Raises CorruptError, InputError, OSError."""
     assert look.identity is not None
     uuid_bytes = UUID(look.replica_uuid).bytes
-    journal_bytes, tail_bytes = sizes_of(file, str(directory / "data"), uuid_bytes)
+    journal_bytes, tail_bytes = sizes_of(data.files[data.own], str(directory / "data"), uuid_bytes)
     return Recovery(
-        file,
+        data.files,
+        data.own,
         f"the replica of volume {look.identity.name} in {directory}",
         uuid_bytes,
         look.identity.checksum_salt,
@@ -244,7 +245,6 @@ def recovery_of(filesystem: Filesystem, directory: Path, file: File, look: Repli
             filesystem, directory / "map", uuid_bytes, look.identity.size_bytes, _CACHE_BYTES
         ),
         lambda head: open_run(filesystem, directory, head),
-        sum(name.startswith(BASE_PREFIX) for name in filesystem.list(directory)),
     )
 
 
@@ -253,17 +253,17 @@ def unnamed_files(filesystem: Filesystem, directory: Path) -> list[str]:
     return [
         name
         for name in filesystem.list(directory)
-        if name not in _FILES and not name.startswith((RUN_PREFIX, BASE_PREFIX))
+        if name not in _FILES and not name.startswith((RUN_PREFIX, *LINK_PREFIXES))
     ]
 
 
-def _check_places(files: Sequence[File], recovery: Recovery, look: ReplicaLook) -> PlaceSet:
+def _check_places(data: DataFiles, recovery: Recovery, look: ReplicaLook) -> PlaceSet:
     """All that is referred to lies behind the journal and within the file; what that is."""
     used = recovery.places_in_use()
-    shares = used.shares_of(len(files) - 1)
+    shares = used.shares_of(data.own)
     look.used_blocks = used.count()
     look.shared_blocks = look.used_blocks - sum(units.count() for units in shares.values())
-    check_bases(files, used, str(look.directory))
+    check_links(data, used, str(look.directory))
     for units in shares.values():
         lowest, end = units.bounds()
         if end and (lowest < recovery.first_unit or end > look.file_bytes // BLOCK_BYTES):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +14,7 @@ from construct import ConstructError, Int16ul, Int32ul, PascalString, Prefixed, 
 from construct import GreedyBytes as Rest
 from google.protobuf.message import DecodeError
 
-from cstor_core.errors import CorruptError, InputError
+from cstor_core.errors import CorruptError
 from cstor_core.files import File, Filesystem
 from cstor_core.generated.cstor.v1 import volume_pb2
 from cstor_core.units import BLOCK_BYTES, MIB
@@ -22,8 +22,9 @@ from replica.store.allocator import Allocator
 from replica.store.bits import Bits
 from replica.store.block_map import BlockMap
 from replica.store.checkpoint import CheckpointHead, Moment, load, open_run
+from replica.store.data_files import DataFiles, check_links, open_data, owner_in, stray_links
 from replica.store.envelope import parsed, read_file, replace_file, sealed, unsealed
-from replica.store.family import Family, Releasing, Sharing, Space
+from replica.store.family import Family, Releasing, Sharing
 from replica.store.journal import START, Journal
 from replica.store.kept import Kept, fits
 from replica.store.limits import StoreLimits
@@ -31,7 +32,7 @@ from replica.store.map_run import RUN_PREFIX, run_name
 from replica.store.marks import FailureMark
 from replica.store.operations import Operations
 from replica.store.parts import Parts
-from replica.store.places import FILE_SHIFT, PlaceSet, file_of
+from replica.store.places import PlaceSet
 from replica.store.reclaim import Reclaimer
 from replica.store.records import DATA_HEAD, DATA_MAGIC, IDENTITY_MAGIC, JOURNAL_OFFSET, Kind
 from replica.store.recovery import Recovery
@@ -45,9 +46,6 @@ IDENTITY = Struct(
 )
 
 
-BASE_PREFIX = "base-"
-
-
 @dataclass(slots=True)
 class Opened:
     """A replica whose files have been opened and recovered."""
@@ -58,8 +56,7 @@ class Opened:
     replica_uuid_bytes: bytes
     origin: volume_pb2.CloneOrigin | None
     """Of a clone."""
-    space: Space
-    """Its own."""
+    data: DataFiles
     state_file: StateFile
     mark: FailureMark
     moment: Moment
@@ -116,11 +113,6 @@ async def make_files(
     await replace_file(filesystem, directory / "identity", sealed(IDENTITY_MAGIC, payload))
 
 
-def base_name(replica_uuid: str) -> str:
-    """The name of a clone's link to the data file of another replica."""
-    return f"{BASE_PREFIX}{replica_uuid}"
-
-
 def read_identity(
     filesystem: Filesystem, path: Path
 ) -> tuple[str, volume_pb2.VolumeIdentity, volume_pb2.CloneOrigin | None]:
@@ -138,39 +130,6 @@ def read_identity(
     except (ConstructError, DecodeError, ValueError) as error:
         raise CorruptError(f"{path} is damaged: {error}") from error
     return found.replica_uuid, identity, origin
-
-
-def open_bases(
-    filesystem: Filesystem, directory: Path, origin: volume_pb2.CloneOrigin | None, stack: ExitStack
-) -> list[File]:
-    """The data files that a clone shares, by their number; `stack` closes them.
-
-    Raises CorruptError where one is missing or another replica's, OSError.
-    """
-    files = []
-    for base in origin.base_replica_uuids if origin else ():
-        path = directory / base_name(base)
-        if not filesystem.exists(path):
-            raise CorruptError(f"{path} is missing: data that the clone shares are in it")
-        file = filesystem.open(path, read_only=True)
-        stack.callback(file.close)
-        _check_owner(file, str(path), UUID(base).bytes)
-        files.append(file)
-    return files
-
-
-def _check_owner(file: File, what: str, replica_uuid: bytes) -> None:
-    """Raise CorruptError where a data file is another replica's.
-
-    One whose head is damaged, or says another format, may be the right one: what is read of it is
-    verified block by block, and its head is its own replica's matter.
-    """
-    try:
-        payload, _ = unsealed(file.pread(BLOCK_BYTES, 0), DATA_MAGIC, what, exact=False)
-    except (CorruptError, InputError):
-        return
-    if parsed(DATA_HEAD, payload, what).replica_uuid != replica_uuid:
-        raise CorruptError(f"{what} belongs to another replica")
 
 
 async def open_files(
@@ -197,18 +156,15 @@ async def open_files(
     power_lost = not state.clean and state.boot_id != boot_id
     uuid_bytes = UUID(replica_uuid).bytes
     with ExitStack() as opened:
-        file = filesystem.open(directory / "data")
-        opened.callback(file.close)
-        bases = open_bases(filesystem, directory, origin, opened)
-        spaces = [family.space(base) for base in origin.base_replica_uuids] if origin else []
-        spaces.append(family.space(replica_uuid))
+        data = open_data(filesystem, directory, replica_uuid, origin, family, opened)
+        for name in stray_links(filesystem, directory, data.names):
+            filesystem.remove(directory / name)
+            family.space(owner_in(name)).hold(directory.name, {})
         checkpoint = checkpoint_of(
             filesystem, directory / "map", uuid_bytes, identity.size_bytes, limits.map_cache_bytes
         )
         opened.callback(checkpoint[2].close)
-        opening = _Opening(
-            filesystem, directory, limits, identity, uuid_bytes, (*bases, file), spaces
-        )
+        opening = _Opening(filesystem, directory, limits, identity, uuid_bytes, data)
         parts = await opening.recovered(checkpoint, state_file, mark, power_lost)
         async with state_file.changing:
             await state_file.change(boot_id=boot_id, clean=False)
@@ -219,7 +175,7 @@ async def open_files(
         replica_uuid,
         uuid_bytes,
         origin,
-        spaces[-1],
+        data,
         state_file,
         mark,
         checkpoint[0],
@@ -236,10 +192,12 @@ class _Opening:
     limits: StoreLimits
     identity: volume_pb2.VolumeIdentity
     replica_uuid: bytes
-    files: tuple[File, ...]
-    """The data files by their number, its own last."""
-    spaces: list[Space]
-    """Of these."""
+    data: DataFiles
+
+    @property
+    def file(self) -> File:
+        """Its own data file."""
+        return self.data.files[self.data.own]
 
     @property
     def what(self) -> str:
@@ -254,10 +212,11 @@ class _Opening:
         power_lost: bool,
     ) -> Parts:
         """Read the journal, and put in order what a crash left."""
-        filesystem, directory, file = self.filesystem, self.directory, self.files[-1]
-        journal_bytes, tail_bytes = sizes_of(file, str(directory / "data"), self.replica_uuid)
+        filesystem, directory = self.filesystem, self.directory
+        journal_bytes, tail_bytes = sizes_of(self.file, str(directory / "data"), self.replica_uuid)
         recovery = Recovery(
-            file,
+            self.data.files,
+            self.data.own,
             self.what,
             self.replica_uuid,
             self.identity.checksum_salt,
@@ -265,7 +224,6 @@ class _Opening:
             tail_bytes,
             checkpoint,
             lambda head: open_run(filesystem, directory, head),
-            len(self.files) - 1,
         )
         recovery.replay(power_lost)
         if power_lost or recovery.is_torn:
@@ -280,7 +238,9 @@ class _Opening:
         kept.load()
         journal = recovery.continued(power_lost)
         try:
-            await _make_durable(file, recovery, journal)
+            for loan in self.data.files[self.data.own + 1 :]:
+                await loan.datasync()
+            await _make_durable(self.file, recovery, journal)
         except OSError as error:  # what a killed process acknowledged may be lost: never try again
             reason = (
                 f"{self.what}: a flush failed ({error.strerror}): check the disk, and replace this "
@@ -292,15 +252,16 @@ class _Opening:
 
     def _parts(self, recovery: Recovery, journal: Journal, kept: Kept) -> Parts:
         allocator = self._take_places(recovery, kept)
-        releasing = Releasing(self.directory.name, self.spaces)
+        data = self.data
+        releasing = Releasing(self.directory.name, data.spaces, data.own)
         reclaimer = Reclaimer(releasing, journal.number)
         recovery.tail.dropped = reclaimer.put
         return Parts(
             what=self.what,
             salt=self.identity.checksum_salt,
             limits=self.limits,
-            files=self.files,
-            file=self.files[-1],
+            files=data.files,
+            own_file=data.own,
             journal=journal,
             block_map=recovery.block_map,
             allocator=allocator,
@@ -308,31 +269,32 @@ class _Opening:
             tail=recovery.tail,
             standing=recovery.standing,
             kept=kept,
-            sharing=Sharing(self.directory.name, self.spaces, self.limits.shares_max),
+            sharing=Sharing(self.directory.name, data.spaces, self.limits.shares_max),
             unshare=releasing,
             on_failure=lambda: None,
         )
 
     def _take_places(self, recovery: Recovery, kept: Kept) -> Allocator:
         """Tell the spaces what is in use; of its own data file all else is free."""
-        *shared, own_space = self.spaces
+        own_file = self.data.own
         used = recovery.places_in_use()
         first = recovery.first_unit
-        reserved_end = self.files[-1].size() // BLOCK_BYTES
-        if fits(kept, recovery.standing, used, (first, reserved_end), len(shared)):
+        reserved_end = self.file.size() // BLOCK_BYTES
+        if fits(kept, recovery.standing, used, (first, reserved_end), own_file):
             used.put(kept.places.places())
             kept.cut()
         else:
             kept.forget_at_once()
-        own = used.of_file(len(shared))
-        for units in used.shares_of(len(shared)).values():
+        own = used.of_file(own_file)
+        for units in used.shares_of(own_file).values():
             lowest, end = units.bounds()
             if end > reserved_end or (end and lowest < first):
                 raise CorruptError(f"{self.what}: the data file is shorter than its map says")
-        check_bases(self.files, used, self.what)
-        for number, space in enumerate(self.spaces):
+        check_links(self.data, used, self.what)
+        own_space = self.data.spaces[own_file]
+        for number, space in enumerate(self.data.spaces):
             shares = used.shares_of(number)
-            if space is own_space:
+            if number == own_file:
                 shares.pop(0, None)
             else:  # as long as it has a link to the file
                 shares.setdefault(0, Bits())
@@ -355,17 +317,7 @@ class _Opening:
         reserved = self.limits.reserve_bytes + block_map.file_bytes
         if self.filesystem.space(self.directory)[1] < reserved + count * BLOCK_BYTES:
             raise OSError(errno.ENOSPC, "No space left but the reserve")
-        self.files[-1].allocate(unit * BLOCK_BYTES, count * BLOCK_BYTES)
-
-
-def check_bases(files: Sequence[File], used: PlaceSet, what: str) -> None:
-    """Raise CorruptError where places are in no file, or behind the end of one that is shared."""
-    for above, units in used.tables():
-        number, (_, end) = file_of(above << FILE_SHIFT), units.bounds()
-        if number >= len(files) or (
-            number < len(files) - 1 and end > files[number].size() // BLOCK_BYTES
-        ):
-            raise CorruptError(f"{what}: a data file that it shares is shorter than its map says")
+        self.file.allocate(unit * BLOCK_BYTES, count * BLOCK_BYTES)
 
 
 async def _make_durable(file: File, recovery: Recovery, journal: Journal) -> None:

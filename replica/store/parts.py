@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 
 from cstor_core.errors import (
     CorruptError,
@@ -37,10 +37,11 @@ class Parts:
     """The replica, for a person."""
     salt: int
     limits: StoreLimits
-    files: tuple[File, ...]
-    """The data files that places name by their number: those of its bases, and its own last."""
-    file: File
-    """Its own data file."""
+    files: list[File]
+    """The data files that places name by their number: those of its bases, its own, and those of
+    others from which blocks were copied."""
+    own_file: int
+    """The number of its own."""
     journal: Journal
     block_map: BlockMap
     allocator: Allocator
@@ -58,15 +59,18 @@ class Parts:
 
     size_blocks: int = 0
     """Of the volume; the last one may be a part."""
+    unflushed_loans: dict[int, int] = field(default_factory=dict)
+    """By the number of another's data file, in which it has come to have data since it was last
+    flushed: the entry that brought the last of them."""
 
     def __post_init__(self) -> None:
         self.take_size()
         self.kept.release = self.release
 
     @property
-    def own_file(self) -> int:
-        """The number of its own data file."""
-        return len(self.files) - 1
+    def file(self) -> File:
+        """Its own data file."""
+        return self.files[self.own_file]
 
     @property
     def own_places(self) -> int:
@@ -79,6 +83,19 @@ class Parts:
         if number >= len(self.files):
             raise CorruptError(f"{self.what}: place {place:#x} is in none of its data files")
         return self.files[number], (place & UNIT_MASK) * BLOCK_BYTES
+
+    async def flush_data(self, sync: Callable[[File], Awaitable[None]]) -> None:
+        """Flush its data file, journal included, and those of others in which it has new data.
+
+        Raises OSError.
+        """
+        loans = dict(self.unflushed_loans)
+        for number in loans:
+            await sync(self.files[number])
+        await sync(self.file)
+        for number, seq in loans.items():
+            if self.unflushed_loans.get(number) == seq:
+                del self.unflushed_loans[number]
 
     def take_size(self) -> None:
         """The size of the volume may have changed."""

@@ -19,10 +19,11 @@ from cstor_core.files import File, Filesystem
 from cstor_core.generated.cstor.v1 import volume_pb2
 from cstor_core.units import BLOCK_BYTES
 from replica.store.bits import Bits
+from replica.store.data_files import LINK_PREFIXES, owner_in
 from replica.store.envelope import read_file, replace_file, sealed, unsealed
 from replica.store.family import Family, Orphan
 from replica.store.limits import StoreLimits
-from replica.store.opening import BASE_PREFIX, base_name, read_identity
+from replica.store.opening import read_identity
 from replica.store.pace import Gentle
 from replica.store.records import POOL, POOL_MAGIC
 from replica.store.replica_store import ReplicaStore
@@ -181,6 +182,19 @@ class Pool:
             finally:
                 self._remove(fresh)
 
+    async def borrow(self, volume_uuid: str, origin_uuid: str) -> bool:
+        """Have the replica of a volume be able to share data with that of another one; False where
+        that cannot be.  Raises CorruptError where the disk failed, NoSpaceError.
+        """
+        store = self.replicas.get(volume_uuid)
+        if store is not None and store.borrowing.is_ready(origin_uuid):
+            return True  # while others may be made or deleted
+        async with self._creating:
+            store, source = self.replicas.get(volume_uuid), self.replicas.get(origin_uuid)
+            if store is None or source is None or source is store:
+                return False
+            return await store.borrowing.begin(origin_uuid, source.borrowing, self._family)
+
     async def delete(self, volume_uuid: str) -> None:
         """Delete the replica of a volume; clones of it keep what they need.
 
@@ -192,6 +206,8 @@ class Pool:
             store = self.replicas.pop(volume_uuid, None)
             name = volume_uuid
             if store is not None:
+                for other in self.replicas.values():
+                    other.borrowing.end(volume_uuid)
                 await store.abandon()
             elif name not in self.failed:
                 return
@@ -256,7 +272,10 @@ class Pool:
         return replica
 
     async def _open_replicas(self) -> None:
-        """Open all; clones first, so that it is known what they need of the others."""
+        """Open all; clones first, so that it is known what they need of the others.
+
+        Who is opened behind one in whose data file it has blocks needs all of that until then.
+        """
         volumes = self.path / "volumes"
         if not self._filesystem.exists(volumes):
             return
@@ -266,7 +285,9 @@ class Pool:
                 self._remove(volumes / name)
             else:
                 names.append(name)
-        for name in sorted(names, key=lambda name: -len(self._bases(name))):
+        for name in names:
+            self._hold_everything(name)
+        for name in sorted(names, key=lambda name: -len(self._links(name))):
             await self._open_or_fail(name)
         await self._tend_orphans()
 
@@ -297,19 +318,21 @@ class Pool:
         self.failed[name] = why
         if is_full:
             self._found_full.add(name)
-        for base in self._bases(name):
-            path = self.path / "volumes" / name / base_name(base)
+        self._hold_everything(name)
+
+    def _hold_everything(self, name: str) -> None:
+        """Nothing of the data files to which a replica has links is to be used again."""
+        for link in self._links(name):
+            path = self.path / "volumes" / name / link
             everything = Bits()
             everything.put_range(0, _size(self._filesystem, path) // BLOCK_BYTES)
-            self._family.space(base).hold(name, {0: everything})
+            self._family.space(owner_in(link)).hold(name, {0: everything})
 
-    def _bases(self, name: str) -> list[str]:
-        """The UUIDs of the replicas whose data one shares, by its links: they cannot be damaged."""
+    def _links(self, name: str) -> list[str]:
+        """The links to data files of others that one has: they cannot be damaged."""
         directory = self.path / "volumes" / name
         return [
-            entry.removeprefix(BASE_PREFIX)
-            for entry in self._filesystem.list(directory)
-            if entry.startswith(BASE_PREFIX)
+            entry for entry in self._filesystem.list(directory) if entry.startswith(LINK_PREFIXES)
         ]
 
     async def _tend_orphans(self) -> None:
@@ -330,10 +353,13 @@ class Pool:
         except (CstorError, OSError):
             return
         for name in [*self.replicas, *self.failed]:
-            for base in set(self._bases(name)) - owners - self._orphans.keys():
-                file = self._filesystem.open(volumes / name / base_name(base))
-                space = self._family.space(base)
-                self._orphans[base] = Orphan(
+            for link in self._links(name):
+                owner = owner_in(link)
+                if owner in owners or owner in self._orphans:
+                    continue
+                file = self._filesystem.open(volumes / name / link)
+                space = self._family.space(owner)
+                self._orphans[owner] = Orphan(
                     file, space, self._limits.hole_bytes, Gentle(self._filesystem)
                 )
 

@@ -46,12 +46,12 @@ _VERIFIED_ROWS_MAX = 1024
 class Reader:
     """Reads the blocks of one replica."""
 
-    __slots__ = ("_parts", "_pread_cached", "_row")
+    __slots__ = ("_files", "_parts", "_row")
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._row = parts.block_map.row
-        self._pread_cached = tuple(file.pread_cached for file in parts.files)
+        self._files = parts.files
 
     def read(self, block: int, count: int) -> tuple[bytes, list[Buffer]] | None:
         """The rows of consecutive blocks and the data of those that have any, in pieces.
@@ -72,9 +72,8 @@ class Reader:
         if not place or place & UNMAP:
             return row, []
         try:
-            piece = self._pread_cached[file_of(place)](
-                BLOCK_BYTES, (place & UNIT_MASK) * BLOCK_BYTES
-            )
+            file = self._files[file_of(place)]
+            piece = file.pread_cached(BLOCK_BYTES, (place & UNIT_MASK) * BLOCK_BYTES)
         except OSError as error:
             raise self._unreadable(place, error) from error
         return None if piece is None else (row, [piece])

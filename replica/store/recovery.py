@@ -13,7 +13,7 @@ their data verify too, and what follows is cut off.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from uuid import UUID
 
 import numpy as np
@@ -46,7 +46,8 @@ class Recovery:
 
     def __init__(
         self,
-        file: File,
+        files: Sequence[File],
+        own_file: int,
         what: str,
         replica_uuid: bytes,
         salt: int,
@@ -54,10 +55,10 @@ class Recovery:
         tail_bytes: int,
         checkpoint: tuple[Moment, Standing, BlockMap],
         open_run: Callable[[RunHead], MapRun],
-        own_file: int,
     ) -> None:
-        """`open_run` opens a run that the journal names; places name `file` by `own_file`."""
-        self._file = file
+        """`open_run` opens a run that the journal names; `files` are by the numbers in places."""
+        self._file = files[own_file]
+        self._files = files
         self._what = what
         self._salt = salt
         self._open_run = open_run
@@ -219,9 +220,12 @@ class Recovery:
         )
 
     def _verifies(self, block: int, place: int, checksum: int) -> bool:
-        if file_of(place) != self._own_file:
+        number = file_of(place)
+        if number < self._own_file:
             return True  # it was safe before there was a clone of it
-        data = self._file.pread(BLOCK_BYTES, (place & UNIT_MASK) * BLOCK_BYTES)
+        if number >= len(self._files):
+            raise CorruptError(f"{self._what}: place {place:#x} is in none of its data files")
+        data = self._files[number].pread(BLOCK_BYTES, (place & UNIT_MASK) * BLOCK_BYTES)
         return block_checksum(data, self._salt, block) == checksum
 
     def _shed_what_is_lost(self, journal: Journal) -> None:

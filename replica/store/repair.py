@@ -18,7 +18,7 @@ from cstor_core.errors import CorruptError, CstorError
 from cstor_core.files import Filesystem
 from replica.store.checkpoint import CheckpointHead, Moment, fresh_map
 from replica.store.kept_look import KeptLook
-from replica.store.look import PoolLook, ReplicaLook, recovery_of, unnamed_files
+from replica.store.look import PoolLook, ReplicaLook, data_of, recovery_of, unnamed_files
 from replica.store.opening import stray_runs
 from replica.store.pace import AT_ONCE
 from replica.store.pool import remove_tree, write_pool_uuid
@@ -73,11 +73,10 @@ async def _begin_behind_the_damage(filesystem: Filesystem, look: ReplicaLook) ->
     """Let the journal be read from the checkpoint's own record on, where that is enough."""
     directory = look.directory
     with ExitStack() as stack:
-        file = filesystem.open(directory / "data", read_only=True)
-        stack.callback(file.close)
 
         def recovery() -> Recovery:
-            fresh = recovery_of(filesystem, directory, file, look)
+            data = data_of(filesystem, look, stack)
+            fresh = recovery_of(filesystem, directory, data, look)
             stack.callback(fresh.block_map.close)
             return fresh
 

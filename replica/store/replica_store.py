@@ -22,6 +22,7 @@ from cstor_core.history import History
 from cstor_core.rows import Rows
 from cstor_core.units import BLOCK_BYTES
 from cstor_core.words import history_message
+from replica.store.borrowing import Borrowing
 from replica.store.checkpointing import Checkpointing
 from replica.store.cloning import Cloning
 from replica.store.durability import Durability
@@ -49,12 +50,11 @@ class ReplicaStore(StoreFacts):
 
     def __init__(self, opened: Opened, filesystem: Filesystem) -> None:
         parts = opened.parts
-        self.identity = opened.identity
-        self.replica_uuid = opened.replica_uuid
+        self.identity, self.replica_uuid = opened.identity, opened.replica_uuid
         self.origin = opened.origin
         """Where a clone comes from; None of any other volume."""
         self._parts = parts
-        self._space = opened.space
+        self._space = opened.data.spaces[opened.data.own]
         self._state_file = opened.state_file
         self._mark = opened.mark
         making = Checkpointing(
@@ -68,8 +68,12 @@ class ReplicaStore(StoreFacts):
         self._durability = Durability(parts, making, part)
         self.gentle: Pace = making.pace
         """Of what nobody waits for."""
+        self.borrowing = Borrowing(opened, filesystem)
         self._writer = Writer(
-            parts, self._durability.checkpoint_blocking, self._durability.went_back
+            parts,
+            self._durability.checkpoint_blocking,
+            self._durability.went_back,
+            self.borrowing.share,
         )
         self._reader = Reader(parts)
         self.read = self._reader.read

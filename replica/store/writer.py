@@ -36,21 +36,27 @@ _SHORT_BLOCKS = 1 << 32
 """The numbers of these blocks go into the seed of a checksum as they are."""
 
 
+Share = Callable[[volume_pb2.DataOrigin, int, memoryview], Units]
+
+
 class Writer:
     """The one way into a replica's files, but for its state."""
 
-    __slots__ = ("_make_room", "_parts", "_stream_begun", "_stream_went_back")
+    __slots__ = ("_make_room", "_parts", "_share", "_stream_begun", "_stream_went_back")
 
     def __init__(
         self,
         parts: Parts,
         make_room: Callable[[], None],
         stream_went_back: Callable[[int], None],
+        share: Share,
     ) -> None:
         """`make_room` frees journal space at once; `stream_went_back` is told the seq before the
-        first entry of a stream that begins at or before what an earlier one had reached.
+        first entry of a stream that begins at or before what an earlier one had reached; `share`
+        is `Borrowing.share`.
         """
         self._parts = parts
+        self._share = share
         self._make_room = make_room
         self._stream_went_back = stream_went_back
         self._stream_begun = False
@@ -84,7 +90,10 @@ class Writer:
         last_seq = self._verify_writes(table, data) or self._verify(
             table, data, first_seq, standing.epoch
         )
-        point = self._write(Kind.RUN, rows, (data,), len(data), last_seq)
+        if run.origin is None:
+            point = self._write(Kind.RUN, rows, (data,), len(data), last_seq)
+        else:
+            point = self._write_shared(run.origin, rows, data, last_seq)
         freed: list[int] = []
         discarded_bytes = 0
         if len(data) // BLOCK_BYTES == len(rows) // ROW_BYTES:
@@ -358,13 +367,7 @@ class Writer:
     ) -> Point:
         """Write the data to free places, put the places into the rows, write the record."""
         parts = self._parts
-        journal = parts.journal
-        length = len(payload)
-        journal.check_length(length)
-        if not journal.fits(length) or parts.block_map.is_overfull:
-            self._make_room()
-            if not journal.fits(length):
-                raise NoSpaceError(f"{parts.what}: the journal is full and cannot be shortened")
+        self._check_journal(len(payload))
         extents: list[Extent] = []
         try:
             if data_bytes:
@@ -372,10 +375,47 @@ class Writer:
                 extents = self._allocate(data_bytes // BLOCK_BYTES)
                 _write_data(parts, data, extents)
                 _put_places(payload, extents, data_bytes // BLOCK_BYTES, parts.own_places)
-            return journal.append(kind, payload, applied_seq)
+            return parts.journal.append(kind, payload, applied_seq)
         except OSError as error:
             parts.allocator.release_extents(extents)
             raise parts.gave_up(error, "a write") from error
+
+    def _write_shared(
+        self, origin: volume_pb2.DataOrigin, rows: bytearray, data: memoryview, last_seq: int
+    ) -> Point:
+        """As `_write` of a run, but what is at the origin is not written once more."""
+        parts = self._parts
+        self._check_journal(len(rows))
+        extents: list[Extent] = []
+        places = self._share(origin, last_seq, data)
+        alone = np.flatnonzero(places == 0)
+        try:
+            if len(alone):
+                starts = (alone * BLOCK_BYTES).tolist()
+                pieces = [data[start : start + BLOCK_BYTES] for start in starts]
+                extents = self._allocate(len(alone))
+                _write_data(parts, pieces, extents)
+            table = rows_of(rows)
+            writing = np.flatnonzero(table["place"] & np.uint64(UNMAP) == 0)
+            table["place"][writing] = places
+            if len(alone):
+                table["place"][writing[alone]] = _places_in(extents, parts.own_places)
+            return parts.journal.append(Kind.RUN, rows, last_seq)
+        except BaseException as error:
+            parts.allocator.release_extents(extents)
+            parts.unshare(places[places != 0])
+            if isinstance(error, OSError):
+                raise parts.gave_up(error, "a write") from error
+            raise
+
+    def _check_journal(self, length: int) -> None:
+        """Have room for a record with so long a payload.  Raises NoSpaceError."""
+        parts = self._parts
+        parts.journal.check_length(length)
+        if not parts.journal.fits(length) or parts.block_map.is_overfull:
+            self._make_room()
+            if not parts.journal.fits(length):
+                raise NoSpaceError(f"{parts.what}: the journal is full and cannot be shortened")
 
     def _allocate(self, count: int) -> list[Extent]:
         """Find free places; where there are none, the tail gives up what it holds back."""

@@ -79,6 +79,9 @@ class SimulatedLink:
     ) -> replica_pb2.ScrubBlocksResponse:
         return await self._call(lambda host: host.scrub_blocks(request))
 
+    async def borrow(self, request: replica_pb2.BorrowRequest) -> replica_pb2.BorrowResponse:
+        return await self._call(lambda host: host.borrow(request))
+
     async def catch_up(self, request: replica_pb2.CatchUpRequest) -> replica_pb2.ReplicaReport:
         return (await self._call(lambda host: host.catch_up(request))).replica
 

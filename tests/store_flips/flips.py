@@ -21,10 +21,10 @@ from cstor_core.errors import CorruptError, CstorError, UnavailableError
 from cstor_core.generated.cstor.v1 import volume_pb2
 from cstor_core.rows import ROW_BYTES, rows_of
 from cstor_core.units import BLOCK_BYTES
+from replica.store.data_files import LINK_PREFIXES
 from replica.store.kept import KEPT_FILE, KEPT_HEAD_BYTES
 from replica.store.limits import StoreLimits
 from replica.store.look import look_at_pool
-from replica.store.opening import BASE_PREFIX
 from replica.store.pool import Pool
 from replica.store.replica_store import ReplicaStore
 from replica.store.row_sets import with_data
@@ -207,7 +207,7 @@ class Flipping:
         yield POOL / "pool", range(self._size(POOL / "pool"))
         for directory in (POOL / "volumes" / name for name in NAMES):
             for name in self._disk.list(directory):
-                if name != "data" and not name.startswith(BASE_PREFIX):
+                if name != "data" and not name.startswith(LINK_PREFIXES):
                     yield directory / name, range(self._size(directory / name))
             data = directory / "data"
             end = BLOCK_BYTES + LIMITS.journal_bytes

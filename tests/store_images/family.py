@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field, replace
-from itertools import count
+from itertools import count, takewhile
 from typing import Any
 
 from cstor_core.generated.cstor.v1 import volume_pb2
@@ -54,6 +54,27 @@ class Member(Life):
         self.facts = replace(self.facts, **fields)  # type: ignore[arg-type]
         self.family.know()
 
+    async def copy_from_the_other(self) -> None:
+        """Write what the other one holds, and say so: its data are shared."""
+        (other,) = (one for one in self.family.members.values() if one is not self)
+        await self.pool.borrow(self.name, other.name)
+        first, to = (self.random.randrange(BLOCKS_USED - 8) for _ in range(2))
+        blocks = other.state(len(other.entries)).blocks
+        found = (blocks.get(block, (0, None))[1] for block in range(first, first + 8))
+        held = takewhile(lambda data: data is not None, found)
+        changes: list[Change] = [(to + at, data) for at, data in enumerate(held) if data]
+        if changes:
+            seq = len(self.entries) + 1
+            self.entries[seq] = changes
+            self.know(begun_seq=seq)
+            run = run_of(seq, self.reigns(seq - 1)[-1][0], [changes])
+            run.origin = volume_pb2.DataOrigin(volume_uuid=other.name, block=first)
+            self.store.append(run)
+            self.know(applied_seq=seq)
+            self.family.shared_blocks = sum(
+                member.store.borrowing.shared_blocks for member in self.family.members.values()
+            )
+
 
 class FamilyLife:
     """A volume, and a clone of a snapshot of it, until one of them is deleted."""
@@ -65,6 +86,7 @@ class FamilyLife:
         self.members: dict[str, Member] = {}
         self.all: dict[str, Member] = {}
         """Those that are gone, too."""
+        self.shared_blocks = 0
         self.unsure: frozenset[str] = frozenset()
 
     def know(self) -> None:
@@ -134,18 +156,16 @@ class FamilyLife:
     async def _steps(self, members: list[Member], steps: int) -> None:
         for _ in range(steps):
             member = self.random.choice(members)
-            step = self.random.choices(
-                [
-                    member.append,
-                    member.append_and_flush,
-                    member.flush,
-                    member.checkpoint,
-                    member.operate,
-                    member.complete,
-                ],
-                [12, 8, 2, 2, 1, 2],
-            )[0]
-            await step()
+            often = {
+                member.append: 12,
+                member.append_and_flush: 8,
+                member.flush: 2,
+                member.checkpoint: 2,
+                member.operate: 1,
+                member.complete: 2,
+                member.copy_from_the_other: 6 if len(members) > 1 else 0,
+            }
+            await self.random.choices(list(often), list(often.values()))[0]()
 
 
 def identity_of_clone() -> volume_pb2.VolumeIdentity:

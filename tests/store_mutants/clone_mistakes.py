@@ -46,7 +46,12 @@ def forget_clones_at_an_opening(patch: Patch) -> None:
 
 def open_a_volume_before_its_clones(patch: Patch) -> None:
     """Nothing is known of them yet when its free space is found out."""
-    patch.setattr(Pool, "_bases", lambda self, name: [])
+    links = Pool._links
+
+    def hasty(self: Pool, name: str) -> list[str]:
+        return [] if not self.replicas and name not in self.failed else links(self, name)
+
+    patch.setattr(Pool, "_links", hasty)
 
 
 def clone_what_is_not_in_the_runs_yet(patch: Patch) -> None:
@@ -96,7 +101,7 @@ def free_shared_places_in_the_wrong_file(patch: Patch) -> None:
 
     def release(self: Releasing, places: Places) -> None:
         units = np.asarray(places, dtype=np.uint64) & np.uint64((1 << FILE_SHIFT) - 1)
-        self._spaces[-1].release(units.tolist())
+        self._spaces[self._own_file].release(units.tolist())
 
     patch.setattr(Releasing, "__call__", release)
 

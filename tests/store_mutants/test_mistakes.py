@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.store_mutants.borrowing_mistakes import BORROWING_MISTAKES
 from tests.store_mutants.clone_mistakes import CLONE_MISTAKES
 from tests.store_mutants.copy_mistakes import COPY_MISTAKES
 from tests.store_mutants.map_mistakes import MAP_MISTAKES
@@ -16,7 +17,9 @@ from tests.store_mutants.staging_mistakes import STAGING_MISTAKES
 TABLE = Path(__file__).parents[2] / "docs" / "store-proof.md"
 
 
-ALL = MISTAKES + MAP_MISTAKES + COPY_MISTAKES + CLONE_MISTAKES + STAGING_MISTAKES
+ALL = (
+    MISTAKES + MAP_MISTAKES + COPY_MISTAKES + CLONE_MISTAKES + BORROWING_MISTAKES + STAGING_MISTAKES
+)
 
 
 @pytest.mark.parametrize("mistake", ALL, ids=lambda mistake: mistake.name.replace(" ", "_"))

@@ -46,6 +46,7 @@ OPENINGS = st.none() | st.builds(
 ROWS = st.builds(ROW.pack, U64, st.sampled_from([0, UNMAP | 3]), U64, U32, U32)
 TABLES = st.lists(ROWS, min_size=1, max_size=6).map(b"".join)
 DATA = st.lists(st.binary(max_size=200), max_size=4)
+ORIGINS = st.builds(volume_pb2.DataOrigin, volume_uuid=st.text(min_size=1, max_size=300), block=U64)
 RECORDS = st.builds(
     volume_pb2.EpochRecord,
     seq=U64,
@@ -56,9 +57,12 @@ RECORDS = st.builds(
 ENTRIES = st.lists(
     st.one_of(
         st.builds(
-            lambda table, data: volume_pb2.Entry(run=volume_pb2.Run(table=table, data=data)),
+            lambda table, data, origin: volume_pb2.Entry(
+                run=volume_pb2.Run(table=table, data=data, origin=origin)
+            ),
             TABLES,
             st.binary(max_size=300),
+            st.none() | ORIGINS,
         ),
         RECORDS.map(lambda record: volume_pb2.Entry(epoch_record=record)),
         st.builds(volume_pb2.ConfigurationChange, seq=U64).map(
@@ -79,21 +83,29 @@ ENTRIES = st.lists(
 PIECES = st.lists(st.binary(max_size=100), max_size=4)
 
 
-@given(st.just(b"") | TABLES, DATA, U64, st.booleans())
+@given(st.just(b"") | TABLES, DATA, U64, st.booleans(), st.none() | ORIGINS)
 def test_run_request_is_protobufs_byte_for_byte(
-    table: bytes, data: list[bytes], completed_seq: int, flush: bool
+    table: bytes,
+    data: list[bytes],
+    completed_seq: int,
+    flush: bool,
+    origin: volume_pb2.DataOrigin | None,
 ) -> None:
     data = data if table else []
     joined = b"".join(data)
-    run = volume_pb2.Run(table=table, data=joined)
+    run = volume_pb2.Run(table=table, data=joined, origin=origin)
     expected = stream_pb2.AppendRequest(
         format=FORMAT,
         completed_seq=completed_seq,
         flush=flush,
         entries=[volume_pb2.Entry(run=run)] if table else [],
     )
-    message = encode_run_request(table, data, len(joined), completed_seq, flush)
+    encoded = origin.SerializeToString() if origin is not None else b""
+    message = encode_run_request(table, data, len(joined), completed_seq, flush, encoded)
     assert message == expected.SerializeToString()
+    for entry in decode_append(message).entries:
+        assert isinstance(entry, RunView)
+        assert (bytes(entry.table), bytes(entry.data), entry.origin) == (table, joined, origin)
 
 
 @given(st.lists(st.builds(QUESTION.pack, U64, U64, U64, U32), min_size=1, max_size=300))

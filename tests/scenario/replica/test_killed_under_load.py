@@ -22,7 +22,7 @@ from cstor_core.frames import FORMAT
 from cstor_core.generated.cstor.v1 import stream_pb2, volume_pb2
 from replica.daemon import boot_id
 from replica.store.limits import StoreLimits
-from replica.store.look import ReplicaLook, look_at_pool, recovery_of
+from replica.store.look import ReplicaLook, data_of, look_at_pool, recovery_of
 from replica.store.pace import AT_ONCE, finished
 from replica.store.pool import Pool
 from tests.scenario.replica.clients import IDENTITY, Client, found, run_message
@@ -132,8 +132,8 @@ def compare(path: Path, load: Load) -> int:
 async def versions(look: ReplicaLook) -> dict[str, dict[int, int]]:
     """For each block the last entry that wrote it: in the volume, and in each snapshot."""
     filesystem = OsFilesystem(threads=1)
-    file = filesystem.open(look.directory / "data", read_only=True)
-    recovery = recovery_of(filesystem, look.directory, file, look)
+    stack = contextlib.ExitStack()
+    recovery = recovery_of(filesystem, look.directory, data_of(filesystem, look, stack), look)
     recovery.replay(power_lost=False)
     operations = recovery.standing.operations
     views = {name: snapshot.view for name, snapshot in operations.snapshots.items()}
@@ -143,7 +143,7 @@ async def versions(look: ReplicaLook) -> dict[str, dict[int, int]]:
         async for rows in recovery.block_map.scan(0, (view,), AT_ONCE):
             held.update(zip(rows["block"].tolist(), rows["seq"].tolist(), strict=True))
     recovery.block_map.close()
-    file.close()
+    stack.close()
     return found
 
 

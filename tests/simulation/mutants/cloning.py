@@ -19,7 +19,7 @@ from replica.replica_node import ReplicaNode
 from replica.store import cloning as store_cloning
 from replica.store import family, pool
 from replica.store.bits import Bits, Units
-from replica.store.opening import BASE_PREFIX
+from replica.store.data_files import BASE_PREFIX
 from replica.store.operations import Snapshot
 from replica.store.replica_store import ReplicaStore
 from replica.store.writer import Writer

@@ -821,6 +821,53 @@ class MakeWholeResponse(_message.Message):
 Global___MakeWholeResponse: _TypeAlias = MakeWholeResponse  # noqa: Y015
 
 @_typing.final
+class BorrowRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORDERS_FIELD_NUMBER: _builtins.int
+    ORIGIN_FIELD_NUMBER: _builtins.int
+    BLOCKS_FIELD_NUMBER: _builtins.int
+    blocks: _builtins.int
+    @_builtins.property
+    def orders(self) -> Global___Orders: ...
+    @_builtins.property
+    def origin(self) -> _volume_pb2.DataOrigin: ...
+    def __init__(
+        self,
+        *,
+        orders: Global___Orders | None = ...,
+        origin: _volume_pb2.DataOrigin | None = ...,
+        blocks: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["orders", b"orders", "origin", b"origin"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blocks", b"blocks", "orders", b"orders", "origin", b"origin"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BorrowRequest: _TypeAlias = BorrowRequest  # noqa: Y015
+
+@_typing.final
+class BorrowResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IS_READY_FIELD_NUMBER: _builtins.int
+    is_ready: _builtins.bool
+    """Whether the pool has a replica of that volume, and data can be shared with it."""
+    def __init__(
+        self,
+        *,
+        is_ready: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["is_ready", b"is_ready"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BorrowResponse: _TypeAlias = BorrowResponse  # noqa: Y015
+
+@_typing.final
 class AttestRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -130,6 +130,11 @@ class ReplicaServiceStub:
                 request_serializer=cstor_dot_v1_dot_replica__pb2.ScrubBlocksRequest.SerializeToString,
                 response_deserializer=cstor_dot_v1_dot_replica__pb2.ScrubBlocksResponse.FromString,
                 _registered_method=True)
+        self.Borrow = channel.unary_unary(
+                '/cstor.v1.ReplicaService/Borrow',
+                request_serializer=cstor_dot_v1_dot_replica__pb2.BorrowRequest.SerializeToString,
+                response_deserializer=cstor_dot_v1_dot_replica__pb2.BorrowResponse.FromString,
+                _registered_method=True)
         self.Attest = channel.unary_unary(
                 '/cstor.v1.ReplicaService/Attest',
                 request_serializer=cstor_dot_v1_dot_replica__pb2.AttestRequest.SerializeToString,
@@ -309,6 +314,14 @@ class ReplicaServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Borrow(self, request, context):
+        """Told by the target: a copy of blocks of another volume is about to be written, whose data this
+        replica may share with one of that volume in its pool.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Attest(self, request, context):
         """Told by the target, to a witness: hold this, durably, in the place of what it held before.
         """
@@ -462,6 +475,11 @@ def add_ReplicaServiceServicer_to_server(servicer, server):
                     servicer.ScrubBlocks,
                     request_deserializer=cstor_dot_v1_dot_replica__pb2.ScrubBlocksRequest.FromString,
                     response_serializer=cstor_dot_v1_dot_replica__pb2.ScrubBlocksResponse.SerializeToString,
+            ),
+            'Borrow': grpc.unary_unary_rpc_method_handler(
+                    servicer.Borrow,
+                    request_deserializer=cstor_dot_v1_dot_replica__pb2.BorrowRequest.FromString,
+                    response_serializer=cstor_dot_v1_dot_replica__pb2.BorrowResponse.SerializeToString,
             ),
             'Attest': grpc.unary_unary_rpc_method_handler(
                     servicer.Attest,
@@ -1017,6 +1035,33 @@ class ReplicaService:
             '/cstor.v1.ReplicaService/ScrubBlocks',
             cstor_dot_v1_dot_replica__pb2.ScrubBlocksRequest.SerializeToString,
             cstor_dot_v1_dot_replica__pb2.ScrubBlocksResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Borrow(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cstor.v1.ReplicaService/Borrow',
+            cstor_dot_v1_dot_replica__pb2.BorrowRequest.SerializeToString,
+            cstor_dot_v1_dot_replica__pb2.BorrowResponse.FromString,
             options,
             channel_credentials,
             insecure,

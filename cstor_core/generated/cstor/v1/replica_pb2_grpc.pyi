@@ -73,6 +73,10 @@ class ReplicaServiceStub:
     """Told by the target: whichever of these blocks are bad here, take a peer's copies of."""
     ScrubBlocks: _grpc.UnaryUnaryMultiCallable[_replica_pb2.ScrubBlocksRequest, _replica_pb2.ScrubBlocksResponse]
     """Asked by the target that scrubs: versions and checksums of a range, all data read and verified."""
+    Borrow: _grpc.UnaryUnaryMultiCallable[_replica_pb2.BorrowRequest, _replica_pb2.BorrowResponse]
+    """Told by the target: a copy of blocks of another volume is about to be written, whose data this
+    replica may share with one of that volume in its pool.
+    """
     Attest: _grpc.UnaryUnaryMultiCallable[_replica_pb2.AttestRequest, _replica_pb2.AttestResponse]
     """Told by the target, to a witness: hold this, durably, in the place of what it held before."""
     PullStacks: _grpc.UnaryStreamMultiCallable[_replica_pb2.PullStacksRequest, _replica_pb2.PullStacksResponse]
@@ -134,6 +138,10 @@ class ReplicaServiceAsyncStub(ReplicaServiceStub):
     """Told by the target: whichever of these blocks are bad here, take a peer's copies of."""
     ScrubBlocks: _aio.UnaryUnaryMultiCallable[_replica_pb2.ScrubBlocksRequest, _replica_pb2.ScrubBlocksResponse]  # type: ignore[assignment]
     """Asked by the target that scrubs: versions and checksums of a range, all data read and verified."""
+    Borrow: _aio.UnaryUnaryMultiCallable[_replica_pb2.BorrowRequest, _replica_pb2.BorrowResponse]  # type: ignore[assignment]
+    """Told by the target: a copy of blocks of another volume is about to be written, whose data this
+    replica may share with one of that volume in its pool.
+    """
     Attest: _aio.UnaryUnaryMultiCallable[_replica_pb2.AttestRequest, _replica_pb2.AttestResponse]  # type: ignore[assignment]
     """Told by the target, to a witness: hold this, durably, in the place of what it held before."""
     PullStacks: _aio.UnaryStreamMultiCallable[_replica_pb2.PullStacksRequest, _replica_pb2.PullStacksResponse]  # type: ignore[assignment]
@@ -306,6 +314,16 @@ class ReplicaServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_replica_pb2.ScrubBlocksResponse, _abc.Awaitable[_replica_pb2.ScrubBlocksResponse]]:
         """Asked by the target that scrubs: versions and checksums of a range, all data read and verified."""
+
+    @_abc_1.abstractmethod
+    def Borrow(
+        self,
+        request: _replica_pb2.BorrowRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_replica_pb2.BorrowResponse, _abc.Awaitable[_replica_pb2.BorrowResponse]]:
+        """Told by the target: a copy of blocks of another volume is about to be written, whose data this
+        replica may share with one of that volume in its pool.
+        """
 
     @_abc_1.abstractmethod
     def Attest(

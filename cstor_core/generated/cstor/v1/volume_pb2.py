@@ -24,17 +24,17 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15\x63stor/v1/volume.proto\x12\x08\x63stor.v1\"\xae\x01\n\x0eVolumeIdentity\x12\x13\n\x0bvolume_uuid\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x04\x12\x1b\n\x13logical_block_bytes\x18\x04 \x01(\r\x12\x1c\n\x14physical_block_bytes\x18\x05 \x01(\r\x12\x15\n\rchecksum_salt\x18\x06 \x01(\x07\x12\x13\n\x0bwrite_cache\x18\x07 \x01(\x08\"U\n\x06Member\x12\x14\n\x0creplica_uuid\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x0f\n\x07witness\x18\x03 \x01(\x08\x12\x13\n\x0bout_of_date\x18\x04 \x01(\x08\"[\n\rConfiguration\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x17\n\x0f\x66orced_openings\x18\x02 \x01(\x04\x12!\n\x07members\x18\x03 \x03(\x0b\x32\x10.cstor.v1.Member\"(\n\x05Reign\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x10\n\x08last_seq\x18\x02 \x01(\x04\"*\n\x07History\x12\x1f\n\x06reigns\x18\x01 \x03(\x0b\x32\x0f.cstor.v1.Reign\"\xc5\x01\n\x05\x45ntry\x12\x1c\n\x03run\x18\x01 \x01(\x0b\x32\r.cstor.v1.RunH\x00\x12-\n\x0c\x65poch_record\x18\x02 \x01(\x0b\x32\x15.cstor.v1.EpochRecordH\x00\x12=\n\x14\x63onfiguration_change\x18\x03 \x01(\x0b\x32\x1d.cstor.v1.ConfigurationChangeH\x00\x12(\n\toperation\x18\x04 \x01(\x0b\x32\x13.cstor.v1.OperationH\x00\x42\x06\n\x04kind\"\"\n\x03Run\x12\r\n\x05table\x18\x01 \x01(\x0c\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"\x89\x01\n\x0b\x45pochRecord\x12\x0b\n\x03seq\x18\x01 \x01(\x04\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x17\n\x0ftarget_instance\x18\x03 \x01(\t\x12\x15\n\rloss_possible\x18\x04 \x01(\x08\x12.\n\rconfiguration\x18\x05 \x01(\x0b\x32\x17.cstor.v1.Configuration\"R\n\x13\x43onfigurationChange\x12\x0b\n\x03seq\x18\x01 \x01(\x04\x12.\n\rconfiguration\x18\x02 \x01(\x0b\x32\x17.cstor.v1.Configuration\"\xfe\x03\n\tOperation\x12\x0b\n\x03seq\x18\x01 \x01(\x04\x12\x35\n\x0f\x63reate_snapshot\x18\x02 \x01(\x0b\x32\x1a.cstor.v1.SnapshotCreationH\x00\x12\x35\n\x0f\x64\x65lete_snapshot\x18\x03 \x01(\x0b\x32\x1a.cstor.v1.SnapshotDeletionH\x00\x12%\n\x06revert\x18\x04 \x01(\x0b\x32\x13.cstor.v1.ReversionH\x00\x12$\n\x06resize\x18\x05 \x01(\x0b\x32\x12.cstor.v1.ResizingH\x00\x12\'\n\tloss_told\x18\x06 \x01(\x0b\x32\x12.cstor.v1.LossToldH\x00\x12\x31\n\x0cset_property\x18\x07 \x01(\x0b\x32\x19.cstor.v1.PropertySettingH\x00\x12\x31\n\rdelete_volume\x18\x08 \x01(\x0b\x32\x18.cstor.v1.VolumeDeletionH\x00\x12\x32\n\x10set_reservations\x18\t \x01(\x0b\x32\x16.cstor.v1.ReservationsH\x00\x12\x32\n\x10set_sanitization\x18\n \x01(\x0b\x32\x16.cstor.v1.SanitizationH\x00\x12*\n\x0b\x63opy_blocks\x18\x0b \x01(\x0b\x32\x13.cstor.v1.BlockCopyH\x00\x42\x06\n\x04kind\"L\n\tBlockCopy\x12\x14\n\x0csource_block\x18\x01 \x01(\x04\x12\x19\n\x11\x64\x65stination_block\x18\x02 \x01(\x04\x12\x0e\n\x06\x62locks\x18\x03 \x01(\r\"8\n\x10SnapshotCreation\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x16\n\x0e\x63reated_unix_s\x18\x02 \x01(\x04\" \n\x10SnapshotDeletion\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x19\n\tReversion\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x1e\n\x08Resizing\x12\x12\n\nsize_bytes\x18\x01 \x01(\x04\"\n\n\x08LossTold\"\x8b\x01\n\x0fPropertySetting\x12\x1b\n\x11\x64\x65lete_protection\x18\x01 \x01(\x08H\x00\x12\x15\n\x0bwrite_cache\x18\x02 \x01(\x08H\x00\x12\x13\n\tread_only\x18\x03 \x01(\x08H\x00\x12\x13\n\tremovable\x18\x04 \x01(\x08H\x00\x12\x0e\n\x04thin\x18\x05 \x01(\x08H\x00\x42\n\n\x08property\"\x99\x01\n\x10VolumeProperties\x12\x19\n\x11\x64\x65lete_protection\x18\x01 \x01(\x08\x12\x18\n\x0bwrite_cache\x18\x02 \x01(\x08H\x00\x88\x01\x01\x12\x11\n\tread_only\x18\x03 \x01(\x08\x12\x11\n\tremovable\x18\x04 \x01(\x08\x12\x11\n\x04thin\x18\x05 \x01(\x08H\x01\x88\x01\x01\x42\x0e\n\x0c_write_cacheB\x07\n\x05_thin\"\x10\n\x0eVolumeDeletion\"\x91\x01\n\x0cReservations\x12\x12\n\ngeneration\x18\x01 \x01(\r\x12-\n\rregistrations\x18\x02 \x03(\x0b\x32\x16.cstor.v1.Registration\x12\'\n\x04type\x18\x03 \x01(\x0e\x32\x19.cstor.v1.ReservationType\x12\x15\n\ris_persistent\x18\x04 \x01(\x08\"[\n\x0cRegistration\x12\x16\n\x0einitiator_port\x18\x01 \x01(\t\x12\x13\n\x0btarget_port\x18\x02 \x01(\r\x12\x0b\n\x03key\x18\x03 \x01(\x06\x12\x11\n\tis_holder\x18\x04 \x01(\x08\"l\n\x0cSanitization\x12*\n\x05state\x18\x01 \x01(\x0e\x32\x1b.cstor.v1.SanitizationState\x12\x15\n\rlogical_block\x18\x02 \x01(\x0c\x12\x19\n\x11unrestricted_exit\x18\x03 \x01(\x08\"2\n\x08SeqRange\x12\x11\n\tafter_seq\x18\x01 \x01(\x04\x12\x13\n\x0bthrough_seq\x18\x02 \x01(\x04\"u\n\x08Snapshot\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0b\n\x03seq\x18\x02 \x01(\x04\x12\x16\n\x0e\x63reated_unix_s\x18\x03 \x01(\x04\x12\"\n\x06ranges\x18\x04 \x03(\x0b\x32\x12.cstor.v1.SeqRange\x12\x12\n\nsize_bytes\x18\x05 \x01(\x04\"G\n\nHiddenView\x12\x15\n\rhidden_by_seq\x18\x01 \x01(\x04\x12\"\n\x06ranges\x18\x02 \x03(\x0b\x32\x12.cstor.v1.SeqRange\"\xca\x03\n\x0fOperationsState\x12\x12\n\nsize_bytes\x18\x01 \x01(\x04\x12%\n\tsnapshots\x18\x02 \x03(\x0b\x32\x12.cstor.v1.Snapshot\x12\'\n\x0bhead_ranges\x18\x03 \x03(\x0b\x32\x12.cstor.v1.SeqRange\x12*\n\x0chidden_views\x18\x04 \x03(\x0b\x32\x14.cstor.v1.HiddenView\x12\x15\n\rcompleted_seq\x18\x05 \x01(\x04\x12\x15\n\rloss_possible\x18\x06 \x01(\x08\x12\x10\n\x08last_seq\x18\x07 \x01(\x04\x12.\n\nproperties\x18\x08 \x01(\x0b\x32\x1a.cstor.v1.VolumeProperties\x12\x0f\n\x07\x64\x65leted\x18\t \x01(\x08\x12\x0f\n\x07learner\x18\n \x01(\x08\x12\"\n\tmember_by\x18\x0b \x01(\x0b\x32\x0f.cstor.v1.Reign\x12,\n\x0creservations\x18\x0c \x01(\x0b\x32\x16.cstor.v1.Reservations\x12,\n\x0csanitization\x18\r \x01(\x0b\x32\x16.cstor.v1.Sanitization\x12\x15\n\rblocks_copied\x18\x0e \x01(\x08\"\x9b\x01\n\tStagedMap\x12\x0b\n\x03run\x18\x01 \x01(\x0c\x12\"\n\x07history\x18\x02 \x01(\x0b\x32\x11.cstor.v1.History\x12-\n\noperations\x18\x03 \x01(\x0b\x32\x19.cstor.v1.OperationsState\x12.\n\rconfiguration\x18\x04 \x01(\x0b\x32\x17.cstor.v1.Configuration\"f\n\x0b\x43loneOrigin\x12\x13\n\x0bvolume_uuid\x18\x01 \x01(\t\x12\x10\n\x08snapshot\x18\x02 \x01(\t\x12\x14\n\x0csnapshot_seq\x18\x03 \x01(\x04\x12\x1a\n\x12\x62\x61se_replica_uuids\x18\x04 \x03(\t*\xdc\x02\n\x0fReservationType\x12 \n\x1cRESERVATION_TYPE_UNSPECIFIED\x10\x00\x12$\n RESERVATION_TYPE_WRITE_EXCLUSIVE\x10\x01\x12%\n!RESERVATION_TYPE_EXCLUSIVE_ACCESS\x10\x03\x12\x35\n1RESERVATION_TYPE_WRITE_EXCLUSIVE_REGISTRANTS_ONLY\x10\x05\x12\x36\n2RESERVATION_TYPE_EXCLUSIVE_ACCESS_REGISTRANTS_ONLY\x10\x06\x12\x34\n0RESERVATION_TYPE_WRITE_EXCLUSIVE_ALL_REGISTRANTS\x10\x07\x12\x35\n1RESERVATION_TYPE_EXCLUSIVE_ACCESS_ALL_REGISTRANTS\x10\x08*x\n\x11SanitizationState\x12\"\n\x1eSANITIZATION_STATE_UNSPECIFIED\x10\x00\x12 \n\x1cSANITIZATION_STATE_UNDER_WAY\x10\x01\x12\x1d\n\x19SANITIZATION_STATE_FAILED\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15\x63stor/v1/volume.proto\x12\x08\x63stor.v1\"\xae\x01\n\x0eVolumeIdentity\x12\x13\n\x0bvolume_uuid\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x04\x12\x1b\n\x13logical_block_bytes\x18\x04 \x01(\r\x12\x1c\n\x14physical_block_bytes\x18\x05 \x01(\r\x12\x15\n\rchecksum_salt\x18\x06 \x01(\x07\x12\x13\n\x0bwrite_cache\x18\x07 \x01(\x08\"U\n\x06Member\x12\x14\n\x0creplica_uuid\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x0f\n\x07witness\x18\x03 \x01(\x08\x12\x13\n\x0bout_of_date\x18\x04 \x01(\x08\"[\n\rConfiguration\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x17\n\x0f\x66orced_openings\x18\x02 \x01(\x04\x12!\n\x07members\x18\x03 \x03(\x0b\x32\x10.cstor.v1.Member\"(\n\x05Reign\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\x12\x10\n\x08last_seq\x18\x02 \x01(\x04\"*\n\x07History\x12\x1f\n\x06reigns\x18\x01 \x03(\x0b\x32\x0f.cstor.v1.Reign\"\xc5\x01\n\x05\x45ntry\x12\x1c\n\x03run\x18\x01 \x01(\x0b\x32\r.cstor.v1.RunH\x00\x12-\n\x0c\x65poch_record\x18\x02 \x01(\x0b\x32\x15.cstor.v1.EpochRecordH\x00\x12=\n\x14\x63onfiguration_change\x18\x03 \x01(\x0b\x32\x1d.cstor.v1.ConfigurationChangeH\x00\x12(\n\toperation\x18\x04 \x01(\x0b\x32\x13.cstor.v1.OperationH\x00\x42\x06\n\x04kind\"H\n\x03Run\x12\r\n\x05table\x18\x01 \x01(\x0c\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x12$\n\x06origin\x18\x03 \x01(\x0b\x32\x14.cstor.v1.DataOrigin\"0\n\nDataOrigin\x12\x13\n\x0bvolume_uuid\x18\x01 \x01(\t\x12\r\n\x05\x62lock\x18\x02 \x01(\x04\"\x89\x01\n\x0b\x45pochRecord\x12\x0b\n\x03seq\x18\x01 \x01(\x04\x12\r\n\x05\x65poch\x18\x02 \x01(\x04\x12\x17\n\x0ftarget_instance\x18\x03 \x01(\t\x12\x15\n\rloss_possible\x18\x04 \x01(\x08\x12.\n\rconfiguration\x18\x05 \x01(\x0b\x32\x17.cstor.v1.Configuration\"R\n\x13\x43onfigurationChange\x12\x0b\n\x03seq\x18\x01 \x01(\x04\x12.\n\rconfiguration\x18\x02 \x01(\x0b\x32\x17.cstor.v1.Configuration\"\xfe\x03\n\tOperation\x12\x0b\n\x03seq\x18\x01 \x01(\x04\x12\x35\n\x0f\x63reate_snapshot\x18\x02 \x01(\x0b\x32\x1a.cstor.v1.SnapshotCreationH\x00\x12\x35\n\x0f\x64\x65lete_snapshot\x18\x03 \x01(\x0b\x32\x1a.cstor.v1.SnapshotDeletionH\x00\x12%\n\x06revert\x18\x04 \x01(\x0b\x32\x13.cstor.v1.ReversionH\x00\x12$\n\x06resize\x18\x05 \x01(\x0b\x32\x12.cstor.v1.ResizingH\x00\x12\'\n\tloss_told\x18\x06 \x01(\x0b\x32\x12.cstor.v1.LossToldH\x00\x12\x31\n\x0cset_property\x18\x07 \x01(\x0b\x32\x19.cstor.v1.PropertySettingH\x00\x12\x31\n\rdelete_volume\x18\x08 \x01(\x0b\x32\x18.cstor.v1.VolumeDeletionH\x00\x12\x32\n\x10set_reservations\x18\t \x01(\x0b\x32\x16.cstor.v1.ReservationsH\x00\x12\x32\n\x10set_sanitization\x18\n \x01(\x0b\x32\x16.cstor.v1.SanitizationH\x00\x12*\n\x0b\x63opy_blocks\x18\x0b \x01(\x0b\x32\x13.cstor.v1.BlockCopyH\x00\x42\x06\n\x04kind\"L\n\tBlockCopy\x12\x14\n\x0csource_block\x18\x01 \x01(\x04\x12\x19\n\x11\x64\x65stination_block\x18\x02 \x01(\x04\x12\x0e\n\x06\x62locks\x18\x03 \x01(\r\"8\n\x10SnapshotCreation\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x16\n\x0e\x63reated_unix_s\x18\x02 \x01(\x04\" \n\x10SnapshotDeletion\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x19\n\tReversion\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x1e\n\x08Resizing\x12\x12\n\nsize_bytes\x18\x01 \x01(\x04\"\n\n\x08LossTold\"\x8b\x01\n\x0fPropertySetting\x12\x1b\n\x11\x64\x65lete_protection\x18\x01 \x01(\x08H\x00\x12\x15\n\x0bwrite_cache\x18\x02 \x01(\x08H\x00\x12\x13\n\tread_only\x18\x03 \x01(\x08H\x00\x12\x13\n\tremovable\x18\x04 \x01(\x08H\x00\x12\x0e\n\x04thin\x18\x05 \x01(\x08H\x00\x42\n\n\x08property\"\x99\x01\n\x10VolumeProperties\x12\x19\n\x11\x64\x65lete_protection\x18\x01 \x01(\x08\x12\x18\n\x0bwrite_cache\x18\x02 \x01(\x08H\x00\x88\x01\x01\x12\x11\n\tread_only\x18\x03 \x01(\x08\x12\x11\n\tremovable\x18\x04 \x01(\x08\x12\x11\n\x04thin\x18\x05 \x01(\x08H\x01\x88\x01\x01\x42\x0e\n\x0c_write_cacheB\x07\n\x05_thin\"\x10\n\x0eVolumeDeletion\"\x91\x01\n\x0cReservations\x12\x12\n\ngeneration\x18\x01 \x01(\r\x12-\n\rregistrations\x18\x02 \x03(\x0b\x32\x16.cstor.v1.Registration\x12\'\n\x04type\x18\x03 \x01(\x0e\x32\x19.cstor.v1.ReservationType\x12\x15\n\ris_persistent\x18\x04 \x01(\x08\"[\n\x0cRegistration\x12\x16\n\x0einitiator_port\x18\x01 \x01(\t\x12\x13\n\x0btarget_port\x18\x02 \x01(\r\x12\x0b\n\x03key\x18\x03 \x01(\x06\x12\x11\n\tis_holder\x18\x04 \x01(\x08\"l\n\x0cSanitization\x12*\n\x05state\x18\x01 \x01(\x0e\x32\x1b.cstor.v1.SanitizationState\x12\x15\n\rlogical_block\x18\x02 \x01(\x0c\x12\x19\n\x11unrestricted_exit\x18\x03 \x01(\x08\"2\n\x08SeqRange\x12\x11\n\tafter_seq\x18\x01 \x01(\x04\x12\x13\n\x0bthrough_seq\x18\x02 \x01(\x04\"u\n\x08Snapshot\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0b\n\x03seq\x18\x02 \x01(\x04\x12\x16\n\x0e\x63reated_unix_s\x18\x03 \x01(\x04\x12\"\n\x06ranges\x18\x04 \x03(\x0b\x32\x12.cstor.v1.SeqRange\x12\x12\n\nsize_bytes\x18\x05 \x01(\x04\"G\n\nHiddenView\x12\x15\n\rhidden_by_seq\x18\x01 \x01(\x04\x12\"\n\x06ranges\x18\x02 \x03(\x0b\x32\x12.cstor.v1.SeqRange\"\xca\x03\n\x0fOperationsState\x12\x12\n\nsize_bytes\x18\x01 \x01(\x04\x12%\n\tsnapshots\x18\x02 \x03(\x0b\x32\x12.cstor.v1.Snapshot\x12\'\n\x0bhead_ranges\x18\x03 \x03(\x0b\x32\x12.cstor.v1.SeqRange\x12*\n\x0chidden_views\x18\x04 \x03(\x0b\x32\x14.cstor.v1.HiddenView\x12\x15\n\rcompleted_seq\x18\x05 \x01(\x04\x12\x15\n\rloss_possible\x18\x06 \x01(\x08\x12\x10\n\x08last_seq\x18\x07 \x01(\x04\x12.\n\nproperties\x18\x08 \x01(\x0b\x32\x1a.cstor.v1.VolumeProperties\x12\x0f\n\x07\x64\x65leted\x18\t \x01(\x08\x12\x0f\n\x07learner\x18\n \x01(\x08\x12\"\n\tmember_by\x18\x0b \x01(\x0b\x32\x0f.cstor.v1.Reign\x12,\n\x0creservations\x18\x0c \x01(\x0b\x32\x16.cstor.v1.Reservations\x12,\n\x0csanitization\x18\r \x01(\x0b\x32\x16.cstor.v1.Sanitization\x12\x15\n\rblocks_copied\x18\x0e \x01(\x08\"\x9b\x01\n\tStagedMap\x12\x0b\n\x03run\x18\x01 \x01(\x0c\x12\"\n\x07history\x18\x02 \x01(\x0b\x32\x11.cstor.v1.History\x12-\n\noperations\x18\x03 \x01(\x0b\x32\x19.cstor.v1.OperationsState\x12.\n\rconfiguration\x18\x04 \x01(\x0b\x32\x17.cstor.v1.Configuration\"f\n\x0b\x43loneOrigin\x12\x13\n\x0bvolume_uuid\x18\x01 \x01(\t\x12\x10\n\x08snapshot\x18\x02 \x01(\t\x12\x14\n\x0csnapshot_seq\x18\x03 \x01(\x04\x12\x1a\n\x12\x62\x61se_replica_uuids\x18\x04 \x03(\t*\xdc\x02\n\x0fReservationType\x12 \n\x1cRESERVATION_TYPE_UNSPECIFIED\x10\x00\x12$\n RESERVATION_TYPE_WRITE_EXCLUSIVE\x10\x01\x12%\n!RESERVATION_TYPE_EXCLUSIVE_ACCESS\x10\x03\x12\x35\n1RESERVATION_TYPE_WRITE_EXCLUSIVE_REGISTRANTS_ONLY\x10\x05\x12\x36\n2RESERVATION_TYPE_EXCLUSIVE_ACCESS_REGISTRANTS_ONLY\x10\x06\x12\x34\n0RESERVATION_TYPE_WRITE_EXCLUSIVE_ALL_REGISTRANTS\x10\x07\x12\x35\n1RESERVATION_TYPE_EXCLUSIVE_ACCESS_ALL_REGISTRANTS\x10\x08*x\n\x11SanitizationState\x12\"\n\x1eSANITIZATION_STATE_UNSPECIFIED\x10\x00\x12 \n\x1cSANITIZATION_STATE_UNDER_WAY\x10\x01\x12\x1d\n\x19SANITIZATION_STATE_FAILED\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'cstor.v1.volume_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_RESERVATIONTYPE']._serialized_start=3327
-  _globals['_RESERVATIONTYPE']._serialized_end=3675
-  _globals['_SANITIZATIONSTATE']._serialized_start=3677
-  _globals['_SANITIZATIONSTATE']._serialized_end=3797
+  _globals['_RESERVATIONTYPE']._serialized_start=3415
+  _globals['_RESERVATIONTYPE']._serialized_end=3763
+  _globals['_SANITIZATIONSTATE']._serialized_start=3765
+  _globals['_SANITIZATIONSTATE']._serialized_end=3885
   _globals['_VOLUMEIDENTITY']._serialized_start=36
   _globals['_VOLUMEIDENTITY']._serialized_end=210
   _globals['_MEMBER']._serialized_start=212
@@ -48,47 +48,49 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ENTRY']._serialized_start=479
   _globals['_ENTRY']._serialized_end=676
   _globals['_RUN']._serialized_start=678
-  _globals['_RUN']._serialized_end=712
-  _globals['_EPOCHRECORD']._serialized_start=715
-  _globals['_EPOCHRECORD']._serialized_end=852
-  _globals['_CONFIGURATIONCHANGE']._serialized_start=854
-  _globals['_CONFIGURATIONCHANGE']._serialized_end=936
-  _globals['_OPERATION']._serialized_start=939
-  _globals['_OPERATION']._serialized_end=1449
-  _globals['_BLOCKCOPY']._serialized_start=1451
-  _globals['_BLOCKCOPY']._serialized_end=1527
-  _globals['_SNAPSHOTCREATION']._serialized_start=1529
-  _globals['_SNAPSHOTCREATION']._serialized_end=1585
-  _globals['_SNAPSHOTDELETION']._serialized_start=1587
-  _globals['_SNAPSHOTDELETION']._serialized_end=1619
-  _globals['_REVERSION']._serialized_start=1621
-  _globals['_REVERSION']._serialized_end=1646
-  _globals['_RESIZING']._serialized_start=1648
-  _globals['_RESIZING']._serialized_end=1678
-  _globals['_LOSSTOLD']._serialized_start=1680
-  _globals['_LOSSTOLD']._serialized_end=1690
-  _globals['_PROPERTYSETTING']._serialized_start=1693
-  _globals['_PROPERTYSETTING']._serialized_end=1832
-  _globals['_VOLUMEPROPERTIES']._serialized_start=1835
-  _globals['_VOLUMEPROPERTIES']._serialized_end=1988
-  _globals['_VOLUMEDELETION']._serialized_start=1990
-  _globals['_VOLUMEDELETION']._serialized_end=2006
-  _globals['_RESERVATIONS']._serialized_start=2009
-  _globals['_RESERVATIONS']._serialized_end=2154
-  _globals['_REGISTRATION']._serialized_start=2156
-  _globals['_REGISTRATION']._serialized_end=2247
-  _globals['_SANITIZATION']._serialized_start=2249
-  _globals['_SANITIZATION']._serialized_end=2357
-  _globals['_SEQRANGE']._serialized_start=2359
-  _globals['_SEQRANGE']._serialized_end=2409
-  _globals['_SNAPSHOT']._serialized_start=2411
-  _globals['_SNAPSHOT']._serialized_end=2528
-  _globals['_HIDDENVIEW']._serialized_start=2530
-  _globals['_HIDDENVIEW']._serialized_end=2601
-  _globals['_OPERATIONSSTATE']._serialized_start=2604
-  _globals['_OPERATIONSSTATE']._serialized_end=3062
-  _globals['_STAGEDMAP']._serialized_start=3065
-  _globals['_STAGEDMAP']._serialized_end=3220
-  _globals['_CLONEORIGIN']._serialized_start=3222
-  _globals['_CLONEORIGIN']._serialized_end=3324
+  _globals['_RUN']._serialized_end=750
+  _globals['_DATAORIGIN']._serialized_start=752
+  _globals['_DATAORIGIN']._serialized_end=800
+  _globals['_EPOCHRECORD']._serialized_start=803
+  _globals['_EPOCHRECORD']._serialized_end=940
+  _globals['_CONFIGURATIONCHANGE']._serialized_start=942
+  _globals['_CONFIGURATIONCHANGE']._serialized_end=1024
+  _globals['_OPERATION']._serialized_start=1027
+  _globals['_OPERATION']._serialized_end=1537
+  _globals['_BLOCKCOPY']._serialized_start=1539
+  _globals['_BLOCKCOPY']._serialized_end=1615
+  _globals['_SNAPSHOTCREATION']._serialized_start=1617
+  _globals['_SNAPSHOTCREATION']._serialized_end=1673
+  _globals['_SNAPSHOTDELETION']._serialized_start=1675
+  _globals['_SNAPSHOTDELETION']._serialized_end=1707
+  _globals['_REVERSION']._serialized_start=1709
+  _globals['_REVERSION']._serialized_end=1734
+  _globals['_RESIZING']._serialized_start=1736
+  _globals['_RESIZING']._serialized_end=1766
+  _globals['_LOSSTOLD']._serialized_start=1768
+  _globals['_LOSSTOLD']._serialized_end=1778
+  _globals['_PROPERTYSETTING']._serialized_start=1781
+  _globals['_PROPERTYSETTING']._serialized_end=1920
+  _globals['_VOLUMEPROPERTIES']._serialized_start=1923
+  _globals['_VOLUMEPROPERTIES']._serialized_end=2076
+  _globals['_VOLUMEDELETION']._serialized_start=2078
+  _globals['_VOLUMEDELETION']._serialized_end=2094
+  _globals['_RESERVATIONS']._serialized_start=2097
+  _globals['_RESERVATIONS']._serialized_end=2242
+  _globals['_REGISTRATION']._serialized_start=2244
+  _globals['_REGISTRATION']._serialized_end=2335
+  _globals['_SANITIZATION']._serialized_start=2337
+  _globals['_SANITIZATION']._serialized_end=2445
+  _globals['_SEQRANGE']._serialized_start=2447
+  _globals['_SEQRANGE']._serialized_end=2497
+  _globals['_SNAPSHOT']._serialized_start=2499
+  _globals['_SNAPSHOT']._serialized_end=2616
+  _globals['_HIDDENVIEW']._serialized_start=2618
+  _globals['_HIDDENVIEW']._serialized_end=2689
+  _globals['_OPERATIONSSTATE']._serialized_start=2692
+  _globals['_OPERATIONSSTATE']._serialized_end=3150
+  _globals['_STAGEDMAP']._serialized_start=3153
+  _globals['_STAGEDMAP']._serialized_end=3308
+  _globals['_CLONEORIGIN']._serialized_start=3310
+  _globals['_CLONEORIGIN']._serialized_end=3412
 # @@protoc_insertion_point(module_scope)

@@ -258,23 +258,55 @@ class Run(_message.Message):
 
     TABLE_FIELD_NUMBER: _builtins.int
     DATA_FIELD_NUMBER: _builtins.int
+    ORIGIN_FIELD_NUMBER: _builtins.int
     table: _builtins.bytes
     """Rows of 32 bytes."""
     data: _builtins.bytes
     """4096 bytes for each row that writes, in the order of the rows."""
+    @_builtins.property
+    def origin(self) -> Global___DataOrigin:
+        """Where the same data may be: the first row's in this block, and so on."""
+
     def __init__(
         self,
         *,
         table: _builtins.bytes = ...,
         data: _builtins.bytes = ...,
+        origin: Global___DataOrigin | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["origin", b"origin"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "table", b"table"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "origin", b"origin", "table", b"table"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Run: _TypeAlias = Run  # noqa: Y015
+
+@_typing.final
+class DataOrigin(_message.Message):
+    """Blocks of another volume, from which data were read that are written.  A replica that finds just
+    these data there, in its own pool, need not keep them twice.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VOLUME_UUID_FIELD_NUMBER: _builtins.int
+    BLOCK_FIELD_NUMBER: _builtins.int
+    volume_uuid: _builtins.str
+    block: _builtins.int
+    def __init__(
+        self,
+        *,
+        volume_uuid: _builtins.str = ...,
+        block: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["block", b"block", "volume_uuid", b"volume_uuid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DataOrigin: _TypeAlias = DataOrigin  # noqa: Y015
 
 @_typing.final
 class EpochRecord(_message.Message):
