@@ -145,6 +145,10 @@ class LocalLink:
         """As `ReplicaLink.scrub_blocks`."""
         return await self._host.scrub_blocks(request)
 
+    async def borrow(self, request: replica_pb2.BorrowRequest) -> replica_pb2.BorrowResponse:
+        """As `ReplicaLink.borrow`."""
+        return await self._host.borrow(request)
+
     async def catch_up(self, request: replica_pb2.CatchUpRequest) -> replica_pb2.ReplicaReport:
         """As `ReplicaLink.catch_up`."""
         return (await self._host.catch_up(request)).replica

@@ -43,6 +43,7 @@ from cstor_target.scsi.requests import (
     Update,
     WithoutData,
     Write,
+    WriteCopy,
 )
 from cstor_target.scsi.reservations import Registrant
 from cstor_target.scsi.target_device import TargetDevice
@@ -210,6 +211,9 @@ class Nexus:
             case Update():
                 done = partial(self._done, task, step)
                 volume.update(step.offset, step.length, step.change, step.durable, done)
+            case WriteCopy():
+                done = partial(self._done, task, step)
+                volume.write_copy(step.offset, step.data, step.durable, step.origin, done)
             case Copy():
                 done = partial(self._done, task, step)
                 volume.copy(step.source, step.destination, step.length, step.durable, done)
@@ -238,8 +242,7 @@ class Nexus:
         if isinstance(request, Read):
             self._read(served.volume, task, request)
         else:
-            done = partial(self._done, task, request)
-            served.volume.write(request.offset, request.data, request.durable, done)
+            self._carry_out_rare(served.volume, task, request)
         served.volume.kick()
 
     def _done(self, task: Task, request: WithoutData, failure: Failure | None) -> None:

@@ -222,6 +222,11 @@ class GrpcLink:
         call = self._orders.ScrubBlocks(request, timeout=_CATCH_UP_TIMEOUT_S)
         return await called(call, self.address)
 
+    async def borrow(self, request: replica_pb2.BorrowRequest) -> replica_pb2.BorrowResponse:
+        """As `ReplicaLink.borrow`."""
+        call = self._orders.Borrow(request, timeout=_CALL_TIMEOUT_S)
+        return await called(call, self.address)
+
     async def catch_up(self, request: replica_pb2.CatchUpRequest) -> replica_pb2.ReplicaReport:
         """As `ReplicaLink.catch_up`."""
         call = self._orders.CatchUp(request, timeout=_CATCH_UP_TIMEOUT_S)

@@ -3,8 +3,9 @@
 Blocks are copied from one logical unit to another, or within one: segment descriptor 02h, with
 both named by identification descriptors E4h.  A unit can be named that the initiator is logged in
 to here, and no other.  A copy is made of bounded pieces, one after another: within a unit the
-volume has its blocks share their data, where it can; else they are read and written.  What fails in
-between ends it with COPY ABORTED, and what was copied before stays.
+volume has its blocks share their data, where it can; else they are read and written, and the other
+volume is told where they were read, so that its replicas can share them in their pools.  What fails
+in between ends it with COPY ABORTED, and what was copied before stays.
 """
 
 from __future__ import annotations
@@ -19,10 +20,19 @@ from cstor_target.scsi import data_out as buffers
 from cstor_target.scsi.cdb_copy import COPY_STATUS, EXTENDED_COPY, OPERATING_PARAMETERS
 from cstor_target.scsi.device_commands import data_in
 from cstor_target.scsi.geometry import PIECE_BYTES
-from cstor_target.scsi.requests import Copy, Elsewhere, Outcome, Read, Status, Step, Write
+from cstor_target.scsi.requests import (
+    Copy,
+    Elsewhere,
+    Outcome,
+    Read,
+    Status,
+    Step,
+    Write,
+    WriteCopy,
+)
 from cstor_target.scsi.reservations import Access
 from cstor_target.scsi.sense import FieldPointer, ScsiError, Sense, check_condition
-from cstor_target.volume.backing import Buffer, Failure
+from cstor_target.volume.backing import Buffer, Failure, Origin
 
 if TYPE_CHECKING:
     from cstor_target.scsi.logical_unit import LogicalUnit
@@ -232,10 +242,14 @@ class _Copy:
     def _write(self, failure: Failure | None, data: Sequence[Buffer]) -> Step:
         if failure is not None:
             return self._failed(failure)
-        to = self._to
+        begin, to = self._from, self._to
         self._advance(buffers.length_bytes(data))
         durable = not self._destination.unit.write_cache
-        return self._at(self._destination, Write(to, data, durable, self._written))
+        source = self._source.unit
+        if source is self._destination.unit is self._unit:
+            return Write(to, data, durable, self._written)
+        origin = Origin(str(source.identity.volume_uuid), begin)
+        return self._at(self._destination, WriteCopy(to, data, durable, origin, self._written))
 
     def _written(self, failure: Failure | None) -> Step:
         if failure is not None:
@@ -255,7 +269,7 @@ class _Copy:
             )
         return outcome or Outcome(Status.GOOD)
 
-    def _at(self, peer: Peer, request: Read | Write) -> Step:
+    def _at(self, peer: Peer, request: Read | WriteCopy) -> Step:
         return request if peer.unit is self._unit else Elsewhere(peer.unit, request)
 
     def _begin(self, segment: _Segment) -> None:

@@ -1,10 +1,10 @@
 """What a logical unit answers a CDB with: an outcome at once, or a request to the volume.
 
 `LogicalUnit.start(cdb, data_out, nexus)` returns one of these.  An `Outcome` is the answer.  A
-request (`Read`, `Map`, `Write`, `Update`, `Copy`, `Unmap`, `Flush`, `Reserve`, `Sanitize`,
-`Confirm`) is carried out by the volume, and its result goes back through `finish`, which gives the
-next step: an `Outcome`, or for commands of several steps (VERIFY with BYTCHK, WRITE SAME in pieces)
-one more request.  Only a copy asks for something of another unit (`Elsewhere`).
+request (`Read`, `Map`, `Write`, `WriteCopy`, `Update`, `Copy`, `Unmap`, `Flush`, `Reserve`,
+`Sanitize`, `Confirm`) is carried out by the volume, and its result goes back through `finish`,
+which gives the next step: an `Outcome`, or for commands of several steps (VERIFY with BYTCHK, WRITE
+SAME in pieces) one more request.  Only a copy asks for something of another unit (`Elsewhere`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING
 
 from cstor_core.generated.cstor.v1 import volume_pb2
-from cstor_target.volume.backing import Buffer, Change, ChangeReservations, Failure
+from cstor_target.volume.backing import Buffer, Change, ChangeReservations, Failure, Origin
 
 if TYPE_CHECKING:
     from cstor_target.scsi.logical_unit import LogicalUnit
@@ -72,6 +72,17 @@ class Write:
     finish: Callable[[Failure | None], Step] | None = None
     is_atomic: bool = False
     """It is there as a whole or not at all."""
+
+
+@dataclass(slots=True)
+class WriteCopy:
+    """Write `data` at byte `offset`, which were read at their origin, in another volume."""
+
+    offset: int
+    data: Sequence[Buffer]
+    durable: bool
+    origin: Origin
+    finish: Callable[[Failure | None], Step]
 
 
 @dataclass(slots=True)
@@ -151,10 +162,10 @@ class Elsewhere:
     """A read or a write of the volume behind another logical unit of this process."""
 
     unit: LogicalUnit
-    request: Read | Write
+    request: Read | WriteCopy
 
 
-WithoutData = Write | Update | Copy | Unmap | Flush | Reserve | Sanitize | Confirm
+WithoutData = Write | WriteCopy | Update | Copy | Unmap | Flush | Reserve | Sanitize | Confirm
 """What gives nothing to be sent to the initiator."""
 Request = Read | Map | Elsewhere | WithoutData
 Step = Outcome | Request

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from enum import Enum
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from cstor_core.generated.cstor.v1 import volume_pb2
 
@@ -28,6 +28,14 @@ class Failure(Enum):
     SANITIZING = "the volume is being sanitized, or that has failed"
     SNAPSHOTS = "the volume has snapshots"
     DATA_NEEDED = "what is to be copied has to be read and written"
+
+
+class Origin(NamedTuple):
+    """Where data were read that are written elsewhere."""
+
+    volume_uuid: str
+    offset: int
+    """In bytes."""
 
 
 ReadDone = Callable[[Failure | None, Sequence[Buffer]], None]
@@ -70,6 +78,11 @@ class Volume(Protocol):
         `durable` (FUA, or the write cache off) `done` waits for stable storage on a quorum.  One
         that `is_atomic` is there as a whole or not at all, for every read as well.
         """
+
+    def write_copy(
+        self, offset: int, data: Sequence[Buffer], durable: bool, origin: Origin, done: Done
+    ) -> None:
+        """Write what was read in another volume, whose data replicas may share then."""
 
     def update(self, offset: int, length: int, change: Change, durable: bool, done: Done) -> None:
         """Write atomically what `change` makes of the bytes that are there.

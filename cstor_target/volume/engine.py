@@ -14,7 +14,6 @@ from collections.abc import Callable, Collection, Sequence
 from cstor_core.clock import Clock
 from cstor_core.errors import InputError, UnavailableError
 from cstor_core.generated.cstor.v1 import control_pb2, replica_pb2, volume_pb2
-from cstor_core.limits import COPY_BLOCKS_MAX
 from cstor_core.units import BLOCK_BYTES
 from cstor_target.volume.backing import (
     Buffer,
@@ -23,11 +22,13 @@ from cstor_target.volume.backing import (
     Done,
     Failure,
     MappingDone,
+    Origin,
     ReadDone,
 )
 from cstor_target.volume.cached_reads import CachedReads
 from cstor_target.volume.changes import Changes
 from cstor_target.volume.cloning import Cloning
+from cstor_target.volume.copying import Copying
 from cstor_target.volume.counters import Counters, Histogram
 from cstor_target.volume.deletion import Deletion
 from cstor_target.volume.events import EventSink
@@ -94,6 +95,9 @@ class Engine:
         self._merger = self._placing.merger
         self._reads.read_alone = self._merger.read_alone
         self._placing.on_whole = self._reads.written_whole
+        self._copying = Copying(
+            self._placing, self._roster, self.counters, clock, size, self._too_old, self.kick
+        )
         opener = Opener(volume, addresses, links, settings, instance, clock)
         self.succession = Succession(opener, clock, events, standby)
         self._membership = self._new_membership(opener)
@@ -107,7 +111,7 @@ class Engine:
         )
         self.questions.on_defect = self._membership.fail
         self.scrubs = self._scrubs()
-        self.scrubs.on_defect = self._membership.fail
+        self.scrubs.on_defect = self._copying.on_defect = self._membership.fail
         self.cloning = self._cloning(opener)
         self.sanitizing = self._sanitizing()
         self._ticks = Ticks(
@@ -204,6 +208,7 @@ class Engine:
         self._ticks.end()
         await self.scrubs.close()
         await self.sanitizing.close()
+        await self._copying.close()
         await self._membership.close()
         # Whoever still has the engine, if only in a cycle, is not to have so much memory with it.
         self._order.backlog.clear()
@@ -381,24 +386,20 @@ class Engine:
 
     def copy(self, source: int, destination: int, length: int, durable: bool, done: Done) -> None:
         """As `Volume.copy`; nothing is where a daemon's version does not know it."""
-        first, to, count = (each // BLOCK_BYTES for each in (source, destination, length))
-        is_whole = not (source | destination | length) % BLOCK_BYTES
-        if (
-            not is_whole
-            or not 0 < count <= min(COPY_BLOCKS_MAX, abs(first - to))
-            or max(source, destination) + length > self.size_bytes
-            or self._too_old("copies_blocks")
-        ):
+        if not self._copying.within(source, destination, length, durable, done):
             _later(done)(Failure.DATA_NEEDED)
-            return
 
-        def copied(failure: Failure | None) -> None:
-            if failure is None:
-                self.counters.copies += 1
-                self.counters.copied_bytes += length
-            done(failure)
-
-        self._placing.copy(first, to, count, durable, copied)
+    def write_copy(
+        self, offset: int, data: Sequence[Buffer], durable: bool, origin: Origin, done: Done
+    ) -> None:
+        """As `Volume.write_copy`."""
+        length = sum(map(len, data))
+        if not length or (offset | length | origin.offset) % BLOCK_BYTES:
+            return self.write(offset, data, durable, done)
+        self.counters.writes += 1
+        self.counters.written_bytes += length
+        finished = self._counted(self.counters.write_latency, done)
+        self._copying.write(offset // BLOCK_BYTES, data, durable, origin, finished)
 
     def unmap(self, extents: Sequence[tuple[int, int]], durable: bool, done: Done) -> None:
         """As `Volume.unmap`; parts of blocks are written with zeros."""

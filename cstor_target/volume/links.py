@@ -67,6 +67,9 @@ class ReplicaLink(Protocol):
     ) -> replica_pb2.ScrubBlocksResponse:
         """Have the replica read and verify a range of blocks, and say what it has."""
 
+    async def borrow(self, request: replica_pb2.BorrowRequest) -> replica_pb2.BorrowResponse:
+        """Have the replica be ready to share data with one of another volume in its pool."""
+
     async def catch_up(self, request: replica_pb2.CatchUpRequest) -> replica_pb2.ReplicaReport:
         """Have the replica fetch entries from a peer, in order."""
 

@@ -167,6 +167,7 @@ class Order:
         self._unmaps: list[InFlight] = []
         self._waiting: deque[tuple[int, float, Done]] = deque()
         self._flush_wanted = False
+        self._origin = b""
         self._gathering = Gathering(
             gathering_turns, lambda: self.last_seq - self.sent_seq, self.kick
         )
@@ -248,6 +249,24 @@ class Order:
         self._data_bytes += count * BLOCK_BYTES
         self.on_change(first, count, seq)
         self._add(InFlight(seq, first, count, durable, done, self._clock.monotonic()))
+
+    def write_copy(
+        self,
+        first: int,
+        count: int,
+        pieces: Sequence[Buffer],
+        durable: bool,
+        done: Done | None,
+        origin: bytes,
+    ) -> None:
+        """The same for data that an encoded DataOrigin has, too: they are a batch of their own."""
+        if self._rows or self._flush_wanted:
+            self._send_gathered()
+        self._origin = origin
+        self.write(first, count, pieces, durable, done)
+        if self._rows:
+            self._send_gathered()
+        self._origin = b""
 
     def unmap(self, first: int, count: int, durable: bool, done: Done | None) -> None:
         """Give a discard of whole blocks its place; a very long one is several entries."""
@@ -372,7 +391,12 @@ class Order:
 
     def _send_gathered(self) -> None:
         message = encode_run_request(
-            self._rows, self._data, self._data_bytes, self.completed_seq, self._flush_wanted
+            self._rows,
+            self._data,
+            self._data_bytes,
+            self.completed_seq,
+            self._flush_wanted,
+            self._origin,
         )
         self._gathering.has_left(self.last_seq - self.sent_seq, len(self._in_flight))
         self._flush_wanted = False

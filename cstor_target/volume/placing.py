@@ -67,10 +67,16 @@ class Placing:
         self._refusal = Failure.READ_ONLY if self._is_read_only else sanitizing
 
     def write(
-        self, first: int, data: Sequence[Buffer], durable: bool, done: Done, is_atomic: bool
+        self,
+        first: int,
+        data: Sequence[Buffer],
+        durable: bool,
+        done: Done,
+        is_atomic: bool,
+        origin: bytes = b"",
     ) -> None:
-        """Place a write of whole blocks."""
-        again = partial(self.write, first, data, durable, done, is_atomic)
+        """Place a write of whole blocks, which an encoded DataOrigin may have, too."""
+        again = partial(self.write, first, data, durable, done, is_atomic, origin)
         if self._gate.waiting or not self._roster.has_quorum:
             self._gate.go_through(again, done)
             return
@@ -80,12 +86,15 @@ class Placing:
             return
         if (refusal := self._refusal) is not None:
             _fail_soon(done, refusal)
-        elif self._room.has(count * BLOCK_BYTES):
+        elif not self._room.has(count * BLOCK_BYTES):
+            _fail_soon(done, Failure.SPACE)
+        elif origin:
+            flush = durable or self._is_durable
+            self._order.write_copy(first, count, pieces, flush, done, origin)
+        else:
             self._order.write(first, count, pieces, durable or self._is_durable, done)
             if is_atomic:
                 self.on_whole(first, count)
-        else:
-            _fail_soon(done, Failure.SPACE)
 
     def unmap(self, first: int, count: int, durable: bool, done: Done) -> None:
         """Place a discard of whole blocks."""

@@ -101,3 +101,10 @@ class Clones:
         report = Replica(address, disk).report()
         assert history_from(report.history) == disk.history
         return report
+
+
+def borrow(replica: Replica, request: replica_pb2.BorrowRequest) -> replica_pb2.BorrowResponse:
+    """There is no other volume in its pool."""
+    replica.check(request.orders)
+    replica.disk.borrowed.append(request)
+    return replica_pb2.BorrowResponse()

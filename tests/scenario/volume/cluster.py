@@ -20,7 +20,7 @@ from cstor_target.events import KINDS
 from cstor_target.volume.backing import Buffer, Failure
 from cstor_target.volume.engine import Engine
 from cstor_target.volume.settings import EngineSettings
-from tests.scenario.volume.clones import Clones
+from tests.scenario.volume.clones import Clones, borrow
 from tests.scenario.volume.disks import Disk
 from tests.scenario.volume.network import Network, Wire
 from tests.scenario.volume.replicas import AppendSession, ReadSession, Replica, Session
@@ -199,6 +199,10 @@ class SimulatedLink:
         await self._travel()
         self.replica.check_reachable()
         return answer
+
+    async def borrow(self, request: replica_pb2.BorrowRequest) -> replica_pb2.BorrowResponse:
+        await self._travel()
+        return borrow(self.replica, request)
 
     async def catch_up(self, request: replica_pb2.CatchUpRequest) -> replica_pb2.ReplicaReport:
         await self._travel()

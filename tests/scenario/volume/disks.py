@@ -55,6 +55,8 @@ class Disk:
     snapshots: dict[str, tuple[volume_pb2.Snapshot, dict[int, Held]]] = field(default_factory=dict)
     paces: list[int] = field(default_factory=list)
     """What it was told about that while it copied."""
+    borrowed: list[replica_pb2.BorrowRequest] = field(default_factory=list)
+    """Of what it was told that a copy follows."""
     blocks: dict[int, Held] = field(default_factory=dict)
     tail: dict[int, FrameEntry] = field(default_factory=dict)
     """Recent entries by the seq that they begin with."""

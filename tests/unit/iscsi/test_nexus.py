@@ -26,6 +26,7 @@ from cstor_target.volume.backing import (
     Done,
     Failure,
     MappingDone,
+    Origin,
     ReadDone,
 )
 from tests.unit.iscsi.trace import INITIATOR, TARGET, Answer, Initiator, Process, joined
@@ -44,6 +45,7 @@ class SlowVolume:
         self.pending: list[Callable[[Failure | None], None]] = []
         self.kicks = 0
         self.atomic = 0
+        self.origins: list[Origin] = []
         self.reservations = volume_pb2.Reservations()
 
     def read(self, offset: int, length: int, done: ReadDone) -> None:
@@ -63,6 +65,12 @@ class SlowVolume:
         written = joined(data)
         self.data[offset : offset + len(written)] = written
         self.pending.append(done)
+
+    def write_copy(
+        self, offset: int, data: Sequence[Buffer], durable: bool, origin: Origin, done: Done
+    ) -> None:
+        self.origins.append(origin)
+        self.write(offset, data, durable, done)
 
     def update(self, offset: int, length: int, change: Change, durable: bool, done: Done) -> None:
         def end(failure: Failure | None) -> None:

@@ -24,6 +24,7 @@ from cstor_target.scsi.requests import (
     Unmap,
     Update,
     Write,
+    WriteCopy,
 )
 from cstor_target.scsi.sense import Sense
 from cstor_target.scsi.target_device import TargetDevice
@@ -94,7 +95,7 @@ class RamDisk:
         if isinstance(request, Map):
             assert 0 < request.length <= len(self.held) - request.offset
             return request.finish(failure, () if failure else self._mapping(request))
-        if isinstance(request, Write) and failure is None:
+        if isinstance(request, Write | WriteCopy) and failure is None:
             data_out = b"".join(request.data)
             assert 0 < len(data_out) <= len(self.held) - request.offset
             self.held[request.offset : request.offset + len(data_out)] = data_out

@@ -19,7 +19,7 @@ from cstor_target.scsi.extended_copy import (
 )
 from cstor_target.scsi.geometry import PIECE_BYTES
 from cstor_target.scsi.parameters import Parameters
-from cstor_target.scsi.requests import Copy, Outcome, Read, Status, Write
+from cstor_target.scsi.requests import Copy, Outcome, Read, Status, Write, WriteCopy
 from cstor_target.scsi.sense import Sense
 from cstor_target.volume.backing import Failure
 from tests.unit.scsi.ram_disk import RamDisk, field_of, sense_of
@@ -121,6 +121,9 @@ def test_blocks_are_copied_to_a_unit_with_other_blocks(flags: int) -> None:
     assert copy(one, parameters).status is Status.GOOD
     assert other.held[4096:12288] == one.held[1536 : 1536 + 8192]
     assert not any(other.held[12288:])
+    (written,) = other.asked
+    assert isinstance(written, WriteCopy)
+    assert written.origin == (str(one.device.unit.identity.volume_uuid), 1536)
 
 
 def test_blocks_are_copied_from_another_unit() -> None:

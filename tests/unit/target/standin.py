@@ -23,6 +23,7 @@ from cstor_target.volume.backing import (
     Done,
     Failure,
     MappingDone,
+    Origin,
     ReadDone,
 )
 from cstor_target.volume.changes import Changes
@@ -180,6 +181,11 @@ class StandInEngine:
         done(Failure.NOT_READY)
 
     def update(self, offset: int, length: int, change: Change, durable: bool, done: Done) -> None:
+        done(Failure.NOT_READY)
+
+    def write_copy(
+        self, offset: int, data: Sequence[Buffer], durable: bool, origin: Origin, done: Done
+    ) -> None:
         done(Failure.NOT_READY)
 
     def copy(self, source: int, destination: int, length: int, durable: bool, done: Done) -> None:

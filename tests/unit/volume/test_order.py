@@ -6,6 +6,7 @@ import pytest
 
 from cstor_core.checksums import block_checksum
 from cstor_core.frames import RunView, decode_append
+from cstor_core.generated.cstor.v1 import volume_pb2
 from cstor_core.rows import ROW, UNMAP
 from cstor_core.units import BLOCK_BYTES
 from cstor_target.volume.backing import Done, Failure
@@ -92,6 +93,25 @@ def test_write_of_many_blocks_is_one_entry_with_a_row_a_block() -> None:
     (run,) = decode_append(sending.sent[0]).entries
     assert isinstance(run, RunView)
     assert bytes(run.data) == b"".join(pieces)
+
+
+def test_a_copy_of_another_volume_is_a_batch_of_its_own_that_says_where_its_data_are() -> None:
+    sending = Sending()
+    sending.write(1, "a")
+    sending.write(2, "b")
+    origin = volume_pb2.DataOrigin(volume_uuid="another", block=7)
+    encoded = origin.SerializeToString()
+    sending.order.write_copy(40, 2, [DATA * 2], False, sending.listen("c"), encoded)
+    sending.order.write_copy(50, 9, [DATA * 9], True, sending.listen("d"), encoded)
+    sending.write(3, "e")
+    sending.order.advance(14, 0)
+    assert [seqs_in(message) for message in sending.sent] == [
+        [11], [12], [13, 13], [14] * 9, [15]
+    ]  # fmt: skip
+    entries = [entry for message in sending.sent for entry in decode_append(message).entries]
+    said = [entry.origin for entry in entries if isinstance(entry, RunView)]
+    assert said == [None, None, origin, origin, None]
+    assert [decode_append(message).flush for message in sending.sent][2:] == [False, True, False]
 
 
 def test_long_discard_is_several_entries_and_one_answer() -> None:
