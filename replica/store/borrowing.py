@@ -145,11 +145,14 @@ class Borrowing:
             return found  # nothing is lost by it: the data are at hand
         for index in np.flatnonzero(with_data(held)).tolist():
             place = int(held["place"][index])
+            number = file_of(place)
+            if number >= len(numbers):
+                continue  # in a file that it has come to use since
             file, offset = theirs.located(place)
             piece = None
             with suppress(OSError):
                 piece = file.pread_cached(BLOCK_BYTES, offset)
-            if piece is not None and piece == data[index * BLOCK_BYTES : (index + 1) * BLOCK_BYTES]:
-                number = numbers[file_of(place)]
-                found[index] = number << FILE_SHIFT | place & UNIT_MASK
+            wanted = bytes(data[index * BLOCK_BYTES : (index + 1) * BLOCK_BYTES])
+            if piece == wanted:  # of views it would be compared byte by byte
+                found[index] = numbers[number] << FILE_SHIFT | place & UNIT_MASK
         return found

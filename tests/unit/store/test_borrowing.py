@@ -146,6 +146,18 @@ async def test_nothing_is_shared_that_the_page_cache_does_not_have() -> None:
     assert pool.replicas[OTHER].borrowing.shared_blocks == 0
 
 
+async def test_what_the_other_one_has_come_to_share_since_is_written() -> None:
+    pool = await two_volumes(MemoryFilesystem())
+    await founded(pool, THIRD)
+    append(pool.replicas[THIRD], 0, 8, 3000)
+    assert await pool.borrow(OTHER, VOLUME)
+    assert await copy(pool, THIRD, 0, VOLUME, 0, 4) == 4
+    write_copy(pool.replicas[OTHER], [*stamped(3000, 0, 4), *stamped(2000, 4, 4)], 0, VOLUME, 0)
+    assert pool.replicas[OTHER].borrowing.shared_blocks == 4
+    assert contents(pool.replicas[OTHER], 0, 8) == [*stamped(3000, 0, 4), *stamped(2000, 4, 4)]
+    assert await copy(pool, VOLUME, 0, OTHER, 100, 8) == 8
+
+
 async def test_whoever_is_not_in_the_pool_lends_nothing() -> None:
     pool = await two_volumes(MemoryFilesystem())
     assert not await pool.borrow(OTHER, THIRD)
