@@ -11,7 +11,6 @@ record can name a place in it.
 
 from __future__ import annotations
 
-import asyncio
 import errno
 from contextlib import suppress
 
@@ -38,7 +37,6 @@ class Borrowing:
         "_filesystem",
         "_lenders",
         "_numbers",
-        "_one_at_a_time",
         "_opened",
         "shared_blocks",
     )
@@ -50,31 +48,28 @@ class Borrowing:
         """By the UUID of the volume,"""
         self._numbers: dict[str, list[int]] = {}
         """and for each of its data files the number that places have here."""
-        self._one_at_a_time = asyncio.Lock()
         self.shared_blocks = 0
         """So many have been written without their data."""
 
     async def begin(self, volume_uuid: str, other: Borrowing, family: Family) -> bool:
         """Be able to share what a replica of another volume has; False where that cannot be.
 
-        Raises CorruptError where the disk failed, NoSpaceError.
+        One begins at a time, while no replica of the pool is made or deleted.  Raises CorruptError
+        where the disk failed, NoSpaceError.
         """
         parts, lender = self._opened.parts, other._opened
         parts.check_usable()
-        async with self._one_at_a_time:
-            if self.is_ready(volume_uuid):
-                return True
-            try:
-                is_linked = await self._link(lender, family)
-            except OSError as error:
-                if error.errno in _NO_LINKS:
-                    return False
-                raise parts.gave_up(error, "sharing data with another volume") from error
-            if is_linked:
-                known = {uuid: number for number, uuid in enumerate(self._opened.data.uuids)}
-                self._numbers[volume_uuid] = [known[uuid] for uuid in lender.data.uuids]
-                self._lenders[volume_uuid] = lender
-            return is_linked
+        try:
+            is_linked = self.is_ready(volume_uuid) or await self._link(lender, family)
+        except OSError as error:
+            if error.errno in _NO_LINKS:
+                return False
+            raise parts.gave_up(error, "sharing data with another volume") from error
+        if is_linked:
+            known = {uuid: number for number, uuid in enumerate(self._opened.data.uuids)}
+            self._numbers[volume_uuid] = [known[uuid] for uuid in lender.data.uuids]
+            self._lenders[volume_uuid] = lender
+        return is_linked
 
     def end(self, volume_uuid: str) -> None:
         """The replica of that volume is gone; what came from it stays."""
