@@ -159,11 +159,15 @@ async def _read_us(store: ReplicaStore, blocks: Sequence[int]) -> float:
     return (time.process_time() - begun_s) / len(blocks) * MICROSECONDS
 
 
+def make_data(directory: Path, gib: int) -> None:
+    """Make a pool with so much data."""
+    asyncio.run(large.make(directory / "pool", gib))
+
+
 def costs_of_data(directory: Path, gib: int) -> dict[str, float]:
     """The figures of a store with so much data, and how long it takes to open."""
 
     async def run() -> dict[str, float]:
-        await large.make(directory / "pool", gib)
         begun_s = time.perf_counter()
         pool, store = await large.opened(directory / "pool")
         opening_s = time.perf_counter() - begun_s
@@ -174,11 +178,15 @@ def costs_of_data(directory: Path, gib: int) -> dict[str, float]:
     return asyncio.run(run())
 
 
+def make_snapshots(directory: Path, count: int) -> None:
+    """Make a pool with a volume of 1 GiB that has so many snapshots."""
+    asyncio.run(snapshots.make(directory / "pool", count))
+
+
 def costs_of_snapshots(directory: Path, count: int) -> dict[str, float]:
-    """The figures of a store with a volume of 1 GiB that has so many snapshots."""
+    """The figures of a store with that volume."""
 
     async def run() -> dict[str, float]:
-        await snapshots.make(directory / "pool", count)
         pool, store = await snapshots.opened(directory / "pool")
         assert len(store.snapshots) == count
         found = await costs_of_store(store, snapshots.BLOCKS)
@@ -206,18 +214,23 @@ def points(directory: Path, scale: Scale) -> Iterator[Point]:
         place = home(SESSIONS, count)
         yield Point(SESSIONS, count, costs_of_cluster(place, 1, 3, count, scale.seconds))
     for gib in scale.mapped_gib:
-        yield Point(DATA, gib, _in_a_child(costs_of_data, home(DATA, gib), gib))
+        yield Point(DATA, gib, _in_children(make_data, costs_of_data, home(DATA, gib), gib))
     for count in scale.snapshots:
+        place = home(SNAPSHOTS, count)
         yield Point(
-            SNAPSHOTS, count, _in_a_child(costs_of_snapshots, home(SNAPSHOTS, count), count)
+            SNAPSHOTS, count, _in_children(make_snapshots, costs_of_snapshots, place, count)
         )
 
 
-def _in_a_child(
-    measure: Callable[[Path, int], dict[str, float]], directory: Path, x: int
+def _in_children(
+    make: Callable[[Path, int], None],
+    measure: Callable[[Path, int], dict[str, float]],
+    directory: Path,
+    x: int,
 ) -> dict[str, float]:
-    """A process of its own measures, so that its memory is what this one point needs."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as children:
+    """One process makes what another one measures, so that its memory is what this point needs."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1) as children:
+        children.submit(make, directory, x).result()
         return children.submit(measure, directory, x).result()
 
 
