@@ -38,7 +38,7 @@ sync
 write_files() {
     cd /mnt/disk/late
     n=0
-    while :; do
+    until [ -e /tmp/enough ]; do
         n=$((n + 1))
         seq $n $((n + 3000)) >new
         sync new
@@ -69,7 +69,9 @@ host clone s1 still --read-only
 sleep 1
 kept=$(cat /tmp/kept)
 [ $kept -gt $(cat /tmp/kept.$1) ]
-kill $writer $load
+touch /tmp/enough  # killed, it might leave a command behind that is still in the file system
+wait $writer
+kill $load
 wait || true
 cd /
 umount /mnt/disk
