@@ -238,8 +238,9 @@ class _Opening:
         kept.load()
         journal = recovery.continued(power_lost)
         try:
-            for loan in self.data.files[self.data.own + 1 :]:
-                await loan.datasync()
+            for file in self.data.files:
+                if file is not self.file:  # data in it may have come to be shared
+                    await file.datasync()
             await _make_durable(self.file, recovery, journal)
         except OSError as error:  # what a killed process acknowledged may be lost: never try again
             reason = (

@@ -62,7 +62,6 @@ class Recovery:
         self._what = what
         self._salt = salt
         self._open_run = open_run
-        self._own_file = own_file
         self._journal_bytes = journal_bytes
         self._tag = journal_tag(replica_uuid)
         moment, self.standing, self.block_map = checkpoint
@@ -221,8 +220,6 @@ class Recovery:
 
     def _verifies(self, block: int, place: int, checksum: int) -> bool:
         number = file_of(place)
-        if number < self._own_file:
-            return True  # it was safe before there was a clone of it
         if number >= len(self._files):
             raise CorruptError(f"{self._what}: place {place:#x} is in none of its data files")
         data = self._files[number].pread(BLOCK_BYTES, (place & UNIT_MASK) * BLOCK_BYTES)

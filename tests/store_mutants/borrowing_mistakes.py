@@ -34,7 +34,8 @@ def trust_data_in_the_files_of_others(patch: Patch) -> None:
     verifies = Recovery._verifies
 
     def careless(self: Recovery, block: int, place: int, checksum: int) -> bool:
-        return file_of(place) > self._own_file or verifies(self, block, place, checksum)
+        is_own = self._files[file_of(place)] is self._file
+        return not is_own or verifies(self, block, place, checksum)
 
     patch.setattr(Recovery, "_verifies", careless)
 

@@ -323,6 +323,39 @@ async def test_where_there_is_no_space_for_the_rest_nothing_is_shared() -> None:
     assert contents(store, 0, 4) == stamped(2000, 0, 4)
 
 
+@pytest.mark.parametrize("what", ["flushed", "found at an opening", "not flushed"])
+async def test_a_clone_that_copies_from_its_parent_trusts_no_data_that_may_be_lost(
+    what: str,
+) -> None:
+    filesystem = MemoryFilesystem()
+    pool = await volume_with_snapshot(filesystem)
+    clone = await cloned(pool)
+    for store in pool.replicas.values():
+        await store.flush()
+    append(pool.replicas[VOLUME], 0, 50, 3000)
+    before = clone.applied_seq
+    assert await copy(pool, VOLUME, 0, CLONE, 0, 50) == 50
+    if what == "flushed":
+        await clone.flush()
+    elif what == "found at an opening":
+        await pool.delete(VOLUME)
+        pool = await again(filesystem)
+    await kill_tasks()
+    data = filesystem.inodes[POOL / "volumes" / CLONE / "data"]
+    data.flushed = bytes(data.content)
+    data.unflushed.clear()
+    filesystem.lose_power()
+    pool = await again(filesystem, boot=2)
+    clone = pool.replicas[CLONE]
+    if what == "not flushed":
+        assert clone.applied_seq == before
+        assert contents(clone, 0, 50) == stamped(1000, 0, 50)
+    else:
+        assert contents(clone, 0, 50) == stamped(3000, 0, 50)
+    await pool.close()
+    assert_whole(filesystem, boot=2)
+
+
 async def test_what_was_not_flushed_of_a_copy_is_gone_as_a_whole_where_its_data_are() -> None:
     filesystem = MemoryFilesystem()
     pool = await two_volumes(filesystem)
