@@ -249,7 +249,7 @@ class Stage:
     async def _flush_data(self) -> None:
         """What was staged is on stable storage before a record names it."""
         try:
-            await self._parts.file.datasync()
+            await self._parts.flush_data(BACKGROUND.sync)
         except OSError as error:
             raise self._parts.failed(error, "a flush") from error
 
