@@ -62,5 +62,6 @@ BORROWING_MISTAKES = (
         "name a place before its link is durable",
         name_a_place_before_its_link_is_durable,
         Proof.FAMILY,
+        shown_by=22,
     ),
 )

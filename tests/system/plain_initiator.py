@@ -179,9 +179,9 @@ class PlainInitiator:
         Raises ConnectionError where the target asks for a logout, or says that it closes (11.9).
         """
         while True:
-            header = self._exactly(HEADER_BYTES)
+            header = self.exactly(HEADER_BYTES)
             length = int.from_bytes(header[5:8])
-            data = self._exactly(length + 3 & ~3)[:length]
+            data = self.exactly(length + 3 & ~3)[:length]
             if header[0] == Opcode.ASYNCHRONOUS_MESSAGE:
                 raise ConnectionError("the target wants no more of this connection")
             if header[0] != Opcode.NOP_IN:
@@ -191,8 +191,12 @@ class PlainInitiator:
                 lun_and_tags = header[8:16] + RESERVED_TAG + header[TRANSFER_TAG]
                 self.connection.sendall(NOP_OUT + lun_and_tags + numbers + bytes(16))
 
-    def _exactly(self, length: int) -> bytes:
-        data = self.connection.recv(length, socket.MSG_WAITALL) if length else b""
-        if len(data) != length:
-            raise ConnectionError("the target has closed the connection")
+    def exactly(self, length: int) -> bytes:
+        """So many bytes of the connection; raises ConnectionError where it ends before them."""
+        data = b""
+        while len(data) < length:  # a socket with a time limit waits for a part alone
+            part = self.connection.recv(length - len(data))
+            if not part:
+                raise ConnectionError("the target has closed the connection")
+            data += part
         return data

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import time
 from typing import Any
 
@@ -39,7 +38,7 @@ def address(initiator: PlainInitiator) -> str:
 
 def is_told_and_closed(initiator: PlainInitiator) -> bool:
     """The target says that the session ends, and hangs up."""
-    message = initiator.connection.recv(48, socket.MSG_WAITALL)
+    message = initiator.exactly(48)
     assert message[0] == Opcode.ASYNCHRONOUS_MESSAGE
     told: int = ASYNCHRONOUS_MESSAGE.parse(message).async_event
     return told == AsyncEvent.SESSION_WILL_DROP and initiator.connection.recv(1) == b""
