@@ -16,6 +16,7 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -116,11 +117,12 @@ def cpu_us(cluster: Cluster, scale: Scale) -> float:
 def latencies(cluster: Cluster, directory: Path, scale: Scale) -> FioRun:
     """fio's random writes at depth 32 through QEMU's initiator."""
     job = FioScale(runtime_s=max(round(scale.seconds), 1), rounds=1, verify_mib=0)
-    options = (f"--numjobs={CLIENTS}", f"--iodepth={DEPTH // CLIENTS}", "--group_reporting")
+    options = (f"--numjobs={CLIENTS}", "--group_reporting")
 
     async def serve_and_run() -> FioRun:
         async with exported(cluster.url, directory, others=CLIENTS):
-            return await asyncio.to_thread(on_socket, directory, "randwrite", job, *options)
+            measured = partial(on_socket, depth=DEPTH // CLIENTS)
+            return await asyncio.to_thread(measured, directory, "randwrite", job, *options)
 
     run = asyncio.run(serve_and_run())
     if run.error is not None:

@@ -14,13 +14,14 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 from benchmarks import command_line
 from benchmarks.fio_figures import Figures
 from benchmarks.fio_jobs import Scale as FioScale
 from benchmarks.fio_jobs import on_socket
-from benchmarks.matrix import KIB, Cell
+from benchmarks.matrix import KIB, MIB, READ_CACHE_MIB, Cell
 from benchmarks.measured import memory_in_use
 from benchmarks.plot import Panel, svg
 from benchmarks.report import markdown_row
@@ -44,10 +45,15 @@ class Scale:
     seconds: float
     depths: tuple[int, ...]
     fio_depths: tuple[int, ...]
+    reads_min: int
+    """So many in a run go round more blocks than a target's cache has."""
 
 
-FULL = Scale(2048, 3, 3.0, (1, 2, 4, 8, 16, 32, 64, 128, 256), (1, 2, 4, 8, 16, 32))
-SHORT = Scale(64, 1, 0.2, (1, 8), (1, 32))
+FULL = Scale(
+    *(2048, 3, 3.0, (1, 2, 4, 8, 16, 32, 64, 128, 256), (1, 2, 4, 8, 16, 32)),
+    reads_min=2 * READ_CACHE_MIB * MIB // (4 * KIB),
+)
+SHORT = Scale(64, 1, 0.2, (1, 8), (1, 32), reads_min=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +72,8 @@ def rates(both: list[Contender], scale: Scale) -> Iterator[Point]:
     for operation in OPERATIONS:
         for depth in scale.depths:
             cell = Cell(operation == "write", 4 * KIB, depth, is_strided=True)
-            for result in measure_cell(cell, both, scale.rounds, scale.seconds):
+            count_min = 1 if cell.is_write else scale.reads_min
+            for result in measure_cell(cell, both, scale.rounds, scale.seconds, count_min):
                 used_us = result.cpu_us()
                 cpu_us = sum(used_us.values()) - used_us["initiator"]
                 yield Point(operation, depth, result.contender, RATE, round(result.rate, 1))
@@ -92,11 +99,12 @@ def _fio(contender: Contender, operation: str, depth: int, scale: Scale) -> Figu
     """A run of fio's at a depth: qemu-nbd works on so many requests of each client at once."""
     clients = -(-depth // REQUESTS_IN_FLIGHT_MAX)
     job = FioScale(runtime_s=max(round(scale.seconds), 1), rounds=1, verify_mib=0)
-    options = (f"--numjobs={clients}", f"--iodepth={depth // clients}", "--group_reporting")
+    options = (f"--numjobs={clients}", "--group_reporting")
 
     async def serve_and_run(directory: Path) -> Figures:
         async with exported(contender.disk.url, directory, others=clients):
-            run = await asyncio.to_thread(on_socket, directory, f"rand{operation}", job, *options)
+            measured = partial(on_socket, depth=depth // clients)
+            run = await asyncio.to_thread(measured, directory, f"rand{operation}", job, *options)
         if run.error is not None:
             raise HarnessError(f"fio: {run.error}")
         return run.figures[operation]

@@ -15,6 +15,7 @@ import argparse
 import asyncio
 import contextlib
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -99,8 +100,23 @@ def through_nbd(disk: Disk, job: str, scale: Scale, scratch: Path) -> FioRun:
     return asyncio.run(serve_and_run())
 
 
-def on_socket(directory: Path, job: str, scale: Scale, *options: str) -> FioRun:
-    """A run on the disk that is exported in `directory`; raises HarnessError if fio hangs."""
+def at_depth(job: str, depth: int) -> str:
+    """The text of a job at another depth: to fio what a job says counts more than an option."""
+    file = FILES / f"{job}.fio"
+    text, count = re.subn(r"(?m)^iodepth=\d+$", f"iodepth={depth}", file.read_text())
+    assert count == 1, f"{file.name} says {count} depths"
+    return text
+
+
+def on_socket(directory: Path, job: str, scale: Scale, *options: str, depth: int = 0) -> FioRun:
+    """A run on the disk that is exported in `directory`, at the job's depth or another one.
+
+    Raises HarnessError if fio hangs.
+    """
+    file = FILES / f"{job}.fio"
+    if depth:
+        (directory / file.name).write_text(at_depth(job, depth))
+        file = directory / file.name
     ended = run(
         [
             program("fio"),
@@ -108,7 +124,7 @@ def on_socket(directory: Path, job: str, scale: Scale, *options: str) -> FioRun:
             f"--output={directory / OUTPUT}",
             *scale.options(job),
             *options,
-            str(FILES / f"{job}.fio"),
+            str(file),
         ],
         timeout_s=scale.timeout_s,
         cwd=directory,

@@ -98,19 +98,21 @@ def measure(disk: Disk, cell: Cell, count: int) -> Sample:
     return Sample(count, ended.duration_s + settle_s, settle_s, used)
 
 
-def enough(disk: Disk, cell: Cell, seconds: float) -> int:
-    """How many requests take about so long; finding out warms what is to be warm."""
+def enough(disk: Disk, cell: Cell, seconds: float, count_min: int = 1) -> int:
+    """How many requests take about so long, but no fewer than so many; finding out warms what is
+    to be warm.
+    """
     count = PROBE_COUNT
     while (taken_s := measure(disk, cell, count).duration_s) < min(PROBE_S, seconds):
         count *= 4
-    return max(round(count * seconds / taken_s), 1)
+    return max(round(count * seconds / taken_s), count_min)
 
 
 def measure_cell(
-    cell: Cell, contenders: list[Contender], rounds: int, seconds: float
+    cell: Cell, contenders: list[Contender], rounds: int, seconds: float, count_min: int = 1
 ) -> list[Result]:
     """All rounds of one load; in each round another contender begins."""
-    counts = {one.name: enough(one.disk, cell, seconds) for one in contenders}
+    counts = {one.name: enough(one.disk, cell, seconds, count_min) for one in contenders}
     samples: dict[str, list[Sample]] = {one.name: [] for one in contenders}
     for number in range(rounds):
         turn = number % len(contenders)
