@@ -46,6 +46,8 @@ VOLUME_COUNTERS = {
     "reads_held": "Answers to reads that waited for the lease to be renewed",
     "reads_cached": "Reads that were answered out of the read cache",
     "blocks_read_ahead": "Blocks that were read ahead of a sequence of reads",
+    "mappings": "GET LBA STATUS commands received",
+    "mappings_known": "Of these, those that were answered without asking a replica",
     "reads_hedged": "Reads that were asked of a second replica because the first was slow",
     "blocks_repaired": "Bad copies of blocks that were replaced by another replica's",
     "checksum_errors": "Blocks that came with data of another checksum",

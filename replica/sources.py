@@ -185,9 +185,12 @@ async def diff_snapshots(
 ) -> AsyncIterator[replica_pb2.DiffSnapshotsResponse]:
     """The extents that differ between two snapshots; InputError where there is no such one."""
     node.check_usable()
-    async for rows in node.store.changes(
+    left = request.blocks_told_max or node.size_blocks()
+    async for changes in node.store.changes(
         request.older or None, request.newer or None, request.block
     ):
+        rows = changes[:left]
+        left -= len(rows)
         blocks, written = rows["block"], with_data(rows)
         begins = np.flatnonzero((np.diff(blocks) != 1) | (written[1:] != written[:-1])) + 1
         bounds = [0, *begins.tolist(), len(blocks)]
@@ -199,6 +202,8 @@ async def diff_snapshots(
                 for first, end in pairwise(bounds)
             ]
         )
+        if not left:
+            return
 
 
 def check_source(node: ReplicaNode, epoch: int) -> None:

@@ -55,7 +55,7 @@ class CachedReads:
         self._hits: list[tuple[Read, list[Buffer]]] = []
         self._coming: list[_Coming] = []
         if self._blocks_max:
-            order.on_change = self._cache.changed
+            order.watch(self._cache.changed, self._cache.changed)
 
     @property
     def cached_bytes(self) -> int:

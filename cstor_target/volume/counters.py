@@ -47,6 +47,8 @@ class Counters:
     reads_hedged: int = 0
     reads_cached: int = 0
     blocks_read_ahead: int = 0
+    mappings: int = 0
+    mappings_known: int = 0
     blocks_repaired: int = 0
     checksum_errors: int = 0
     scrubs_finished: int = 0

@@ -107,9 +107,9 @@ class Engine:
         self.deletion = Deletion(self._roster, self.operations, events, lambda: self.identity)
         self._membership.on_deleted = self.deletion.carry_on
         self.questions = Questions(
-            self._roster, self._order, self.operations, self._lease, lambda: self.identity
+            *(self._roster, self._order, self.operations, self._lease, self.counters),
+            *(lambda: self.identity, self._membership.fail),
         )
-        self.questions.on_defect = self._membership.fail
         self.scrubs = self._scrubs()
         self.scrubs.on_defect = self._copying.on_defect = self._membership.fail
         self.cloning = self._cloning(opener)

@@ -171,8 +171,16 @@ class Order:
         self._gathering = Gathering(
             gathering_turns, lambda: self.last_seq - self.sent_seq, self.kick
         )
-        self.on_change: OnChange = lambda first, count, seq: None
-        """Told of each entry that changes blocks, as soon as it has its place."""
+        self._told_of_writes: tuple[OnChange, ...] = ()
+        self._told_of_others: tuple[OnChange, ...] = ()
+
+    def watch(self, written: OnChange, changed: OnChange) -> None:
+        """Tell of each entry that changes blocks, as soon as it has its place.
+
+        `written` hears of writes, `changed` of all others.
+        """
+        self._told_of_writes += (written,)
+        self._told_of_others += (changed,)
 
     def start(self, epoch: int, seq: int, salt: int) -> None:
         """Begin an epoch on top of the history that ends at `seq`."""
@@ -225,7 +233,8 @@ class Order:
         self._in_flight.append(entry)
         if count:
             self._unmaps.append(entry)
-            self.on_change(first, count, seq)
+            for tell in self._told_of_others:
+                tell(first, count, seq)
         self._send(message_of(seq, self.completed_seq), seq)
 
     def write(
@@ -247,7 +256,8 @@ class Order:
                 last_write[block] = seq
         self._data.extend(pieces)
         self._data_bytes += count * BLOCK_BYTES
-        self.on_change(first, count, seq)
+        for tell in self._told_of_writes:
+            tell(first, count, seq)
         self._add(InFlight(seq, first, count, durable, done, self._clock.monotonic()))
 
     def write_copy(
@@ -278,7 +288,8 @@ class Order:
             listener = done if first + part == end else None
             entry = InFlight(seq, first, part, durable, listener, self._clock.monotonic())
             self._unmaps.append(entry)
-            self.on_change(first, part, seq)
+            for tell in self._told_of_others:
+                tell(first, part, seq)
             self._add(entry)
             first += part
 

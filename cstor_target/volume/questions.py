@@ -12,17 +12,24 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import aclosing
+from functools import partial
 
 from cstor_core.errors import CstorError, UnavailableError
 from cstor_core.generated.cstor.v1 import control_pb2, replica_pb2, volume_pb2
 from cstor_core.units import BLOCK_BYTES
 from cstor_target.volume.awaiting import answer_of
 from cstor_target.volume.backing import Failure, MappingDone
+from cstor_target.volume.counters import Counters
 from cstor_target.volume.lease import Lease
+from cstor_target.volume.mapped_blocks import MappedBlocks
 from cstor_target.volume.members import Member
 from cstor_target.volume.operations import Operations
 from cstor_target.volume.order import Order
 from cstor_target.volume.roster import Roster
+
+MAPPED_BLOCKS_TOLD_MAX = 16384
+"""How much a question for the mapping has a member look at.  QEMU asks at every read of its NBD
+clients, and of a volume in one piece each answer would be a scan up to its end."""
 
 Identity = Callable[[], volume_pb2.VolumeIdentity | None]
 """What the volume is; None until a replica has answered."""
@@ -37,16 +44,21 @@ class Questions:
         order: Order,
         operations: Operations,
         lease: Lease,
+        counters: Counters,
         identity: Identity,
+        on_defect: Callable[[BaseException], None],
     ) -> None:
+        """`on_defect` is told of an error that nobody expected."""
         self._roster = roster
         self._order = order
         self._operations = operations
         self._lease = lease
+        self._counters = counters
         self._identity = identity
+        self._mapped: MappedBlocks | None = None
+        """None until somebody asks."""
         self._telling: set[asyncio.Task[None]] = set()
-        self.on_defect: Callable[[BaseException], None] = lambda error: None
-        """Told of an error that nobody expected."""
+        self._on_defect = on_defect
 
     async def compare_snapshots(
         self, older: str, newer: str
@@ -76,28 +88,20 @@ class Questions:
         if left := extents.rest():
             yield control_pb2.CompareSnapshotsResponse(extents=left)
 
-    async def mapping(self, first: int, count: int, stretches_max: int) -> list[tuple[bool, int]]:
-        """Which of so many blocks are mapped, as (mapped?, blocks) from the first one on.
-
-        There are at most so many stretches, which may end before the last block.  All that was
-        acknowledged before is in it.  Raises UnavailableError as `compare_snapshots`.
-        """
-        identity = self._identity()
-        assert identity is not None, "only a volume that is open is asked for its mapping"
-        request = replica_pb2.DiffSnapshotsRequest(volume_uuid=identity.volume_uuid, block=first)
-        extents = Extents(first)
-        found: list[control_pb2.SnapshotExtent] = []
-        async with aclosing(self._told(request, ())) as answers:
-            async for told in answers:
-                found += extents.add(told)
-                if len(found) > stretches_max:
-                    return _stretches(found, first, first + count)[:stretches_max]
-        found += extents.rest()
-        end = control_pb2.SnapshotExtent(offset_bytes=(first + count) * BLOCK_BYTES)
-        return _stretches([*found, end], first, first + count)[:stretches_max]
-
     def tell_mapping(self, offset: int, length: int, stretches_max: int, done: MappingDone) -> None:
-        """As `Volume.mapping`."""
+        """As `Volume.mapping`.  All that was acknowledged before is in it."""
+        if self._mapped is None:
+            self._mapped = MappedBlocks(self._order.last_seq)
+            self._order.watch(self._mapped.written, self._mapped.changed)
+        self._counters.mappings += 1
+        first, end = offset // BLOCK_BYTES, -(-(offset + length) // BLOCK_BYTES)
+        known = self._mapped.known(first, end, stretches_max)
+        if known:
+            self._counters.mappings_known += 1
+            told = _clipped(known, offset % BLOCK_BYTES, length)
+            hand_on = partial(_hand_on, told, done)
+            asyncio.get_running_loop().call_soon(self._lease.when_held, hand_on)
+            return
         task = asyncio.ensure_future(self._tell_mapping(offset, length, stretches_max, done))
         self._telling.add(task)
         task.add_done_callback(self._told_mapping)
@@ -105,20 +109,53 @@ class Questions:
     def _told_mapping(self, task: asyncio.Task[None]) -> None:
         self._telling.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            self.on_defect(error)
+            self._on_defect(error)
 
     async def _tell_mapping(
         self, offset: int, length: int, stretches_max: int, done: MappingDone
     ) -> None:
         first, end = offset // BLOCK_BYTES, -(-(offset + length) // BLOCK_BYTES)
+        order = self._order
+        since_seq = order.completed_seq
         try:
-            found = await self.mapping(first, end - first, stretches_max)
+            found = await self._mapping(first, end)
         except UnavailableError:
             done(Failure.BUSY, ())
             return
+        # This member may have what a quorum will never hold: who asks later could hear otherwise.
+        if order.last_seq > order.completed_seq:
+            failure = await answer_of(partial(order.when_completed, order.last_seq))
+            if failure is not None:
+                done(failure, ())
+                return
+        assert self._mapped is not None
+        self._mapped.keep(first, found, since_seq)
         # Another target may serve the volume by now, and have changed it.
         failure = await answer_of(self._lease.when_held)
-        done(failure, () if failure else _clipped(found, offset % BLOCK_BYTES, length))
+        told = _clipped(found[:stretches_max], offset % BLOCK_BYTES, length)
+        done(failure, () if failure else told)
+
+    async def _mapping(self, first: int, end: int) -> list[tuple[bool, int]]:
+        """Which blocks are mapped, as (mapped?, blocks) from the first one on.
+
+        It may be said of fewer.  Raises UnavailableError as `compare_snapshots`.
+        """
+        identity = self._identity()
+        assert identity is not None, "only a volume that is open is asked for its mapping"
+        request = replica_pb2.DiffSnapshotsRequest(
+            volume_uuid=identity.volume_uuid, block=first, blocks_told_max=MAPPED_BLOCKS_TOLD_MAX
+        )
+        extents = Extents(first)
+        found: list[control_pb2.SnapshotExtent] = []
+        async with aclosing(self._told(request, ())) as answers:
+            async for told in answers:
+                found += extents.add(told)
+                if extents.blocks_told >= MAPPED_BLOCKS_TOLD_MAX:
+                    break
+        found += extents.rest()
+        if extents.blocks_told < MAPPED_BLOCKS_TOLD_MAX:  # so there are no more up to the end
+            found.append(control_pb2.SnapshotExtent(offset_bytes=end * BLOCK_BYTES))
+        return _stretches(found, first, end)
 
     async def list_pools(self) -> list[control_pb2.PoolReport]:
         """What the pools hold that members and learners are in; those that do not answer say why.
@@ -196,6 +233,8 @@ class Extents:
         """Of those before the first block nothing is kept."""
         self._begin = self._end = first
         self._hole = False
+        self.blocks_told = 0
+        """In all of them."""
 
     def add(self, extents: Iterable[replica_pb2.BlockExtent]) -> list[control_pb2.SnapshotExtent]:
         """Some more; returns those that nothing joins any more."""
@@ -209,6 +248,7 @@ class Extents:
                 whole += self.rest()
                 self._begin, self._hole = begin, extent.hole
             self._end = end
+            self.blocks_told += end - begin
         return whole
 
     def rest(self) -> list[control_pb2.SnapshotExtent]:
@@ -256,3 +296,7 @@ def _clipped(
         if size > 0:
             found.append((is_mapped, size))
     return found
+
+
+def _hand_on(told: Sequence[tuple[bool, int]], done: MappingDone, failure: Failure | None) -> None:
+    done(failure, () if failure else told)

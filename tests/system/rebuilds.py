@@ -29,6 +29,15 @@ def metrics_of(cluster: Cluster, index: int) -> dict[str, float]:
     return metrics_at(address)
 
 
+def counted(cluster: Cluster, name: str) -> float:
+    """What the target has counted of its volume: `reads` is `cstor_volume_reads_total`."""
+    address = cluster.status().document["target"]["metrics"]
+    with urllib.request.urlopen(f"http://{address}/metrics", timeout=5.0) as answer:
+        text = answer.read().decode()
+    (sample,) = re.findall(rf"^cstor_volume_{name}_total\{{.*\}} (\S+)$", text, re.MULTILINE)
+    return float(sample)
+
+
 def metrics_at(address: str) -> dict[str, float]:
     """The same at an address."""
     try:

@@ -11,16 +11,18 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.fio_jobs import JOBS, Scale, main, on_socket, through_nbd
+from benchmarks.fio_jobs import JOBS, Scale, at_depth, main, on_socket, through_nbd
 from tests.system.bridge import exported
 from tests.system.cluster import Cluster
 from tests.system.nbd import NbdClient
+from tests.system.rebuilds import counted
 
 pytestmark = pytest.mark.system
 
 SHORT = Scale(runtime_s=1, rounds=1, verify_mib=16)
 BLOCK_BYTES = 4096
 LAST_BLOCKS = 8
+MAPPINGS = ("mappings", "mappings_known")
 
 
 @pytest.fixture
@@ -44,6 +46,22 @@ def test_job_runs_through_qemu_nbd(shared_cluster: Cluster, scratch: Path, job: 
     assert set(run.figures) == expected.get(job, {"write"})
     assert all(0 < each.p50_us <= each.p99_us for each in run.figures.values())
     assert all(each.requests_per_s > 0 for each in run.figures.values())
+
+
+def test_reads_through_qemu_nbd_hardly_ever_ask_replicas_what_is_mapped(
+    shared_cluster: Cluster, scratch: Path
+) -> None:
+    through_nbd(shared_cluster, "write", SHORT, scratch)
+    before, known_before = (counted(shared_cluster, name) for name in MAPPINGS)
+    assert through_nbd(shared_cluster, "randread", SHORT, scratch).error is None
+    after, known = (counted(shared_cluster, name) for name in MAPPINGS)
+    assert after - before > 100
+    assert known - known_before > (after - before) * 0.8
+
+
+@pytest.mark.parametrize("job", ["randread", "randwrite"])
+def test_a_job_is_run_at_another_depth(job: str) -> None:
+    assert "\niodepth=3\n" in at_depth(job, 3)
 
 
 async def verify(scratch: Path, *options: str) -> str:

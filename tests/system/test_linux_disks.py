@@ -5,8 +5,6 @@ sanitizing, a larger size, 4096-byte sectors, and two paths of which one is lost
 from __future__ import annotations
 
 import os
-import re
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from unittest.mock import patch
@@ -16,6 +14,7 @@ import pytest
 from tests.system.cluster import Cluster
 from tests.system.linux_initiator.guest import Job, run_guest
 from tests.system.linux_initiator.multipath import of_two_paths
+from tests.system.rebuilds import counted
 from tests.system.test_linux_kernel import FILE_SYSTEM, show
 from tests.system.tools import check, cstor_command, free_port
 
@@ -171,20 +170,13 @@ def test_a_reservation_of_the_kernels_initiator_outlives_the_target(
 
 
 def test_linux_tools_find_what_they_ask_for(shared_cluster: Cluster, tmp_path: Path) -> None:
-    copied_before = copied_bytes(shared_cluster)
+    copied_before = counted(shared_cluster, "copied_bytes")
     outcome = run_guest(Job(COMMANDS, shared_cluster.iqn, shared_cluster.portal), tmp_path)
     assert outcome.status == 0, show(outcome, tmp_path)
     assert "commands are carried out" in outcome.output
-    assert copied_bytes(shared_cluster) == copied_before + 64 * 512, "sg_xcopy: no data were sent"
-
-
-def copied_bytes(cluster: Cluster) -> float:
-    """What the target has had replicas copy by themselves."""
-    address = cluster.status().document["target"]["metrics"]
-    with urllib.request.urlopen(f"http://{address}/metrics", timeout=5.0) as answer:
-        text = answer.read().decode()
-    (sample,) = re.findall(r"^cstor_volume_copied_bytes_total\{.*\} (\S+)$", text, re.MULTILINE)
-    return float(sample)
+    assert counted(shared_cluster, "copied_bytes") == copied_before + 64 * 512, (
+        "sg_xcopy: no data were sent"
+    )
 
 
 def started(

@@ -23,8 +23,12 @@ async def operate(stream: AppendStream, operation: volume_pb2.Operation) -> None
     await stream.durable(operation.seq)
 
 
-async def extents(client: Client, older: str, newer: str) -> list[tuple[int, int, bool]]:
-    request = replica_pb2.DiffSnapshotsRequest(volume_uuid=UUID, older=older, newer=newer)
+async def extents(
+    client: Client, older: str, newer: str, block: int = 0, blocks_told_max: int = 0
+) -> list[tuple[int, int, bool]]:
+    request = replica_pb2.DiffSnapshotsRequest(
+        volume_uuid=UUID, older=older, newer=newer, block=block, blocks_told_max=blocks_told_max
+    )
     return [
         (extent.block, extent.count, extent.hole)
         async for message in client.stub.DiffSnapshots(request)
@@ -56,6 +60,8 @@ async def test_snapshots_are_read_and_compared_by_calls(tmp_path: Path) -> None:
         assert data == b"".join(block_data(block, block + 2) for block in range(600))
         assert await extents(client, "first", "") == [(5, 2, False), (700, 1, False)]
         assert await extents(client, "", "first") == [(0, 600, False)]
+        assert await extents(client, "", "", 597, 4) == [(597, 3, False), (700, 1, False)]
+        assert await extents(client, "", "", 0, 599) == [(0, 599, False)]
         for failing in (
             client.stub.ReadSnapshot(
                 replica_pb2.ReadSnapshotRequest(volume_uuid=UUID, snapshot="second")

@@ -253,7 +253,7 @@ class SimulatedLink:
     ) -> AsyncGenerator[replica_pb2.DiffSnapshotsResponse]:
         await self._travel()
         self.replica.asked.append("diff_snapshots")
-        for extent in self.replica.disk.changes(request.older, request.newer):
+        for extent in self.replica.disk.changes(request):
             self.replica.check_reachable()
             yield replica_pb2.DiffSnapshotsResponse(extents=[extent])
             await self._travel()

@@ -131,8 +131,9 @@ class Disk:
         if self.learner and is_named and not is_known:
             self.member_by = Reign(self.history.end.epoch if seq else 0, seq)
 
-    def changes(self, older: str, newer: str) -> list[replica_pb2.BlockExtent]:
+    def changes(self, request: replica_pb2.DiffSnapshotsRequest) -> list[replica_pb2.BlockExtent]:
         """Each block that differs between two snapshots, or a snapshot and the volume."""
+        older, newer = request.older, request.newer
         for name in filter(None, (older, newer)):
             if name not in self.snapshots:
                 raise InputError(f"there is no snapshot {name!r} here")
@@ -143,11 +144,13 @@ class Disk:
             (block, before.get(block, nothing), after.get(block, nothing))
             for block in sorted(before.keys() | after.keys())
         ]
-        return [
+        told = [
             replica_pb2.BlockExtent(block=block, count=1, hole=now.data is None)
             for block, old, now in both
             if old.version != now.version and (old.data is not None or now.data is not None)
         ]
+        told = [extent for extent in told if extent.block >= request.block]
+        return told[: request.blocks_told_max or None]
 
     def become(self, other: Disk) -> None:
         """Hold what another replica holds."""

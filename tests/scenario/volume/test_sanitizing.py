@@ -15,6 +15,7 @@ from cstor_target.volume.awaiting import answer_of
 from cstor_target.volume.backing import Failure
 from cstor_target.volume.settings import EngineSettings
 from tests.scenario.volume.cluster import Cluster, Target, block_of, until
+from tests.scenario.volume.test_mapping import mapping
 from tests.scenario.volume.virtual_time import play
 
 ERASE = volume_pb2.Sanitization()
@@ -31,43 +32,8 @@ async def sanitize(
     return await answer_of(lambda done: target.engine.sanitize(wanted, waits, done))
 
 
-async def mapping(target: Target, offset: int, length: int) -> list[tuple[bool, int]]:
-    """Which bytes are mapped."""
-    found: asyncio.Future[list[tuple[bool, int]]] = asyncio.get_running_loop().create_future()
-
-    def done(failure: Failure | None, stretches: object) -> None:
-        assert failure is None
-        assert isinstance(stretches, list)
-        found.set_result(stretches)
-
-    target.engine.mapping(offset, length, 100, done)
-    target.engine.kick()
-    return await found
-
-
 def state(target: Target) -> int:
     return target.engine.report().sanitization
-
-
-def test_what_was_written_is_mapped_until_it_is_discarded() -> None:
-    async def scenario() -> None:
-        target = await Cluster().serving_target()
-        assert await target.write(2 * BLOCK_BYTES, bytes(2 * BLOCK_BYTES)) is None
-        assert await target.write(9 * BLOCK_BYTES, block_of(1)) is None
-        assert await target.unmap(3 * BLOCK_BYTES, BLOCK_BYTES) is None
-        assert await mapping(target, 0, 10 * BLOCK_BYTES) == [
-            (False, 2 * BLOCK_BYTES),
-            (True, BLOCK_BYTES),
-            (False, 6 * BLOCK_BYTES),
-            (True, BLOCK_BYTES),
-        ]
-        assert await mapping(target, 2 * BLOCK_BYTES + 512, BLOCK_BYTES) == [
-            (True, BLOCK_BYTES - 512),
-            (False, 512),
-        ]
-        assert await mapping(target, 9 * BLOCK_BYTES + 512, 1024) == [(True, 1024)]
-
-    play(scenario())
 
 
 def test_all_is_erased_and_nothing_is_mapped() -> None:

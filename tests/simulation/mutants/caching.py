@@ -35,9 +35,9 @@ def keep_what_is_discarded() -> None:
     unmap = Order.unmap
 
     def careless(self: Order, first: int, count: int, durable: bool, done: Done | None) -> None:
-        on_change, self.on_change = self.on_change, lambda *_: None
+        told, self._told_of_others = self._told_of_others, ()
         unmap(self, first, count, durable, done)
-        self.on_change = on_change
+        self._told_of_others = told
 
     Order.unmap = careless  # type: ignore[method-assign]
 
@@ -50,9 +50,9 @@ def keep_what_is_reverted() -> None:
     def careless(
         self: Order, message_of: Callable[[int, int], bytes], done: Done | None, blocks: int = 0
     ) -> None:
-        on_change, self.on_change = self.on_change, lambda *_: None
+        told, self._told_of_others = self._told_of_others, ()
         operate(self, message_of, done, blocks)
-        self.on_change = on_change
+        self._told_of_others = told
 
     Order.operate = careless  # type: ignore[method-assign]
 

@@ -1708,6 +1708,7 @@ class DiffSnapshotsRequest(_message.Message):
     OLDER_FIELD_NUMBER: _builtins.int
     NEWER_FIELD_NUMBER: _builtins.int
     BLOCK_FIELD_NUMBER: _builtins.int
+    BLOCKS_TOLD_MAX_FIELD_NUMBER: _builtins.int
     volume_uuid: _builtins.str
     older: _builtins.str
     """Empty for a volume that was never written."""
@@ -1715,6 +1716,8 @@ class DiffSnapshotsRequest(_message.Message):
     """Empty for the volume as it is."""
     block: _builtins.int
     """Nothing is told of the blocks before this one."""
+    blocks_told_max: _builtins.int
+    """The answer ends when so many blocks have been told of; 0 for all."""
     def __init__(
         self,
         *,
@@ -1722,10 +1725,11 @@ class DiffSnapshotsRequest(_message.Message):
         older: _builtins.str = ...,
         newer: _builtins.str = ...,
         block: _builtins.int = ...,
+        blocks_told_max: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["block", b"block", "newer", b"newer", "older", b"older", "volume_uuid", b"volume_uuid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["block", b"block", "blocks_told_max", b"blocks_told_max", "newer", b"newer", "older", b"older", "volume_uuid", b"volume_uuid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
