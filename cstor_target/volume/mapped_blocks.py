@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
+from itertools import islice
 
 STRETCHES_MAX = 4096
 """So many stretches are known at a time; beyond that all are forgotten."""
@@ -30,7 +31,7 @@ class MappedBlocks:
     def known(self, first: int, end: int, stretches_max: int) -> list[tuple[bool, int]]:
         """(mapped?, blocks) from the first block on, at most so many, up to the first unknown."""
         found: list[tuple[bool, int]] = []
-        for begin, stop, is_mapped in self._stretches[self._at(first) :]:
+        for begin, stop, is_mapped in islice(self._stretches, self._at(first), None):
             if not begin <= first < min(stop, end) or len(found) == stretches_max:
                 break
             found.append((is_mapped, min(stop, end) - first))

@@ -96,13 +96,17 @@ class Questions:
         self._counters.mappings += 1
         first, end = offset // BLOCK_BYTES, -(-(offset + length) // BLOCK_BYTES)
         known = self._mapped.known(first, end, stretches_max)
+
+        def tell(stretches: Sequence[tuple[bool, int]], failure: Failure | None) -> None:
+            told = _clipped(stretches[:stretches_max], offset % BLOCK_BYTES, length)
+            done(failure, () if failure else told)
+
         if known:
             self._counters.mappings_known += 1
-            told = _clipped(known, offset % BLOCK_BYTES, length)
-            hand_on = partial(_hand_on, told, done)
-            asyncio.get_running_loop().call_soon(self._lease.when_held, hand_on)
+            loop = asyncio.get_running_loop()
+            loop.call_soon(self._lease.when_held, partial(tell, known))
             return
-        task = asyncio.ensure_future(self._tell_mapping(offset, length, stretches_max, done))
+        task = asyncio.ensure_future(self._ask_mapping(first, end, tell))
         self._telling.add(task)
         task.add_done_callback(self._told_mapping)
 
@@ -111,29 +115,29 @@ class Questions:
         if not task.cancelled() and (error := task.exception()) is not None:
             self._on_defect(error)
 
-    async def _tell_mapping(
-        self, offset: int, length: int, stretches_max: int, done: MappingDone
+    async def _ask_mapping(
+        self,
+        first: int,
+        end: int,
+        tell: Callable[[Sequence[tuple[bool, int]], Failure | None], None],
     ) -> None:
-        first, end = offset // BLOCK_BYTES, -(-(offset + length) // BLOCK_BYTES)
         order = self._order
         since_seq = order.completed_seq
         try:
             found = await self._mapping(first, end)
         except UnavailableError:
-            done(Failure.BUSY, ())
+            tell((), Failure.BUSY)
             return
         # This member may have what a quorum will never hold: who asks later could hear otherwise.
         if order.last_seq > order.completed_seq:
             failure = await answer_of(partial(order.when_completed, order.last_seq))
             if failure is not None:
-                done(failure, ())
+                tell((), failure)
                 return
         assert self._mapped is not None
         self._mapped.keep(first, found, since_seq)
         # Another target may serve the volume by now, and have changed it.
-        failure = await answer_of(self._lease.when_held)
-        told = _clipped(found[:stretches_max], offset % BLOCK_BYTES, length)
-        done(failure, () if failure else told)
+        self._lease.when_held(partial(tell, found))
 
     async def _mapping(self, first: int, end: int) -> list[tuple[bool, int]]:
         """Which blocks are mapped, as (mapped?, blocks) from the first one on.
@@ -296,7 +300,3 @@ def _clipped(
         if size > 0:
             found.append((is_mapped, size))
     return found
-
-
-def _hand_on(told: Sequence[tuple[bool, int]], done: MappingDone, failure: Failure | None) -> None:
-    done(failure, () if failure else told)
