@@ -12,8 +12,8 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import islice
 
-STRETCHES_MAX = 4096
-"""So many stretches are known at a time; beyond that all are forgotten."""
+STRETCHES_MAX = 65536
+"""So many stretches are known at a time (some 9 MB); beyond that all are forgotten."""
 
 _Stretch = tuple[int, int, bool]
 """The first block, the one behind the last, and whether they are mapped."""
@@ -46,12 +46,18 @@ class MappedBlocks:
         if self._changed_seq > since_seq:
             return
         are_holes_right = self._written_seq <= since_seq
-        if len(self._stretches) + len(stretches) > STRETCHES_MAX:
-            self._stretches = []
-        for is_mapped, blocks in stretches[:STRETCHES_MAX]:
+        told: list[_Stretch] = []
+        end = first
+        for is_mapped, blocks in stretches:
             if is_mapped or are_holes_right:
-                self._put(first, first + blocks, is_mapped)
-            first += blocks
+                told.append((end, end + blocks, is_mapped))
+            end += blocks
+        if len(self._stretches) + len(told) > STRETCHES_MAX:
+            self._stretches = []
+            del told[STRETCHES_MAX:]
+        self._forget(first, end, with_mapped=True)
+        if told:
+            self._put(told)
 
     def written(self, first: int, count: int, seq: int) -> None:
         """An entry has its place that writes these blocks."""
@@ -71,17 +77,16 @@ class MappedBlocks:
         """The first stretch that may have a block from this one on."""
         return max(bisect_right(self._stretches, block, key=_begin) - 1, 0)
 
-    def _put(self, first: int, end: int, is_mapped: bool) -> None:
-        self._forget(first, end, with_mapped=True)
-        at = bisect_right(self._stretches, first, key=_begin)
-        until = at
-        if at and self._stretches[at - 1][1:] == (first, is_mapped):
-            at -= 1
-            first = self._stretches[at][0]
-        if self._stretches[until : until + 1] and self._stretches[until][::2] == (end, is_mapped):
-            end = self._stretches[until][1]
-            until += 1
-        self._stretches[at:until] = [(first, end, is_mapped)]
+    def _put(self, told: list[_Stretch]) -> None:
+        """Put stretches where nothing is known; neighbours of a kind become one."""
+        begin = end = bisect_right(self._stretches, told[0][0], key=_begin)
+        if begin and self._stretches[begin - 1][1:] == told[0][::2]:
+            begin -= 1
+            told[0] = (self._stretches[begin][0], *told[0][1:])
+        if end < len(self._stretches) and self._stretches[end][::2] == told[-1][1:]:
+            told[-1] = (told[-1][0], self._stretches[end][1], told[-1][2])
+            end += 1
+        self._stretches[begin:end] = told
 
     def _forget(self, first: int, end: int, *, with_mapped: bool) -> None:
         at = until = self._at(first)
