@@ -323,6 +323,14 @@ async def test_where_there_is_no_space_for_the_rest_nothing_is_shared() -> None:
     assert contents(store, 0, 4) == stamped(2000, 0, 4)
 
 
+def lose_power_but_what_has(filesystem: MemoryFilesystem, volume: str) -> None:
+    """Of that volume's own data all were written by chance, and of the others' what was flushed."""
+    data = filesystem.inodes[POOL / "volumes" / volume / "data"]
+    data.flushed = bytes(data.content)
+    data.unflushed.clear()
+    filesystem.lose_power()
+
+
 @pytest.mark.parametrize("what", ["flushed", "found at an opening", "not flushed"])
 async def test_a_clone_that_copies_from_its_parent_trusts_no_data_that_may_be_lost(
     what: str,
@@ -341,10 +349,7 @@ async def test_a_clone_that_copies_from_its_parent_trusts_no_data_that_may_be_lo
         await pool.delete(VOLUME)
         pool = await again(filesystem)
     await kill_tasks()
-    data = filesystem.inodes[POOL / "volumes" / CLONE / "data"]
-    data.flushed = bytes(data.content)
-    data.unflushed.clear()
-    filesystem.lose_power()
+    lose_power_but_what_has(filesystem, CLONE)
     pool = await again(filesystem, boot=2)
     clone = pool.replicas[CLONE]
     if what == "not flushed":
@@ -365,11 +370,7 @@ async def test_what_was_not_flushed_of_a_copy_is_gone_as_a_whole_where_its_data_
     before = pool.replicas[OTHER].applied_seq
     await copy(pool, VOLUME, 0, OTHER, 0, 50)
     await kill_tasks()
-    # Of the one that shares everything was written by chance, and of the other one nothing.
-    data = filesystem.inodes[POOL / "volumes" / OTHER / "data"]
-    data.flushed = bytes(data.content)
-    data.unflushed.clear()
-    filesystem.lose_power()
+    lose_power_but_what_has(filesystem, OTHER)
     pool = await again(filesystem, boot=2)
     store = pool.replicas[OTHER]
     assert (store.applied_seq, store.short) == (before, True)
